@@ -1,0 +1,50 @@
+"""redlab: see, measure and use the redundancy inside trained networks.
+
+Every public name below is importable from here and loaded on first use, so that ``import redlab`` stays instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+_HOME = {
+    "Density": "density",
+    "Evaluation": "evaluation",
+    "Hashed": "hashing",
+    "Recipe": "recipe",
+    "Result": "result",
+    "Run": "runs",
+    "estimate_density": "density",
+    "evaluate": "evaluation",
+    "example_input": "networks",
+    "fold_batchnorm": "folding",
+    "hash_network": "hashing",
+    "hash_weights": "hashing",
+    "list_networks": "networks",
+    "load_dataset": "datasets",
+    "load_network": "storage",
+    "measure_cost": "cost",
+    "plot_bandwidths": "figures",
+    "plot_collapse": "figures",
+    "plot_density": "figures",
+    "plot_error": "figures",
+    "plot_frontier": "figures",
+    "record": "runs",
+    "run_notebook": "runs",
+    "save_figure": "figures",
+    "small_multiples": "figures",
+}
+__all__ = sorted(_HOME)
+__version__ = version("redlab")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"redlab.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'redlab' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,74 @@
+"""Which tensors of a network are conv and linear weights, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+# MultiheadAttention holds its input projections as bare parameters, not as Linear modules.
+_ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One conv or linear weight of a network.
+
+    Attributes:
+        name: the module's dotted name; a projection of a MultiheadAttention appends its own (``attn.in_proj``).
+        kind: the module's class.
+        module: the module itself, and ``parameter`` the name of the weight in it.
+        skipped: why steps that rewrite weights must leave it alone, or "".
+    """
+
+    name: str
+    kind: str
+    module: nn.Module
+    parameter: str
+    skipped: str = ""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return getattr(self.module, self.parameter)
+
+
+def weight_layers(network: nn.Module) -> Iterator[Layer]:
+    """Every conv and linear weight of ``network``, in the order of its modules, shared ones once for each owner."""
+    owners: dict[int, str] = {}
+    for path, module in network.named_modules():
+        for parameter in _weight_names(module):
+            name = path if parameter == "weight" else f"{path}.{parameter.removesuffix('_weight')}".lstrip(".")
+            kind = _kind(module)
+            weight = getattr(module, parameter)
+            skipped = _why_skipped(module, parameter, owners.get(id(weight)))
+            owners.setdefault(id(weight), name or kind)
+            yield Layer(name or kind, kind, module, parameter, skipped)
+
+
+def _kind(module: nn.Module) -> str:
+    # A parametrized module's class is made on the fly; its base is what the reader knows.
+    return type(module).__mro__[1].__name__ if parametrize.is_parametrized(module) else type(module).__name__
+
+
+def _weight_names(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, _ConvNd | nn.Linear):
+        return ("weight",)
+    if isinstance(module, nn.MultiheadAttention):
+        return tuple(name for name in _ATTENTION_PROJECTIONS if getattr(module, name) is not None)
+    return ()
+
+
+def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "its weight has no shape yet (lazy): run the network once"
+    if parametrize.is_parametrized(module, parameter):
+        return "its weight is parametrized: remove the parametrization first"
+    if parameter not in module._parameters:
+        return "its weight is computed at every call: make it a parameter first (torch.nn.utils.prune.remove, say)"
+    if owner is not None:
+        return f"shares its weight with {owner}"
+    return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""

@@ -1,0 +1,36 @@
+"""The history that a network carries: what it was built as, and every step taken since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build a network again: a fresh ``architecture``, then each of ``steps`` in order.
+
+    ``load_network`` stamps it as ``network.redlab``. For a network of your own, stamp it yourself:
+    ``network.redlab = Recipe("torchvision/resnet18", (3, 224, 224))``.
+
+    Attributes:
+        architecture: a name that ``load_network`` knows.
+        input_shape: the shape of one input, without the batch.
+        steps: plain data (JSON), one dict a step, each with the key ``step``.
+    """
+
+    architecture: str
+    input_shape: tuple[int, ...]
+    steps: tuple[dict, ...] = ()
+
+
+def recipe_of(network: nn.Module) -> Recipe | None:
+    """The network's recipe, or None where it was never stamped."""
+    return getattr(network, "redlab", None)
+
+
+def append_step(network: nn.Module, step: dict) -> None:
+    """Append one step to the recipe of ``network``, a copy that its caller owns; an unstamped network stays so."""
+    if (recipe := recipe_of(network)) is not None:
+        network.redlab = replace(recipe, steps=(*recipe.steps, step))

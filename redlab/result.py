@@ -1,0 +1,64 @@
+"""What every step returns: a new network, one row a layer, and what was decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+from torch import nn
+
+# (title, column before, column after): the totals that a summary shows where a step measured them.
+_TOTALS = (
+    ("distinct values", "weights", "distinct"),
+    ("channels", "channels_before", "channels_after"),
+    ("parameters", "parameters_before", "parameters_after"),
+    ("products", "products_before", "products_after"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The outcome of one step; ``network`` feeds the next one, ``layers`` feeds a figure.
+
+    Attributes:
+        network: a new network; the one passed in was left untouched.
+        layers: one row per conv or linear layer, skipped ones too: ``skipped`` holds the reason, or "".
+        plan: what was decided, as plain data (JSON): ``step``, its ``options``, and what follows from them.
+    """
+
+    network: nn.Module
+    layers: pd.DataFrame
+    plan: dict = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "\n".join([self._asked(), *self._achieved(), self._left_out()])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        lines = "<br>".join([f"<b>{self._asked()}</b>", *self._achieved(), self._left_out()])
+        return f"<p>{lines}</p>{self.layers.to_html(index=False, max_rows=12, float_format='{:.4g}'.format)}"
+
+    def _asked(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.plan.get("options", {}).items())
+        return f"{self.plan.get('step', 'step')}({options})"
+
+    def _achieved(self) -> list[str]:
+        lines = []
+        for title, before, after in _TOTALS:
+            if {before, after} <= set(self.layers):
+                was, now = int(self.layers[before].sum()), int(self.layers[after].sum())
+                lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.1%} left)")
+        if "error" in self.layers and len(self.layers):
+            error = self.layers["error"]
+            lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
+        return lines
+
+    def _left_out(self) -> str:
+        skipped = self.layers[self.layers["skipped"] != ""]
+        head = f"{len(self.layers) - len(skipped)} of {len(self.layers)} layers changed"
+        if skipped.empty:
+            return f"{head}, none skipped"
+        reasons = [f"{', '.join(rows['layer'])} ({reason})" for reason, rows in skipped.groupby("skipped", sort=False)]
+        return f"{head}; skipped: {'; '.join(reasons)}"
