@@ -1,0 +1,102 @@
+"""Kernels: how a notebook is executed, and what its results depend on beyond its cells and parameters."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from redlab.paths import data_root
+
+_PACKAGES = ("redlab", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
+
+
+def execute(path: Path, work: Path, changed: dict[str, Any], progress: bool = False) -> None:
+    """Execute the notebook ``path`` into ``work/executed.ipynb``, with ``changed`` injected after its parameters.
+
+    Raises:
+        papermill.PapermillExecutionError: where a cell failed.
+        nbclient.exceptions.DeadKernelError: where the kernel died.
+    """
+    import papermill
+
+    # It warns of parameters that its line-by-line reading misses; ours were checked, and unknown ones refused.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    papermill.execute_notebook(
+        path,
+        work / "executed.ipynb",
+        changed,
+        kernel_name="python3",
+        language="python",
+        progress_bar={"desc": path.stem, "leave": False} if progress else False,
+        resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` would change this process's
+        kernel_manager_class=_kernel_manager(_kernel_environment(work)),
+        coalesce_streams=True,  # how a kernel's prints fall into messages differs from run to run
+    )
+
+
+def _kernel_environment(work: Path) -> dict[str, str]:
+    # Without MPLBACKEND a kernel draws into the notebook, whatever the caller's shell asked for.
+    inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return {
+        "PYTHONHASHSEED": "0",  # the order of a set shows in outputs, which are to be the same in every run
+        **inherited,
+        "REDLAB_OUT": str(work),
+        "REDLAB_DATA": str(data_root()),  # absolute: the kernel works in another folder
+        "TQDM_DISABLE": "1",  # a bar would leave widget state in the notebook
+    }
+
+
+def _kernel_manager(environment: dict[str, str]) -> type:
+    """A kernel manager that starts this very interpreter with ``environment``, which os.environ never holds: threads
+    may run several notebooks at once.
+    """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+    from traitlets import default
+
+    class Manager(AsyncKernelManager):
+        @default("kernel_spec_manager")
+        def _this_interpreter(self) -> KernelSpecManager:
+            # With no folder to look in, "python3" is the running Python, whatever the user has registered under it.
+            return KernelSpecManager(parent=self, kernel_dirs=[])
+
+        @default("transport_encryption")
+        def _encrypted(self) -> str:
+            return "auto"  # free, and it silences the warning about kernels that anyone on the machine may talk to
+
+        async def start_kernel(self, **options: Any) -> None:
+            await super().start_kernel(**{**options, "env": environment})
+
+    return Manager
+
+
+def surroundings(folder: Path) -> dict[str, Any]:
+    """What the results may depend on beyond the key: versions, platform, threads, commit. No host and no user name."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or os.cpu_count() or 1),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "commit": _commit(folder),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit that ``folder`` is at, with ``-dirty`` where tracked files differ from it; None outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,179 @@
+"""The notebooks: which there are, what parameters they take, and the form in which they are committed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redlab.paths import checkout
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+# A warning names the cell that it came from by a file of the kernel's process, another one in every run.
+_CELL_FILE = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
+
+
+def list_notebooks(folder: Path | None = None) -> list[str]:
+    """The names of the notebooks in ``folder`` (default: the checkout's), in reading order."""
+    return sorted(path.stem for path in (folder or checkout() / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def find_notebook(name: str | int | Path, folder: Path | None = None) -> Path:
+    """The notebook that ``name`` means: its number, its file name, a path, or an unambiguous part of its name.
+
+    Raises:
+        ValueError: where none or several fit, with the names that are known.
+    """
+    if str(name).endswith(".ipynb") and Path(name).is_file():
+        return Path(name).resolve()
+    folder = (folder or checkout() / "notebooks").resolve()
+    known = list_notebooks(folder)
+    wanted = Path(name).stem if str(name).endswith(".ipynb") else str(name)
+    found = _matches(wanted, known)
+    if len(found) == 1:
+        return folder / f"{found[0]}.ipynb"
+    if found:
+        raise ValueError(f"notebook {wanted!r} is ambiguous: {', '.join(found)}")
+    raise ValueError(unknown("notebook", wanted, known))
+
+
+def _matches(wanted: str, known: list[str]) -> list[str]:
+    if wanted in known:
+        return [wanted]
+    if wanted.isdigit():
+        return [name for name in known if int(re.match(r"\d+", name)[0]) == int(wanted)]
+    return [name for name in known if wanted and wanted.lower() in name.lower()]
+
+
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """The message for an unknown name: what it may have meant, and every name that is known."""
+    # A topic is compared without its number too, so that "hash_colapse" is near "02_hash_collapse".
+    topics = {alias: full for full in known for alias in (full, full.lstrip("0123456789_"))}
+    close = get_close_matches(name, topics, n=1)
+    hint = f" (did you mean {topics[close[0]]}?)" if close else ""
+    return f"unknown {what} {name!r}{hint}; known: {', '.join(known) or 'none'}"
+
+
+def read_cells(notebook: Path) -> list[dict]:
+    """The cells of a notebook file as plain data, each ``source`` as one string.
+
+    Raises:
+        ValueError: where the file is no notebook.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{notebook.name} is no notebook of format 4: {error}") from None
+
+
+def default_parameters(notebook: Path) -> dict[str, Any]:
+    """The parameters that a notebook takes, with their defaults: what its cell tagged ``parameters`` assigns.
+
+    The cell is read as Python and never run, so that each default must be a literal.
+
+    Raises:
+        ValueError: without exactly one such cell, or where a default is no literal.
+    """
+    tagged = [c for c in read_cells(notebook) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`; it needs one")
+    defaults = {}
+    for statement in ast.parse(tagged[0]["source"]).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name):
+                defaults[target.id] = _literal(notebook, target.id, statement.value)
+    return defaults
+
+
+def _literal(notebook: Path, name: str, node: ast.expr | None) -> Any:
+    try:
+        return _plain(ast.literal_eval(node))
+    except (ValueError, TypeError):
+        raise ValueError(f"the default of parameter {name!r} of {notebook.stem} is no literal") from None
+
+
+def changed_parameters(notebook: Path, params: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``params`` that differ from the notebook's defaults, checked: known names, fitting types.
+
+    An int does for a float; None does for anything, and anything does where the default is None.
+
+    Raises:
+        ValueError: for an unknown name, with the known ones. TypeError: for a value of another type.
+    """
+    defaults = default_parameters(notebook)
+    for name, value in params.items():
+        if name not in defaults:
+            raise ValueError(unknown(f"parameter of {notebook.stem}", name, list(defaults)))
+        if not _fits(value, defaults[name]):
+            kind = type(defaults[name]).__name__
+            raise TypeError(f"parameter {name!r} of {notebook.stem} is {kind} like {defaults[name]!r}; got {value!r}")
+    given = {name: _plain(value, defaults[name]) for name, value in params.items()}
+    return {name: value for name, value in given.items() if json.dumps(value) != json.dumps(defaults[name])}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if value is None or default is None:
+        return True
+    if isinstance(value, bool) or isinstance(default, bool):  # a bool is an int to Python, to nobody else
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, list):
+        return isinstance(value, list | tuple) and all(any(_fits(v, d) for d in default or [v]) for v in value)
+    return isinstance(value, type(default))
+
+
+def _plain(value: Any, default: Any = None) -> Any:
+    """``value`` as JSON knows it: tuples as lists, and an int as a float where the default is one."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and isinstance(default, float) else value
+
+
+def scrub(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
+    """``notebook`` as it is committed: the same bytes in every run, on every machine. Changed in place, and returned.
+
+    Outputs, their counts and the ids of cells stay; times, widget state, injected parameters, the version of Python
+    and the ``paths`` of this machine (each with what stands for it) go.
+    """
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if not cell.metadata.get("tags", True):  # papermill gives every cell an empty list
+            del cell.metadata["tags"]
+        if cell.cell_type == "code":
+            cell.outputs = [_without_paths(out, paths) for out in cell.outputs if _WIDGET not in out.get("data", {})]
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    notebook.metadata["kernelspec"] = dict(KERNELSPEC)
+    return notebook
+
+
+def _without_paths(value: Any, paths: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = _without_paths(item, paths)
+    if isinstance(value, list):
+        return [_without_paths(item, paths) for item in value]
+    if not isinstance(value, str):
+        return value
+    for path in sorted(paths, key=len, reverse=True):  # the innermost folder first
+        value = re.sub(rf"{re.escape(path)}(/|(?![\w.-]))", _stand_in(paths[path]), value)
+    return _CELL_FILE.sub("<cell>", value)
+
+
+def _stand_in(alias: str):
+    # `root/figures/a.png` becomes `figures/a.png` where nothing stands for root, and root itself `.`
+    return lambda match: (f"{alias}/" if alias else "") if match[1] else (alias or ".")

@@ -1,0 +1,242 @@
+"""A run: one notebook executed with given parameters, in a folder named after everything that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redlab.kernels import execute, surroundings
+from redlab.notebooks import changed_parameters, default_parameters, find_notebook, read_cells, scrub
+from redlab.paths import PACKAGE, checkout, data_root, shipped
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a notebook.
+
+    Attributes:
+        folder: where ``executed.ipynb``, ``results.parquet``, ``figures/`` and ``run.json`` lie.
+        name: the notebook's, such as ``02_hash_collapse``.
+        params: every parameter with the value that it had.
+        seconds: how long it took when it was executed.
+        cached: whether it was found done, and nothing was executed.
+        published: the folder that its figures were copied into, those of default parameters only.
+    """
+
+    folder: Path
+    name: str
+    params: dict[str, Any]
+    seconds: float
+    cached: bool = False
+    published: Path | None = None
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """The frame that the notebook recorded; FileNotFoundError where it recorded none."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / "results.parquet")
+
+    @property
+    def figures(self) -> list[Path]:
+        """The files in the run's folder of figures, by name."""
+        return sorted(path for path in (self.folder / "figures").glob("*") if path.is_file())
+
+
+class RunFailed(RuntimeError):
+    """A notebook that did not run to its end; ``folder`` holds ``failed.json`` and what was executed.
+
+    Attributes: folder, name, error (its class), message, cell (the source of the cell that failed, or "").
+    """
+
+    def __init__(self, folder: Path, name: str, error: str, message: str, cell: str):
+        super().__init__(folder, name, error, message, cell)  # what pickle hands to the other side
+        self.folder, self.name, self.error, self.message, self.cell = folder, name, error, message, cell
+
+    def __str__(self) -> str:
+        return f"{self.name} failed: {self.error}: {self.message}; see {self.notebook}"
+
+    @property
+    def notebook(self) -> Path:
+        """The notebook as far as it was executed, or ``failed.json`` where no kernel started."""
+        executed = self.folder / "executed.ipynb"
+        return executed if executed.is_file() else self.folder / "failed.json"
+
+
+def run_notebook(
+    name: str | int | Path,
+    params: dict[str, Any] | None = None,
+    out: str | Path | None = None,
+    *,
+    notebooks: Path | None = None,
+    again: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Execute a notebook, unless the same was done before: same cells, same package, same parameters.
+
+    Args:
+        name: its number ("02"), file name, path, or an unambiguous part of its name.
+        params: values for its parameters; those not named keep their defaults.
+        out: where run folders are kept, as ``out/NAME/KEY``; default ``runs/`` of the checkout.
+        notebooks: the folder of the notebooks; default the checkout's. ``runs/`` and ``figures/`` lie beside it.
+        again: execute it even where it was done before (data outside the package, say, is no part of the key).
+        progress: show a bar over its cells.
+
+    With default parameters the figures are copied into ``figures/`` as well.
+
+    Raises:
+        ValueError, TypeError: an unknown notebook or parameter, or a value of the wrong type; nothing was executed.
+        RunFailed: a cell failed or the kernel died; the next call tries again.
+    """
+    notebooks = (notebooks or checkout() / "notebooks").resolve()
+    path = find_notebook(name, notebooks)
+    changed = changed_parameters(path, params or {})
+    folder = Path(out or notebooks.parent / "runs").resolve() / path.stem / run_key(path, changed)
+    with _locked(folder):
+        run = None if again else _finished(folder)
+        run = run or _execute(path, folder, changed, progress)
+    if changed or path.parent != notebooks:
+        return run
+    return replace(run, published=_publish(run.figures, notebooks.parent / "figures"))
+
+
+def run_key(notebook: Path, changed: dict[str, Any]) -> str:
+    """16 hex digits that stand for a notebook's cells, the package with the networks in it, and ``changed``.
+
+    Outputs are no part of it. A parameter that is given its default is as good as not given.
+    """
+    cells = [(cell["cell_type"], cell["source"]) for cell in read_cells(notebook)]
+    digest = hashlib.sha256(json.dumps([cells, changed], sort_keys=True).encode())
+    for root, pattern in ((PACKAGE, "**/*.py"), (shipped("digits"), "*.safetensors")):
+        for path in sorted(root.glob(pattern)):
+            digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def record(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep ``frame`` as the results of this run, and return it; in a live notebook it is only returned.
+
+    Raises:
+        ValueError: where this run has recorded a frame already: one notebook, one frame.
+    """
+    if out := os.environ.get("REDLAB_OUT"):
+        path = Path(out) / "results.parquet"
+        if path.exists():
+            raise ValueError("this notebook has recorded its results already: call record once, with one frame")
+        frame.to_parquet(path)
+    return frame
+
+
+def output_folder() -> Path:
+    """Where figures go: ``$REDLAB_OUT/figures`` in a run, ``figures/`` of the checkout in a live notebook."""
+    if out := os.environ.get("REDLAB_OUT"):
+        return Path(out) / "figures"
+    return checkout() / "figures"
+
+
+def refresh(name: str | int | Path, *, notebooks: Path | None = None, progress: bool = False) -> Run:
+    """Execute a notebook with its default parameters and write it back, scrubbed, with its outputs.
+
+    Raises: as ``run_notebook``; a notebook that fails is left as it was.
+    """
+    import nbformat
+
+    notebooks = (notebooks or checkout() / "notebooks").resolve()
+    path = find_notebook(name, notebooks)
+    run = run_notebook(path, notebooks=notebooks, again=True, progress=progress)
+    notebook = scrub(nbformat.read(run.folder / "executed.ipynb", as_version=4), _private(run.folder, notebooks.parent))
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+    return run
+
+
+def _private(folder: Path, root: Path) -> dict[str, str]:
+    """The paths that would tell where this machine keeps things, each with what the reader sees instead."""
+    home, data = str(Path.home()), str(data_root())
+    paths = {str(_part(folder)): "", str(folder): "", str(root): "", str(PACKAGE.parent): "", sys.prefix: ".venv"}
+    return {**paths, data: "$REDLAB_DATA", **({home: "~"} if home != "/" else {})}
+
+
+def _finished(folder: Path) -> Run | None:
+    if not (folder / "run.json").is_file():
+        return None
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return Run(folder, facts["notebook"], facts["parameters"], facts["seconds"], cached=True)
+
+
+def _execute(path: Path, folder: Path, changed: dict[str, Any], progress: bool) -> Run:
+    """Execute under a temporary name; what appears under ``folder`` is whole, whether done or failed."""
+    work = _part(folder)
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed: the lock is ours, so nobody works there
+    (work / "figures").mkdir(parents=True)
+    facts = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}, **surroundings(path.parent)}
+    start = time.perf_counter()
+    try:
+        execute(path, work, changed, progress)
+    except Exception as error:
+        failure = _failure(error, work)
+        _write_json(work / "failed.json", {**facts, **failure})
+        _replace(work, folder)
+        raise RunFailed(folder, path.stem, **failure) from error
+    facts["seconds"] = round(time.perf_counter() - start, 3)
+    _write_json(work / "run.json", facts)
+    _replace(work, folder)
+    return Run(folder, path.stem, facts["parameters"], facts["seconds"])
+
+
+def _failure(error: Exception, work: Path) -> dict[str, str]:
+    executed = work / "executed.ipynb"
+    cells = read_cells(executed) if executed.is_file() else []
+    started = [cell["source"] for cell in cells if cell["metadata"].get("papermill", {}).get("start_time")]
+    kind, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    return {"error": kind, "message": message, "cell": started[-1] if started else ""}
+
+
+def _part(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.part")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time works on ``folder``; the lock goes with its process, however that ends."""
+    import fcntl
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(work: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(work, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _publish(figures: list[Path], folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for figure in figures:
+        draft = folder / f".{figure.name}.part"
+        shutil.copyfile(figure, draft)
+        os.replace(draft, folder / figure.name)
+    return folder
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,29 @@
+"""What every test starts from: shapes checked in signatures, figures drawn into memory, one absolute data root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jaxtyping
+import matplotlib
+import pytest
+
+# Before anything imports them: every jaxtyping shape in their signatures is checked, here and nowhere else.
+jaxtyping.install_import_hook(["redlab.density", "redlab.hashing"], "beartype.beartype")
+
+# Not MPLBACKEND, which the kernels of executed notebooks would inherit.
+matplotlib.use("Agg")
+
+# A relative data root means something else once a test has changed the folder.
+if os.environ.get("REDLAB_DATA"):
+    os.environ["REDLAB_DATA"] = str(Path(os.environ["REDLAB_DATA"]).expanduser().resolve())
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The data root with real networks and images (CIFAR-10, ImageNet); the test is skipped where there is none."""
+    root = os.environ.get("REDLAB_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("needs real data: set REDLAB_DATA to a folder that holds cifar10/, imagenet/ and weights/")
+    return Path(root)

@@ -1,0 +1,272 @@
+"""Runs: executed once, kept whole, refused early. Every test has its own tiny notebooks; each kernel costs seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat import v4
+
+from redlab import runs
+from redlab.notebooks import changed_parameters, default_parameters, find_notebook, list_notebooks
+from redlab.runs import RunFailed, output_folder, record, refresh, run_key, run_notebook
+
+PARAMETERS = """
+n = 3  # how many (n = 3 is few)
+ratio: float = 0.5
+name = "silverman/8"
+flag = False
+levels = [1, 2]
+anything = None
+"""
+BODY = """
+import os, warnings
+import pandas as pd
+from redlab.runs import output_folder, record
+(output_folder() / "01_tiny.png").write_text(str(n))
+frame = record(pd.DataFrame({"n": [n], "data": [os.environ["REDLAB_DATA"]], "folder": [os.getcwd()]}))
+"""
+LOUD = """
+import ipywidgets, sys
+from tqdm.auto import tqdm
+for _ in tqdm(range(3)):
+    print("step", flush=True)
+warnings.warn("careful")
+display(ipywidgets.IntSlider())
+print(os.environ["REDLAB_OUT"], os.getcwd(), sys.prefix, os.path.expanduser("~/x"))
+output_folder()
+"""
+FRAGILE = """
+import os
+if how == "die":
+    os._exit(1)
+if how == "raise" and not os.path.exists("mended"):
+    raise ZeroDivisionError("not yet")
+"""
+
+
+def write_notebook(path: Path, parameters: str | None, *cells: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tagged = [v4.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]})] if parameters else []
+    code = [v4.new_code_cell(cell.strip()) for cell in cells]
+    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# Tiny"), *tagged, *code]), path)
+    return path
+
+
+@pytest.fixture
+def notebooks(tmp_path) -> Path:
+    write_notebook(tmp_path / "notebooks" / "01_tiny.ipynb", PARAMETERS, BODY)
+    write_notebook(tmp_path / "notebooks" / "02_fragile.ipynb", 'how = "raise"', FRAGILE)
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    def execute(*_args):
+        raise AssertionError("nothing was to be executed")
+
+    monkeypatch.setattr(runs, "execute", execute)
+
+
+def test_a_run_leaves_a_whole_folder_and_the_second_call_finds_it(notebooks, monkeypatch):
+    monkeypatch.chdir(notebooks.parent)
+    monkeypatch.setenv("REDLAB_DATA", "elsewhere")  # relative: resolved here, not in the kernel's folder
+    before = dict(os.environ)
+    run = run_notebook("01", notebooks=notebooks)
+    assert dict(os.environ) == before
+    assert Path.cwd() == notebooks.parent
+    assert run.folder == notebooks.parent / "runs" / "01_tiny" / run_key(notebooks / "01_tiny.ipynb", {})
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "executed.ipynb",
+        "figures",
+        "results.parquet",
+        "run.json",
+    ]
+    assert run.results.to_dict("records") == [
+        {"n": 3, "data": str(notebooks.parent / "elsewhere"), "folder": str(notebooks)}
+    ]
+    assert [path.name for path in run.figures] == ["01_tiny.png"]
+    assert run.published == notebooks.parent / "figures"
+    assert (run.published / "01_tiny.png").read_text() == "3"
+
+    facts = json.loads((run.folder / "run.json").read_text())
+    assert facts["parameters"] == run.params == default_parameters(notebooks / "01_tiny.ipynb")
+    assert {"python", "platform", "threads", "versions", "commit", "seconds"} <= set(facts)
+    assert socket.gethostname() not in facts["platform"].split()
+
+    (run.published / "01_tiny.png").unlink()
+    monkeypatch.setattr(runs, "execute", None)
+    cached = run_notebook("tiny", {"n": 3, "ratio": 0.5}, notebooks=notebooks)
+    assert cached.cached
+    assert (cached.folder, cached.seconds) == (run.folder, run.seconds)
+    assert (cached.published / "01_tiny.png").is_file()
+
+
+def test_other_parameters_run_once_in_threads_and_keep_their_figures_to_themselves(notebooks):
+    folder = notebooks.parent / "out" / "01_tiny" / run_key(notebooks / "01_tiny.ipynb", {"n": 4})
+    (folder.parent / f".{folder.name}.part" / "figures").mkdir(parents=True)  # what a killed run left behind
+    (folder.parent / f".{folder.name}.part" / "results.parquet").write_text("half")
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda n: run_notebook(1, {"n": n}, folder.parents[1], notebooks=notebooks), [4, 4]))
+    assert [run.folder for run in done] == [folder, folder]
+    assert sorted(run.cached for run in done) == [False, True]
+    assert done[0].results["n"].tolist() == [4]
+    assert done[0].figures[0].read_text() == "4"
+    assert done[0].published is None
+    assert not (notebooks.parent / "figures").exists()
+    assert not list(folder.parent.glob("*.part"))
+
+
+def test_a_failed_run_says_where_and_is_tried_again(notebooks):
+    with pytest.raises(RunFailed, match="02_fragile failed: ZeroDivisionError: not yet") as caught:
+        run_notebook("fragile", notebooks=notebooks)
+    failed = pickle.loads(pickle.dumps(caught.value))  # as it reaches us from another machine
+    assert (failed.error, failed.message, failed.cell) == ("ZeroDivisionError", "not yet", FRAGILE.strip())
+    assert "ZeroDivisionError" in failed.notebook.read_text()
+    facts = json.loads((failed.folder / "failed.json").read_text())
+    assert (facts["error"], facts["message"], facts["cell"]) == (failed.error, failed.message, failed.cell)
+    assert facts["parameters"] == {"how": "raise"}
+    assert not (failed.folder / "run.json").exists()
+
+    (notebooks / "mended").touch()
+    run = run_notebook("fragile", notebooks=notebooks)
+    assert run.folder == failed.folder
+    assert not run.cached
+    assert sorted(path.name for path in run.folder.iterdir()) == ["executed.ipynb", "figures", "run.json"]
+    with pytest.raises(FileNotFoundError):
+        _ = run.results
+
+
+def test_a_kernel_that_dies_leaves_no_finished_run(notebooks):
+    with pytest.raises(RunFailed) as caught:
+        run_notebook("02", {"how": "die"}, notebooks=notebooks)
+    assert caught.value.error == "DeadKernelError"
+    assert caught.value.cell == FRAGILE.strip()
+    assert sorted(path.name for path in caught.value.folder.iterdir()) == ["executed.ipynb", "failed.json", "figures"]
+    assert not list(caught.value.folder.parent.glob("*.part"))
+
+
+def test_refreshing_writes_the_same_bytes_again_and_nothing_of_this_machine(notebooks):
+    path = write_notebook(notebooks / "01_tiny.ipynb", PARAMETERS, BODY, LOUD)
+    refresh("tiny", notebooks=notebooks)
+    first = path.read_bytes()
+    run = refresh("tiny", notebooks=notebooks)
+    assert not run.cached
+    assert path.read_bytes() == first
+
+    text, notebook = first.decode(), nbformat.reads(first.decode(), as_version=4)
+    for trace in (str(notebooks.parent), str(Path.home()) + "/", "papermill", "widget-view", "ipykernel_", ".part"):
+        assert trace not in text
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "version" not in notebook.metadata.language_info
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
+    said = "".join(out.get("text", "") for out in notebook.cells[3].outputs)
+    assert said.count("step\n") == 3
+    assert "careful" in said
+    assert notebook.cells[3].outputs[-1].data["text/plain"] == "PosixPath('figures')"
+    assert notebook.cells[1].metadata == {"tags": ["parameters"]}
+    assert run_notebook("tiny", notebooks=notebooks).folder == run.folder  # outputs are no part of the key
+
+
+def test_the_key_follows_cells_package_and_parameters_but_not_outputs(notebooks, tmp_path, monkeypatch):
+    path = notebooks / "01_tiny.ipynb"
+    key = run_key(path, {})
+    assert len(key) == 16
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].outputs = [v4.new_output("stream", text="hello")]
+    notebook.cells[1].execution_count = 7
+    nbformat.write(notebook, path)
+    assert run_key(path, {}) == key
+    assert len({key, run_key(path, {"n": 4}), run_key(path, {"n": 5}), run_key(path, {"ratio": 4})}) == 4
+    notebook.cells[0].source = "# Another title"
+    nbformat.write(notebook, path)
+    assert run_key(path, {}) != key
+
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(runs, "PACKAGE", package)
+    empty = run_key(path, {})
+    (package / "new.py").write_text("x = 1")
+    named = run_key(path, {})
+    (package / "new.py").rename(package / "renamed.py")
+    assert len({empty, named, run_key(path, {})}) == 3
+
+
+def test_a_parameter_given_its_default_is_as_good_as_not_given(notebooks):
+    path = notebooks / "01_tiny.ipynb"
+    assert changed_parameters(path, {"n": 3, "ratio": 0.5, "levels": (1, 2), "flag": False, "anything": None}) == {}
+    assert changed_parameters(path, {"ratio": 1, "levels": (2,)}) == {"ratio": 1.0, "levels": [2]}
+    assert changed_parameters(path, {"n": None, "anything": "word"}) == {"n": None, "anything": "word"}
+
+
+@pytest.mark.parametrize(
+    "params", [{"n": "many"}, {"n": 0.5}, {"n": True}, {"ratio": "x"}, {"name": 3}, {"flag": 1}, {"levels": ["a"]}]
+)
+def test_a_wrong_type_is_refused_before_anything_runs(notebooks, no_kernel, params):
+    with pytest.raises(TypeError, match=f"parameter '{next(iter(params))}' of 01_tiny"):
+        run_notebook("01", params, notebooks=notebooks)
+
+
+def test_an_unknown_parameter_is_refused_with_the_known_ones(notebooks, no_kernel):
+    with pytest.raises(ValueError, match=r"'ratoi' \(did you mean ratio\?\); known: n, ratio, name, flag, levels"):
+        run_notebook("01", {"ratoi": 1}, notebooks=notebooks)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"), [(None, "0 cells tagged"), ("n = 10 * 100", "no literal"), ("n = open('x')", "no lit")]
+)
+def test_a_notebook_whose_parameters_cannot_be_read_is_refused(notebooks, no_kernel, parameters, message):
+    write_notebook(notebooks / "03_odd.ipynb", parameters, "x = 1")
+    with pytest.raises(ValueError, match=message):
+        run_notebook("03", notebooks=notebooks)
+
+
+def test_a_broken_notebook_file_is_refused_by_name(notebooks, no_kernel):
+    (notebooks / "03_odd.ipynb").write_text('{"cells": [')
+    with pytest.raises(ValueError, match=r"03_odd\.ipynb is no notebook"):
+        run_notebook("03", notebooks=notebooks)
+
+
+def test_a_notebook_is_found_by_number_name_part_or_path(notebooks, tmp_path):
+    write_notebook(notebooks / "10_tiny_too.ipynb", None)
+    assert list_notebooks(notebooks) == ["01_tiny", "02_fragile", "10_tiny_too"]
+    for name in ("1", "01", 1, "01_tiny", "01_tiny.ipynb", "01_t", notebooks / "01_tiny.ipynb"):
+        assert find_notebook(name, notebooks) == notebooks / "01_tiny.ipynb"
+    assert find_notebook("FRAG", notebooks).stem == "02_fragile"
+    foreign = write_notebook(tmp_path / "other" / "mine.ipynb", None)
+    assert find_notebook(foreign, notebooks) == foreign
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("7", "unknown notebook '7'; known: 01_tiny, 02_fragile"),
+        ("fragil3", r"did you mean 02_fragile\?"),
+        ("", "known: 01_tiny"),
+        ("i", "ambiguous: 01_tiny, 02_fragile"),
+        ("missing.ipynb", "unknown notebook 'missing'"),
+    ],
+)
+def test_an_unknown_or_ambiguous_notebook_is_refused_with_the_known_ones(notebooks, name, message):
+    with pytest.raises(ValueError, match=message):
+        find_notebook(name, notebooks)
+
+
+def test_record_keeps_one_frame_in_a_run_and_none_outside(tmp_path, monkeypatch):
+    frame = pd.DataFrame({"layer": ["conv1"], "distinct": [3]})
+    monkeypatch.delenv("REDLAB_OUT", raising=False)
+    assert record(frame) is frame
+    monkeypatch.setenv("REDLAB_OUT", str(tmp_path))
+    assert output_folder() == tmp_path / "figures"
+    assert record(frame) is frame
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), frame)
+    with pytest.raises(ValueError, match="recorded its results already"):
+        record(frame)
