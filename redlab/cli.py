@@ -1,0 +1,228 @@
+"""The command line. Whatever takes long to import is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from redlab.runs import Run, RunFailed
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich alone would take half of the time that --help has
+)
+Names = Annotated[list[str], typer.Argument(metavar="NOTEBOOK", help="Number, name or part of it; default: all.")]
+
+
+class _PairsCommand(TyperCommand):
+    """A command whose option -p takes two words, NAME VALUE, any number of times: typer itself knows no such option."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _join_pairs(args))
+
+
+def _join_pairs(args: list[str]) -> list[str]:
+    """``-p NAME VALUE`` as ``-p NAME=VALUE``; what has the equals sign already stays."""
+    joined, rest = [], list(args)
+    while rest:
+        word = rest.pop(0)
+        joined.append(word)
+        if word == "--":
+            return joined + rest
+        if word in ("-p", "--parameter") and rest:
+            name = rest.pop(0)
+            joined.append(f"{name}={rest.pop(0)}" if rest and "=" not in name else name)
+    return joined
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from redlab import __version__
+
+        typer.echo(f"redlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """See, measure and use the redundancy inside trained networks."""
+
+
+@app.command(cls=_PairsCommand)
+def run(
+    notebooks: Names = [],  # noqa: B006  typer copies it
+    parameter: Annotated[
+        list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeatable.")
+    ] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Where run folders are kept; default: runs/")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of minutes: -p quick true.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Execute also what was done before.")] = False,
+) -> None:
+    """Execute notebooks, unless done before.
+
+    With default parameters their figures land in figures/, otherwise in the run's own folder. A notebook that fails
+    does not stop the others. Exit codes: 0 done, 1 some notebook failed, 2 wrong usage, and nothing was executed.
+    """
+    from redlab.runs import run_notebook
+
+    given = [*parameter, "quick=true"] if quick else parameter
+    jobs = [(path, _checked(_parameters, path, given)) for path in _found(notebooks)]
+    _run_all(jobs, lambda path, params, bar: run_notebook(path, params, out, again=again, progress=bar))
+
+
+@app.command()
+def refresh(notebooks: Names = []) -> None:  # noqa: B006
+    """Execute notebooks and write them back with outputs.
+
+    Default parameters; times, widget state and paths of this machine are left out, so that a diff is a new result.
+    """
+    from redlab.runs import refresh
+
+    jobs = [(path, _checked(_parameters, path, [])) for path in _found(notebooks)]
+    _run_all(jobs, lambda path, params, bar: refresh(path, progress=bar))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Open JupyterLab on notebooks/00_start_here.ipynb.
+
+    Further words go to JupyterLab: redlab lab --no-browser --port 9999
+    """
+    from redlab.paths import checkout, data_root
+
+    folder = _checked(checkout) / "notebooks"
+    # The address that it prints holds the page too, for those who have no browser where it runs.
+    page = "/lab/tree/00_start_here.ipynb" if (folder / "00_start_here.ipynb").is_file() else "/lab"
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", f"--LabApp.default_url={page}"]
+    # A relative REDLAB_DATA would be resolved in notebooks/; the kernel is to be this Python, not the user's "python3".
+    surroundings = {**os.environ, "REDLAB_DATA": str(data_root()), "JUPYTER_PREFER_ENV_PATH": "1"}
+    os.execve(sys.executable, [*command, *context.args], surroundings)
+
+
+def _checked(function: Callable, *args: Any) -> Any:
+    """Call ``function``; what it refuses is a wrong use of the command line: its message, and exit code 2."""
+    try:
+        return function(*args)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        _stop(error, code=2)
+
+
+def _stop(message: object, code: int) -> NoReturn:
+    typer.echo(f"redlab: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _found(names: list[str]) -> list[Path]:
+    from redlab.notebooks import find_notebook, list_notebooks
+
+    wanted = names or _checked(list_notebooks)
+    if not wanted:
+        _stop("there are no notebooks here", code=2)
+    # dict: a notebook named twice is run once
+    return list(dict.fromkeys(_checked(find_notebook, name) for name in wanted))
+
+
+def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
+    """The parameters for one notebook out of ``NAME=VALUE`` words, checked; ValueError or TypeError otherwise."""
+    from redlab.notebooks import changed_parameters, default_parameters
+
+    defaults = default_parameters(notebook)
+    params = {}
+    for word in given:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
+        params[name] = _value(text, defaults.get(name))
+    changed = changed_parameters(notebook, params)
+    return {name: _network(value) if name == "network" else value for name, value in changed.items()}
+
+
+def _value(text: str, default: Any) -> Any:
+    """``text`` read as YAML; text it stays where the default is text (YAML takes ``off`` for False), ``null`` apart."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(default, str):
+        return None if value is None and text else text
+    try:  # YAML takes 1e-3 for a word
+        return float(value) if isinstance(value, str) and text[-1].isdigit() else value
+    except ValueError:
+        return value
+
+
+def _network(name: str | None) -> str | None:
+    """``name`` where redlab knows it, the absolute path of a saved network's folder, or a ValueError with the names."""
+    from redlab.networks import input_shape
+
+    if name is None:
+        return None
+    try:
+        input_shape(name)
+        return name
+    except ValueError:
+        if Path(name).is_dir():  # absolute: a kernel works in notebooks/
+            return str(Path(name).resolve())
+        raise
+
+
+def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:
+    """Run each job, go on where one fails, and end with the list of failures and exit code 1 if there are any."""
+    from redlab.runs import RunFailed
+
+    failures = []
+    for number, (path, params) in enumerate(jobs, 1):
+        title = f"[{number}/{len(jobs)}] {path.stem}"
+        live = sys.stderr.isatty()  # a live bar takes the line until the result does
+        typer.echo("" if live else f"{title}: ", nl=False)
+        try:
+            done = run_one(path, params, live)
+            typer.echo((f"{title}: " if live else "") + _outcome(done))
+        except RunFailed as failed:
+            failures.append(failed)
+            typer.echo((f"{title}: " if live else "") + f"FAILED, {failed.error}")
+    if failures:
+        _stop(_report(failures, len(jobs)), code=1)
+
+
+def _outcome(run: Run) -> str:
+    how = "was done before" if run.cached else f"done in {run.seconds:.1f} s"
+    count = len(run.figures)
+    where = _shown(run.published or run.folder / "figures")
+    figures = f"{count} figure{'s' if count != 1 else ''} in {where}" if count else "no figures"
+    results = run.folder / "results.parquet"
+    return f"{how}; {figures}; " + (f"results in {_shown(results)}" if results.is_file() else "no results")
+
+
+def _report(failures: list[RunFailed], total: int) -> str:
+    lines = [f"{len(failures)} of {total} notebooks failed; the next call tries them again"]
+    for failed in failures:
+        message = failed.message.strip().splitlines() or [""]
+        lines.append(f"  {failed.name}: {failed.error}: {message[0]}")
+        lines.append(f"    {_shown(failed.notebook)}")
+    return "\n".join(lines)
+
+
+def _shown(path: Path) -> str:
+    """``path`` from here where it lies below, absolute otherwise."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+if __name__ == "__main__":
+    app()

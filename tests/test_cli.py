@@ -1,0 +1,190 @@
+"""The command line: quick to answer, exact about what it refuses, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nbformat import v4, write
+from typer.testing import CliRunner
+
+import redlab
+from redlab import cli, paths, runs
+
+GOOD = """
+import pandas as pd
+from redlab.runs import output_folder, record
+(output_folder() / "01_good.png").touch()
+record(pd.DataFrame({"n": [n]}))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A checkout with a good and a bad notebook, which is also the current folder."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for name, parameters, body in (
+        ("01_good", 'n = 3\nrate = 0.5\nquick = False\nnetwork = "digits/resnet"', GOOD),
+        ("02_bad", "n = 3\nquick = False", "raise ValueError('too bad')"),
+    ):
+        cell = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+        write(v4.new_notebook(cells=[cell, v4.new_code_cell(body.strip())]), folder / f"{name}.ipynb")
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "redlab")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def redlab_says(*words: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of one command."""
+    result = CliRunner().invoke(cli.app, list(words))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_help_answers_without_importing_anything_heavy():
+    heavy = {"torch", "torchvision", "pandas", "numpy", "matplotlib", "papermill", "rich", "yaml"}
+    code = (
+        "import sys\nfrom redlab.cli import app\n"
+        f"try: app(['--help'])\nfinally: print('heavy:', sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "heavy: []" in done.stdout
+    assert all(command in done.stdout for command in ("run", "refresh", "lab"))
+
+
+def test_one_failure_leaves_the_others_whole_and_is_listed_at_the_end(checkout):
+    code, said, complained = redlab_says("run", "bad", "good")
+    assert code == 1
+    assert "[1/2] 02_bad: FAILED, ValueError" in said
+    assert re.search(r"\[2/2\] 01_good: done in [\d.]+ s; 1 figure in figures; results in runs/01_good/\w+/res", said)
+    assert "1 of 2 notebooks failed" in complained
+    assert "02_bad: ValueError: too bad" in complained
+    notebook = Path(complained.strip().splitlines()[-1].strip())
+    assert notebook.name == "executed.ipynb"
+    assert "too bad" in notebook.read_text()
+    assert (checkout / "figures" / "01_good.png").is_file()
+
+    code, said, _ = redlab_says("run", "01", "01_good")
+    assert code == 0
+    assert said.count("was done before") == 1
+
+
+def test_parameters_out_and_quick_reach_the_run(checkout, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runs, "run_notebook", lambda *args, **kwargs: seen.append((args, kwargs)) or finished(checkout))
+    code, said, _ = redlab_says("run", "1", "-p", "n", "-4", "--quick", "-p", "rate", "1e-3", "--out", "there")
+    assert code == 0
+    ((path, params, out), options) = seen[0]
+    assert (path.stem, params, out) == ("01_good", {"n": -4, "rate": 1e-3, "quick": True}, Path("there"))
+    assert options == {"again": False, "progress": False}
+    assert "no figures; no results" in said
+
+
+def finished(folder: Path) -> runs.Run:
+    return runs.Run(folder / "some", "01_good", {}, 1.0)
+
+
+def test_every_notebook_runs_by_default_and_refresh_too(checkout, monkeypatch):
+    for command, function in (("run", "run_notebook"), ("refresh", "refresh")):
+        seen = []
+        monkeypatch.setattr(runs, function, lambda path, *_, seen=seen, **__: seen.append(path) or finished(checkout))
+        assert redlab_says(command)[0] == 0
+        assert [path.stem for path in seen] == ["01_good", "02_bad"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "07"], "unknown notebook '07'; known: 01_good, 02_bad"),
+        (["refresh", "godo"], "did you mean 01_good?"),
+        (["run", "01", "-p", "rat", "1"], "unknown parameter of 01_good 'rat' (did you mean rate?)"),
+        (["run", "-p", "rate", "0.1"], "unknown parameter of 02_bad 'rate'"),
+        (["run", "01", "-p", "n", "many"], "parameter 'n' of 01_good is int like 3; got 'many'"),
+        (["run", "01", "-p", "n"], "-p takes a name and a value"),
+        (["run", "01", "-p", "network", "digits/resnett"], "digits/resnet"),
+        (["run", "--no-such-option"], "--no-such-option"),
+        (["walk"], "walk"),
+    ],
+)
+def test_wrong_usage_exits_with_2_before_anything_runs(checkout, monkeypatch, words, message):
+    monkeypatch.setattr(runs, "execute", None)
+    code, _, complained = redlab_says(*words)
+    assert code == 2
+    assert message in complained
+    assert not (checkout / "runs").exists()
+
+
+def test_a_saved_network_is_handed_on_by_its_absolute_path(checkout):
+    (checkout / "mine").mkdir()
+    notebook = checkout / "notebooks" / "01_good.ipynb"
+    assert cli._parameters(notebook, ["network=mine"]) == {"network": str(checkout / "mine")}
+    assert cli._parameters(notebook, ["network=digits/mlp"]) == {"network": "digits/mlp"}
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "value"),
+    [
+        ("3", 1, 3),
+        ("true", False, True),
+        ("[1, 2]", [], [1, 2]),
+        ("1e-3", 0.5, 1e-3),
+        ("1e-3", None, 1e-3),
+        ("null", 3, None),
+        ("null", "kde", None),
+        ("off", "kde", "off"),
+        ("2024-01-01", "kde", "2024-01-01"),
+        ("silverman/10", "silverman/8", "silverman/10"),
+        ("[broken", "kde", "[broken"),
+        ("", "kde", ""),
+        ("nan", None, "nan"),
+    ],
+)
+def test_values_are_yaml_but_text_stays_text(text, default, value):
+    got = cli._value(text, default)
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_pairs_are_joined_up_to_the_double_dash():
+    words = ["02", "-p", "a", "-1", "03", "--parameter", "b", "x=y", "-p", "c=2", "--", "-p", "d"]
+    assert cli._join_pairs(words) == ["02", "-p", "a=-1", "03", "--parameter", "b=x=y", "-p", "c=2", "--", "-p", "d"]
+
+
+def test_lab_opens_the_first_notebook_with_an_absolute_data_root(checkout, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
+    monkeypatch.setenv("REDLAB_DATA", "data here")
+    (checkout / "notebooks" / "00_start_here.ipynb").touch()
+    code, _, _ = redlab_says("lab", "--no-browser", "--port", "9999")
+    assert code == 0
+    ((program, words, environment),) = calls
+    assert program == sys.executable
+    assert words[1:3] == ["-m", "jupyterlab"]
+    assert words[3:] == [
+        f"--ServerApp.root_dir={checkout / 'notebooks'}",
+        "--LabApp.default_url=/lab/tree/00_start_here.ipynb",
+        "--no-browser",
+        "--port",
+        "9999",
+    ]
+    assert environment["REDLAB_DATA"] == str(checkout / "data here")
+
+
+def test_outside_a_checkout_the_message_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "redlab")
+    monkeypatch.chdir(tmp_path)
+    for words in (["run"], ["run", "01"], ["lab"]):
+        code, _, complained = redlab_says(*words)
+        assert code == 2
+        assert "no folder `notebooks`" in complained
+
+
+def test_version():
+    assert redlab_says("--version") == (0, f"redlab {redlab.__version__}\n", "")
