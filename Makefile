@@ -1,0 +1,46 @@
+# `make figures` and `make test` set up .venv by themselves; the second time they start at once.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help figures test test-slow lab bench refresh lint clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
+
+figures: $(INSTALLED)  ## execute every notebook; the figures land in figures/
+	@$(BIN)/python -m redlab.cli run
+
+test: $(INSTALLED)  ## the tests
+	@$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+lab: $(INSTALLED)  ## JupyterLab on notebooks/00_start_here.ipynb
+	@$(BIN)/python -m redlab.cli lab
+
+bench: $(INSTALLED)  ## the benchmarks
+	@$(BIN)/python -m benchmarks.hashing
+
+refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
+	@$(BIN)/python -m redlab.cli refresh
+
+lint: $(INSTALLED)  ## what ruff has to say
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+
+clean:  ## remove .venv and caches; runs/ and data/cache/ stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	find redlab tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is touched last, so that an installation that failed is tried again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "redlab needs Python 3.11 or later; $(PYTHON) is `$(PYTHON) --version 2>&1`. Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: PyTorch, JupyterLab and the rest, about 3 GB to download; this takes some minutes ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+	@echo "Installed."
