@@ -33,7 +33,7 @@ lint: $(INSTALLED)  ## what ruff has to say
 
 clean:  ## remove .venv and caches; runs/ and data/cache/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
-	find redlab tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is touched last, so that an installation that failed is tried again.
 $(INSTALLED): pyproject.toml constraints.txt
