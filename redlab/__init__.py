@@ -16,6 +16,7 @@ _HOME = {
     "Recipe": "recipe",
     "Result": "result",
     "Run": "runs",
+    "compare_hashes": "studies",
     "estimate_density": "density",
     "evaluate": "evaluation",
     "example_input": "networks",
@@ -26,15 +27,17 @@ _HOME = {
     "load_dataset": "datasets",
     "load_network": "storage",
     "measure_cost": "cost",
-    "plot_bandwidths": "figures",
+    "plot_codebooks": "figures",
     "plot_collapse": "figures",
     "plot_density": "figures",
     "plot_error": "figures",
     "plot_frontier": "figures",
+    "plot_modes": "figures",
     "record": "runs",
     "run_notebook": "runs",
     "save_figure": "figures",
     "small_multiples": "figures",
+    "weight_layers": "layers",
 }
 __all__ = sorted(_HOME)
 __version__ = version("redlab")

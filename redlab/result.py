@@ -49,7 +49,7 @@ class Result:
         for title, before, after in _TOTALS:
             if {before, after} <= set(self.layers):
                 was, now = int(self.layers[before].sum()), int(self.layers[after].sum())
-                lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.1%} left)")
+                lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)")
         if "error" in self.layers and len(self.layers):
             error = self.layers["error"]
             lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")

@@ -1,0 +1,183 @@
+"""Every picture: a tidy frame in, Axes out. No global style is changed.
+
+Colours are Petroff's six (arXiv 2107.02270), chosen for colour blindness; lines differ by marker and dash as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from redlab.paths import checkout
+
+BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
+INK = "#222222"
+COLOURS = (BLUE, RED, PURPLE, ORANGE, VIOLET, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#777777",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+styled = mpl.rc_context(STYLE)
+
+
+def save_figure(figure: Figure, name: str) -> None:
+    """Write ``figure`` as NAME.png (300 dpi) and NAME.pdf: to the run's folder under a runner, else to ``figures/``.
+
+    The same figure gives the same bytes again: no dates are stored.
+    """
+    out = os.environ.get("REDLAB_OUT")
+    folder = Path(out) / "figures" if out else checkout() / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        figure.savefig(folder / f"{name}.png", dpi=300, metadata={"Software": None})
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+
+
+@styled
+def small_multiples(
+    frame: pd.DataFrame, plot: Callable[[pd.DataFrame, Axes], Axes], by: str, columns: int = 4, title: str = ""
+) -> Figure:
+    """One small picture for each value of column ``by``, in the order of the frame, axis names on the outer ones only."""
+    groups = list(frame.groupby(by, sort=False))
+    columns = min(columns, len(groups))
+    rows = -(-len(groups) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.0 * columns, 2.3 * rows + 0.4), squeeze=False)
+    for ax in grid.flat[len(groups) :]:
+        ax.set_visible(False)
+    for k, (ax, (value, part)) in enumerate(zip(grid.flat, groups, strict=False)):
+        plot(part, ax)
+        ax.set_title(f"{value}\n{ax.get_title()}".strip(), fontsize=9)
+        ax.set_xlabel(ax.get_xlabel() if k + columns >= len(groups) else "")
+        ax.set_ylabel(ax.get_ylabel() if k % columns == 0 else "")
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+@styled
+def plot_density(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A ``Density.frame()``: the curve, a dot on each mode, a tick below for each cut."""
+    ax = ax or _axes(7, 3.5)
+    curve, modes, cuts = (frame[frame["mark"] == mark] for mark in ("", "mode", "cut"))
+    ax.fill_between(curve["weight"], curve["density"], color=BLUE, alpha=0.18, linewidth=0, rasterized=True)
+    ax.plot(curve["weight"], curve["density"], color=BLUE, linewidth=1.0, rasterized=True)
+    ax.plot(modes["weight"], modes["density"], ".", color=RED, markersize=3.5, label="mode")
+    top = float(frame["density"].replace(np.inf, np.nan).max() or 1.0)
+    ax.vlines(cuts["weight"], -0.09 * top, -0.02 * top, color=INK, linewidth=0.5, label="cut")
+    ax.axhline(0, color="#777777", linewidth=0.6)
+    ax.set(xlabel="weight", ylabel="density", title=f"{len(modes)} mode{'s' * (len(modes) != 1)}")
+    return ax
+
+
+@styled
+def plot_modes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Modes against bandwidth, one line a layer; columns bandwidth (a share of Silverman's), modes, layer."""
+    ax = ax or _axes(7, 4)
+    _lines(ax, frame, "bandwidth", "modes", "layer")
+    ax.set(xscale="log", yscale="log", xlabel="bandwidth as a share of Silverman's", ylabel="modes (log)")
+    ax.set_title("A narrower kernel sees more modes")
+    return ax
+
+
+@styled
+def plot_codebooks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The values that each rule keeps for one layer, a row of ticks a rule; columns rule, value."""
+    ax = ax or _axes(7, 2.2)
+    rules = list(dict.fromkeys(frame["rule"]))
+    for row, rule in enumerate(rules):
+        values = frame.loc[frame["rule"] == rule, "value"]
+        ax.vlines(values, row - 0.38, row + 0.38, color=COLOURS[row], linewidth=0.9)
+    ax.set_yticks(range(len(rules)), [f"{rule}\n{(frame['rule'] == rule).sum()} values" for rule in rules])
+    ax.invert_yaxis()
+    ax.grid(False)
+    ax.set(xlabel="weight", title="Where each rule puts its values")
+    return ax
+
+
+@styled
+def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``Result.layers`` of hashing: distinct values of each layer before and after, joined by a line (log scale)."""
+    ax = ax or _axes(7, 0.24 * len(frame) + 1.3)
+    rows = np.arange(len(frame))
+    before, after = frame["distinct_before"].clip(lower=1), frame["distinct"].clip(lower=1)
+    ax.hlines(rows, after, before, color="#cccccc", linewidth=2)
+    ax.plot(before, rows, "o", color=GREY, markersize=5, label="before")
+    ax.plot(after, rows, "o", color=RED, markersize=5, label="after")
+    share = frame["distinct"].sum() / max(frame["distinct_before"].sum(), 1)
+    ax.set_yticks(rows, frame["layer"])
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="distinct weight values (log)", title=f"Hashing keeps {share:.1%} of the distinct values")
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0 + 0.6 / (0.24 * len(frame) + 1.3)), ncols=2)
+    return ax
+
+
+@styled
+def plot_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The relative L2 error of each layer, one colour a column ``rule``; columns layer, error, rule."""
+    ax = ax or _axes(7, 0.24 * frame["layer"].nunique() + 1.3)
+    layers = list(dict.fromkeys(frame["layer"]))
+    for k, (rule, part) in enumerate(frame.groupby("rule", sort=False)):
+        rows = [layers.index(layer) for layer in part["layer"]]
+        ax.plot(100 * part["error"], rows, MARKERS[k], color=COLOURS[k], markersize=5, label=rule)
+    ax.set_yticks(range(len(layers)), layers)
+    ax.invert_yaxis()
+    ax.set(xlabel="relative L2 error of the weights (%)", title="How far hashing moves each layer")
+    ax.set_xlim(left=0)
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+@styled
+def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy against what is left, one line a ``method``; columns share, accuracy, method, and what ``share`` is a
+    share of in ``frame.attrs["of"]``, the accuracy before in ``frame.attrs["before"]``."""
+    ax = ax or _axes(7, 4.5)
+    _lines(ax, frame.assign(share=100 * frame["share"]), "share", "accuracy", "method")
+    if (before := frame.attrs.get("before")) is not None:
+        ax.axhline(before, color=INK, linewidth=0.8)
+        ax.annotate(f"before: {before:.2f} %", (0.995, before), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    ax.set(xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)", ylabel="accuracy (%)")
+    ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    return ax
+
+
+def _lines(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str) -> None:
+    for k, (name, part) in enumerate(frame.groupby(by, sort=False)):
+        part = part.sort_values(x)
+        colour, dash, marker = (cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
+        ax.plot(part[x], part[y], color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=name)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _axes(width: float, height: float) -> Axes:
+    return plt.subplots(figsize=(width, height))[1]

@@ -1,0 +1,233 @@
+"""Data-free hashing: every weight of a layer becomes the mode of the density that it belongs to.
+
+RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397); METHODS section 2.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy import ndarray
+from torch import nn
+
+from redlab.density import as_vector, binary_scale
+from redlab.layers import Layer, weight_layers
+from redlab.progress import progress
+from redlab.recipe import append_step
+from redlab.result import Result
+from redlab.rules import Cells, Rule
+
+# A layer of so few distinct values, and at least four weights to each, was hashed before.
+_FEW = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Hashed:
+    """A hashed tensor.
+
+    Attributes:
+        values: the tensor with every weight replaced; shape, dtype, device and container of the one passed in.
+        codebook: (m,) the distinct values, ascending.
+        modes: how many cells of the rule hold weights (exact zeros have no cell: they stay zero).
+        unchanged: why the weights were left as they are, or "".
+    """
+
+    values: torch.Tensor | ndarray
+    codebook: torch.Tensor | ndarray
+    modes: int
+    unchanged: str = ""
+
+    @cached_property
+    def codes(self) -> torch.Tensor | ndarray:
+        """The index of each value in the codebook, in the smallest unsigned dtype; ``codebook[codes] == values``."""
+        found = np.searchsorted(_numpy(self.codebook), _numpy(self.values))
+        found = found.astype(np.min_scalar_type(max(len(self.codebook) - 1, 0)))
+        return torch.from_numpy(found).to(self.values.device) if isinstance(self.values, torch.Tensor) else found
+
+
+def hash_weights(
+    weights: torch.Tensor | ndarray,
+    rule: str = "kde",
+    bandwidth: str | float = "silverman/8",
+    max_error: float | None = None,
+    levels: int | None = None,
+    contrast: float = 0.0,
+    representative: str = "mode",
+    force: bool = False,
+) -> Hashed:
+    """Replace each weight by the value of its cell: hash(w) = M_k for w in [m_{k-1}, m_k).
+
+    Exact zeros stay zero. A cell that one distinct weight feeds keeps that weight. All weights equal, or already hashed
+    (at most 256 distinct values and at most a quarter as many as weights): nothing changes.
+
+    Arguments:
+        weights: float16, bfloat16, float32 or float64 of any shape.
+        rule: "kde" (the papers: modes and cuts of ``estimate_density``), "uniform" (round(w / step) step), "lloyd" (1-D
+            k-means); the last two are our peers for the comparison.
+        bandwidth, contrast: see ``estimate_density``. For uniform and lloyd they set the number of values: that of modes.
+        max_error: instead, the largest relative L2 error ||hash(W) - W|| / ||W||; the coarsest cells within it are
+            searched (to half a per cent of the bandwidth or step). Our choice.
+        levels: for uniform and lloyd: at most so many values.
+        representative: "mode" (the papers), or "mean" of the cell's own weights, never farther in L2 at the same cells
+            (our choice). lloyd's values are means anyway.
+        force: hash even what looks hashed.
+
+    Raises:
+        TypeError: integer, bool or complex weights.
+        ValueError: no weights, NaN or inf among them, an unknown or contradictory option.
+
+    Example:
+        >>> hashed = hash_weights(torch.tensor([0.10, 0.11, 0.12, -0.30, -0.31]), bandwidth=0.05, representative="mean")
+        >>> hashed.codebook, hashed.codes.tolist()
+        (tensor([-0.3050,  0.1100]), [1, 1, 1, 0, 0])
+    """
+    return _hash(weights, Rule(rule, bandwidth, max_error, levels, contrast, representative), force)
+
+
+def hash_network(
+    network: nn.Module,
+    rule: str = "kde",
+    bandwidth: str | float = "silverman/8",
+    max_error: float | dict[str, float] | None = None,
+    levels: int | None = None,
+    contrast: float = 0.0,
+    representative: str = "mode",
+    force: bool = False,
+) -> Result:
+    """Hash every conv and linear weight of a copy of ``network``; biases and norms stay.
+
+    Batch norm is not folded: call ``fold_batchnorm`` first, as ``red`` does. Arguments are those of ``hash_weights``;
+    ``max_error`` may also be a dict by layer name, the layers that it leaves out following ``bandwidth``.
+
+    Returns:
+        Result: ``layers`` holds layer, kind, weights, distinct_before, distinct, modes, error (relative L2) and skipped;
+        ``plan`` the options and each layer's codebook.
+
+    Raises:
+        ValueError: NaN or inf weights, with the layer's name; a max_error for a layer that does not exist.
+    """
+    bounds = max_error if isinstance(max_error, dict) else {}
+    default = Rule(rule, bandwidth, None if isinstance(max_error, dict) else max_error, levels, contrast, representative)
+    hashed = copy.deepcopy(network)
+    layers = list(weight_layers(hashed))
+    if unknown := set(bounds) - {layer.name for layer in layers}:
+        known = ", ".join(layer.name for layer in layers)
+        raise ValueError(f"max_error names layers that do not exist: {', '.join(sorted(unknown))}; there are {known}")
+    rows, codebooks = [], {}
+    for layer in progress(layers, "hashing"):
+        own = replace(default, max_error=bounds[layer.name]) if layer.name in bounds else default
+        row, codebook = _hash_layer(layer, own, force)
+        rows.append(row)
+        if codebook is not None:
+            codebooks[layer.name] = codebook.tolist()
+    options = default.options() | ({"max_error": bounds} if bounds else {}) | ({"force": True} if force else {})
+    plan = {"step": "hash", "options": options, "codebooks": codebooks}
+    append_step(hashed, plan)
+    return Result(hashed, pd.DataFrame(rows, columns=_COLUMNS), plan)
+
+
+_COLUMNS = ["layer", "kind", "weights", "distinct_before", "distinct", "modes", "error", "skipped"]
+
+
+def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tensor | None]:
+    """Hash one layer in place: its row of the table, and its codebook where it has one now."""
+    row = {"layer": layer.name, "kind": layer.kind, "skipped": layer.skipped}
+    if layer.skipped:
+        count = 0 if "lazy" in layer.skipped else layer.weight.numel()
+        distinct = len(np.unique(_numpy(layer.weight))) if count else 0
+        return row | {"weights": count, "distinct_before": distinct, "distinct": distinct, "modes": 0, "error": 0.0}, None
+    before = as_vector_of(layer)
+    hashed = _hash(layer.weight, rule, force)
+    with torch.no_grad():
+        layer.weight.copy_(hashed.values)
+    row |= {"weights": before.size, "distinct_before": len(np.unique(before)), "distinct": len(hashed.codebook)}
+    row |= {"modes": hashed.modes, "error": relative_error(before, _numpy(hashed.values).ravel())}
+    return row | {"skipped": hashed.unchanged}, hashed.codebook
+
+
+def as_vector_of(layer: Layer) -> ndarray:
+    """The layer's weights as ``as_vector`` gives them; its errors name the layer."""
+    try:
+        return as_vector(layer.weight).copy()
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"layer {layer.name}: {error}") from None
+
+
+def relative_error(before: ndarray, after: ndarray) -> float:
+    """||after - before|| / ||before|| in float64; 0 where ``before`` is all zeros and nothing changed."""
+    before = before.astype(np.float64)
+    scale = float(np.abs(before).max()) or 1.0  # squares of 1e-200 vanish, those of 1e200 overflow
+    return float(np.linalg.norm((after - before) / scale) / (np.linalg.norm(before / scale) or 1.0))
+
+
+def _hash(weights: torch.Tensor | ndarray, rule: Rule, force: bool) -> Hashed:
+    vector = as_vector(weights)
+    if exponent := binary_scale(vector):
+        return _hash_scaled(weights, vector, exponent, rule, force)
+    if reason := _left_alone(vector, force):
+        codebook = np.unique(vector)
+        kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
+        return Hashed(kept, _like(codebook, weights), len(codebook), reason)
+    cells = rule.cells(vector)
+    values = _representatives(cells, weights)
+    codebook = values[cells.tally[0] > 0]
+    if cells.used > len(codebook):
+        codebook = np.sort(np.append(codebook, vector.dtype.type(0)))
+    hashed = _like(cells.assign(values), weights).reshape(weights.shape)
+    return Hashed(hashed, _like(codebook, weights), int((cells.tally[0] > 0).sum()))
+
+
+def _hash_scaled(
+    weights: torch.Tensor | ndarray, vector: ndarray, exponent: int, rule: Rule, force: bool
+) -> Hashed:  # fmt: skip
+    """Float64 weights whose squares would overflow or vanish: hash them divided by a power of two, exactly."""
+    if not isinstance(rule.bandwidth, str):
+        rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
+    small = _hash(np.ldexp(vector, -exponent), rule, force)
+    values, codebook = np.ldexp(small.values, exponent), np.ldexp(small.codebook, exponent)
+    return Hashed(_like(values, weights).reshape(weights.shape), _like(codebook, weights), small.modes, small.unchanged)
+
+
+def _left_alone(vector: ndarray, force: bool) -> str:
+    """Why a layer's weights stay as they are, or ""."""
+    if (vector == vector[0]).all():
+        return "all its weights are equal"
+    # More distinct values in a sample than a hashed layer may have: no need to sort them all.
+    if force or len(np.unique(vector[:: max(1, vector.size // 2048)])) > _FEW:
+        return ""
+    distinct = len(np.unique(vector))
+    hashed = distinct <= _FEW and distinct <= vector.size / 4
+    return f"already hashed: {distinct} distinct values" if hashed else ""
+
+
+def _representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
+    """The cells' values as the weights' dtype holds them, in the dtype of ``cells.vector``.
+
+    Where rounding would carry a value out of its cell, the member next to it stands for the cell.
+    """
+    _, _, least, most = cells.tally
+    rounded = _numpy(_like(cells.centres, weights)).astype(np.float64)
+    home = np.searchsorted(cells.edges, rounded.astype(cells.vector.dtype), side="right") == np.arange(len(rounded))
+    used = np.isfinite(least)
+    rounded[~home & used] = np.clip(rounded, least, most, where=used, out=rounded.copy())[~home & used]
+    return rounded.astype(cells.vector.dtype)
+
+
+def _like(array: ndarray, weights: torch.Tensor | ndarray) -> torch.Tensor | ndarray:
+    """``array`` in the container, dtype and device of ``weights``."""
+    if isinstance(weights, torch.Tensor):
+        return torch.from_numpy(np.ascontiguousarray(array)).to(weights.device, weights.dtype)
+    return array.astype(weights.dtype)
+
+
+def _numpy(tensor: torch.Tensor | ndarray) -> ndarray:
+    """As a numpy array, bfloat16 as float32."""
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

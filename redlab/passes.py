@@ -1,0 +1,11 @@
+"""The passes over all weights: compiled where numba is installed, numpy otherwise, with the same answers.
+
+Hashing ResNet-50's 25.5 M weights takes several times as long without numba; ``make bench`` measures it.
+"""
+
+try:
+    from redlab.passes_numba import bin_cubic, lookup, moments, quartiles, tally
+except (ImportError, RuntimeError):  # numba raises RuntimeError where it has nowhere to cache
+    from redlab.passes_numpy import bin_cubic, lookup, moments, quartiles, tally
+
+__all__ = ["bin_cubic", "lookup", "moments", "quartiles", "tally"]

@@ -1,0 +1,194 @@
+"""How a rule parts the line of weights into cells, and the value that it gives each: KDE, uniform, Lloyd.
+
+Every rule turns one number, its *coarseness* (the bandwidth, the step, the range over the levels), into cells; the larger,
+the fewer. ``coarsest`` searches that number for a bound on the error or on the number of values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from redlab import passes
+from redlab.density import estimate_density, resolve_bandwidth
+
+RULES = ("kde", "uniform", "lloyd")
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells of the real line, a value each, filled with the weights of one layer.
+
+    Attributes:
+        vector: (N,) the weights, float32 or float64.
+        edges: (c - 1,) ascending, of the same dtype: cell k holds the weights in [edges[k-1], edges[k]).
+        centres: (c,) float64, the value of each cell.
+    """
+
+    vector: ndarray
+    edges: ndarray
+    centres: Float64[ndarray, " c"]
+
+    @cached_property
+    def tally(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+        """Count, sum, smallest and largest of each cell's non-zero weights."""
+        return passes.tally(self.vector, self.edges)
+
+    @cached_property
+    def used(self) -> int:
+        """How many values the weights take, zero included where weights are exactly zero."""
+        count = self.tally[0]
+        return int((count > 0).sum()) + bool(count.sum() < self.vector.size)
+
+    def error(self) -> float:
+        """Relative L2 error ||hash(W) - W|| / ||W||; 0 where all weights are 0."""
+        count, total, least, most = self.tally
+        if ((count == 0) | ((least == most) & (least == self.centres))).all():
+            return 0.0  # every weight keeps its value; below, digits cancel near 1e-8
+        energy = float(np.square(self.vector, dtype=np.float64).sum())
+        squares = energy - float((2 * self.centres * total - count * self.centres**2).sum())
+        return float(np.sqrt(max(squares, 0.0) / energy)) if energy else 0.0
+
+    def at_means(self) -> Cells:
+        """The same cells, each with the mean of its own weights as its value."""
+        count, total, _, _ = self.tally
+        means = np.divide(total, count, out=self.centres.copy(), where=count > 0)
+        return self._with(means)
+
+    def at_lone_weights(self) -> Cells:
+        """The same cells; one that a single distinct weight feeds takes exactly that weight as its value."""
+        _, _, least, most = self.tally
+        return self._with(np.where(least == most, least, self.centres))
+
+    def assign(self, values: ndarray) -> ndarray:
+        """(N,) each weight's value out of ``values`` (c,); exact zeros stay zero."""
+        return passes.lookup(self.vector, self.edges, values)
+
+    def _with(self, centres: ndarray) -> Cells:
+        moved = Cells(self.vector, self.edges, centres)
+        moved.__dict__["tally"] = self.tally  # same cells, same weights
+        return moved
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The options of ``hash_weights``, checked once; ``cells`` applies them to a layer."""
+
+    rule: str = "kde"
+    bandwidth: str | float = "silverman/8"
+    max_error: float | None = None
+    levels: int | None = None
+    contrast: float = 0.0
+    representative: str = "mode"
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"unknown rule {self.rule!r}: use one of {', '.join(RULES)}")
+        if self.representative not in ("mode", "mean"):
+            raise ValueError(f"unknown representative {self.representative!r}: use mode or mean")
+        if self.max_error is not None and not 0 < self.max_error < np.inf:
+            raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {self.max_error}")
+        if self.levels is not None and (self.rule == "kde" or self.levels < 1):
+            raise ValueError(f"levels must be at least 1 and belongs to the rules uniform and lloyd, not {self.levels}")
+
+    def options(self) -> dict:
+        """What differs from the defaults, the rule always: plain data."""
+        default = asdict(Rule())
+        return {name: value for name, value in asdict(self).items() if name == "rule" or value != default[name]}
+
+    def cells(self, vector: ndarray) -> Cells:
+        """The cells for a layer's weights, which are not all equal."""
+        spread = float(np.std(vector, dtype=np.float64))
+        if self.levels is None and self.max_error is not None:
+            start = self.max_error * spread  # where sampling noise dominates, a KDE errs by 2h/sd
+            return coarsest(lambda h: self._at(vector, h), start, lambda made: made.error() <= self.max_error)
+        if self.rule == "kde":
+            return self._at(vector, resolve_bandwidth(vector, self.bandwidth))
+        levels = self.levels or self._modes(vector)
+        if self.rule == "lloyd":
+            return lloyd(vector, levels)
+        # The finest step that needs no more values than allowed: the search runs over reciprocals of the step.
+        return coarsest(lambda finer: self._at(vector, 1 / finer), 1 / spread, lambda made: made.used <= levels)
+
+    def _at(self, vector: ndarray, coarseness: float) -> Cells:
+        made = cells_of(vector, self.rule, coarseness, self.contrast)
+        return made.at_means() if self.representative == "mean" else made
+
+    def _modes(self, vector: ndarray) -> int:
+        return cells_of(vector, "kde", resolve_bandwidth(vector, self.bandwidth), self.contrast).used
+
+
+def cells_of(vector: ndarray, rule: str, coarseness: float, contrast: float = 0.0) -> Cells:
+    """The cells that ``rule`` makes at a coarseness: the bandwidth (kde), the step (uniform), range / levels (lloyd)."""
+    if rule == "kde":
+        density = estimate_density(vector, coarseness, contrast)
+        return Cells(vector, _round_up(density.cuts, vector.dtype), density.modes).at_lone_weights()
+    if rule == "uniform":
+        return _uniform(vector, coarseness)
+    low, high = float(vector.min()), float(vector.max())
+    return lloyd(vector, max(1, round((high - low) / coarseness)))
+
+
+def _uniform(vector: ndarray, step: float) -> Cells:
+    """Round to the nearest multiple of ``step``, so that zero is a value."""
+    first, last = np.rint(float(vector.min()) / step), np.rint(float(vector.max()) / step)
+    few = last - first < 4 * vector.size + 1024
+    multiples = np.arange(first, last + 1) if few else np.unique(np.rint(vector / np.float64(step)))
+    edges = (0.5 * (multiples[1:] + multiples[:-1])) * step
+    return Cells(vector, _round_up(edges, vector.dtype), multiples * step)
+
+
+def lloyd(vector: ndarray, levels: int, rounds: int = 300) -> Cells:
+    """One-dimensional k-means by Lloyd's iteration (1982), started where an optimal fine quantizer puts its levels.
+
+    The start spreads levels in proportion to the cube root of the density (Panter & Dite 1951); sorted weights and their
+    prefix sums make a round cost O(levels log N). Stops when no edge moves past a weight. Our choice of start and stop.
+    """
+    ordered = np.sort(vector)
+    sums = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
+    centres = _panter_dite(ordered, levels)
+    ends = None
+    for _ in range(rounds):
+        edges = _round_up(0.5 * (centres[1:] + centres[:-1]), vector.dtype)
+        moved = np.concatenate([[0], np.searchsorted(ordered, edges), [ordered.size]])
+        if ends is not None and np.array_equal(moved, ends):
+            break
+        full = np.diff(moved) > 0  # an empty cell goes
+        ends = moved[np.concatenate([[True], full])]
+        centres = np.diff(sums[ends]) / np.diff(ends)
+    edges = _round_up(0.5 * (centres[1:] + centres[:-1]), vector.dtype)
+    return Cells(vector, edges, centres).at_means()
+
+
+def _panter_dite(ordered: ndarray, levels: int) -> ndarray:
+    counts, places = np.histogram(ordered.astype(np.float64), bins=4096)
+    share = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
+    return np.interp((np.arange(levels) + 0.5) / levels * share[-1], share, places)
+
+
+def _round_up(cuts: ndarray, dtype: np.dtype) -> ndarray:
+    """Cuts in the weights' dtype such that w >= cut says the same as in float64."""
+    edges = cuts.astype(dtype)
+    return np.where(edges.astype(np.float64) < cuts, np.nextafter(edges, dtype.type(np.inf)), edges)
+
+
+def coarsest(make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool]) -> Cells:
+    """``make`` of the largest number, to half a per cent, that fits: doubled or halved from ``start``, then bisected.
+
+    The condition may wobble between neighbouring numbers: what is returned fits, though a larger one may fit as well.
+    Where nothing within a factor of 2^60 fits, the smallest number tried is taken.
+    """
+    good, bad, best, number = 0.0, np.inf, None, start
+    while bad > 1.005 * good and 2.0**-60 < number / start < 2.0**60:
+        made = make(number)
+        if fits(made):
+            good, best = number, made
+        else:
+            bad = number
+        number = 2 * good if bad == np.inf else bad / 2 if good == 0.0 else float(np.sqrt(good * bad))
+    return best if best is not None else made
