@@ -1,0 +1,184 @@
+"""The network as a graph of ATen operations, with the names of the parameters that feed them.
+
+Tracing runs on fake tensors: shapes and data flow, no arithmetic, no memory, whatever the size of the network.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from redlab.layers import Layer, weight_layers
+from redlab.networks import example_input
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+# A subclass with a forward of its own may do more than its name says: an activation after the norm, say.
+_FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward, *(kind.forward for kind in _LAYERS)}
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What a network computes in eval mode, one node an operation, in the order in which they run.
+
+    Every node carries a fake tensor of its output in ``node.meta["val"]``: shape, dtype and device.
+
+    Attributes:
+        network: what was traced.
+        fx: the graph itself (``torch.fx``), over ATen operations such as ``aten.conv2d.default``.
+        tensors: the placeholder of every parameter and buffer by its dotted name. A tensor with several names (tied
+            weights, a module registered twice) has one placeholder, so that its users are all its uses.
+        layers: the conv or linear layer by the placeholder of its weight.
+    """
+
+    network: nn.Module
+    fx: torch.fx.Graph
+    tensors: dict[str, Node]
+    layers: dict[Node, Layer]
+
+    def names(self, node: Node) -> list[str]:
+        """The parameters and buffers among the arguments of ``node``, each by the first of its names."""
+        first = {placeholder: name for name, placeholder in reversed(self.tensors.items())}
+        return [first[argument] for argument in node.all_input_nodes if argument in first]
+
+    def users(self, name: str) -> list[Node]:
+        """The operations that use a parameter or buffer, under whichever of its names; none if it isn't used."""
+        return list(self.tensors[name].users) if name in self.tensors else []
+
+    def is_plain(self, node: Node) -> bool:
+        """Whether ``node`` is all that its module does: a layer or batch norm with PyTorch's own forward."""
+        module = self.network.get_submodule(module_path(node))
+        return getattr(module.forward, "__func__", None) in _FORWARDS
+
+    def why_fixed(self, node: Node) -> str:
+        """Why no step may rewrite the weight and bias of the conv or linear ``node`` for this call, or ""."""
+        layer, calls = self.layers.get(node.args[1]), len(node.args[1].users)
+        if layer is None:
+            return f"the {operation(node)} beside it computes its weight at every call"
+        if layer.skipped:
+            return f"{layer.name}: {layer.skipped}"
+        if calls > 1:
+            return f"{layer.name} is called {calls} times"
+        if not self.is_plain(node) or self.network.get_submodule(module_path(node)) is not layer.module:
+            return f"{layer.name} has a forward of its own"
+        if layer.module.bias is not None and len(self.users(f"{layer.name}.bias")) != 1:
+            return f"the bias of {layer.name} is shared or computed at every call"
+        return ""
+
+
+def trace(network: nn.Module, example: Tensor | None = None) -> Graph:
+    """The graph of ``network`` in eval mode on inputs like ``example`` (batch first, as the network takes it).
+
+    The network is left as it was, on whatever device it lies. Source: ``torch.export``, without strict mode.
+
+    Raises:
+        ValueError: where the network can't be exported, or doesn't accept ``example``.
+    """
+    example = fit_example(network, example)
+    try:
+        with evaluating(network):
+            program = torch.export.export(network, (example,), strict=False)
+    except Exception as error:  # torch.export raises whatever the network's own code does
+        raise ValueError(refusal(network, example, "be traced", error)) from error
+    tensors = _tensors(network, program)
+    layers = {tensors[name]: layer for layer in weight_layers(network) if (name := f"{layer.name}.weight") in tensors}
+    return Graph(network, program.graph, tensors, layers)
+
+
+def fit_example(network: nn.Module, example: Tensor | None) -> Tensor:
+    """``example``, by default ``example_input(network)``, on the network's device and in its floating dtype.
+
+    Raises:
+        ValueError: where it isn't a batch of at least one input.
+    """
+    example = example_input(network) if example is None else example
+    if example.ndim == 0 or len(example) == 0:
+        raise ValueError(f"example must be a batch of at least one input, and its shape is {tuple(example.shape)}")
+    like = next((p for p in network.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return example
+    return example.to(like.device, like.dtype if example.is_floating_point() else None)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Inside: eval mode, no gradients, attention written out as operations. After: all as it was before."""
+    training = [module for module in network.modules() if module.training]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    # The fast path of nn.MultiheadAttention is one opaque operation, in which products can be neither seen nor counted.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield network.eval()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module in training:
+            module.training = True
+
+
+def refusal(network: nn.Module, example: Tensor, what: str, error: Exception) -> str:
+    """The message of a ValueError: ``network`` can't ``what`` on ``example``, and the first line of the reason."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(network).__name__} cannot {what} on an input of shape {tuple(example.shape)}: {reason}"
+
+
+def operation(node: Node) -> str:
+    """What ``node`` does, for a reader: ``relu`` for ``aten.relu_.default``, and so on."""
+    if node.op != "call_function":
+        return "the network's input" if node.op == "placeholder" else "the network's output"
+    if node.target is operator.getitem:  # one of several outputs
+        return operation(node.args[0])
+    packet = getattr(node.target, "overloadpacket", node.target)
+    return getattr(packet, "__name__", str(packet)).rstrip("_")
+
+
+def operations(nodes: Iterable[Node]) -> str:
+    """What several nodes do, each kind once: ``relu, add``."""
+    return ", ".join(dict.fromkeys(operation(node) for node in nodes))
+
+
+def is_layer(node: Node) -> bool:
+    """Whether ``node`` is a convolution, transposed or not, or a linear layer: (data, weight, bias, ...)."""
+    return operation(node) in _OPERATIONS
+
+
+def in_place(node: Node) -> bool:
+    """Whether ``node`` overwrites one of its arguments."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def module_path(node: Node) -> str:
+    """The dotted name of the innermost module whose forward runs ``node``, "" for the network itself."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack else ""
+
+
+def _tensors(network: nn.Module, program: torch.export.ExportedProgram) -> dict[str, Node]:
+    signature = program.graph_signature
+    name_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    placeholder_of = {name_of[node.name]: node for node in program.graph.nodes if node.name in name_of}
+    tensors: dict[str, Node] = {}
+    for names in _aliases(network):
+        # Export may give a tensor with several names several placeholders, and reads from any of them.
+        placeholders = [placeholder_of[name] for name in names if name in placeholder_of]
+        for other in placeholders[1:]:
+            other.replace_all_uses_with(placeholders[0])
+        if placeholders:
+            tensors |= dict.fromkeys(names, placeholders[0])
+    return tensors
+
+
+def _aliases(network: nn.Module) -> list[list[str]]:
+    """The names of every parameter and buffer: one list a tensor, in the order of the modules."""
+    names: dict[int, list[str]] = {}
+    for named in (network.named_parameters, network.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
+    return list(names.values())
