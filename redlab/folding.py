@@ -1,0 +1,248 @@
+"""Batch norms folded into the convolutions and linear layers beside them, exactly.
+
+The formulas are the textbook's; which layers allow it: Yvinec et al. 2022, "To Fold or Not to Fold", arXiv 2203.14646.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from redlab.graph import Graph, in_place, is_layer, operation, operations, trace
+from redlab.layers import Layer, weight_layers
+from redlab.recipe import append_step
+from redlab.result import Result
+
+
+@torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
+def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
+    """Fold every batch norm that allows it into the layer before it, or else into the layer after it.
+
+    Before: conv, transposed conv or linear layer -> batch norm: W' = g W, b' = beta + g (b - mu) per output channel,
+    g = gamma / sqrt(var + eps); the layer gains the buffers ``out_mean`` = beta and ``out_std`` = |gamma|.
+    After: batch norm -> unpadded conv or linear layer, whose input channels take the scale and whose bias the shift.
+    Both are exact in eval mode, computed in float64. Module names stay; a folded batch norm becomes ``nn.Identity``.
+
+    Arguments:
+        network: left untouched; the result is in eval mode.
+        example: what the network takes, batch first; by default ``example_input(network)``.
+
+    Returns:
+        ``layers`` has a row per conv and linear layer, with the norms ``folded`` into it ("" for none), and a row per
+        batch norm that stays, with the reason in ``skipped``. ``plan`` is the step that ``apply_fold`` repeats.
+
+    Raises:
+        ValueError: a batch norm holds NaN or inf, a folded weight overflows its dtype, or the network can't be traced.
+    """
+    network = copy.deepcopy(network).eval()
+    pairs = _find_pairs(network, example)
+    table = _table(network, pairs)
+    apply_fold(network, pairs.folded, pairs.ahead)
+    table["parameters_after"] = table["layer"].map(_parameters(network)).astype("int64")
+    if pairs.folded:
+        append_step(network, {"step": "fold", "folded": dict(pairs.folded), "ahead": list(pairs.ahead)})
+    return Result(network, table, {"step": "fold", "options": {}, "folded": pairs.folded, "ahead": pairs.ahead})
+
+
+@torch.no_grad()
+def apply_fold(network: nn.Module, folded: Mapping[str, str], ahead: Collection[str] = ()) -> None:
+    """Fold in place and without tracing: how a network that the caller owns repeats a recorded step.
+
+    Arguments:
+        folded: from the name of each batch norm to the name of the layer that takes it.
+        ahead: the batch norms among them whose layer comes after them.
+
+    Raises:
+        ValueError: a folded weight overflows its dtype.
+    """
+    for name, layer_name in folded.items():
+        norm, layer = network.get_submodule(name), network.get_submodule(layer_name)
+        weight, bias = (_after_norm if name in ahead else _before_norm)(layer, norm)
+        _assign(layer, weight, bias, f"{name} folded into {layer_name}")
+        if name not in ahead:
+            _remember_statistics(layer, norm)
+        for alias in [a for a, module in network.named_modules(remove_duplicate=False) if module is norm]:
+            network.set_submodule(alias, nn.Identity().train(norm.training))
+
+
+def _before_norm(layer: nn.Module, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """The weight and bias, in float64, of one layer that does what ``layer`` and then ``norm`` do."""
+    scale, shift = _scale_and_shift(norm, layer.weight.device)
+    bias = 0.0 if layer.bias is None else layer.bias.double()
+    # A transposed conv's weight is (n_in, n_out / groups, taps); every other one is (n_out, n_in / groups, taps).
+    factors = _by_group(scale, layer) if isinstance(layer, _ConvTransposeNd) else scale[:, None]
+    return _times(layer.weight, factors), scale * bias + shift
+
+
+def _after_norm(layer: nn.Module, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """The weight and bias, in float64, of one layer that does what ``norm`` and then ``layer`` do."""
+    scale, shift = _scale_and_shift(norm, layer.weight.device)
+    bias = 0.0 if layer.bias is None else layer.bias.double()
+    bias = bias + _times(layer.weight, _by_group(shift, layer)).flatten(1).sum(1)
+    return _times(layer.weight, _by_group(scale, layer)), bias
+
+
+def _scale_and_shift(norm: _BatchNorm, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``norm`` in eval mode as x -> scale x + shift: one number of each per channel, in float64."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else norm.weight.double() * scale
+    shift = -scale * norm.running_mean.double()
+    shift = shift if norm.bias is None else norm.bias.double() + shift
+    return scale.to(device), shift.to(device)
+
+
+def _by_group(values: Tensor, layer: nn.Module) -> Tensor:
+    """One value per channel -> (rows, channels / groups): every row of the weight gets those of its own group."""
+    groups = getattr(layer, "groups", 1)  # a linear layer has one
+    return values.view(groups, 1, -1).expand(-1, len(layer.weight) // groups, -1).flatten(0, 1)
+
+
+def _times(weight: Tensor, factors: Tensor) -> Tensor:
+    return weight.double() * factors[(..., *[None] * (weight.ndim - 2))]
+
+
+def _assign(layer: nn.Module, weight: Tensor, bias: Tensor, what: str) -> None:
+    weight, bias = weight.to(layer.weight.dtype), bias.to(layer.weight.dtype)
+    # A network on the meta device has shapes and no values; one that was broken before is not our finding.
+    if not weight.is_meta and layer.weight.isfinite().all() and not (weight.isfinite().all() and bias.isfinite().all()):
+        raise ValueError(f"{what} overflows {weight.dtype}: convert the network to float32 first")
+    layer.weight.data = weight
+    like = layer.weight if layer.bias is None else layer.bias
+    layer.bias = nn.Parameter(bias, requires_grad=like.requires_grad)
+
+
+def _remember_statistics(layer: nn.Module, norm: _BatchNorm) -> None:
+    """What the norm knew of the layer's outputs: bias correction and the search for dead filters need it."""
+    mean = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
+    std = torch.ones_like(norm.running_mean) if norm.weight is None else norm.weight.abs()
+    layer.register_buffer("out_mean", mean.to(layer.weight, copy=True))
+    layer.register_buffer("out_std", std.to(layer.weight, copy=True))
+
+
+@dataclass
+class _Pairs:
+    """Which layer takes each batch norm, which norms come before their layer, and why others are left."""
+
+    folded: dict[str, str] = field(default_factory=dict)
+    ahead: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def _find_pairs(network: nn.Module, example: Tensor | None) -> _Pairs:
+    norms = {row.name: row.module for row in _rows(network) if isinstance(row.module, _BatchNorm)}
+    for name, norm in norms.items():
+        for key, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+            if not tensor.is_meta and not tensor.isfinite().all():
+                raise ValueError(f"{name}: NaN or inf in its {key}")
+    pairs, graph, found = _Pairs(), trace(network, example) if norms else None, bool(norms)
+    while found:  # a norm that is folded away may leave another one beside a layer
+        found = any([_pair(graph, name, norms[name], pairs) for name in norms if name not in pairs.folded])
+    return pairs
+
+
+def _pair(graph: Graph, name: str, norm: _BatchNorm, pairs: _Pairs) -> bool:
+    """Try one norm: enter it into ``pairs``, and take it out of the graph if it folds."""
+    if why := _why_not_norm(graph, name, norm):
+        pairs.left[name] = why
+        return False
+    (node,) = graph.users(f"{name}.running_mean")
+    previous, following = node.args[0], next(iter(node.users))
+    why = _why_not_previous(graph, previous)
+    if why and (why_following := _why_not_following(graph, node, following)):
+        pairs.left[name] = why_following if is_layer(following) and not is_layer(previous) else why
+        return False
+    pairs.left.pop(name, None)
+    pairs.folded[name] = graph.layers[(following if why else previous).args[1]].name
+    pairs.ahead += [name] if why else []
+    node.replace_all_uses_with(previous)
+    graph.fx.erase_node(node)
+    return True
+
+
+def _why_not_norm(graph: Graph, name: str, norm: _BatchNorm) -> str:
+    """Why a norm can't be folded whatever stands beside it, or ""."""
+    if norm.running_mean is None:
+        return "no running statistics"
+    calls = graph.users(f"{name}.running_mean")
+    if len(calls) != 1:
+        return f"it is called {len(calls)} times" if calls else "it is never called in eval mode"
+    if not graph.is_plain(calls[0]) or norm._forward_hooks or norm._forward_pre_hooks:
+        return "its class or a hook gives it a forward of its own"
+    for tensor in ("running_var", "weight", "bias"):
+        if others := [user for user in graph.users(f"{name}.{tensor}") if user is not calls[0]]:
+            return f"its {tensor} is also used by {operations(others)}"
+    return ""
+
+
+def _why_not_previous(graph: Graph, node: Node) -> str:
+    if not is_layer(node):
+        return f"its input comes from {operation(node)}, not from a conv or linear layer"
+    if why := graph.why_fixed(node):
+        return why
+    layer = graph.layers[node.args[1]]
+    if len(node.users) > 1:
+        others = [user for user in node.users if operation(user) != "batch_norm"] or node.users
+        return f"the output of {layer.name} also goes to {operations(others)}"
+    return _why_not_features(node, layer)
+
+
+def _why_not_following(graph: Graph, norm: Node, node: Node) -> str:
+    if not is_layer(node) or node.args[0] is not norm or len(norm.users) > 1:
+        return f"its output goes to {operations(norm.users)}, not to one conv or linear layer"
+    if why := graph.why_fixed(node):
+        return why
+    layer = graph.layers[node.args[1]]
+    if isinstance(layer.module, _ConvTransposeNd):
+        return f"transposed conv {layer.name} after it: not exact at the border"
+    if isinstance(layer.module, _ConvNd) and any(layer.module._reversed_padding_repeated_twice):
+        return f"zero padding in conv {layer.name}: not exact at the border"
+    # As an Identity the norm would hand on its input itself, which may change before the layer reads it.
+    nodes = list(graph.fx.nodes)
+    if any(in_place(between) for between in nodes[nodes.index(norm) : nodes.index(node)]):
+        return f"an in-place operation runs between it and {layer.name}"
+    return _why_not_features(norm, layer)
+
+
+def _why_not_features(between: Node, layer: Layer) -> str:
+    """A norm works on axis 1, a layer on the features of (batch, features), the channels of (batch, channels, ...)."""
+    same = between.meta["val"].ndim == layer.weight.ndim
+    return "" if same else f"it normalises another axis than the features of {layer.name}"
+
+
+def _rows(network: nn.Module) -> list[Layer]:
+    """Every conv, linear layer and batch norm, in the order of the modules."""
+    modules = dict(network.named_modules())
+    norms = [Layer(path, type(m).__name__, m, "weight") for path, m in modules.items() if isinstance(m, _BatchNorm)]
+    position = {module: index for index, module in enumerate(modules.values())}
+    return sorted([*weight_layers(network), *norms], key=lambda row: position[row.module])
+
+
+def _parameters(network: nn.Module) -> dict[str, int]:
+    """How many parameters each row owns; shared ones count once, where they come first."""
+    counts, seen = {}, set()
+    for row in _rows(network):
+        # An attention's output projection lies inside it, and has a row of its own.
+        own = {id(p): p.numel() for p in row.module.parameters(recurse=row.parameter == "weight")}
+        counts[row.name] = sum(count for key, count in own.items() if key not in seen)
+        seen.update(own)
+    return counts
+
+
+def _table(network: nn.Module, pairs: _Pairs) -> pd.DataFrame:
+    """The rows before the fold: the parameters of a norm count with the layer that takes it."""
+    before, rows = _parameters(network), []
+    for row in [row for row in _rows(network) if row.name not in pairs.folded]:
+        norms = [name for name, layer in pairs.folded.items() if layer == row.name]
+        weights = 0 if row.name in pairs.left else row.weight.numel()
+        count = sum(before[name] for name in (row.name, *norms))
+        rows.append((row.name, row.kind, weights, ", ".join(norms), count, count, pairs.left.get(row.name, "")))
+    columns = ["layer", "kind", "weights", "folded", "parameters_before", "parameters_after", "skipped"]
+    return pd.DataFrame(rows, columns=columns)
