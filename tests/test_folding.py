@@ -338,7 +338,10 @@ def test_a_wrong_example_is_refused():
 
 def build(name):
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return models.get_model(name, weights=None, num_classes=10, **options)
+    network = models.get_model(name, weights=None, num_classes=10, **options)
+    if name.startswith("vit"):
+        nn.init.normal_(network.heads.head.weight)  # zero until trained: every output would be zero
+    return network
 
 
 def side(name):
