@@ -1,0 +1,189 @@
+"""The networks that redlab knows by name: how to build them, what goes in, where their weights come from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from redlab.checkpoints import fetch, read_checkpoint
+from redlab.cifar_resnet import CifarResNet
+from redlab.mlp import MLP
+from redlab.mobilenet import MobileNetV1, imagenet_mobilenet
+from redlab.paths import data_root, shipped
+from redlab.recipe import recipe_of
+
+_TORCHVISION = "torchvision/"
+_AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
+
+
+@dataclass(frozen=True)
+class _Download:
+    """A file of weights under the data root: where it lies, its SHA-256 (or the start of it), its public address."""
+
+    path: str
+    sha256: str
+    url: str | None
+    about: str
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network by name; without ``download`` its weights ship with redlab."""
+
+    build: Callable[[], nn.Module]
+    input_shape: tuple[int, ...]
+    download: _Download | None = None
+
+
+def _akamaster(depth: int, file: str, sha256: str) -> _Download:
+    about = f"ResNet-{depth} of akamaster/pytorch_resnet_cifar10"
+    return _Download(f"weights/cifar10/{file}", sha256, _AKAMASTER + file, about)
+
+
+_DIGITS_BLOCKS = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
+_KNOWN = {
+    "digits/resnet": _Network(lambda: CifarResNet((1, 1, 1), in_channels=1), (1, 8, 8)),
+    "digits/mobilenet": _Network(lambda: MobileNetV1((16, 1), _DIGITS_BLOCKS, in_channels=1, classes=10), (1, 8, 8)),
+    "digits/mlp": _Network(lambda: MLP(64, (256, 128), 10), (1, 8, 8)),
+    "cifar10/resnet20": _Network(
+        lambda: CifarResNet((3, 3, 3)),
+        (3, 32, 32),
+        _akamaster(20, "resnet20-12fca82f.th", "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"),
+    ),
+    "cifar10/resnet56": _Network(
+        lambda: CifarResNet((9, 9, 9)),
+        (3, 32, 32),
+        _akamaster(56, "resnet56-4bfd9763.th", "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367"),
+    ),
+    "imagenet/mobilenet_v1_0.75": _Network(
+        lambda: imagenet_mobilenet(0.75),
+        (3, 224, 224),
+        _Download(
+            "weights/imagenet/mobilenet_v1_0.75_224.pth",
+            "b4b1fd30e0572900fd47ae7d2fa754e3664fab2d06ffeb2feffde72108bbb8a7",
+            None,
+            "Google's MobileNetV1 0.75 224 converted to PyTorch, float32, batch norm not folded",
+        ),
+    ),
+}
+
+
+def list_networks() -> list[str]:
+    """Every name that ``load_network`` knows: redlab's own, then ``torchvision/...``."""
+    return [*_KNOWN, *(_TORCHVISION + name for name in _zoo().names())]
+
+
+def build(name: str) -> nn.Module:
+    """A fresh network with random weights (drawn from torch's global generator), in eval mode.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    if name in _KNOWN:
+        return _KNOWN[name].build().eval()
+    return _zoo().build(_torchvision_name(name)).eval()
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """The shape of one input, (channels, height, width); an unknown name raises ValueError as in ``build``."""
+    return _KNOWN[name].input_shape if name in _KNOWN else _zoo().input_shape(_torchvision_name(name))
+
+
+def default_weights(name: str) -> dict[str, Tensor]:
+    """The trained weights of a network: shipped with redlab, or fetched into the data root and checked.
+
+    Raises:
+        ValueError, ConnectionError, FileNotFoundError: as in ``checkpoints.fetch`` and ``read_checkpoint``.
+    """
+    if name.startswith("digits/") and name in _KNOWN:
+        return read_checkpoint(shipped(f"{name}.safetensors"))
+    weights = read_checkpoint(_fetch(_download_of(name)))
+    return weights if name in _KNOWN else _zoo().adapt(_torchvision_name(name), weights)
+
+
+def _download_of(name: str) -> _Download:
+    if name in _KNOWN:
+        return _KNOWN[name].download
+    url, file, sha256 = _zoo().source(_torchvision_name(name))
+    return _Download(f"weights/torchvision/{file}", sha256, url, f"torchvision's weights of {name}")
+
+
+def _fetch(download: _Download) -> Path:
+    return fetch(download.url, data_root() / download.path, download.sha256, download.about)
+
+
+def _zoo() -> ModuleType:
+    from redlab import torchvision_zoo  # torchvision takes seconds to import: only where it is asked for
+
+    return torchvision_zoo
+
+
+def _torchvision_name(name: str) -> str:
+    short = name.removeprefix(_TORCHVISION)
+    if name.startswith(_TORCHVISION) and short in _zoo().names():
+        return short
+    raise ValueError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, list_networks(), n=3)
+    guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    more = f"torchvision/NAME for {len(_zoo().names())} classifiers (redlab.list_networks() lists them)"
+    return f"unknown network {name!r}.{guess} Known: {', '.join(_KNOWN)}, {more}"
+
+
+def example_input(network: nn.Module) -> Tensor:
+    """A batch of one that ``network`` accepts: on its device, in its floating dtype, always the same values.
+
+    Its shape is the one in the network's stamp; else torchvision's image size for its class; else it is guessed from
+    the first layer: three channels 1x3x224x224, one channel 1x1x28x28, Linear 1 x in_features.
+
+    Raises:
+        ValueError: none of these applies; the message asks for ``example=``.
+    """
+    shape = _shape_of(network)
+    if shape is None:
+        raise ValueError(
+            f"no telling what {type(network).__name__} takes as input: pass example=, a batch of one, "
+            "or stamp it: network.redlab = Recipe(name, input_shape)"
+        )
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(**place_of(network))
+
+
+def place_of(network: nn.Module) -> dict[str, Any]:
+    """The device and floating dtype of ``network``, as arguments for ``Tensor.to``; none if it has no tensors."""
+    tensors = (t for t in [*network.parameters(), *network.buffers()] if t.is_floating_point())
+    own = next(tensors, None)
+    return {} if own is None else {"device": own.device, "dtype": own.dtype}
+
+
+def _shape_of(network: nn.Module) -> tuple[int, ...] | None:
+    if (recipe := recipe_of(network)) is not None:
+        return tuple(recipe.input_shape)
+    # Classifiers live in torchvision.models.NAME; video, detection and the like one level deeper.
+    home = type(network).__module__.split(".")
+    if home[:2] == ["torchvision", "models"] and len(home) == 3:
+        size = 299 if type(network).__name__ == "Inception3" else getattr(network, "image_size", 224)
+        return 3, size, size
+    return _shape_for(next((m for m in network.modules() if isinstance(m, _FIRST_LAYERS)), None))
+
+
+# The first layer decides, also where it is one whose input cannot be guessed.
+_FIRST_LAYERS = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)
+
+
+def _shape_for(layer: nn.Module | None) -> tuple[int, ...] | None:
+    if isinstance(layer, nn.Linear) and not isinstance(layer, LazyModuleMixin):
+        return (layer.in_features,)
+    if isinstance(layer, nn.Conv2d):
+        return {3: (3, 224, 224), 1: (1, 28, 28)}.get(layer.in_channels)
+    return None
