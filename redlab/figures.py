@@ -21,8 +21,9 @@ from redlab.paths import checkout
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
 INK = "#222222"
 COLOURS = (BLUE, RED, PURPLE, ORANGE, VIOLET, GREY)
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+# Five and seven of them, so that with six colours the 210th line is the first that looks like another one.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)))
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -89,11 +90,12 @@ def plot_density(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     curve, modes, cuts = (frame[frame["mark"] == mark] for mark in ("", "mode", "cut"))
     ax.fill_between(curve["weight"], curve["density"], color=BLUE, alpha=0.18, linewidth=0, rasterized=True)
     ax.plot(curve["weight"], curve["density"], color=BLUE, linewidth=1.0, rasterized=True)
-    ax.plot(modes["weight"], modes["density"], ".", color=RED, markersize=3.5, label="mode")
+    # A thousand dots would hide the curve that they sit on.
+    ax.plot(modes["weight"], modes["density"], ".", color=RED, markersize=3.5 if len(modes) < 400 else 0.6, label="mode")
     top = float(frame["density"].replace(np.inf, np.nan).max() or 1.0)
-    ax.vlines(cuts["weight"], -0.09 * top, -0.02 * top, color=INK, linewidth=0.5, label="cut")
+    ax.vlines(cuts["weight"], -0.09 * top, -0.02 * top, color=INK, linewidth=min(0.5, 60 / (len(cuts) + 1)), label="cut")
     ax.axhline(0, color="#777777", linewidth=0.6)
-    ax.set(xlabel="weight", ylabel="density", title=f"{len(modes)} mode{'s' * (len(modes) != 1)}")
+    ax.set(xlabel="weight", ylabel="density", title=f"{len(modes):,} mode{'s' * (len(modes) != 1)}")
     return ax
 
 
@@ -102,7 +104,11 @@ def plot_modes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Modes against bandwidth, one line a layer; columns bandwidth (a share of Silverman's), modes, layer."""
     ax = ax or _axes(7, 4)
     _lines(ax, frame, "bandwidth", "modes", "layer")
-    ax.set(xscale="log", yscale="log", xlabel="bandwidth as a share of Silverman's", ylabel="modes (log)")
+    ax.set(xscale="log", yscale="log", xlabel="bandwidth, in units of Silverman's (log)", ylabel="modes (log)")
+    widths = sorted(set(frame["bandwidth"]))
+    ax.set_xticks(widths, [f"{width:.3g}" if width >= 1 else f"1/{1 / width:.3g}" for width in widths])
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
     ax.set_title("A narrower kernel sees more modes")
     return ax
 
@@ -136,7 +142,8 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="distinct weight values (log)", title=f"Hashing keeps {share:.1%} of the distinct values")
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0 + 0.6 / (0.24 * len(frame) + 1.3)), ncols=2)
+    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
+    _legend(ax)
     return ax
 
 
@@ -153,7 +160,7 @@ def plot_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="relative L2 error of the weights (%)", title="How far hashing moves each layer")
     ax.set_xlim(left=0)
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend(ax)
     return ax
 
 
@@ -165,9 +172,11 @@ def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     _lines(ax, frame.assign(share=100 * frame["share"]), "share", "accuracy", "method")
     if (before := frame.attrs.get("before")) is not None:
         ax.axhline(before, color=INK, linewidth=0.8)
-        ax.annotate(f"before: {before:.2f} %", (0.995, before), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        ax.annotate(f"before: {before:.2f} %", (0.01, before), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
     ax.set(xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)", ylabel="accuracy (%)")
+    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     return ax
 
 
@@ -176,6 +185,11 @@ def _lines(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str) -> None:
         part = part.sort_values(x)
         colour, dash, marker = (cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
         ax.plot(part[x], part[y], color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=name)
+    _legend(ax)
+
+
+def _legend(ax: Axes) -> None:
+    """Beside the axes, where it hides nothing."""
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 

@@ -5,7 +5,6 @@ The formulas are the textbook's; which layers allow it: Yvinec et al. 2022, "To 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from redlab.graph import Graph, in_place, is_layer, operation, operations, trace
-from redlab.layers import Layer, weight_layers
+from redlab.layers import Layer, copy_network, weight_layers
 from redlab.recipe import append_step
 from redlab.result import Result
 
@@ -42,7 +41,7 @@ def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
     Raises:
         ValueError: a batch norm holds NaN or inf, a folded weight overflows its dtype, or the network can't be traced.
     """
-    network = copy.deepcopy(network).eval()
+    network = copy_network(network).eval()
     pairs = _find_pairs(network, example)
     table = _table(network, pairs)
     apply_fold(network, pairs.folded, pairs.ahead)

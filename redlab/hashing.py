@@ -5,7 +5,6 @@ RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397); M
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,7 +15,7 @@ from numpy import ndarray
 from torch import nn
 
 from redlab.density import as_vector, binary_scale
-from redlab.layers import Layer, weight_layers
+from redlab.layers import Layer, copy_network, weight_layers
 from redlab.progress import progress
 from redlab.recipe import append_step
 from redlab.result import Result
@@ -113,7 +112,7 @@ def hash_network(
     """
     bounds = max_error if isinstance(max_error, dict) else {}
     default = Rule(rule, bandwidth, None if isinstance(max_error, dict) else max_error, levels, contrast, representative)
-    hashed = copy.deepcopy(network)
+    hashed = copy_network(network)
     layers = list(weight_layers(hashed))
     if unknown := set(bounds) - {layer.name for layer in layers}:
         known = ", ".join(layer.name for layer in layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,3 +73,18 @@ def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
     if owner is not None:
         return f"shares its weight with {owner}"
     return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""
+
+
+def copy_network(network: nn.Module) -> nn.Module:
+    """A deep copy, for a step to work on.
+
+    Raises:
+        ValueError: where PyTorch can't copy it: weights computed by hooks (``torch.nn.utils.prune``, ``weight_norm``).
+    """
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError as error:
+        raise ValueError(
+            "the network cannot be copied, since some weights are computed by hooks: make them parameters first "
+            f"(torch.nn.utils.prune.remove or remove_weight_norm). PyTorch says: {error}"
+        ) from error

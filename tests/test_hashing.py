@@ -181,7 +181,7 @@ def test_one_outlier_of_1e30_leaves_the_others_apart():
 
 @settings(deadline=None, max_examples=80)
 @given(
-    st.lists(st.floats(-1e6, 1e6, width=16), min_size=1, max_size=80),
+    st.lists(st.floats(-60000, 60000, width=16), min_size=1, max_size=80),
     st.sampled_from(RULES),
     st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
@@ -189,8 +189,9 @@ def test_any_weights_hash_to_their_codebook_in_order(numbers, options, dtype):
     w = torch.tensor(numbers, dtype=torch.float64).to(dtype)
     hashed = hash_weights(w, **options)
     assert torch.equal(hashed.codebook[hashed.codes.long()], hashed.values)
-    assert (hashed.values[w.argsort(stable=True)].diff() >= 0).all()
-    assert ((w != 0) | (hashed.values == 0)).all()
+    others = w != 0  # a zero stays zero wherever the value of its cell lies
+    assert (hashed.values[others][w[others].argsort(stable=True)].diff() >= 0).all()
+    assert (hashed.values[~others] == 0).all()
 
 
 def test_codes_take_the_smallest_unsigned_type():
