@@ -1,8 +1,8 @@
 """Hashing weights with ResNet-50's layer shapes, against sorting them and against other density estimators.
 
-``python -m benchmarks.hashing``. Random normal weights; 25.5 M in 54 layers. The peers only estimate the density, at the same
-bandwidth and on a grid as fine; ours also finds modes and cuts and replaces every weight. scipy and scikit-learn evaluate
-the exact sum and get the sizes that they finish.
+``python -m benchmarks.hashing``. Random normal weights; 25.5 M in 54 layers. The peers only estimate the density, at
+the same bandwidth and on a grid as fine; ours also finds modes and cuts and replaces every weight. scipy and
+scikit-learn evaluate the exact sum and get the sizes that they finish.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from sklearn.neighbors import KernelDensity
 from statsmodels.nonparametric.kde import KDEUnivariate
 
 from benchmarks.timing import interleaved, store
-from redlab import density, estimate_density, hash_weights, passes_numpy, rules
-from redlab.density import CELLS, resolve_bandwidth
+from redlab import bandwidth as bandwidths
+from redlab import estimate_density, extrema, hash_weights, passes_numpy, rules
+from redlab.contrast import strong_modes
+from redlab.extrema import CELLS
 from redlab.progress import progress
 
 
@@ -45,7 +47,7 @@ def resnet50() -> list[np.ndarray]:
 
 
 def whole_network(layers: list[np.ndarray], bandwidth: str) -> dict:
-    widths = [resolve_bandwidth(layer, bandwidth) for layer in layers]
+    widths = [bandwidths.resolve_bandwidth(layer, bandwidth) for layer in layers]
     return {
         "np.sort": lambda: [np.sort(layer) for layer in layers],
         "redlab": lambda: [hash_weights(layer, bandwidth=bandwidth) for layer in layers],
@@ -57,7 +59,7 @@ def whole_network(layers: list[np.ndarray], bandwidth: str) -> dict:
 
 
 def one_layer(weights: np.ndarray) -> dict:
-    h = resolve_bandwidth(weights, "silverman/8")
+    h = bandwidths.resolve_bandwidth(weights, "silverman/8")
     grid = grid_of(weights, h)
     return {
         "redlab": lambda: estimate_density(weights, h),
@@ -84,13 +86,13 @@ def statsmodels(weights: np.ndarray, h: float) -> np.ndarray:
 
 
 def without_numba(layers: list[np.ndarray], bandwidth: str) -> None:
-    compiled = density.passes
-    density.passes = rules.passes = passes_numpy
+    compiled = rules.passes
+    bandwidths.passes = extrema.passes = rules.passes = passes_numpy
     try:
         for layer in layers:
             hash_weights(layer, bandwidth=bandwidth)
     finally:
-        density.passes = rules.passes = compiled
+        bandwidths.passes = extrema.passes = rules.passes = compiled
 
 
 def exactness(layers: list[np.ndarray]) -> pd.DataFrame:
@@ -107,8 +109,12 @@ def exactness(layers: list[np.ndarray]) -> pd.DataFrame:
             moved += int((np.abs(theirs - ours) > 0.5 * mine.bandwidth).sum())
             weights += layer.size
             strong = len(estimate_density(layer, bandwidth, contrast=0.01).modes)
-            most = max(most, abs(strong - len(contrasted(np.sort(layer).astype(np.float64), mine.bandwidth, modes, cuts))))
-        rows.append({"bandwidth": bandwidth, "weights": weights, "share": moved / weights, "modes_off_at_contrast": most})
+            most = max(
+                most, abs(strong - len(contrasted(np.sort(layer).astype(np.float64), mine.bandwidth, modes, cuts)))
+            )
+        rows.append(
+            {"bandwidth": bandwidth, "weights": weights, "share": moved / weights, "modes_off_at_contrast": most}
+        )
     return pd.DataFrame(rows)
 
 
@@ -127,8 +133,6 @@ def exact_modes(ordered: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def contrasted(ordered: np.ndarray, h: float, modes: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    from redlab.contrast import strong_modes
-
     turns = np.sort(np.concatenate([modes, cuts]))
     return strong_modes(turns, height(ordered, turns, h), 0.01)[0]
 

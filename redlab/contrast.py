@@ -16,7 +16,7 @@ def strong_modes(
 
     A mode's contrast is its height above its higher neighbouring cut, divided by its own height. The mode of smallest
     contrast goes, its higher cut with it (the higher peak of the two cells stays), until all contrasts exceed
-    ``contrast``; one mode always stays (METHODS section 2; our choice).
+    ``contrast``; one mode always stays. Our choice: the papers keep every mode.
 
     Arguments:
         turns: positions of alternating maxima and minima, ascending, a maximum at either end (n odd).

@@ -67,7 +67,7 @@ def save_figure(figure: Figure, name: str) -> None:
 def small_multiples(
     frame: pd.DataFrame, plot: Callable[[pd.DataFrame, Axes], Axes], by: str, columns: int = 4, title: str = ""
 ) -> Figure:
-    """One small picture for each value of column ``by``, in the order of the frame, axis names on the outer ones only."""
+    """One small picture for each value of column ``by``, in the frame's order, axis names on the outer ones only."""
     groups = list(frame.groupby(by, sort=False))
     columns = min(columns, len(groups))
     rows = -(-len(groups) // columns)
@@ -91,9 +91,13 @@ def plot_density(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.fill_between(curve["weight"], curve["density"], color=BLUE, alpha=0.18, linewidth=0, rasterized=True)
     ax.plot(curve["weight"], curve["density"], color=BLUE, linewidth=1.0, rasterized=True)
     # A thousand dots would hide the curve that they sit on.
-    ax.plot(modes["weight"], modes["density"], ".", color=RED, markersize=3.5 if len(modes) < 400 else 0.6, label="mode")
+    ax.plot(
+        modes["weight"], modes["density"], ".", color=RED, markersize=3.5 if len(modes) < 400 else 0.6, label="mode"
+    )
     top = float(frame["density"].replace(np.inf, np.nan).max() or 1.0)
-    ax.vlines(cuts["weight"], -0.09 * top, -0.02 * top, color=INK, linewidth=min(0.5, 60 / (len(cuts) + 1)), label="cut")
+    ax.vlines(
+        cuts["weight"], -0.09 * top, -0.02 * top, color=INK, linewidth=min(0.5, 60 / (len(cuts) + 1)), label="cut"
+    )
     ax.axhline(0, color="#777777", linewidth=0.6)
     ax.set(xlabel="weight", ylabel="density", title=f"{len(modes):,} mode{'s' * (len(modes) != 1)}")
     return ax
@@ -140,7 +144,9 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     share = frame["distinct"].sum() / max(frame["distinct_before"].sum(), 1)
     ax.set_yticks(rows, frame["layer"])
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="distinct weight values (log)", title=f"Hashing keeps {share:.1%} of the distinct values")
+    ax.set(
+        xscale="log", xlabel="distinct weight values (log)", title=f"Hashing keeps {share:.1%} of the distinct values"
+    )
     ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
     _legend(ax)
@@ -172,7 +178,9 @@ def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     _lines(ax, frame.assign(share=100 * frame["share"]), "share", "accuracy", "method")
     if (before := frame.attrs.get("before")) is not None:
         ax.axhline(before, color=INK, linewidth=0.8)
-        ax.annotate(f"before: {before:.2f} %", (0.01, before), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
+        ax.annotate(
+            f"before: {before:.2f} %", (0.01, before), xycoords=("axes fraction", "data"), va="bottom", fontsize=9
+        )
     ax.set(xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)", ylabel="accuracy (%)")
     ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
@@ -184,7 +192,9 @@ def _lines(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str) -> None:
     for k, (name, part) in enumerate(frame.groupby(by, sort=False)):
         part = part.sort_values(x)
         colour, dash, marker = (cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
-        ax.plot(part[x], part[y], color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=name)
+        ax.plot(
+            part[x], part[y], color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=name
+        )
     _legend(ax)
 
 

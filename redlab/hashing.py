@@ -1,6 +1,6 @@
 """Data-free hashing: every weight of a layer becomes the mode of the density that it belongs to.
 
-RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397); METHODS section 2.
+RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from numpy import ndarray
 from torch import nn
 
-from redlab.density import as_vector, binary_scale
 from redlab.layers import Layer, copy_network, weight_layers
 from redlab.progress import progress
 from redlab.recipe import append_step
 from redlab.result import Result
 from redlab.rules import Cells, Rule
+from redlab.vectors import as_vector, binary_scale
 
 # A layer of so few distinct values, and at least four weights to each, was hashed before.
 _FEW = 256
@@ -66,9 +66,9 @@ def hash_weights(
 
     Arguments:
         weights: float16, bfloat16, float32 or float64 of any shape.
-        rule: "kde" (the papers: modes and cuts of ``estimate_density``), "uniform" (round(w / step) step), "lloyd" (1-D
-            k-means); the last two are our peers for the comparison.
-        bandwidth, contrast: see ``estimate_density``. For uniform and lloyd they set the number of values: that of modes.
+        rule: "kde" (the papers: modes and cuts of ``estimate_density``), "uniform" (round(w / step) step), "lloyd"
+            (1-D k-means); the last two are our peers for the comparison.
+        bandwidth, contrast: see ``estimate_density``. For uniform and lloyd they set how many values: that of modes.
         max_error: instead, the largest relative L2 error ||hash(W) - W|| / ||W||; the coarsest cells within it are
             searched (to half a per cent of the bandwidth or step). Our choice.
         levels: for uniform and lloyd: at most so many values.
@@ -104,14 +104,16 @@ def hash_network(
     ``max_error`` may also be a dict by layer name, the layers that it leaves out following ``bandwidth``.
 
     Returns:
-        Result: ``layers`` holds layer, kind, weights, distinct_before, distinct, modes, error (relative L2) and skipped;
+        ``layers`` holds layer, kind, weights, distinct_before, distinct, modes, error (relative L2) and skipped;
         ``plan`` the options and each layer's codebook.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; a max_error for a layer that does not exist.
     """
     bounds = max_error if isinstance(max_error, dict) else {}
-    default = Rule(rule, bandwidth, None if isinstance(max_error, dict) else max_error, levels, contrast, representative)
+    default = Rule(
+        rule, bandwidth, None if isinstance(max_error, dict) else max_error, levels, contrast, representative
+    )
     hashed = copy_network(network)
     layers = list(weight_layers(hashed))
     if unknown := set(bounds) - {layer.name for layer in layers}:
@@ -139,7 +141,13 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
     if layer.skipped:
         count = 0 if "lazy" in layer.skipped else layer.weight.numel()
         distinct = len(np.unique(_numpy(layer.weight))) if count else 0
-        return row | {"weights": count, "distinct_before": distinct, "distinct": distinct, "modes": 0, "error": 0.0}, None
+        return row | {
+            "weights": count,
+            "distinct_before": distinct,
+            "distinct": distinct,
+            "modes": 0,
+            "error": 0.0,
+        }, None
     before = as_vector_of(layer)
     hashed = _hash(layer.weight, rule, force)
     with torch.no_grad():

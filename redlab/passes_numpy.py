@@ -36,7 +36,7 @@ def bin_cubic(weights: ndarray, origin: float, step: float, size: int) -> ndarra
 
 
 def share_cubic(one: ndarray, f: ndarray, f2: ndarray, f3: ndarray) -> ndarray:
-    """From the sums of 1, f, f^2 and f^3 in each cell (f: how far a weight lies into it) to the counts of its points."""
+    """From the sums of 1, f, f^2, f^3 in each cell (f: how far a weight lies into it) to the counts of its points."""
     counts = one - f2 + (f3 - f) / 2
     counts[:-1] += (f2[1:] - (f3[1:] + 2 * f[1:]) / 3) / 2
     counts[1:] += f[:-1] + (f2[:-1] - f3[:-1]) / 2

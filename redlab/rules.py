@@ -1,7 +1,7 @@
 """How a rule parts the line of weights into cells, and the value that it gives each: KDE, uniform, Lloyd.
 
-Every rule turns one number, its *coarseness* (the bandwidth, the step, the range over the levels), into cells; the larger,
-the fewer. ``coarsest`` searches that number for a bound on the error or on the number of values.
+Every rule turns one number, its *coarseness* (the bandwidth, the step, the range over the levels), into cells; the
+larger, the fewer. ``coarsest`` searches that number for a bound on the error or on the number of values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from redlab import passes
-from redlab.density import estimate_density, resolve_bandwidth
+from redlab.bandwidth import resolve_bandwidth
+from redlab.density import estimate_density
 
 RULES = ("kde", "uniform", "lloyd")
 
@@ -124,7 +125,7 @@ class Rule:
 
 
 def cells_of(vector: ndarray, rule: str, coarseness: float, contrast: float = 0.0) -> Cells:
-    """The cells that ``rule`` makes at a coarseness: the bandwidth (kde), the step (uniform), range / levels (lloyd)."""
+    """The cells of ``rule`` at a coarseness: the bandwidth (kde), the step (uniform), range / levels (lloyd)."""
     if rule == "kde":
         density = estimate_density(vector, coarseness, contrast)
         return Cells(vector, _round_up(density.cuts, vector.dtype), density.modes).at_lone_weights()

@@ -16,8 +16,8 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
 
     Returns:
         A row a setting: the setting itself; ``distinct`` values summed over layers and ``share`` of those before;
-        ``modes`` and ``error``, means over layers; ``accuracy`` in percent. ``attrs["before"]`` holds the accuracy of the
-        network as it came, ``attrs["of"]`` what share is a share of.
+        ``modes`` and ``error``, means over layers; ``accuracy`` in percent. ``attrs["before"]`` holds the accuracy of
+        the network as it came, ``attrs["of"]`` what share is a share of.
     """
     rows = [_row(network, dataset, setting) for setting in progress(settings, "hash settings")]
     frame = pd.DataFrame(rows)

@@ -10,7 +10,8 @@ import matplotlib
 import pytest
 
 # Before anything imports them: every jaxtyping shape in their signatures is checked, here and nowhere else.
-jaxtyping.install_import_hook(["redlab.density", "redlab.contrast", "redlab.rules", "redlab.hashing"], "typecheck.typechecker")
+SHAPED = ["redlab.density", "redlab.extrema", "redlab.contrast", "redlab.rules", "redlab.hashing"]
+jaxtyping.install_import_hook(SHAPED, "typecheck.typechecker")
 
 # Not MPLBACKEND, which the kernels of executed notebooks would inherit.
 matplotlib.use("Agg")

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import gaussian_kde
 
-from redlab import density as module
-from redlab import estimate_density, load_network, passes_numba, passes_numpy, weight_layers
+from redlab import estimate_density, extrema, load_network, passes_numba, passes_numpy, weight_layers
+from redlab.bandwidth import resolve_bandwidth
 from redlab.contrast import strong_modes
-from redlab.density import as_vector, resolve_bandwidth
+from redlab.vectors import as_vector
 
 
 def exact_turns(weights, h):
@@ -47,7 +49,9 @@ def test_density_agrees_with_scipy_at_the_same_bandwidth(layers, bandwidth):
         density = estimate_density(weights, bandwidth)
         oracle = gaussian_kde(w, bw_method=density.bandwidth / w.std(ddof=1))
         some = density.grid[:: max(1, len(density.grid) // 200)]
-        np.testing.assert_allclose(np.interp(some, density.grid, density.values), oracle(some), atol=1e-5 * density.values.max())
+        np.testing.assert_allclose(
+            np.interp(some, density.grid, density.values), oracle(some), atol=1e-5 * density.values.max()
+        )
 
 
 def test_density_integrates_to_one(layers):
@@ -65,7 +69,10 @@ def test_modes_and_cuts_are_those_of_the_exact_density(layers, bandwidth):
         turns = exact_turns(weights.numpy().ravel(), density.bandwidth)
         assert abs(len(density.modes) - len(turns[::2])) <= 1
         w = weights.numpy().ravel()
-        mine, exact = (modes[np.searchsorted(cuts, w)] for modes, cuts in [(density.modes, density.cuts), (turns[::2], turns[1::2])])
+        mine, exact = (
+            modes[np.searchsorted(cuts, w)]
+            for modes, cuts in [(density.modes, density.cuts), (turns[::2], turns[1::2])]
+        )
         assert (np.abs(mine - exact) > 0.5 * density.bandwidth).mean() <= 1e-3
 
 
@@ -83,22 +90,23 @@ def test_tiles_give_the_same_extrema_as_one_grid(layers):
     for weights in layers:
         vector = as_vector(weights)
         whole = estimate_density(vector)
-        tiled = module._on_tiles(vector, whole.bandwidth, 0.0)
-        assert len(tiled.modes) == len(whole.modes)
-        np.testing.assert_allclose(tiled.modes, whole.modes, atol=0.02 * whole.bandwidth)
+        tiled = extrema.on_tiles(vector, whole.bandwidth)
+        assert len(tiled.turns[::2]) == len(whole.modes)
+        np.testing.assert_allclose(tiled.turns[::2], whole.modes, atol=0.02 * whole.bandwidth)
 
 
 def test_many_tiles_join_without_a_seam(monkeypatch):
     vector = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
-    one = module._on_tiles(vector, 0.01, 0.0)
-    monkeypatch.setattr(module, "_TILE", 500)
-    many = module._on_tiles(vector, 0.01, 0.0)
-    np.testing.assert_array_equal(many.modes, one.modes)
-    np.testing.assert_array_equal(many.cuts, one.cuts)
+    one = extrema.on_tiles(vector, 0.01)
+    monkeypatch.setattr(extrema, "_TILE", 500)
+    many = extrema.on_tiles(vector, 0.01)
+    np.testing.assert_array_equal(many.turns, one.turns)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=60).filter(lambda w: len(set(w)) > 1), st.floats(1e-3, 10))
+@given(
+    st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=60).filter(lambda w: len(set(w)) > 1), st.floats(1e-3, 10)
+)
 def test_modes_and_cuts_alternate_within_the_weights(weights, h):
     w = np.array(weights, np.float32)
     density = estimate_density(w, h)
@@ -106,13 +114,14 @@ def test_modes_and_cuts_alternate_within_the_weights(weights, h):
     mixed = np.empty(2 * len(density.modes) - 1)
     mixed[::2], mixed[1::2] = density.modes, density.cuts
     assert (np.diff(mixed) > 0).all()
-    assert w.min() <= mixed[0] and mixed[-1] <= w.max()
+    assert w.min() <= mixed[0]
+    assert mixed[-1] <= w.max()
 
 
 def test_modes_never_grow_with_the_bandwidth(layers):
     for weights in layers:
         counts = [len(estimate_density(weights, f"silverman/{d}").modes) for d in (16, 12, 8, 6, 4, 3, 2, 1)]
-        assert all(wide <= narrow for narrow, wide in zip(counts, counts[1:], strict=False)), counts
+        assert all(wide <= narrow for narrow, wide in pairwise(counts)), counts
 
 
 def test_density_follows_shift_and_scale():
@@ -181,7 +190,7 @@ def test_after_pruning_every_contrast_exceeds_the_limit(seed, limit):
     heights[::2], heights[1::2] = rng.uniform(0.5, 1, len(heights[::2])), rng.uniform(0.01, 0.5, len(heights[1::2]))
     modes, cuts = strong_modes(np.arange(float(n)), heights, limit)
     kept = np.sort(np.concatenate([modes, cuts])).astype(int)
-    assert (kept[::2] % 2 == 0).all() and (kept[1::2] % 2 == 1).all()
+    assert (kept % 2 == np.arange(len(kept)) % 2).all()
     if len(modes) > 1:
         h = heights[kept]
         walls = np.concatenate([[0], h[1::2], [0]])
@@ -216,7 +225,8 @@ def test_compiled_quartiles_are_numpys(size):
 def test_density_without_numba_is_the_same(monkeypatch):
     w = np.random.default_rng(5).standard_normal(5000).astype(np.float32)
     compiled = estimate_density(w)
-    monkeypatch.setattr(module, "passes", passes_numpy)
+    for module in ("redlab.bandwidth", "redlab.extrema"):
+        monkeypatch.setattr(f"{module}.passes", passes_numpy)
     plain = estimate_density(w)
     np.testing.assert_allclose(plain.modes, compiled.modes, atol=1e-9)
     assert len(plain.cuts) == len(compiled.cuts)
@@ -263,7 +273,9 @@ def test_bad_weights_are_refused_with_the_reason(weights, error, words):
         estimate_density(weights)
 
 
-@pytest.mark.parametrize("bandwidth", ["silvermann", "silverman/0", "scott/x", "silverman/-2", 0.0, -1.0, float("nan"), ""])
+@pytest.mark.parametrize(
+    "bandwidth", ["silvermann", "silverman/0", "scott/x", "silverman/-2", 0.0, -1.0, float("nan"), ""]
+)
 def test_bad_bandwidths_are_refused(bandwidth):
     with pytest.raises(ValueError, match="bandwidth"):
         estimate_density(torch.randn(50), bandwidth)

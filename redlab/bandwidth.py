@@ -1,0 +1,48 @@
+"""How wide the kernel of a density estimate is: rules of thumb, or a number."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy import ndarray
+
+from redlab import passes
+
+_BANDWIDTH = re.compile(r"(median_gap|mean_gap|scott|silverman)(?:/([0-9.eE+-]+))?")
+
+
+def resolve_bandwidth(vector: ndarray, bandwidth: str | float) -> float:
+    """The bandwidth h that a rule or number means for these weights; 0.0 where all are equal and a rule was given."""
+    if not isinstance(bandwidth, str):
+        if not 0 < bandwidth < np.inf:
+            raise ValueError(f"bandwidth must be a positive finite number, not {bandwidth}")
+        return float(bandwidth)
+    match = _BANDWIDTH.fullmatch(bandwidth)
+    divisor = _positive(match[2] or "1") if match else None
+    if divisor is None:
+        raise ValueError(
+            f"unknown bandwidth {bandwidth!r}: use median_gap, mean_gap, scott or silverman, any of them over a "
+            "positive number (silverman/8), or a positive number"
+        )
+    return _rule_of_thumb(vector, match[1]) / divisor
+
+
+def _positive(text: str) -> float | None:
+    try:
+        return number if 0 < (number := float(text)) < np.inf else None
+    except ValueError:
+        return None
+
+
+def _rule_of_thumb(vector: ndarray, rule: str) -> float:
+    if rule.endswith("_gap"):
+        gaps = np.diff(np.unique(vector).astype(np.float64))
+        return 0.0 if gaps.size == 0 else float(np.median(gaps) if rule == "median_gap" else gaps.mean())
+    low, high, _, spread = passes.moments(vector)
+    if low == high:
+        return 0.0
+    if rule == "scott":
+        return 1.06 * spread * vector.size**-0.2
+    first, third = passes.quartiles(vector, low, high)
+    return 0.9 * min(spread, (third - first) / 1.34 or spread) * vector.size**-0.2

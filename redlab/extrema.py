@@ -1,0 +1,142 @@
+"""Peaks and valleys of a Gaussian kernel density, on a grid that follows the bandwidth.
+
+Cubic binning keeps each weight's first three moments; one Gaussian filter, cut at six bandwidths, makes the density;
+the quartic through five cells places each extremum between them. A grid too long to hold is walked tile by tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy.ndimage import gaussian_filter1d
+
+from redlab import passes
+
+CELLS = 16  # grid cells per bandwidth
+REACH = 6 * CELLS  # the kernel ends after six bandwidths
+_JUMP = 2 * REACH + 8  # cells that a gap between weights is shortened to, where the density falls to zero in it
+_WHOLE_GRID = 1 << 22  # up to here the grid is one array; beyond it is walked tile by tile
+_TILE = 1 << 20
+_FLAT = 1e-11  # relative differences below are rounding: a plateau
+_NOISE = 1e-10  # heights below this share of the weights' number are zero: the kernel's cut tail wiggles there
+
+
+@dataclass(frozen=True, eq=False)
+class Extrema:
+    """The maxima and minima of a density, and the curve that they were found on, in the units of the weights.
+
+    Attributes:
+        turns: (n,) alternating maxima and minima, ascending, a maximum at either end (n is odd).
+        heights: (n,) the density there.
+        grid, values: (m,) the curve; just the extrema where its grid would be too long to hold.
+    """
+
+    turns: Float64[ndarray, " n"]
+    heights: Float64[ndarray, " n"]
+    grid: Float64[ndarray, " m"]
+    values: Float64[ndarray, " m"]
+
+
+def find_extrema(vector: ndarray, h: float) -> Extrema:
+    """Of the density of ``vector`` (a finite float vector, not empty) under a Gaussian kernel of bandwidth h > 0."""
+    low, high = float(vector.min()), float(vector.max())
+    step = h / CELLS
+    if (high - low) / step + 2 * REACH + 4 > _WHOLE_GRID:
+        return on_tiles(vector, h)
+    origin = low - (REACH + 2) * step
+    size = int((high - origin) / step) + REACH + 4
+    values = _smooth(passes.bin_cubic(vector, origin, step, size), vector.size)
+    scale = 1.0 / (vector.size * step)
+    grid, density = origin + np.arange(size) * step, values * scale
+    if high - low <= 2 * h:  # within two bandwidths there is one mode, which the grid would place to h/1000 only
+        mode = _only_mode(vector, low, high, h)
+        return Extrema(np.array([mode]), np.interp([mode], grid, density), grid, density)
+    cells, heights = _extrema(*_slopes(values, 0, size - 1))
+    return Extrema(np.clip(origin + cells * step, low, high), heights * scale, grid, density)
+
+
+def on_tiles(vector: ndarray, h: float) -> Extrema:
+    """The same for a grid of any length: sort, shorten the gaps that no kernel reaches across, walk tile by tile."""
+    ordered = np.sort(vector).astype(np.float64)
+    gaps = np.minimum(np.diff(ordered) / (h / CELLS), _JUMP)
+    cells = np.concatenate([[0.0], np.cumsum(gaps)]) + REACH + 1
+    size = int(cells[-1]) + REACH + 3
+    parts = [_tile_slopes(cells, start, min(start + _TILE, size)) for start in range(0, size, _TILE)]
+    turns, heights = _extrema(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    turns, heights = np.interp(turns, cells, ordered), heights * CELLS / (vector.size * h)
+    return Extrema(turns, heights, turns, heights)
+
+
+def _smooth(counts: Float64[ndarray, " m"], weights: int) -> Float64[ndarray, " m"]:
+    # No FFT: its rounding makes false modes in the tails, where this sum of positive terms keeps its digits.
+    heights = gaussian_filter1d(counts, CELLS, radius=REACH, mode="constant")
+    heights[heights < _NOISE * weights] = 0.0
+    return heights
+
+
+def _slopes(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    """Where the curve changes direction in cells [start, stop): index, slope to the next, height, vertex; no plateaus.
+
+    Kept are the slopes beside a change of sign, and the first and last, so that tiles can be joined. ``vertex`` is
+    where an extremum at that cell lies, in cells from it.
+    """
+    slope = np.diff(heights[start : stop + 1])
+    index = np.flatnonzero(np.abs(slope) > _FLAT * heights[start:stop])
+    slope = slope[index]
+    turn = np.flatnonzero((slope[1:] > 0) != (slope[:-1] > 0))
+    kept = np.unique(np.concatenate([turn, turn + 1, [0, len(slope) - 1]])) if len(slope) else turn
+    index = index[kept] + start
+    return index, slope[kept], heights[index], _vertex(heights, index)
+
+
+def _vertex(heights: ndarray, index: ndarray) -> ndarray:
+    """Newton steps to the extremum of the quartic through five cells, from the middle one, in cells."""
+    a, b, c, d, e = (heights[np.clip(index + k, 0, len(heights) - 1)] for k in (-2, -1, 0, 1, 2))
+    first, second = (a - 8 * b + 8 * d - e) / 12, (-a + 16 * b - 30 * c + 16 * d - e) / 12
+    third, fourth = (-a + 2 * b - 2 * d + e) / 2, a - 4 * b + 6 * c - 4 * d + e
+    x = np.zeros(len(index))
+    for _ in range(4):
+        slope = first + x * (second + x * (third / 2 + x * fourth / 6))
+        curve = second + x * (third + x * fourth / 2)
+        x = np.clip(x - np.divide(slope, curve, out=np.zeros_like(x), where=curve != 0), -1, 1)
+    return x
+
+
+def _extrema(index: ndarray, slope: ndarray, height: ndarray, vertex: ndarray) -> tuple[ndarray, ndarray]:
+    """Positions (in cells) and heights of the alternating maxima and minima, the first and last of them maxima."""
+    turn = np.flatnonzero((slope[1:] > 0) != (slope[:-1] > 0))
+    left, right = index[turn] + 1, index[turn + 1]
+    # One cell between rise and fall: its vertex. A plateau: its middle.
+    position = np.where(left == right, left + vertex[turn + 1], 0.5 * (left + right))
+    return position, height[turn + 1]
+
+
+def _only_mode(vector: ndarray, low: float, high: float, h: float) -> float:
+    """The maximum of a density whose weights lie within two bandwidths: a fixed point of the mean shift."""
+    if low == high:
+        return low
+    step = (high - low) / 1024
+    counts = passes.bin_cubic(vector, low - step, step, 1028)
+    place = low + step * np.arange(-1, 1027)
+    mode = float(counts @ place / counts.sum())
+    for _ in range(100):
+        pull = counts * np.exp(-0.5 * ((place - mode) / h) ** 2)
+        moved = float(pull @ place / pull.sum())
+        if abs(moved - mode) <= 1e-12 * (high - low):
+            break
+        mode = moved
+    return mode
+
+
+def _tile_slopes(cells: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    halo = REACH + 4
+    first, last = np.searchsorted(cells, [start - halo, stop + halo])
+    if first == last:
+        return np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)
+    counts = passes.bin_cubic(cells[first:last], float(start - halo - 2), 1.0, stop - start + 2 * halo + 6)
+    heights = _smooth(counts, len(cells))
+    index, slope, height, vertex = _slopes(heights, halo + 2, halo + 2 + stop - start)
+    return index + start - halo - 2, slope, height, vertex
