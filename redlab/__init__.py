@@ -36,6 +36,7 @@ _HOME = {
     "record": "runs",
     "run_notebook": "runs",
     "save_figure": "figures",
+    "save_network": "storage",
     "small_multiples": "figures",
     "weight_layers": "layers",
 }

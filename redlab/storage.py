@@ -1,35 +1,204 @@
-"""Opening networks by name."""
+"""Opening networks, by name or from a folder that ``save_network`` wrote, and saving them.
+
+A folder holds ``weights.safetensors`` and ``redlab.json``. Nothing in it can run code: it is opened by building the
+architecture afresh, repeating the recorded steps, and assigning the tensors.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import secrets
+import shutil
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from redlab import networks
-from redlab.checkpoints import load_weights
-from redlab.recipe import Recipe
+from redlab.checkpoints import load_weights, read_checkpoint
+from redlab.facts import read_facts, write_facts
+from redlab.packing import pack, unpack
+from redlab.recipe import Recipe, recipe_of
+from redlab.replay import rebuild
+from redlab.result import Result
+
+FACTS, WEIGHTS = "redlab.json", "weights.safetensors"
 
 
 def load_network(name_or_path: str | Path, weights: str | None = "default") -> nn.Module:
-    """A network by name, in eval mode, stamped with its recipe.
+    """A network by name, or from a folder that ``save_network`` wrote; in eval mode, stamped with its recipe.
 
     ``digits/*`` ship with redlab; the others are fetched into the data root once and checked by SHA-256. Nothing in a
-    file of weights is ever executed.
+    file of weights or a saved folder is ever executed.
 
     Arguments:
-        name_or_path: a name of ``list_networks()``, such as "digits/resnet" or "torchvision/resnet50".
+        name_or_path: a name of ``list_networks()``, such as "digits/resnet" or "torchvision/resnet50", else the path
+            of a folder; where a folder is called as a network is, "./digits/resnet" means the folder.
         weights: "default" for the trained weights, None for random ones (drawn from torch's global generator).
 
     Raises:
-        ValueError: an unknown name (the message lists the known ones), other ``weights``, a damaged or wrong file.
+        ValueError: an unknown name (the message lists the known ones), other ``weights``, a damaged or wrong file; a
+            folder that was truncated, tampered with, written by something else or by a newer redlab.
         ConnectionError, FileNotFoundError: the weights are missing; the message says what to put where.
     """
-    name = str(name_or_path)
     if weights not in ("default", None):
         raise ValueError(f"weights must be 'default' or None, not {weights!r}")
+    if (folder := _folder_of(name_or_path)) is not None:
+        if weights is None:
+            raise ValueError(f"{folder} is a saved network and has weights of its own: leave weights='default'")
+        return _open(folder)
+    name = str(name_or_path)
     network = networks.build(name)
     if weights == "default":
         load_weights(network, networks.default_weights(name), f"the weights of {name}")
     network.redlab = Recipe(architecture=name, input_shape=networks.input_shape(name))
     return network
+
+
+def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> Path:
+    """Write a network into ``folder``, from which ``load_network`` opens it: bit for bit the same tensors and dtypes.
+
+    Tied tensors are stored once, weights of a hashed network as codes and codebook where that is smaller. Everything
+    is written and opened again beside ``folder`` and moved there last, so that a save that is killed leaves the old
+    network or the new one, and at worst a hidden folder ``.NAME.*.part`` to delete.
+
+    Arguments:
+        folder: made with its parents; an empty folder or a saved network that is there is replaced, nothing else is.
+
+    Returns:
+        The absolute path of the folder.
+
+    Raises:
+        ValueError: the network has no recipe, its recipe doesn't rebuild it, or ``folder`` is something else.
+        OSError: it could not be written (a full disk, say); what was there is unchanged.
+
+    Example:
+        >>> save_network(hash_network(load_network("digits/resnet")), "smaller")   # doctest: +SKIP
+        >>> load_network("smaller")   # doctest: +SKIP
+    """
+    network = result_or_network.network if isinstance(result_or_network, Result) else result_or_network
+    folder = Path(folder).resolve()
+    check_target(folder)
+    recipe = _stamp_of(network)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        _write(network, recipe, part)
+        _check_alike(network, part)
+        _move(part, folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"could not save the network to {folder}, what was there is unchanged: {reason}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def check_target(folder: str | Path) -> None:
+    """Refuse a path that ``save_network`` may not write to: anything but a saved network, an empty folder or nothing.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    folder = Path(folder).resolve()
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a new folder, or one that save_network wrote")
+    held = {path.name for path in folder.iterdir()}
+    if held and FACTS not in held:
+        raise ValueError(f"{folder} is no saved network and not empty: it is left alone, name another folder")
+    if others := sorted(held - {FACTS, WEIGHTS}):
+        raise ValueError(f"{folder} holds more than a saved network: move {', '.join(others)} elsewhere first")
+
+
+def _stamp_of(network: nn.Module) -> Recipe:
+    if (recipe := recipe_of(network)) is None:
+        raise ValueError(
+            f"this {type(network).__name__} has no recipe, so that nobody could build it again. Stamp it before the "
+            'first step, with a name that load_network knows: network.redlab = Recipe("torchvision/resnet18", '
+            "(3, 224, 224))"
+        )
+    return recipe
+
+
+def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
+    hashed = any(step.get("step") == "hash" for step in recipe.steps)
+    tensors, tied, packed = pack(network, hashed)
+    save_file(tensors, part / WEIGHTS)
+    dtype = networks.place_of(network).get("dtype", torch.float32)
+    write_facts(part / FACTS, recipe, sha256=_sha256(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
+
+
+def _check_alike(network: nn.Module, part: Path) -> None:
+    """Open what was written: a recipe that doesn't rebuild the network is found now, not when it is needed."""
+    try:
+        opened = _open(part)
+    except ValueError as error:
+        what = str(error).replace(f"{part}{os.sep}", "")  # a folder that is gone by the time of the message
+        raise ValueError(f"the recipe does not rebuild this network: {what}") from error
+    for mine, rebuilt in zip(_outline(network), _outline(opened), strict=False):
+        if mine != rebuilt:
+            raise ValueError(f"the recipe does not rebuild this network: it has {mine} where {rebuilt} comes back")
+
+
+def _outline(network: nn.Module) -> list[str]:
+    """One line a module, with all that it prints of itself; running in place changes no value."""
+    return [line.strip() for line in re.sub(r"(, )?inplace=(True|False)", "", str(network)).splitlines()]
+
+
+def _move(part: Path, folder: Path) -> None:
+    old = _old(folder)
+    if folder.exists() and any(folder.iterdir()):
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    """Where the network that is being replaced lies until the new one is in place."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _folder_of(name_or_path: str | Path) -> Path | None:
+    """The folder that is meant, or None for a name of the registry; ValueError for neither."""
+    name, folder = str(name_or_path), Path(name_or_path).absolute()
+    if not folder.exists() and folder.name and (_old(folder) / FACTS).is_file():  # a save was killed between two moves
+        folder = _old(folder)
+    saved = bool(name) and (folder / FACTS).is_file()
+    if saved and (isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
+        return folder
+    try:
+        networks.input_shape(name)
+        return None
+    except ValueError as unknown:
+        if saved:
+            return folder
+        if name and folder.is_dir():
+            raise ValueError(f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}") from None
+        raise ValueError(f"{unknown}; and there is no folder {name!r}" if os.sep in name else unknown) from None
+
+
+def _open(folder: Path) -> nn.Module:
+    facts, recipe = read_facts(folder / FACTS)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ValueError(f"{weights} is missing: the folder is incomplete, save the network again")
+    if (found := _sha256(weights)) != facts["sha256"]:
+        raise ValueError(
+            f"{weights} was truncated or changed: its SHA-256 is {found}, and {folder / FACTS} says {facts['sha256']}"
+        )
+    network = rebuild(recipe, facts["dtype"], folder / FACTS)
+    unpack(network, read_checkpoint(weights), facts["tied"], facts["packed"], folder)
+    network.redlab = recipe
+    return network.eval()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

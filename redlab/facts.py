@@ -1,0 +1,94 @@
+"""The plain data beside a saved network's tensors: its recipe, versions, and what the tensors must be."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from redlab.recipe import Recipe
+from redlab.replay import replayable
+
+FORMAT = 1
+# What the file holds, and as what.
+_KINDS = {"format": int, "recipe": dict, "versions": dict, "sha256": str, "dtype": str, "tied": dict, "packed": list}
+_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+_MOST_INPUTS = 10**8  # values of one input: beyond it, an example alone would fill the memory
+
+
+def write_facts(
+    path: Path, recipe: Recipe, *, sha256: str, dtype: torch.dtype, tied: dict[str, str], packed: list[str]
+) -> None:
+    """Write ``redlab.json``.
+
+    Arguments:
+        sha256: of the file of tensors.
+        dtype: of the network's floating tensors.
+        tied, packed: as ``packing.pack`` returns them.
+
+    Raises:
+        ValueError: the recipe holds something else than plain data.
+    """
+    facts = {
+        "format": FORMAT,
+        "recipe": {
+            "architecture": recipe.architecture,
+            "input_shape": list(recipe.input_shape),
+            "steps": list(recipe.steps),
+        },
+        "versions": {"redlab": version("redlab"), "torch": torch.__version__, "python": platform.python_version()},
+        "sha256": sha256,
+        "dtype": str(dtype).removeprefix("torch."),
+        "tied": tied,
+        "packed": packed,
+    }
+    try:  # one line a fact: indented, long lists would take a line a number
+        lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in facts.items())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the recipe holds something else than plain data: {error}") from error
+    path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+
+def read_facts(path: Path) -> tuple[dict[str, Any], Recipe]:
+    """What ``write_facts`` wrote, checked, its dtype as torch's, and the recipe in it.
+
+    Raises:
+        ValueError: it is damaged, foreign or newer; the message names the file and what would be right.
+    """
+    try:
+        facts = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON, it is truncated or not ours ({error}): save the network again") from error
+    if not isinstance(facts, dict) or type(facts.get("format")) is not int:
+        _refuse(path, "it has no whole number 'format', so that save_network did not write it")
+    if facts["format"] > FORMAT:
+        _refuse(path, f"a newer redlab wrote it (format {facts['format']}, this one reads {FORMAT}): upgrade redlab")
+    for key, kind in _KINDS.items():
+        if type(facts.get(key)) is not kind:
+            _refuse(path, f"'{key}' must be a JSON {kind.__name__}, not {str(facts.get(key))[:60]!r}")
+    if facts["format"] < 1 or facts["dtype"] not in _DTYPES:
+        _refuse(path, f"'format' must be {FORMAT} and 'dtype' one of {', '.join(_DTYPES)}")
+    facts["dtype"] = _DTYPES[facts["dtype"]]
+    return facts, _read_recipe(facts["recipe"], path)
+
+
+def _read_recipe(content: dict[str, Any], path: Path) -> Recipe:
+    name, shape, steps = (content.get(key) for key in ("architecture", "input_shape", "steps"))
+    if not isinstance(name, str):
+        _refuse(path, "the recipe's 'architecture' must be a name that load_network knows")
+    whole = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+    if not whole or math.prod(shape) > _MOST_INPUTS:
+        _refuse(path, f"the recipe's 'input_shape' must be whole numbers, {_MOST_INPUTS:,} values at most")
+    kinds = [step.get("step") if isinstance(step, dict) else None for step in steps] if isinstance(steps, list) else [0]
+    if unknown := [kind for kind in kinds if not isinstance(kind, str) or kind not in replayable()]:
+        _refuse(path, f"the recipe's 'steps' hold {str(unknown[0])[:60]!r}; known steps: {', '.join(replayable())}")
+    return Recipe(name, tuple(shape), tuple(steps))
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise ValueError(f"{path}: {why}")

@@ -1,0 +1,74 @@
+"""A recipe taken again: the architecture built afresh, every recorded step repeated, without tracing and values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from redlab import networks
+from redlab.folding import apply_fold
+from redlab.recipe import Recipe
+
+
+def replayable() -> tuple[str, ...]:
+    """The steps that a recipe may hold."""
+    return tuple(_STEPS)
+
+
+def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
+    """The network that ``recipe`` describes, in eval mode and unstamped; its values mean nothing yet.
+
+    It lies on the meta device, which takes no memory, where its architecture can be built there.
+
+    Arguments:
+        dtype: of its floating tensors.
+        source: where the recipe stands, for the errors.
+
+    Raises:
+        ValueError: an unknown architecture, or a step that doesn't fit it.
+    """
+    try:
+        network = _blank(recipe.architecture)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    for number, step in enumerate(recipe.steps, 1):
+        try:
+            network = _STEPS[step["step"]](network, step)
+        except Exception as error:  # a plan that was tampered with may break anything: a name, a shape, an index
+            what = f"step {number} of its recipe, {step['step']!r}, does not fit {recipe.architecture}"
+            raise ValueError(f"{source}: {what} ({type(error).__name__}: {error})") from error
+    return network.to(dtype).eval()
+
+
+def _blank(architecture: str) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            network = networks.build(architecture)
+    except NotImplementedError:  # RegNet asks for values while it is built
+        network = None
+    # Buffers outside the state dict get their values from the constructor alone.
+    if network is not None and not any(module._non_persistent_buffers_set for module in network.modules()):
+        return network
+    with torch.random.fork_rng(devices=[]):  # opening a file draws no random numbers that the caller would miss
+        return networks.build(architecture)
+
+
+def _fold(network: nn.Module, step: dict) -> nn.Module:
+    apply_fold(network, step["folded"], step["ahead"])
+    return network
+
+
+def _hash(network: nn.Module, step: dict) -> nn.Module:
+    return network  # other values in the same tensors
+
+
+def _plan(network: nn.Module, step: dict) -> nn.Module:
+    from redlab.pruning import apply_plan
+
+    return apply_plan(network, step)
+
+
+_STEPS: dict[str, Callable[[nn.Module, dict], nn.Module]] = {"fold": _fold, "hash": _hash, "plan": _plan}
