@@ -18,7 +18,7 @@ from statsmodels.nonparametric.kde import KDEUnivariate
 
 from benchmarks.timing import interleaved, store
 from redlab import bandwidth as bandwidths
-from redlab import estimate_density, extrema, hash_weights, passes_numpy, rules
+from redlab import estimate_density, extrema, hash_weights, passes_numpy, rules, vectors
 from redlab.contrast import strong_modes
 from redlab.extrema import CELLS
 from redlab.progress import progress
@@ -47,7 +47,7 @@ def resnet50() -> list[np.ndarray]:
 
 
 def whole_network(layers: list[np.ndarray], bandwidth: str) -> dict:
-    widths = [bandwidths.resolve_bandwidth(layer, bandwidth) for layer in layers]
+    widths = [bandwidths.resolve_bandwidth(vectors.as_vector(layer), bandwidth) for layer in layers]
     return {
         "np.sort": lambda: [np.sort(layer) for layer in layers],
         "redlab": lambda: [hash_weights(layer, bandwidth=bandwidth) for layer in layers],
@@ -59,7 +59,7 @@ def whole_network(layers: list[np.ndarray], bandwidth: str) -> dict:
 
 
 def one_layer(weights: np.ndarray) -> dict:
-    h = bandwidths.resolve_bandwidth(weights, "silverman/8")
+    h = bandwidths.resolve_bandwidth(vectors.as_vector(weights), "silverman/8")
     grid = grid_of(weights, h)
     return {
         "redlab": lambda: estimate_density(weights, h),
@@ -87,12 +87,12 @@ def statsmodels(weights: np.ndarray, h: float) -> np.ndarray:
 
 def without_numba(layers: list[np.ndarray], bandwidth: str) -> None:
     compiled = rules.passes
-    bandwidths.passes = extrema.passes = rules.passes = passes_numpy
+    bandwidths.passes = extrema.passes = rules.passes = vectors.passes = passes_numpy
     try:
         for layer in layers:
             hash_weights(layer, bandwidth=bandwidth)
     finally:
-        bandwidths.passes = extrema.passes = rules.passes = compiled
+        bandwidths.passes = extrema.passes = rules.passes = vectors.passes = compiled
 
 
 def exactness(layers: list[np.ndarray]) -> pd.DataFrame:

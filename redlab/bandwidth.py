@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from numpy import ndarray
 
 from redlab import passes
+from redlab.vectors import Vector
 
 _BANDWIDTH = re.compile(r"(median_gap|mean_gap|scott|silverman)(?:/([0-9.eE+-]+))?")
 
 
-def resolve_bandwidth(vector: ndarray, bandwidth: str | float) -> float:
+def resolve_bandwidth(vector: Vector, bandwidth: str | float) -> float:
     """The bandwidth h that a rule or number means for these weights; 0.0 where all are equal and a rule was given."""
     if not isinstance(bandwidth, str):
         if not 0 < bandwidth < np.inf:
@@ -35,14 +35,13 @@ def _positive(text: str) -> float | None:
         return None
 
 
-def _rule_of_thumb(vector: ndarray, rule: str) -> float:
+def _rule_of_thumb(vector: Vector, rule: str) -> float:
     if rule.endswith("_gap"):
-        gaps = np.diff(np.unique(vector).astype(np.float64))
+        gaps = np.diff(np.unique(vector.weights).astype(np.float64))
         return 0.0 if gaps.size == 0 else float(np.median(gaps) if rule == "median_gap" else gaps.mean())
-    low, high, _, spread = passes.moments(vector)
-    if low == high:
+    if vector.low == vector.high:
         return 0.0
     if rule == "scott":
-        return 1.06 * spread * vector.size**-0.2
-    first, third = passes.quartiles(vector, low, high)
-    return 0.9 * min(spread, (third - first) / 1.34 or spread) * vector.size**-0.2
+        return 1.06 * vector.spread * vector.size**-0.2
+    first, third = passes.quartiles(vector.weights)
+    return 0.9 * min(vector.spread, (third - first) / 1.34 or vector.spread) * vector.size**-0.2

@@ -16,7 +16,7 @@ from numpy import ndarray
 from redlab.bandwidth import resolve_bandwidth
 from redlab.contrast import strong_modes
 from redlab.extrema import find_extrema
-from redlab.vectors import as_vector, binary_scale
+from redlab.vectors import Vector, as_vector, binary_scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Density:
 
     Attributes:
         grid: (m,) float64 ascending, in units of the weights, six bandwidths beyond them at either end. Where a grid of
-            step h/16 would exceed 4 M points, just the modes and cuts.
+            step h/12 would exceed 4 M points, just the modes and cuts.
         values: (m,) float64, the density there, in 1/units; it integrates to 1 (inf for a constant layer).
         modes: (p,) the local maxima M_1 < ... < M_p.
         cuts: (p - 1,) the local minima between them.
@@ -74,10 +74,15 @@ def estimate_density(
     vector = as_vector(weights)
     if exponent := binary_scale(vector):
         h = bandwidth if isinstance(bandwidth, str) else float(np.ldexp(bandwidth, -exponent))
-        return _times(estimate_density(np.ldexp(vector, -exponent), h, contrast), exponent)
-    h = resolve_bandwidth(vector, bandwidth)
+        small = vector.times_two_to(-exponent)
+        return _times(density_of(small, resolve_bandwidth(small, h), contrast), exponent)
+    return density_of(vector, resolve_bandwidth(vector, bandwidth), contrast)
+
+
+def density_of(vector: Vector, h: float, contrast: float = 0.0) -> Density:
+    """``estimate_density`` of a checked vector under a bandwidth in its own units; 0.0 is for a constant layer."""
     if h == 0.0:
-        point = vector[:1].astype(np.float64)
+        point = vector.weights[:1].astype(np.float64)
         return Density(point, np.array([np.inf]), point, np.empty(0), 0.0)
     found = find_extrema(vector, h)
     modes, cuts = strong_modes(found.turns, found.heights, contrast)

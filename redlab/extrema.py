@@ -14,8 +14,9 @@ from numpy import ndarray
 from scipy.ndimage import gaussian_filter1d
 
 from redlab import passes
+from redlab.vectors import Vector
 
-CELLS = 16  # grid cells per bandwidth
+CELLS = 12  # grid cells per bandwidth
 REACH = 6 * CELLS  # the kernel ends after six bandwidths
 _JUMP = 2 * REACH + 8  # cells that a gap between weights is shortened to, where the density falls to zero in it
 _WHOLE_GRID = 1 << 22  # up to here the grid is one array; beyond it is walked tile by tile
@@ -40,27 +41,27 @@ class Extrema:
     values: Float64[ndarray, " m"]
 
 
-def find_extrema(vector: ndarray, h: float) -> Extrema:
-    """Of the density of ``vector`` (a finite float vector, not empty) under a Gaussian kernel of bandwidth h > 0."""
-    low, high = float(vector.min()), float(vector.max())
+def find_extrema(vector: Vector, h: float) -> Extrema:
+    """Of the density of ``vector`` under a Gaussian kernel of bandwidth h > 0."""
+    low, high = vector.low, vector.high
     step = h / CELLS
     if (high - low) / step + 2 * REACH + 4 > _WHOLE_GRID:
         return on_tiles(vector, h)
     origin = low - (REACH + 2) * step
     size = int((high - origin) / step) + REACH + 4
-    values = _smooth(passes.bin_cubic(vector, origin, step, size), vector.size)
+    values = _smooth(passes.bin_cubic(vector.weights, origin, step, size), vector.size)
     scale = 1.0 / (vector.size * step)
     grid, density = origin + np.arange(size) * step, values * scale
     if high - low <= 2 * h:  # within two bandwidths there is one mode, which the grid would place to h/1000 only
-        mode = _only_mode(vector, low, high, h)
+        mode = _only_mode(vector, h)
         return Extrema(np.array([mode]), np.interp([mode], grid, density), grid, density)
     cells, heights = _extrema(*_slopes(values, 0, size - 1))
     return Extrema(np.clip(origin + cells * step, low, high), heights * scale, grid, density)
 
 
-def on_tiles(vector: ndarray, h: float) -> Extrema:
+def on_tiles(vector: Vector, h: float) -> Extrema:
     """The same for a grid of any length: sort, shorten the gaps that no kernel reaches across, walk tile by tile."""
-    ordered = np.sort(vector).astype(np.float64)
+    ordered = np.sort(vector.weights).astype(np.float64)
     gaps = np.minimum(np.diff(ordered) / (h / CELLS), _JUMP)
     cells = np.concatenate([[0.0], np.cumsum(gaps)]) + REACH + 1
     size = int(cells[-1]) + REACH + 3
@@ -114,12 +115,13 @@ def _extrema(index: ndarray, slope: ndarray, height: ndarray, vertex: ndarray) -
     return position, height[turn + 1]
 
 
-def _only_mode(vector: ndarray, low: float, high: float, h: float) -> float:
+def _only_mode(vector: Vector, h: float) -> float:
     """The maximum of a density whose weights lie within two bandwidths: a fixed point of the mean shift."""
+    low, high = vector.low, vector.high
     if low == high:
         return low
     step = (high - low) / 1024
-    counts = passes.bin_cubic(vector, low - step, step, 1028)
+    counts = passes.bin_cubic(vector.weights, low - step, step, 1028)
     place = low + step * np.arange(-1, 1027)
     mode = float(counts @ place / counts.sum())
     for _ in range(100):

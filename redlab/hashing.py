@@ -19,7 +19,7 @@ from redlab.progress import progress
 from redlab.recipe import append_step
 from redlab.result import Result
 from redlab.rules import Cells, Rule
-from redlab.vectors import as_vector, binary_scale
+from redlab.vectors import Vector, as_vector, binary_scale
 
 # A layer of so few distinct values, and at least four weights to each, was hashed before.
 _FEW = 256
@@ -148,7 +148,7 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
             "modes": 0,
             "error": 0.0,
         }, None
-    before = as_vector_of(layer)
+    before = as_vector_of(layer).weights.copy()
     hashed = _hash(layer.weight, rule, force)
     with torch.no_grad():
         layer.weight.copy_(hashed.values)
@@ -157,10 +157,10 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
     return row | {"skipped": hashed.unchanged}, hashed.codebook
 
 
-def as_vector_of(layer: Layer) -> ndarray:
+def as_vector_of(layer: Layer) -> Vector:
     """The layer's weights as ``as_vector`` gives them; its errors name the layer."""
     try:
-        return as_vector(layer.weight).copy()
+        return as_vector(layer.weight)
     except (TypeError, ValueError) as error:
         raise type(error)(f"layer {layer.name}: {error}") from None
 
@@ -177,52 +177,50 @@ def _hash(weights: torch.Tensor | ndarray, rule: Rule, force: bool) -> Hashed:
     if exponent := binary_scale(vector):
         return _hash_scaled(weights, vector, exponent, rule, force)
     if reason := _left_alone(vector, force):
-        codebook = np.unique(vector)
+        codebook = np.unique(vector.weights)
         kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
         return Hashed(kept, _like(codebook, weights), len(codebook), reason)
     cells = rule.cells(vector)
     values = _representatives(cells, weights)
-    codebook = values[cells.tally[0] > 0]
-    if cells.used > len(codebook):
-        codebook = np.sort(np.append(codebook, vector.dtype.type(0)))
+    codebook = values[~np.isnan(cells.member)]
+    modes = len(codebook)
+    if cells.zeros:
+        codebook = np.sort(np.append(codebook, codebook.dtype.type(0)))
     hashed = _like(cells.assign(values), weights).reshape(weights.shape)
-    return Hashed(hashed, _like(codebook, weights), int((cells.tally[0] > 0).sum()))
+    return Hashed(hashed, _like(codebook, weights), modes)
 
 
 def _hash_scaled(
-    weights: torch.Tensor | ndarray, vector: ndarray, exponent: int, rule: Rule, force: bool
+    weights: torch.Tensor | ndarray, vector: Vector, exponent: int, rule: Rule, force: bool
 ) -> Hashed:  # fmt: skip
     """Float64 weights whose squares would overflow or vanish: hash them divided by a power of two, exactly."""
     if not isinstance(rule.bandwidth, str):
         rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
-    small = _hash(np.ldexp(vector, -exponent), rule, force)
+    small = _hash(vector.times_two_to(-exponent).weights, rule, force)
     values, codebook = np.ldexp(small.values, exponent), np.ldexp(small.codebook, exponent)
     return Hashed(_like(values, weights).reshape(weights.shape), _like(codebook, weights), small.modes, small.unchanged)
 
 
-def _left_alone(vector: ndarray, force: bool) -> str:
+def _left_alone(vector: Vector, force: bool) -> str:
     """Why a layer's weights stay as they are, or ""."""
-    if (vector == vector[0]).all():
+    if vector.low == vector.high:
         return "all its weights are equal"
     # More distinct values in a sample than a hashed layer may have: no need to sort them all.
-    if force or len(np.unique(vector[:: max(1, vector.size // 2048)])) > _FEW:
+    if force or len(np.unique(vector.weights[:: max(1, vector.size // 2048)])) > _FEW:
         return ""
-    distinct = len(np.unique(vector))
+    distinct = len(np.unique(vector.weights))
     hashed = distinct <= _FEW and distinct <= vector.size / 4
     return f"already hashed: {distinct} distinct values" if hashed else ""
 
 
 def _representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
-    """The cells' values as the weights' dtype holds them, in the dtype of ``cells.vector``.
+    """The cells' values as the weights' dtype holds them, in the dtype of the cells' edges.
 
-    Where rounding would carry a value out of its cell, the member next to it stands for the cell.
+    Where rounding would carry a value out of its cell, one of the cell's own weights stands for it.
     """
-    _, _, least, most = cells.tally
-    rounded = _numpy(_like(cells.centres, weights)).astype(np.float64)
-    home = np.searchsorted(cells.edges, rounded.astype(cells.vector.dtype), side="right") == np.arange(len(rounded))
-    used = np.isfinite(least)
-    rounded[~home & used] = np.clip(rounded, least, most, where=used, out=rounded.copy())[~home & used]
-    return rounded.astype(cells.vector.dtype)
+    rounded = _numpy(_like(cells.centres, weights)).astype(cells.edges.dtype)
+    home = np.searchsorted(cells.edges, rounded, side="right") == np.arange(len(rounded))
+    return np.where(home | np.isnan(cells.member), rounded, cells.member)
 
 
 def _like(array: ndarray, weights: torch.Tensor | ndarray) -> torch.Tensor | ndarray:

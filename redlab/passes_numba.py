@@ -1,90 +1,78 @@
 """The passes of ``passes_numpy``, compiled by numba: one read of the weights each, no temporaries.
 
-They use one thread and release the GIL. No index is checked: callers refuse NaN and inf first.
+Large layers are cut in as many parts as torch has threads; the kernels release the GIL, so plain Python threads run
+them. No index is checked: callers refuse NaN and inf first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+
 import numpy as np
+import torch
 from numba import njit
 from numpy import ndarray
 
 from redlab import passes_numpy
 
-# Quartiles are found exactly from a histogram and the few weights in the bins that hold them.
-_BINS = 4096
-# Beyond this a table no longer fits the cache.
-_MOST_SLOTS = 1 << 20
+_PART = 1 << 17  # weights that are worth a thread
+_SAMPLE = 1 << 16  # weights that tell roughly where the quartiles are
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _ends(weights):
-    low = high = weights[0]
-    for w in weights:
-        low = min(low, w)
-        high = max(high, w)
-    return low, high
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _moments(weights):
-    shift = np.float64(weights[0])  # sums about a weight: a narrow cluster far from zero loses no digits
-    low = high = weights[0]
+def _squares(weights, shift):
     total = squares = 0.0
     for w in weights:
-        low = min(low, w)
-        high = max(high, w)
         d = np.float64(w) - shift
         total += d
         squares += d * d
-    return np.float64(low), np.float64(high), shift, total, squares
+    return total, squares
 
 
-def moments(weights: ndarray) -> tuple[float, float, float, float]:
-    """See ``passes_numpy.moments``."""
-    low, high, shift, total, squares = _moments(weights)
+def deviation(weights: ndarray) -> float:
+    """See ``passes_numpy.deviation``."""
+    # Sums about one of the weights: a narrow cluster far from zero loses no digits.
+    totals, squares = zip(*_in_parts(_squares, weights, np.float64(weights[0])), strict=True)
+    n, total = weights.size, sum(totals)
+    return float(np.sqrt(max(sum(squares) - total * total / n, 0.0) / (n - 1))) if n > 1 else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _around(weights, low, high, later_low, later_high):
+    """Those in [low, high] or [later_low, later_high], and how many lie below the first and below the second."""
+    found = np.empty(weights.size + 1, weights.dtype)
+    n = below = below_later = 0
+    for w in weights:
+        below += w < low
+        below_later += w < later_low
+        found[n] = w  # kept where the next line counts it: no branch to mispredict
+        n += ((w >= low) & (w <= high)) | ((w >= later_low) & (w <= later_high))
+    return found[:n], below, below_later
+
+
+def quartiles(weights: ndarray) -> tuple[float, float]:
+    """See ``passes_numpy.quartiles``: exact, from the weights around the quartiles of a sample."""
     n = weights.size
-    variance = max(squares - total * total / n, 0.0) / (n - 1) if n > 1 else 0.0
-    return low, high, shift + total / n, float(np.sqrt(variance))
-
-
-@njit(cache=True, nogil=True)
-def _histogram(weights, low, scale):
-    counts = np.zeros(_BINS, np.int64)
-    for w in weights:
-        counts[min(int((np.float64(w) - low) * scale), _BINS - 1)] += 1
-    return counts
-
-
-@njit(cache=True, nogil=True)
-def _members(weights, low, scale, wanted, size):
-    found = np.empty(size, np.float64)
-    n = 0
-    for w in weights:
-        if wanted[min(int((np.float64(w) - low) * scale), _BINS - 1)]:
-            found[n] = w
-            n += 1
-    return found
-
-
-def quartiles(weights: ndarray, low: float, high: float) -> tuple[float, float]:
-    """See ``passes_numpy.quartiles``."""
-    if low == high:
-        return low, high
-    scale = _BINS / (high - low)
-    counts = _histogram(weights, low, scale)
-    ends = np.cumsum(counts)
-    ranks = np.array([0.25, 0.75]) * (weights.size - 1)
-    below = np.floor(ranks).astype(np.int64)
-    needed = np.minimum(np.concatenate([below, below + 1]), weights.size - 1)
-    bins = np.searchsorted(ends, needed, side="right")
-    wanted = np.zeros(_BINS, np.bool_)
-    wanted[bins] = True
-    members = np.sort(_members(weights, low, scale, wanted, int(counts[wanted].sum())))
-    skipped = np.cumsum(np.where(wanted, 0, counts))[bins]  # weights before each bin that were not collected
-    lower, upper = members[needed - skipped].reshape(2, 2)
-    first, third = lower + (ranks - below) * (upper - lower)
-    return float(first), float(third)
+    if n < 4 * _SAMPLE:
+        return passes_numpy.quartiles(weights)
+    sample = np.sort(weights[:: n // _SAMPLE])
+    # Five standard deviations of a sample quartile's rank; a sample in step with the weights' order may miss it still.
+    slack = int(5 * np.sqrt(len(sample) * 0.25 * 0.75)) + 2
+    middle = (np.array([0.25, 0.75]) * len(sample)).astype(np.int64)
+    low, high = sample[middle - slack], sample[middle + slack]
+    if low[1] <= high[0]:
+        return passes_numpy.quartiles(weights)
+    parts, first, second = zip(*_in_parts(_around, weights, low[0], high[0], low[1], high[1]), strict=True)
+    near = np.sort(np.concatenate(parts))
+    before = np.array([sum(first), sum(second) - np.searchsorted(near, low[1])])
+    ranks = (np.array([0.25, 0.75]) * (n - 1)).astype(np.int64) - before
+    inside = (ranks >= 0) & (ranks + 1 < len(near))
+    if not inside.all() or not ((near[ranks] >= low) & (near[ranks + 1] <= high)).all():
+        return passes_numpy.quartiles(weights)
+    return passes_numpy.quartiles_of(near, n, before)
 
 
 @njit(cache=True, nogil=True)
@@ -103,70 +91,81 @@ def _powers(weights, origin, scale, size):
 
 def bin_cubic(weights: ndarray, origin: float, step: float, size: int) -> ndarray:
     """See ``passes_numpy.bin_cubic``."""
-    return passes_numpy.share_cubic(*np.ascontiguousarray(_powers(weights, origin, 1.0 / step, size).T))
+    sums = sum(_in_parts(_powers, weights, origin, 1.0 / step, size))
+    return passes_numpy.share_cubic(*np.ascontiguousarray(sums.T))
 
 
 @njit(cache=True, nogil=True)
-def _tally(weights, low, scale, first, threshold, cells):
-    count = np.zeros(cells, np.int64)
-    total = np.zeros(cells)
-    least = np.full(cells, np.inf)
-    most = np.full(cells, -np.inf)
-    for w in weights:
-        if w != 0:
-            slot = int((np.float64(w) - low) * scale)
-            code = first[slot] + (w >= threshold[slot])
-            count[code] += 1
-            total[code] += w
-            least[code] = min(least[code], w)
-            most[code] = max(most[code], w)
-    return count, total, least, most
-
-
-def tally(weights: ndarray, edges: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """See ``passes_numpy.tally``."""
-    slots = _slots(weights, edges)
-    return passes_numpy.tally(weights, edges) if slots is None else _tally(weights, *slots, len(edges) + 1)
-
-
-@njit(cache=True, nogil=True)
-def _lookup(weights, low, scale, table, found):
+def _assort(weights, codes, low, scale, first, threshold, cells):
+    member = np.full(cells + 1, np.nan, weights.dtype)
+    changes = np.zeros(cells + 1, np.int64)  # how often a weight differs from the one before it in its cell
     for j in range(weights.size):
         w = weights[j]
         slot = int((np.float64(w) - low) * scale)
-        value = table[slot, 1] if w >= table[slot, 2] else table[slot, 0]
-        found[j] = value if w != 0 else w
+        code = first[slot] + (w >= threshold[slot]) if w != 0 else cells
+        codes[j] = code
+        changes[code] += member[code] != w
+        member[code] = w
+    return member[:-1], changes[:-1]
 
 
-def lookup(weights: ndarray, edges: ndarray, values: ndarray) -> ndarray:
-    """See ``passes_numpy.lookup``."""
-    slots = _slots(weights, edges)
-    if slots is None:
-        return passes_numpy.lookup(weights, edges, values)
-    low, scale, first, threshold = slots
-    # One row (below, above, threshold) a slot: one cache line a weight instead of three.
-    table = np.stack([values[first], values[np.minimum(first + 1, len(edges))], threshold], axis=1)
-    found = np.empty(weights.size, values.dtype)
-    _lookup(weights, low, scale, table, found)
+def assort(weights: ndarray, low: float, high: float, edges: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+    """See ``passes_numpy.assort``."""
+    table = passes_numpy.slots(weights.dtype, low, high, edges)
+    if table is None:
+        return passes_numpy.assort(weights, low, high, edges)
+    codes = np.empty(weights.size, np.min_scalar_type(len(edges) + 1))
+    made = _in_parts(_assort, (weights, codes), low, *table, len(edges) + 1)
+    members, changes = (np.array(parts) for parts in zip(*made, strict=True))
+    member = np.fmax.reduce(members)
+    same = (members == member) | np.isnan(members)
+    return codes, member, (changes <= 1).all(axis=0) & same.all(axis=0) & ~np.isnan(member)
+
+
+@njit(cache=True, nogil=True)
+def _sums(weights, codes, cells):
+    count = np.zeros(cells + 1, np.int64)
+    total = np.zeros(cells + 1)
+    for j in range(weights.size):
+        code = codes[j]
+        count[code] += 1
+        total[code] += weights[j]
+    return count[:-1], total[:-1]
+
+
+def sums(weights: ndarray, codes: ndarray, cells: int) -> tuple[ndarray, ndarray]:
+    """See ``passes_numpy.sums``."""
+    count, total = zip(*_in_parts(_sums, (weights, codes), cells), strict=True)
+    return sum(count), sum(total)
+
+
+@njit(cache=True, nogil=True)
+def _take(codes, found, values):
+    for j in range(codes.size):
+        found[j] = values[codes[j]]
+
+
+def take(values: ndarray, codes: ndarray) -> ndarray:
+    """See ``passes_numpy.take``."""
+    found = np.empty(codes.size, values.dtype)
+    _in_parts(_take, (codes, found), values)
     return found
 
 
-def _slots(weights: ndarray, edges: ndarray) -> tuple[float, float, ndarray, ndarray] | None:
-    """Equal slots, narrow enough that each holds one edge at most: the cell below it and the edge.
+def _in_parts(kernel: Callable, vectors: ndarray | tuple[ndarray, ...], *rest: object) -> list:
+    """What ``kernel(*part, *rest)`` returns for each part of the vectors, the parts side by side in threads."""
+    vectors = vectors if isinstance(vectors, tuple) else (vectors,)
+    size = vectors[0].size
+    parts = max(1, min(torch.get_num_threads(), size // _PART))
+    if parts == 1:
+        return [kernel(*vectors, *rest)]
+    ends = np.linspace(0, size, parts + 1, dtype=np.int64)
+    jobs = [
+        _pool().submit(kernel, *(vector[start:stop] for vector in vectors), *rest) for start, stop in pairwise(ends)
+    ]
+    return [job.result() for job in jobs]
 
-    None where that takes too many slots: then sorting is faster.
-    """
-    low, high = (float(end) for end in _ends(weights))
-    if high == low:
-        return None
-    gap = min(float(np.diff(edges.astype(np.float64)).min()) if len(edges) > 1 else np.inf, high - low)
-    scale = 1.0001 / gap if gap > 0 else np.inf
-    if not (high - low) * scale < _MOST_SLOTS:
-        return None
-    slot = ((edges.astype(np.float64) - low) * scale).astype(np.int64)
-    size = max(int((high - low) * scale), int(slot.max(initial=0))) + 1
-    threshold = np.full(size, np.inf, weights.dtype)
-    threshold[slot] = edges
-    first = np.zeros(size + 1, np.int64)
-    first[slot + 1] = 1
-    return low, scale, np.cumsum(first)[:-1], threshold
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="redlab")

@@ -8,17 +8,26 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray
 
-
-def moments(weights: ndarray) -> tuple[float, float, float, float]:
-    """Smallest, largest, mean and standard deviation (N - 1) of the weights, summed in float64."""
-    mean = weights.mean(dtype=np.float64)
-    spread = weights.std(dtype=np.float64, ddof=1) if weights.size > 1 else 0.0
-    return float(weights.min()), float(weights.max()), float(mean), float(spread)
+# Beyond this a table of slots no longer fits the cache: searching is faster.
+_MOST_SLOTS = 1 << 20
 
 
-def quartiles(weights: ndarray, low: float, high: float) -> tuple[float, float]:
+def deviation(weights: ndarray) -> float:
+    """Standard deviation (N - 1; 0 for one weight), summed in float64."""
+    return float(weights.std(dtype=np.float64, ddof=1)) if weights.size > 1 else 0.0
+
+
+def quartiles(weights: ndarray) -> tuple[float, float]:
     """First and third quartile, linear between order statistics (numpy's default)."""
-    first, third = np.percentile(weights.astype(np.float64, copy=False), [25, 75])
+    return quartiles_of(np.sort(weights), weights.size, 0)
+
+
+def quartiles_of(ordered: ndarray, size: int, before: int | ndarray) -> tuple[float, float]:
+    """The quartiles of ``size`` weights: ``ordered`` holds those around them, ``before`` each of them so many lack."""
+    ranks = np.array([0.25, 0.75]) * (size - 1)
+    below = np.floor(ranks).astype(np.int64)
+    lower, upper = (ordered[np.minimum(rank, size - 1) - before].astype(np.float64) for rank in (below, below + 1))
+    first, third = lower + (ranks - below) * (upper - lower)
     return float(first), float(third)
 
 
@@ -44,23 +53,55 @@ def share_cubic(one: ndarray, f: ndarray, f2: ndarray, f3: ndarray) -> ndarray:
     return counts
 
 
-def tally(weights: ndarray, edges: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """Count, sum, smallest and largest of the non-zero weights in each of the cells that the edges part.
+def assort(weights: ndarray, low: float, high: float, edges: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+    """Into the c cells that the edges part: (codes, member, lone).
 
-    An empty cell has count 0, sum 0, smallest inf and largest -inf.
+    ``codes`` (N,) in the smallest unsigned dtype; exact zeros belong to no cell: their code is c. ``member`` (c,) is
+    one of the cell's weights, NaN where it is empty; ``lone`` (c,) says that all of them equal it.
     """
+    cells = len(edges) + 1
+    codes = np.where(weights == 0, cells, _codes(weights, low, high, edges)).astype(np.min_scalar_type(cells))
     ordered = np.sort(weights[weights != 0])
     ends = np.concatenate([[0], np.searchsorted(ordered, edges), [ordered.size]])
-    count = np.diff(ends)
-    sums = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
-    least, most = np.full(len(count), np.inf), np.full(len(count), -np.inf)
-    used = count > 0
+    used = np.diff(ends) > 0
+    least, most = np.full(cells, np.nan, weights.dtype), np.full(cells, np.nan, weights.dtype)
     least[used], most[used] = ordered[ends[:-1][used]], ordered[ends[1:][used] - 1]
-    return count, np.diff(sums[ends]), least, most
+    return codes, most, least == most
 
 
-def lookup(weights: ndarray, edges: ndarray, values: ndarray) -> ndarray:
-    """The value of each weight's cell; exact zeros stay zero."""
-    found = values[np.searchsorted(edges, weights, side="right")]
-    found[weights == 0] = 0
-    return found
+def sums(weights: ndarray, codes: ndarray, cells: int) -> tuple[ndarray, ndarray]:
+    """Count and float64 sum of the weights of each code below ``cells``."""
+    count, total = np.bincount(codes, minlength=cells), np.bincount(codes, weights, minlength=cells)
+    return count[:cells], total[:cells]
+
+
+def take(values: ndarray, codes: ndarray) -> ndarray:
+    """``values[codes]``."""
+    return values[codes]
+
+
+def _codes(weights: ndarray, low: float, high: float, edges: ndarray) -> ndarray:
+    table = slots(weights.dtype, low, high, edges)
+    if table is None:
+        return np.searchsorted(edges, weights, side="right")
+    scale, first, threshold = table
+    slot = ((weights.astype(np.float64, copy=False) - low) * scale).astype(np.int64)
+    return first[slot] + (weights >= threshold[slot])
+
+
+def slots(dtype: np.dtype, low: float, high: float, edges: ndarray) -> tuple[float, ndarray, ndarray] | None:
+    """Equal slots of the line, so narrow that each holds one edge at most: (slots per unit, cell below it, the edge).
+
+    None where that takes too many.
+    """
+    gap = min(float(np.diff(edges.astype(np.float64)).min()) if len(edges) > 1 else np.inf, high - low)
+    scale = 1.0001 / gap if gap > 0 else np.inf
+    if not (high - low) * scale < _MOST_SLOTS:
+        return None
+    slot = ((edges.astype(np.float64) - low) * scale).astype(np.int64)
+    size = max(int((high - low) * scale), int(slot.max(initial=0))) + 1
+    threshold = np.full(size, np.inf, dtype)
+    threshold[slot] = edges
+    first = np.zeros(size + 1, np.int32)
+    first[slot + 1] = 1
+    return scale, np.cumsum(first, dtype=np.int32)[:-1], threshold

@@ -16,7 +16,8 @@ from numpy import ndarray
 
 from redlab import passes
 from redlab.bandwidth import resolve_bandwidth
-from redlab.density import estimate_density
+from redlab.density import density_of
+from redlab.vectors import Vector
 
 RULES = ("kde", "uniform", "lloyd")
 
@@ -26,53 +27,74 @@ class Cells:
     """Cells of the real line, a value each, filled with the weights of one layer.
 
     Attributes:
-        vector: (N,) the weights, float32 or float64.
+        vector: the N weights.
         edges: (c - 1,) ascending, of the same dtype: cell k holds the weights in [edges[k-1], edges[k]).
         centres: (c,) float64, the value of each cell.
     """
 
-    vector: ndarray
+    vector: Vector
     edges: ndarray
     centres: Float64[ndarray, " c"]
 
     @cached_property
-    def tally(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-        """Count, sum, smallest and largest of each cell's non-zero weights."""
-        return passes.tally(self.vector, self.edges)
+    def _assorted(self) -> tuple[ndarray, ndarray, ndarray]:
+        return passes.assort(self.vector.weights, self.vector.low, self.vector.high, self.edges)
+
+    @property
+    def codes(self) -> ndarray:
+        """(N,) the cell of each weight, exact zeros in none: c."""
+        return self._assorted[0]
+
+    @property
+    def member(self) -> ndarray:
+        """(c,) one of the weights in each cell, NaN in an empty one."""
+        return self._assorted[1]
 
     @cached_property
+    def tally(self) -> tuple[ndarray, ndarray]:
+        """Count and sum of each cell's weights."""
+        return passes.sums(self.vector.weights, self.codes, len(self.centres))
+
+    @property
+    def zeros(self) -> bool:
+        """Whether some weights are exactly zero, and stay so."""
+        return self.vector.low <= 0 <= self.vector.high and bool((self.codes == len(self.centres)).any())
+
+    @property
     def used(self) -> int:
-        """How many values the weights take, zero included where weights are exactly zero."""
-        count = self.tally[0]
-        return int((count > 0).sum()) + bool(count.sum() < self.vector.size)
+        """How many values the weights take, zero included."""
+        return int((~np.isnan(self.member)).sum()) + self.zeros
 
     def error(self) -> float:
         """Relative L2 error ||hash(W) - W|| / ||W||; 0 where all weights are 0."""
-        count, total, least, most = self.tally
-        if ((count == 0) | ((least == most) & (least == self.centres))).all():
+        _, member, lone = self._assorted
+        if (np.isnan(member) | (lone & (member == self.centres))).all():
             return 0.0  # every weight keeps its value; below, digits cancel near 1e-8
-        energy = float(np.square(self.vector, dtype=np.float64).sum())
+        count, total = self.tally
+        energy = self.vector.energy
         squares = energy - float((2 * self.centres * total - count * self.centres**2).sum())
         return float(np.sqrt(max(squares, 0.0) / energy)) if energy else 0.0
 
     def at_means(self) -> Cells:
         """The same cells, each with the mean of its own weights as its value."""
-        count, total, _, _ = self.tally
+        count, total = self.tally
         means = np.divide(total, count, out=self.centres.copy(), where=count > 0)
         return self._with(means)
 
     def at_lone_weights(self) -> Cells:
         """The same cells; one that a single distinct weight feeds takes exactly that weight as its value."""
-        _, _, least, most = self.tally
-        return self._with(np.where(least == most, least, self.centres))
+        _, member, lone = self._assorted
+        return self._with(np.where(lone, member.astype(np.float64), self.centres))
 
     def assign(self, values: ndarray) -> ndarray:
         """(N,) each weight's value out of ``values`` (c,); exact zeros stay zero."""
-        return passes.lookup(self.vector, self.edges, values)
+        return passes.take(np.append(values, values.dtype.type(0)), self.codes)
 
     def _with(self, centres: ndarray) -> Cells:
         moved = Cells(self.vector, self.edges, centres)
-        moved.__dict__["tally"] = self.tally  # same cells, same weights
+        for known in ("_assorted", "tally"):  # same cells, same weights
+            if known in self.__dict__:
+                moved.__dict__[known] = self.__dict__[known]
         return moved
 
 
@@ -102,11 +124,10 @@ class Rule:
         default = asdict(Rule())
         return {name: value for name, value in asdict(self).items() if name == "rule" or value != default[name]}
 
-    def cells(self, vector: ndarray) -> Cells:
+    def cells(self, vector: Vector) -> Cells:
         """The cells for a layer's weights, which are not all equal."""
-        spread = float(np.std(vector, dtype=np.float64))
         if self.levels is None and self.max_error is not None:
-            start = self.max_error * spread  # where sampling noise dominates, a KDE errs by 2h/sd
+            start = self.max_error * vector.spread  # where sampling noise dominates, a KDE errs by 2h/sd
             return coarsest(lambda h: self._at(vector, h), start, lambda made: made.error() <= self.max_error)
         if self.rule == "kde":
             return self._at(vector, resolve_bandwidth(vector, self.bandwidth))
@@ -114,46 +135,45 @@ class Rule:
         if self.rule == "lloyd":
             return lloyd(vector, levels)
         # The finest step that needs no more values than allowed: the search runs over reciprocals of the step.
-        return coarsest(lambda finer: self._at(vector, 1 / finer), 1 / spread, lambda made: made.used <= levels)
+        return coarsest(lambda finer: self._at(vector, 1 / finer), 1 / vector.spread, lambda made: made.used <= levels)
 
-    def _at(self, vector: ndarray, coarseness: float) -> Cells:
+    def _at(self, vector: Vector, coarseness: float) -> Cells:
         made = cells_of(vector, self.rule, coarseness, self.contrast)
         return made.at_means() if self.representative == "mean" else made
 
-    def _modes(self, vector: ndarray) -> int:
+    def _modes(self, vector: Vector) -> int:
         return cells_of(vector, "kde", resolve_bandwidth(vector, self.bandwidth), self.contrast).used
 
 
-def cells_of(vector: ndarray, rule: str, coarseness: float, contrast: float = 0.0) -> Cells:
+def cells_of(vector: Vector, rule: str, coarseness: float, contrast: float = 0.0) -> Cells:
     """The cells of ``rule`` at a coarseness: the bandwidth (kde), the step (uniform), range / levels (lloyd)."""
     if rule == "kde":
-        density = estimate_density(vector, coarseness, contrast)
-        return Cells(vector, _round_up(density.cuts, vector.dtype), density.modes).at_lone_weights()
+        density = density_of(vector, coarseness, contrast)
+        return Cells(vector, _round_up(density.cuts, vector.weights.dtype), density.modes).at_lone_weights()
     if rule == "uniform":
         return _uniform(vector, coarseness)
-    low, high = float(vector.min()), float(vector.max())
-    return lloyd(vector, max(1, round((high - low) / coarseness)))
+    return lloyd(vector, max(1, round((vector.high - vector.low) / coarseness)))
 
 
-def _uniform(vector: ndarray, step: float) -> Cells:
+def _uniform(vector: Vector, step: float) -> Cells:
     """Round to the nearest multiple of ``step``, so that zero is a value."""
-    first, last = np.rint(float(vector.min()) / step), np.rint(float(vector.max()) / step)
+    first, last = np.rint(vector.low / step), np.rint(vector.high / step)
     few = last - first < 4 * vector.size + 1024
-    multiples = np.arange(first, last + 1) if few else np.unique(np.rint(vector / np.float64(step)))
+    multiples = np.arange(first, last + 1) if few else np.unique(np.rint(vector.weights / np.float64(step)))
     edges = (0.5 * (multiples[1:] + multiples[:-1])) * step
-    return Cells(vector, _round_up(edges, vector.dtype), multiples * step)
+    return Cells(vector, _round_up(edges, vector.weights.dtype), multiples * step)
 
 
-def lloyd(vector: ndarray, levels: int) -> Cells:
+def lloyd(vector: Vector, levels: int) -> Cells:
     """One-dimensional k-means by Lloyd's iteration (1982): the better of two starts, each carried to its local optimum.
 
     One start spreads levels in proportion to the cube root of the density, as an optimal fine quantizer does (Panter &
     Dite 1951), the other evenly, as the uniform rule does: small layers need it. The starts are our choice.
     """
-    ordered = np.sort(vector)
+    ordered = np.sort(vector.weights)
     even = np.linspace(ordered[0], ordered[-1], 2 * levels + 1, dtype=np.float64)[1::2]
     centres = (_iterate(ordered, start) for start in (_panter_dite(ordered, levels), even))
-    return min((Cells(vector, _between(c, vector.dtype), c).at_means() for c in centres), key=Cells.error)
+    return min((Cells(vector, _between(c, ordered.dtype), c).at_means() for c in centres), key=Cells.error)
 
 
 def _iterate(ordered: ndarray, centres: ndarray, rounds: int = 300) -> ndarray:

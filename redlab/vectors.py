@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import torch
 from numpy import ndarray
 
+from redlab import passes
 
-def as_vector(weights: torch.Tensor | ndarray) -> ndarray:
-    """``weights`` as a contiguous, finite float32 or float64 vector (16-bit types become float32, exactly).
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """The weights of one layer, checked, with what every estimate asks of them.
+
+    Attributes:
+        weights: (N,) float32 or float64, contiguous, finite, N at least 1.
+        low, high: the smallest and the largest of them.
+        spread: their standard deviation (N - 1; 0 for one weight).
+    """
+
+    weights: ndarray
+    low: float
+    high: float
+    spread: float
+
+    @property
+    def size(self) -> int:
+        return self.weights.size
+
+    @cached_property
+    def energy(self) -> float:
+        """The sum of their squares."""
+        return float(np.square(self.weights, dtype=np.float64).sum())
+
+    def times_two_to(self, exponent: int) -> Vector:
+        """Each weight times 2^exponent, exactly."""
+        return _measured(np.ldexp(self.weights, exponent))
+
+
+def as_vector(weights: torch.Tensor | ndarray) -> Vector:
+    """``weights`` as a vector; 16-bit types become float32, exactly.
 
     Raises:
         TypeError: integer, bool or complex weights.
@@ -25,20 +59,24 @@ def as_vector(weights: torch.Tensor | ndarray) -> ndarray:
     if weights.size == 0:
         raise ValueError(f"weights are empty: shape {weights.shape}")
     vector = np.ascontiguousarray(weights, np.float64 if weights.dtype.itemsize > 4 else np.float32).ravel()
-    # The sum of finite float32 weights is finite in float64: one fast pass; look closer where it is not.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = vector.sum(dtype=np.float64)
-    if not np.isfinite(total) and not (finite := np.isfinite(vector)).all():
+    low, high = vector.min(), vector.max()  # NaN where there is one
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = ~np.isfinite(vector)
         raise ValueError(
             f"weights hold {np.isnan(vector).sum()} NaN and {np.isinf(vector).sum()} infinite values of {vector.size}"
-            f", the first at flat index {int(np.argmin(finite))}"
+            f", the first at flat index {int(np.argmax(bad))}"
         )
-    return vector
+    return _measured(vector)
 
 
-def binary_scale(vector: ndarray) -> int:
+def _measured(values: ndarray) -> Vector:
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200: see binary_scale
+        return Vector(values, float(values.min()), float(values.max()), passes.deviation(values))
+
+
+def binary_scale(vector: Vector) -> int:
     """The power of two to divide float64 weights by, so that their squares neither overflow nor vanish; mostly 0."""
-    if vector.dtype == np.float32:
+    if vector.weights.dtype == np.float32:
         return 0  # everything is computed in float64
-    exponent = int(np.frexp(max(abs(vector.min()), abs(vector.max())))[1])
+    exponent = int(np.frexp(max(abs(vector.low), abs(vector.high)))[1])
     return exponent if abs(exponent) > 300 else 0

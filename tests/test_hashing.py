@@ -215,7 +215,7 @@ def test_numpy_arrays_come_back_as_numpy_arrays():
 
 def test_without_numba_the_values_are_the_same(weights, monkeypatch):
     compiled = [hash_weights(weights, **options).values for options in RULES]
-    for module in ("redlab.bandwidth.passes", "redlab.extrema.passes", "redlab.rules.passes"):
+    for module in ("redlab.bandwidth.passes", "redlab.extrema.passes", "redlab.rules.passes", "redlab.vectors.passes"):
         monkeypatch.setattr(module, passes_numpy)
     for options, values in zip(RULES, compiled, strict=True):
         assert (hash_weights(weights, **options).values - values).abs().max() < 1e-6 * weights.abs().max()

@@ -1,0 +1,110 @@
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from redlab import (
+    estimate_density,
+    figures,
+    hash_network,
+    load_network,
+    plot_codebooks,
+    plot_collapse,
+    plot_density,
+    plot_error,
+    plot_frontier,
+    plot_modes,
+    save_figure,
+    small_multiples,
+)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return hash_network(load_network("digits/mlp")).layers
+
+
+FRAMES = {
+    plot_density: lambda: estimate_density(torch.randn(500)).frame(),
+    plot_modes: lambda: pd.DataFrame({"layer": ["a", "a", "b"], "bandwidth": [1, 0.5, 1], "modes": [1, 9, 2]}),
+    plot_codebooks: lambda: pd.DataFrame({"rule": ["kde", "kde", "lloyd"], "value": [0.0, 1.0, 0.5]}),
+    plot_collapse: lambda: hash_network(load_network("digits/mlp")).layers,
+    plot_error: lambda: pd.DataFrame(
+        {"layer": ["a", "b"] * 2, "error": [0.1] * 4, "rule": ["kde"] * 2 + ["lloyd"] * 2}
+    ),
+    plot_frontier: lambda: pd.DataFrame({"share": [0.1, 0.2], "accuracy": [90.0, 95.0], "method": ["kde"] * 2}),
+}
+each_plot = pytest.mark.parametrize("plot", FRAMES, ids=lambda plot: plot.__name__)
+
+
+@each_plot
+def test_every_picture_names_its_axes_and_leaves_the_style_alone(plot):
+    before = dict(mpl.rcParams)
+    ax = plot(FRAMES[plot]())
+    assert ax.get_xlabel()
+    assert ax.get_title() or plot is plot_frontier
+    assert dict(mpl.rcParams) == before
+
+
+@each_plot
+def test_every_picture_draws_on_the_axes_that_it_is_given(plot):
+    _, ax = plt.subplots()
+    assert plot(FRAMES[plot](), ax) is ax
+
+
+@each_plot
+def test_no_text_is_smaller_than_nine_points(plot):
+    ax = plot(FRAMES[plot]())
+    ax.figure.canvas.draw()
+    texts = [text for text in ax.figure.findobj(mpl.text.Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 9
+
+
+def test_a_density_marks_each_mode_and_cut():
+    density = estimate_density(torch.randn(300))
+    ax = plot_density(density.frame())
+    dots = next(line for line in ax.lines if line.get_label() == "mode")
+    assert len(dots.get_xdata()) == len(density.modes)
+    ticks = next(c for c in ax.collections if c.get_label() == "cut")
+    assert len(ticks.get_segments()) == len(density.cuts)
+
+
+def test_a_constant_layer_can_be_drawn():
+    plot_density(estimate_density(torch.ones(4)).frame()).figure.canvas.draw()
+
+
+def test_the_collapse_shows_every_layer_in_order(layers):
+    ax = plot_collapse(layers)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(layers["layer"])
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first layer stands on top"
+
+
+def test_small_multiples_draw_each_value_once_and_hide_the_rest():
+    frame = pd.concat([estimate_density(torch.randn(50)).frame(layer=name) for name in "abcde"])
+    figure = small_multiples(frame, plot_density, by="layer", columns=3)
+    shown = [ax.get_title().splitlines()[0] for ax in figure.axes if ax.get_visible()]
+    assert shown == list("abcde")
+
+
+def test_two_hundred_lines_look_different():
+    n = 200
+    looks = {(figures.COLOURS[k % 6], str(figures.DASHES[k % 5]), figures.MARKERS[k % 7]) for k in range(n)}
+    assert len(looks) == n
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path, monkeypatch):
+    saved = []
+    for folder in ("one", "two"):
+        monkeypatch.setenv("REDLAB_OUT", str(tmp_path / folder))
+        save_figure(plot_density(estimate_density(np.linspace(-1, 1, 50)).frame()).figure, "05_name")
+        saved.append({p.name: p.read_bytes() for p in sorted((tmp_path / folder / "figures").iterdir())})
+    assert set(saved[0]) == {"05_name.png", "05_name.pdf"}
+    assert saved[0] == saved[1]

@@ -1,0 +1,99 @@
+"""Every notebook, headlessly through papermill: quick, with its results read back, and once more with one change."""
+
+import nbformat
+import pytest
+
+from redlab import list_networks, run_notebook
+from redlab.notebooks import list_notebooks, read_cells
+from redlab.paths import checkout
+
+NOTEBOOKS = list_notebooks()
+# For each notebook: one parameter to change, and the column of the results that must then change.
+CHANGES = {
+    "00_start_here": ({"networks": ["digits/mlp"]}, "network"),
+    "01_weight_density": ({"rule": "uniform"}, "error"),
+    "02_hash_collapse": ({"max_errors": [0.5]}, "share"),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Quick runs by name, made when asked for and kept for the module."""
+    made, out = {}, tmp_path_factory.mktemp("runs")
+
+    def run(name, **params):
+        key = (name, str(params))
+        if key not in made:
+            made[key] = run_notebook(name, {"quick": True, **params}, out)
+        return made[key]
+
+    return run
+
+
+def test_every_notebook_has_a_change_to_try():
+    assert set(CHANGES) <= set(NOTEBOOKS)
+    assert [name for name in NOTEBOOKS if name not in CHANGES] == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_quick_run_records_a_frame_without_gaps(runs, name):
+    frame = runs(name).results
+    assert len(frame) > 0
+    assert frame["accuracy"].between(0, 100).all()
+    if "share" in frame:
+        assert frame["share"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_run_leaves_the_figures_that_are_committed(runs, name):
+    drawn = {path.name for path in runs(name).figures}
+    assert drawn
+    assert all(file.startswith(name[:3]) for file in drawn)
+    committed = {path.name for path in (checkout() / "figures").glob(f"{name[:3]}*")}
+    assert drawn == committed
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_one_changed_parameter_changes_the_results(runs, name):
+    params, column = CHANGES[name]
+    before, after = runs(name).results, runs(name, **params).results
+    assert list(before[column]) != list(after[column])
+
+
+def test_the_collapse_notebook_shows_what_hashing_does(runs):
+    frame = runs("02_hash_collapse").results
+    bounded = frame.dropna(subset=["max_error"])
+    assert (bounded["error"] <= bounded["max_error"]).all()
+    assert bounded.groupby("method")["share"].apply(lambda s: s.is_monotonic_decreasing).all()
+    assert set(bounded["method"]) == {"kde, mode", "kde, mean", "uniform", "lloyd"}
+
+
+def test_the_density_notebook_finds_more_modes_under_narrower_kernels(runs):
+    modes = runs("01_weight_density").results.set_index("bandwidth")["modes"]
+    widths = ["silverman", "silverman/2", "silverman/4", "silverman/8", "silverman/16", "median_gap"]
+    assert modes[widths].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_committed_notebook_is_thin_clean_and_executed(name):
+    book = nbformat.read(checkout() / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert book.metadata.kernelspec.name == "python3"
+    assert not any(line.startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines())
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    text = nbformat.writes(book)
+    assert len(text) < 500_000
+    assert "widget-view" not in text
+    assert str(checkout()) not in text
+
+
+def test_the_front_page_lists_every_notebook():
+    prose = "".join(cell["source"] for cell in read_cells(checkout() / "notebooks" / "00_start_here.ipynb"))
+    assert all(f"({name}.ipynb)" in prose for name in NOTEBOOKS if not name.startswith("00"))
+
+
+def test_shipped_networks_are_what_the_notebooks_run_on():
+    assert {"digits/resnet", "digits/mobilenet", "digits/mlp"} <= set(list_networks())
