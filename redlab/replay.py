@@ -10,6 +10,7 @@ from torch import nn
 
 from redlab import networks
 from redlab.folding import apply_fold
+from redlab.pruning import apply_plan
 from redlab.recipe import Recipe
 
 
@@ -66,8 +67,10 @@ def _hash(network: nn.Module, step: dict) -> nn.Module:
 
 
 def _plan(network: nn.Module, step: dict) -> nn.Module:
-    from redlab.pruning import apply_plan
-
+    # A file may ask for any number of slices: refused before index tensors of that size are made.
+    widest = max(max(tensor.shape, default=0) for tensor in network.state_dict().values())
+    if wider := [item["width"] for items in step["members"].values() for item in items if item["width"] > widest]:
+        raise ValueError(f"it names {wider[0]} slices of a tensor, and the widest has {widest}")
     return apply_plan(network, step)
 
 
