@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from redlab.cli_compress import compress
+
 if TYPE_CHECKING:
     from redlab.runs import Run, RunFailed
 
@@ -110,6 +112,9 @@ def lab(context: typer.Context) -> None:
     # A relative REDLAB_DATA would be resolved in notebooks/; the kernel is to be this Python, not the user's "python3".
     surroundings = {**os.environ, "REDLAB_DATA": str(data_root()), "JUPYTER_PREFER_ENV_PATH": "1"}
     os.execve(sys.executable, [*command, *context.args], surroundings)
+
+
+app.command()(compress)
 
 
 def _checked(function: Callable, *args: Any) -> Any:
