@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
 from redlab.evaluation import evaluate
 from redlab.hashing import hash_network
+from redlab.layers import Layer
+from redlab.merging import merge_neurons
 from redlab.progress import progress
+from redlab.similarity import Dendrogram, clusters_at, dendrogram
 
 
 def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -> pd.DataFrame:
@@ -35,3 +39,69 @@ def _row(network: nn.Module, dataset: Dataset, setting: dict) -> dict:
         "error": layers["error"].mean(),
         "accuracy": evaluate(result.network, dataset).accuracy,
     }
+
+
+def compare_merges(network: nn.Module, dataset: Dataset, settings: list[dict]) -> pd.DataFrame:
+    """Merge ``network`` once for each of ``settings`` (keywords of ``merge_neurons``) and measure what is left of it.
+
+    Returns:
+        A row a setting: the setting itself; ``merged`` and ``dead`` channels, summed over layers, and ``share``, the
+        channels left; ``products`` and ``parameters``, the shares of those before; ``accuracy`` in percent.
+        ``attrs["before"]`` holds the accuracy of the network as it came, ``attrs["of"]`` what share is a share of.
+    """
+    rows = [_merge_row(network, dataset, setting) for setting in progress(settings, "merge settings")]
+    frame = pd.DataFrame(rows)
+    frame.attrs = {"of": "channels", "before": evaluate(network, dataset).accuracy}
+    return frame
+
+
+def _merge_row(network: nn.Module, dataset: Dataset, setting: dict) -> dict:
+    result = merge_neurons(network, **setting)
+    total = result.layers.sum(numeric_only=True)
+    return setting | {
+        "merged": int(total["merged"]),
+        "dead": int(total["dead"]),
+        "share": total["channels_after"] / total["channels_before"],
+        "products": total["products_after"] / total["products_before"],
+        "parameters": total["parameters_after"] / total["parameters_before"],
+        "accuracy": evaluate(result.network, dataset).accuracy,
+    }
+
+
+def filter_tree(layer: Layer, linkage: str = "complete") -> Dendrogram:
+    """The dendrogram of one layer's filters with their biases, as merging grows it where no other layer is coupled."""
+    rows = layer.weight.detach().cpu().flatten(1).numpy()
+    bias = getattr(layer.module, "bias", None)
+    columns = [] if bias is None else [bias.detach().cpu().numpy()[:, None]]
+    return dendrogram(np.concatenate([rows, *columns], axis=1), linkage)
+
+
+def merged_filters(layer: Layer, tree: Dendrogram, merged: int, most: int = 12) -> pd.DataFrame:
+    """The filters of the clusters that form when ``merged`` are gone, the tightest clusters first.
+
+    Returns:
+        One row a weight: cluster, filter, row (input channel), column (tap), value; ``most`` clusters at most.
+    """
+    clusters = clusters_at(tree, merged)
+    place = np.searchsorted(tree.leaves, tree.first)
+    distances = tree.distances[np.ix_(place, place)]
+    groups = [np.flatnonzero(clusters == cluster) for cluster in range(clusters.max() + 1)]
+    groups = [members for members in groups if len(members) > 1]
+    groups.sort(key=lambda members: distances[np.ix_(members, members)].max())
+    weight = layer.weight.detach().cpu().flatten(2) if layer.weight.ndim > 2 else layer.weight.detach()[:, :, None]
+    parts = [_filter(weight[k].numpy(), cluster, k) for cluster, members in enumerate(groups[:most]) for k in members]
+    return pd.concat(parts, ignore_index=True) if parts else _filter(np.zeros((0, 0)), 0, 0)
+
+
+def _filter(image: np.ndarray, cluster: int, number: int) -> pd.DataFrame:
+    row, column = np.indices(image.shape)
+    columns = {"row": row.ravel(), "column": column.ravel(), "value": image.ravel()}
+    return pd.DataFrame(columns).assign(cluster=cluster, filter=number)
+
+
+def filter_distances(tree: Dendrogram) -> pd.DataFrame:
+    """All distances between filters in the order of the dendrogram: columns filter, other, distance."""
+    order = tree.order
+    place = np.searchsorted(tree.leaves, tree.first)[order]
+    columns = {"filter": np.repeat(order, len(order)), "other": np.tile(order, len(order))}
+    return pd.DataFrame(columns | {"distance": tree.distances[np.ix_(place, place)].ravel()})

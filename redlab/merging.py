@@ -1,0 +1,219 @@
+"""Output merging: neurons of a layer that compute nearly the same become one, and the network gets smaller.
+
+The second step of RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397). Which neurons: here.
+Removing them: ``apply_plan``, which averages their rows and sums the slices of those that read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+
+from redlab.channel_table import channel_table
+from redlab.coupling import Group, couple
+from redlab.filters import dead_channels, effective_rows, own_rows
+from redlab.folding import fold_batchnorm
+from redlab.layers import weight_layers
+from redlab.plan import make_plan
+from redlab.progress import progress
+from redlab.pruning import apply_plan
+from redlab.result import Result
+from redlab.similarity import LINKAGES, Dendrogram, clusters_at, dendrogram, exact_duplicates
+
+
+@torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
+def merge_neurons(
+    network: nn.Module,
+    alpha: float = 0.0,
+    strategy: str = "constant",
+    linkage: str = "complete",
+    alpha_of: str = "share",
+    dead: bool = True,
+    round_to: int = 1,
+    example: Tensor | None = None,
+) -> Result:
+    """Merge neurons (filters) of nearly equal weights into their mean, and sum the input slices that read them.
+
+    Layers whose channels must stay in step are one coupled group, whose neurons are compared by the rows of all its
+    layers side by side. Identical neurons always merge, which is exact; here they are identical if everything that
+    they own is, batch norm included. How far apart others are is measured on their weights and biases as batch norm
+    makes them (``fold_batchnorm`` on a copy): fold first if alpha > 0, since the mean of a weight and the mean of its
+    scale do not make the mean of their product. Hashing is left to the caller as well.
+
+    Arguments:
+        network: left untouched.
+        alpha: in [0, 1), how much merges beyond identical neurons; what of, says ``alpha_of``.
+        strategy: alpha of group l of the L that may merge, in the order of their first layers. "constant";
+            "ascending": alpha l / L, l from 1; "descending": the same backwards; "block": alpha b / B for all groups of
+            block b of B, where a block is what the first two parts of a layer's path name (``layer1.0``): our choice.
+        linkage: how far two clusters are apart: "complete", their farthest neurons; "single", their nearest.
+        alpha_of: "share" of the group's neurons that is merged away, rounded down (our choice); or "pairs": all merges
+            up to the alpha-quantile of the distances of the group's pairs.
+        dead: also remove channels that are 0: all that produce them have |gamma| < 1e-4 and beta <= 0, and a ReLU
+            follows. They come on top of alpha.
+        round_to: keep a multiple of so many channels, by undoing the last merges; where that is not enough, identical
+            and then dead channels stay.
+        example: what the network takes, batch first; by default ``example_input(network)``.
+
+    Returns:
+        ``layers`` has a row per conv or linear layer: layer, kind, weights, its ``group``, channels, parameters and
+        products before and after, the channels ``merged`` and ``dead`` that are gone, ``skipped``. ``plan`` says where
+        each channel goes.
+
+    Raises:
+        ValueError: NaN or inf weights, with the layer's name; an option out of range or unknown; no tracing.
+
+    Example:
+        >>> merge_neurons(fold_batchnorm(load_network("digits/resnet")).network, alpha=0.1)
+    """
+    options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)
+    _check_weights(network)
+    groups = couple(network, example)
+    mergeable = [group for group in groups if not group.frozen]
+    folded = fold_batchnorm(network, example).network
+    destinations = {}
+    shares = STRATEGIES[strategy](mergeable, alpha)
+    for group, share in progress(list(zip(mergeable, shares, strict=True)), "merging"):
+        zero = dead_channels(folded, group) if dead else np.zeros(group.size, bool)
+        neurons = _Neurons(network, folded, group, ~zero, linkage)
+        where = _destinations(neurons, _gone(neurons, group.size, share, alpha_of), round_to)
+        if where != list(range(group.size)):
+            destinations[group.name] = where
+    plan = make_plan(groups, destinations) | {"options": asdict(options)}
+    merged = apply_plan(network, plan)
+    return Result(merged, channel_table(network, merged, groups, destinations, example), plan)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``merge_neurons``, checked when they are put together."""
+
+    alpha: float
+    strategy: str
+    linkage: str
+    alpha_of: str
+    dead: bool
+    round_to: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < 1:  # NaN too
+            raise ValueError(f"alpha must lie in [0, 1), not be {self.alpha}")
+        known = {"strategy": STRATEGIES, "linkage": LINKAGES, "alpha_of": ("share", "pairs")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        if self.round_to < 1 or self.round_to != int(self.round_to):
+            raise ValueError(f"round_to must be a whole number of at least 1, not {self.round_to}")
+
+
+def block_of(group: Group) -> str:
+    """The block that a group is born in: the first two parts of the path to its first layer, ``layer1.0`` say."""
+    path = group.producers[0].tensor.split(".")[:-2]  # without the tensor's own name and its module's
+    return ".".join(path[:2])
+
+
+def _constant(groups: list[Group], alpha: float) -> list[float]:
+    return [alpha] * len(groups)
+
+
+def _ascending(groups: list[Group], alpha: float) -> list[float]:
+    return [alpha * (k + 1) / len(groups) for k in range(len(groups))]
+
+
+def _descending(groups: list[Group], alpha: float) -> list[float]:
+    return _ascending(groups, alpha)[::-1]
+
+
+def _block(groups: list[Group], alpha: float) -> list[float]:
+    blocks = list(dict.fromkeys(map(block_of, groups)))
+    return [alpha * (blocks.index(block_of(group)) + 1) / len(blocks) for group in groups]
+
+
+STRATEGIES: dict[str, Callable[[list[Group], float], list[float]]] = {
+    "constant": _constant,
+    "ascending": _ascending,
+    "descending": _descending,
+    "block": _block,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Neurons:
+    """The n neurons of a group that are not dead (``alive``, a mask over all its channels)."""
+
+    network: nn.Module
+    folded: nn.Module
+    group: Group
+    alive: ndarray
+    linkage: str
+
+    @cached_property
+    def first(self) -> ndarray:
+        """(n,) the first neuron identical to each."""
+        rows = own_rows(self.network, self.group)[self.alive]
+        return exact_duplicates(rows) if len(rows) else np.zeros(0, int)
+
+    @cached_property
+    def tree(self) -> Dendrogram:
+        """Grown only where neurons merge that are not identical: large layers take a second."""
+        return dendrogram(effective_rows(self.folded, self.group)[self.alive], self.linkage, self.first)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def distinct(self) -> int:
+        return len(np.unique(self.first))
+
+
+def _gone(neurons: _Neurons, size: int, alpha: float, alpha_of: str) -> int:
+    """How many neurons merging takes away; never all, and all but one of identical ones."""
+    n = len(neurons)
+    if alpha == 0 or n < 2:
+        return n - neurons.distinct
+    if alpha_of == "share":
+        # 0.29 * 100 is a little less than 29 in binary.
+        return min(max(int(alpha * size + 1e-9), n - neurons.distinct), n - 1)
+    tree = neurons.tree
+    place = np.searchsorted(tree.leaves, tree.first)
+    pairs = tree.distances[np.ix_(place, place)][np.triu_indices(n, 1)]
+    return tree.merged_within(float(np.quantile(pairs, alpha)))
+
+
+def _destinations(neurons: _Neurons, gone: int, round_to: int) -> list[int]:
+    """The new index of every channel of a group, -1 for those that go; new channels stand as their first members."""
+    size, alive, zero = len(neurons.alive), len(neurons), ~neurons.alive
+    wanted = min(-(-max(alive - gone, 1) // round_to) * round_to, size)
+    # More channels are wanted than live: the first dead ones stay, each by itself.
+    stay = np.flatnonzero(zero)[: max(wanted - alive, 0)]
+    clusters = np.full(size, -1)
+    clusters[~zero] = _clusters(neurons, min(wanted, alive))
+    clusters[stay] = alive + np.arange(len(stay))
+    kept = clusters[clusters >= 0]
+    leaders = list(dict.fromkeys(kept.tolist()))
+    return [leaders.index(cluster) if cluster >= 0 else -1 for cluster in clusters.tolist()]
+
+
+def _clusters(neurons: _Neurons, wanted: int) -> ndarray:
+    """(n,) the cluster of each neuron where exactly ``wanted`` are left."""
+    n = len(neurons)
+    if wanted < neurons.distinct:
+        return clusters_at(neurons.tree, n - wanted)
+    clusters = neurons.first.copy()
+    copies = np.flatnonzero(clusters != np.arange(n))
+    spared = copies[len(copies) - (wanted - neurons.distinct) :]
+    clusters[spared] = spared
+    return clusters
+
+
+def _check_weights(network: nn.Module) -> None:
+    for layer in weight_layers(network):
+        tensors = () if "lazy" in layer.skipped else (layer.weight, getattr(layer.module, "bias", None))
+        if not all(tensor is None or tensor.isfinite().all() for tensor in tensors):
+            raise ValueError(f"layer {layer.name}: NaN or inf among its weights or biases")
