@@ -19,6 +19,7 @@ _HOME = {
     "Run": "runs",
     "compare_hashes": "studies",
     "compare_latency": "latency",
+    "default_dataset": "datasets",
     "estimate_density": "density",
     "evaluate": "evaluation",
     "example_input": "networks",

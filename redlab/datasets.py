@@ -95,6 +95,18 @@ def load_dataset(
     return dataset if limit is None else dataset.take(np.random.RandomState(0).permutation(len(dataset))[:limit])
 
 
+def default_dataset(network_name: str) -> str:
+    """The name of the images that a network of this name was trained for: "cifar10" for "cifar10/resnet20".
+
+    Raises:
+        ValueError: it is not of one of the families; then the dataset has to be named.
+    """
+    family = str(network_name).split("/")[0]
+    if family not in _FAMILIES:
+        raise ValueError(f"no dataset is known for {network_name!r}: name one of {', '.join(_LOADERS)}")
+    return _FAMILIES[family]
+
+
 def _digits(split: str, root: Path) -> ImageArray:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -161,6 +173,13 @@ def _imagenet_folder(split: str, root: Path) -> ImageFolder:
     return read_image_folder(root)
 
 
+# The first word of a network's name -> the images that it was trained for.
+_FAMILIES = {
+    "digits": "digits",
+    "cifar10": "cifar10",
+    "imagenet": "imagenet_folder",
+    "torchvision": "imagenet_folder",
+}
 # name -> (its folder under the data root, the function that reads a split of it)
 _LOADERS: dict[str, tuple[str, Callable[[str, Path], ImageArray | ImageFolder]]] = {
     "digits": ("digits", _digits),

@@ -35,6 +35,7 @@ def execute(path: Path, work: Path, changed: dict[str, Any], progress: bool = Fa
         progress_bar={"desc": path.stem, "leave": False} if progress else False,
         resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` would change this process's
         kernel_manager_class=_kernel_manager(_kernel_environment(work)),
+        extra_arguments=["--log-level=CRITICAL"],  # a kernel that is told to stop calls that an error, on our terminal
         coalesce_streams=True,  # how a kernel's prints fall into messages differs from run to run
     )
 

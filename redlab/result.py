@@ -9,7 +9,7 @@ from torch import nn
 
 # (title, column before, column after): the totals that a summary shows where a step measured them.
 _TOTALS = (
-    ("distinct values", "weights", "distinct"),
+    ("distinct values", "distinct_before", "distinct"),
     ("channels", "channels_before", "channels_after"),
     ("parameters", "parameters_before", "parameters_after"),
     ("products", "products_before", "products_after"),

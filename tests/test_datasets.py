@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from redlab.datasets import load_dataset
+from redlab.datasets import default_dataset, load_dataset
 from redlab.mobilenet import MEAN, STD
 from redlab.paths import data_root
 
@@ -285,3 +285,10 @@ def test_a_folder_without_labels_is_refused(tmp_path):
     _image(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"neither labels\.csv nor"):
         load_dataset("imagenet_folder", root=tmp_path)
+
+
+def test_every_network_family_has_its_images():
+    named = {name: default_dataset(name) for name in ("digits/mlp", "cifar10/resnet20", "torchvision/vgg16")}
+    assert list(named.values()) == ["digits", "cifar10", "imagenet_folder"]
+    with pytest.raises(ValueError, match="name one of digits"):
+        default_dataset("mine/net")
