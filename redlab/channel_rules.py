@@ -18,7 +18,7 @@ from redlab.cifar_resnet import ZeroPadShortcut
 from redlab.flow import Flow
 from redlab.graph import Graph, is_layer, module_path, operation
 from redlab.labels import compact
-from redlab.layers import Layer
+from redlab.layer_rules import channel_norm, layer
 
 # Elementwise and 0 at 0: a channel of zeros stays one.
 _KEEP_ZERO = (
@@ -42,6 +42,7 @@ _MOVES = (
     *("expand", "view", "reshape", "expand_as", "view_as"),
 )
 _NEW = ("new_zeros", "new_ones", "new_full", "new_empty")
+_MIX = ("matmul", "bmm", "mm", "baddbmm", "addmm", "einsum", "scaled_dot_product_attention")
 _WITH_PARAMETERS = ("batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm", "prelu")
 
 
@@ -63,7 +64,7 @@ def _step(flow: Flow, node: Node) -> Any:
     if node.target is operator.getitem:
         return flow.at(node.args[0])[node.args[1]]
     if is_layer(node):
-        return _layer(flow, node)
+        return layer(flow, node)
     name = operation(node)
     # A norm's own parameters are its entries, not data that it meets.
     labels = [flow.at(node.args[0])] if name in _WITH_PARAMETERS else flow.inputs(node)
@@ -76,13 +77,18 @@ def _unknown(flow: Flow, node: Node) -> Any:
     return flow.freeze(node, f"no rule for {operation(node)}")
 
 
-def _kept(flow: Flow, node: Node) -> Tensor:
-    return flow.at(node.args[0])
+def _kept(flow: Flow, node: Node) -> Any:
+    """Elementwise in one tensor; with another one (a tensor of bounds, of exponents) it is another operation."""
+    return flow.at(node.args[0]) if len(node.all_input_nodes) == 1 else _unknown(flow, node)
 
 
-def _moved(flow: Flow, node: Node) -> Tensor:
+def _moved(flow: Flow, node: Node) -> Any:
     flow.moved.append(flow.at(node.args[0]))
-    return flow.at(node.args[0])
+    return _kept(flow, node)
+
+
+def _mixed(flow: Flow, node: Node) -> Any:
+    return flow.freeze(node, f"{operation(node)} mixes it")
 
 
 def _new(flow: Flow, node: Node) -> Tensor:
@@ -108,6 +114,7 @@ def _binary(flow: Flow, node: Node) -> Tensor:
                     sides[other], f"{operation(node)} with a tensor whose channels lie along another axis"
                 )
             return sides[other].expand(value.shape)
+    flow.moved += sides[1:] if operation(node) == "div" else []
     flow.labels.unite(*sides, same=True)
     one, other = torch.broadcast_tensors(*sides)
     return _rectangular(flow, compact(torch.where(one < 0, other, one)).expand(value.shape))
@@ -214,7 +221,7 @@ def _pad(flow: Flow, node: Node) -> Tensor:
 def _zero_pad(flow: Flow, node: Node, module: ZeroPadShortcut) -> Tensor:
     """The zeros of our CIFAR ResNets' shortcut are channels of their own: its widths are attributes."""
     labels = compact(flow.at(node.args[0]))
-    zeros = flow.labels.fresh(module.zeros_before + module.zeros_after).view(1, -1, 1, 1)
+    zeros = flow.labels.fresh(count := module.zeros_before + module.zeros_after).view(1, count, 1, 1)
     flow.meet(node, [(module_path(node), 0)], "padding", zeros.flatten())
     before, after = zeros[:, : module.zeros_before], zeros[:, module.zeros_before :]
     return torch.cat([before, labels[:, :, :1, :1], after], 1).expand(node.meta["val"].shape)
@@ -261,84 +268,6 @@ def _group_norm(flow: Flow, node: Node) -> Tensor:
     return flow.at(node.args[0])
 
 
-def _channel_norm(flow: Flow, node: Node) -> Tensor:
-    """Batch norm, instance norm and PReLU: numbers of their own for every channel, on axis 1."""
-    labels, name = flow.at(node.args[0]), operation(node)
-    tensors = [argument for argument in node.args[1:5] if isinstance(argument, Node)]
-    if not all(map(flow.name, tensors)):
-        return flow.freeze(node, f"{name} computes its parameters at every call")
-    tensors = [tensor for tensor in tensors if tensor.meta["val"].numel() > 1 or name != "prelu"]
-    if tensors:
-        flow.meet(node, [(flow.name(tensor), 0) for tensor in tensors], "producer", flow.slices(labels, 1))
-    return labels
-
-
-def _layer(flow: Flow, node: Node) -> Tensor:
-    """A conv or linear layer: its columns consume the channels of its input, its rows make new ones."""
-    graph, labels, weight = flow.graph, flow.at(node.args[0]), node.args[1]
-    why = graph.why_fixed(node)
-    if why:
-        flow.labels.freeze(labels, why)
-    if not flow.name(weight):
-        return flow.of_fixed_width(node, why)
-    ranks = weight.meta["val"].ndim - 1  # of one input, without its batch
-    axis = labels.ndim - (1 if operation(node) == "linear" else ranks)
-    inputs, groups = flow.slices(labels, axis), _groups(node)
-    transposed = operation(node).startswith("conv_transpose")
-    if transposed and groups > 1:
-        why = why or "grouped transposed convolution"
-        flow.labels.freeze(inputs, why)
-    outputs = _outputs(flow, node, inputs, groups, transposed)
-    if why:
-        flow.labels.freeze(outputs, why)
-    shape = [1] * labels.ndim
-    shape[axis] = -1
-    return outputs.view(shape).expand(node.meta["val"].shape)
-
-
-def _outputs(flow: Flow, node: Node, inputs: Tensor, groups: int, transposed: bool) -> Tensor:
-    weight, layer = node.args[1], flow.graph.layers.get(node.args[1])
-    name, out = (
-        flow.name(weight),
-        weight.meta["val"].shape[0] if not transposed else weight.meta["val"].shape[1] * groups,
-    )
-    depthwise = groups > 1 and groups == len(inputs) and not transposed
-    known = flow.entries.get((name, int(transposed), "producer"))
-    fresh = (
-        inputs if depthwise and out == groups else flow.labels.fresh(out) if known is None else known.labels.flatten()
-    )
-    if groups > 1 and not (depthwise and out == groups):
-        blocks = fresh.view(groups, -1)
-        # Row by row with its own input channel, or else all groups alike.
-        flow.labels.unite(*((inputs[:, None], blocks) if depthwise else (blocks[:1], blocks)), same=False)
-    if groups == 1 or transposed:
-        flow.meet(node, [(name, int(not transposed))], "consumer", inputs)
-    elif not depthwise:
-        columns = inputs.view(groups, -1)
-        flow.labels.unite(columns[:1], columns, same=False)
-        flow.meet(node, [(name, 1)], "consumer", columns.T.contiguous())
-    rows = [(name, int(transposed)), *_beside(flow, node, layer, out)]
-    flow.meet(node, rows, "producer", fresh)
-    return fresh
-
-
-def _beside(flow: Flow, node: Node, layer: Layer | None, out: int) -> list[tuple[str, int]]:
-    """The bias of a layer, and what folding remembers of its outputs."""
-    bias = [flow.name(node.args[2])] if len(node.args) > 2 and flow.name(node.args[2]) else []
-    path = flow.name(node.args[1]).removesuffix("weight")
-    buffers = dict(layer.module.named_buffers(recurse=False)) if layer else {}
-    remembered = [
-        path + key for key, tensor in buffers.items() if key in ("out_mean", "out_std") and len(tensor) == out
-    ]
-    return [(name, 0) for name in (*bias, *remembered)]
-
-
-def _groups(node: Node) -> int:
-    if operation(node) == "linear":
-        return 1
-    return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-
-
 _Rule = Callable[[Flow, Node], Any]
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(_KEEP_ZERO, _kept),
@@ -347,11 +276,12 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(_MOVES, _move),
     **dict.fromkeys(_NEW, _new),
+    **dict.fromkeys(_MIX, _mixed),
     **dict.fromkeys(("slice", "select", "narrow", "index_select"), _cut),
     **dict.fromkeys(("split", "split_with_sizes", "unbind"), _split),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduce),
     **dict.fromkeys(("softmax", "log_softmax", "layer_norm", "rms_norm"), _within),
-    **dict.fromkeys(("batch_norm", "instance_norm", "prelu"), _channel_norm),
+    **dict.fromkeys(("batch_norm", "instance_norm", "prelu"), channel_norm),
     **dict.fromkeys(("concat", "cat", "concatenate"), _cat),
     "stack": _stack,
     "chunk": _chunk,

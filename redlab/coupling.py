@@ -1,14 +1,15 @@
 """Which channels of a network go together, and which must stay, with the reason.
 
 Labels are pushed through the traced graph (``channel_rules``); a group is a maximal set of channels with the same
-producers and the same consumers.
+producers and the same consumers. What the graph can't show is whether the network's code would accept other widths:
+``trial`` finds that out.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,50 +17,11 @@ from torch.fx import Node
 
 from redlab.channel_rules import follow
 from redlab.flow import Entry, Flow
-from redlab.graph import is_layer, operation, trace
+from redlab.graph import fit_example, is_layer, operation, trace
+from redlab.groups import Group, Member
 from redlab.labels import compact
 from redlab.layers import weight_layers
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """The slices of one tensor that belong to the channels of a group.
-
-    Attributes:
-        tensor: the dotted name of a parameter or buffer; of the module in ``Group.paddings``.
-        dim: the axis of the slices.
-        index: int64 (size, m), the m slices of each channel. Column k means the same for every channel.
-        width: how many slices the tensor has along ``dim``.
-    """
-
-    tensor: str
-    dim: int
-    index: Tensor
-    width: int
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Channels that are made and used by the same tensors; each may be removed, or merged with another.
-
-    Attributes:
-        name: the layer that makes them first; " (2)" and so on where it makes those of several groups.
-        size: how many channels. One may be several rows of a layer that must leave together (index.shape[1] > 1).
-        producers: rows of conv and linear weights and biases, batch norms, and other numbers that a channel carries.
-        consumers: input slices of conv and linear weights.
-        paddings: the zeros of shortcuts that belong to the channels.
-        frozen: why they must stay, or "".
-        relu: whether every producer feeds a ReLU, directly or through its own batch norm, and nothing after it moves
-            zero: a channel that the ReLU makes zero reaches its consumers as zero.
-    """
-
-    name: str
-    size: int
-    producers: tuple[Member, ...]
-    consumers: tuple[Member, ...]
-    paddings: tuple[Member, ...] = ()
-    frozen: str = ""
-    relu: bool = False
+from redlab.trial import misfits
 
 
 def couple(network: nn.Module, example: Tensor | None = None) -> list[Group]:
@@ -78,7 +40,9 @@ def couple(network: nn.Module, example: Tensor | None = None) -> list[Group]:
     flow = follow(graph)
     groups = _groups(flow)
     covered = {member.tensor for group in groups for member in group.producers}
-    return _named([*groups, *_uncovered(network, covered)])
+    groups = _named([*groups, *_uncovered(network, covered)])
+    fixed = misfits(network, fit_example(network, example), groups)
+    return [replace(group, frozen=fixed[group.name], relu=False) if group.name in fixed else group for group in groups]
 
 
 def _uncovered(network: nn.Module, covered: set[str]) -> Iterable[Group]:
@@ -98,7 +62,7 @@ def _rows(module: nn.Module, weight: Tensor) -> int:
 
 
 def _groups(flow: Flow) -> list[Group]:
-    entries = list(flow.entries.values())
+    entries = flow.entries
     layers = {number for number, entry in enumerate(entries) if entry.role == "producer" and is_layer(entry.node)}
     alike: dict[tuple, list[int]] = defaultdict(list)
     classes, reasons, place = _classes(flow, entries), flow.labels.reasons(), {}
@@ -184,3 +148,6 @@ def _is_norm(node: Node) -> bool:
 
 def _is_relu(node: Node) -> bool:
     return operation(node) in ("relu", "relu6") or (operation(node) == "hardtanh" and node.args[1:2] in ((0,), (0.0,)))
+
+
+__all__ = ["Group", "Member", "couple"]

@@ -35,7 +35,8 @@ class Flow:
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.labels = graph, Labels()
-        self.entries: dict[tuple[str, int, str], Entry] = {}
+        self.entries: list[Entry] = []
+        self._entry_of: dict[tuple[str, int, str], Entry] = {}
         self.moved: list[Tensor] = []  # what meets an operation that doesn't map 0 to 0
         self._at: dict[Node, Any] = {}
         self._name = {node: name for name, node in reversed(graph.tensors.items())}
@@ -81,10 +82,22 @@ class Flow:
 
     def meet(self, node: Node, tensors: list[tuple[str, int]], role: str, labels: Tensor) -> None:
         """Enter that slices of ``tensors`` belong to ``labels``; a second use of the same slices unites the two."""
-        labels = labels.reshape(len(labels), -1)
-        entry = self.entries.setdefault((*tensors[0], role), Entry(tensors, role, labels, node))
-        if entry.labels is not labels:
-            self.labels.unite(entry.labels, labels, same=True)
+        labels = labels if labels.ndim == 2 else labels[:, None]
+        new = []
+        for tensor, dim in tensors:
+            entry = self._entry_of.get((tensor, dim, role))
+            if entry is None:
+                new.append((tensor, dim))
+            elif entry.labels is not labels:
+                self.labels.unite(entry.labels, labels, same=True)
+        if new:
+            self.entries.append(Entry(new, role, labels, node))
+            self._entry_of |= {(*tensor, role): self.entries[-1] for tensor in new}
+
+    def known(self, tensor: str, dim: int, role: str) -> Tensor | None:
+        """The labels of the slices of a tensor that was met before."""
+        entry = self._entry_of.get((tensor, dim, role))
+        return None if entry is None else entry.labels
 
     def _source(self, node: Node) -> Any:
         name, value = self.name(node), node.meta.get("val")

@@ -69,10 +69,9 @@ class Labels:
 
     def reasons(self) -> dict[int, str]:
         """Why a set of labels that leave together must stay, by the set's smallest label, as ``together`` gives it."""
-        sets: dict[int, str] = {}
-        for label, reason in self._why.items():
-            sets.setdefault(int(self.together(torch.tensor(label))), reason)
-        return sets
+        roots = self.together(torch.tensor(list(self._why), dtype=torch.int64)).tolist()
+        # The other way round, so that the first reason stays.
+        return dict(zip(reversed(roots), reversed(self._why.values()), strict=True))
 
     def vary(self, labels: Tensor, axis: int) -> bool:
         """Whether channels lie along ``axis``: whether a removal could shorten it."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redlab.coupling import Group
+from redlab.groups import Group
 
 ROLES = ("producer", "consumer", "padding")
 
@@ -142,7 +142,7 @@ def _fits(code: dict, size: int, width: int) -> bool:
     """Judged before anything of the size that a file names is made."""
     if "arange" in code:
         numbers = code["arange"]
-        if not (_are_ints(numbers) and len(numbers) == 4 and 0 < numbers[3] and size * numbers[3] <= width):
+        if not (_are_ints(numbers) and len(numbers) == 4 and numbers[3] > 0 and size * numbers[3] <= width):
             return False
         corners = [numbers[0] + numbers[1] * i + numbers[2] * k for i in (0, size - 1) for k in (0, numbers[3] - 1)]
         if min(corners) < 0 or max(corners) >= width:

@@ -1,0 +1,48 @@
+"""Channels that go together, and the slices of tensors that they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """The slices of one tensor that belong to the channels of a group.
+
+    Attributes:
+        tensor: the dotted name of a parameter or buffer; of the module in ``Group.paddings``.
+        dim: the axis of the slices.
+        index: int64 (size, m), the m slices of each channel. Column k means the same for every channel.
+        width: how many slices the tensor has along ``dim``.
+    """
+
+    tensor: str
+    dim: int
+    index: Tensor
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that are made and used by the same tensors; each may be removed, or merged with another.
+
+    Attributes:
+        name: the layer that makes them first; " (2)" and so on where it makes those of several groups.
+        size: how many channels. One may be several rows of a layer that must leave together (index.shape[1] > 1).
+        producers: rows of conv and linear weights and biases, batch norms, and other numbers that a channel carries.
+        consumers: input slices of conv and linear weights.
+        paddings: the zeros of shortcuts that belong to the channels.
+        frozen: why they must stay, or "".
+        relu: whether every producer feeds a ReLU, directly or through its own batch norm, and nothing after it moves
+            zero: a channel that the ReLU makes zero reaches its consumers as zero.
+    """
+
+    name: str
+    size: int
+    producers: tuple[Member, ...]
+    consumers: tuple[Member, ...]
+    paddings: tuple[Member, ...] = ()
+    frozen: str = ""
+    relu: bool = False

@@ -1,0 +1,59 @@
+"""Whether a network's own code accepts fewer channels: sizes written into it (``x.view(-1, 400)``) don't follow them.
+
+The network runs on fake tensors: shapes only, no arithmetic, no memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from redlab.graph import evaluating
+from redlab.groups import Group
+from redlab.plan import make_plan
+from redlab.surgery import edits_of, narrow
+
+
+def misfits(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> dict[str, str]:
+    """By the name of every free group that the network can't lose a channel of, why: what the network's code says."""
+    free = [group for group in groups if not group.frozen and group.size > 1]
+    return _search(network, example, free) if free else {}
+
+
+def _search(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> dict[str, str]:
+    """Halve what doesn't run until single groups are left: few trials where few groups are misfits."""
+    why = _why_not(network, example, groups)
+    if not why or len(groups) == 1:
+        return {groups[0].name: f"its width is fixed in the network's code: {why}"} if why else {}
+    half = len(groups) // 2
+    return _search(network, example, groups[:half]) | _search(network, example, groups[half:])
+
+
+def _why_not(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> str:
+    """What the network says when every one of ``groups`` has lost its first channel, "" where it runs."""
+    plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        smaller = _fake(network, mode)
+        narrow(smaller, edits_of(plan))
+        with mode, evaluating(smaller):
+            smaller(mode.from_tensor(example))
+    except Exception as error:  # whatever the network's own code raises
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ""
+
+
+def _fake(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A copy whose parameters and buffers are fake."""
+    memo = {id(t): _parameter(t, mode) for t in network.parameters()}
+    memo |= {id(t): mode.from_tensor(t.detach()) for t in network.buffers()}
+    with torch.inference_mode(False):
+        return copy.deepcopy(network, memo)
+
+
+def _parameter(tensor: nn.Parameter, mode: FakeTensorMode) -> nn.Parameter:
+    return nn.Parameter(mode.from_tensor(tensor.detach()), requires_grad=False)
