@@ -168,9 +168,10 @@ def _old(folder: Path) -> Path:
 def _folder_of(name_or_path: str | Path) -> Path | None:
     """The folder that is meant, or None for a name of the registry; ValueError for neither."""
     name, folder = str(name_or_path), Path(name_or_path).absolute()
-    if not folder.exists() and folder.name and (_old(folder) / FACTS).is_file():  # a save was killed between two moves
-        folder = _old(folder)
-    saved = bool(name) and (folder / FACTS).is_file()
+    # os.path takes any text for a path that may not exist: too long a name, say.
+    if not os.path.exists(folder) and folder.name and os.path.isfile(_old(folder) / FACTS):
+        folder = _old(folder)  # a save was killed between its two moves
+    saved = bool(name) and os.path.isfile(folder / FACTS)
     if saved and (isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
         return folder
     try:
@@ -179,7 +180,7 @@ def _folder_of(name_or_path: str | Path) -> Path | None:
     except ValueError as unknown:
         if saved:
             return folder
-        if name and folder.is_dir():
+        if name and os.path.isdir(folder):
             raise ValueError(f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}") from None
         raise ValueError(f"{unknown}; and there is no folder {name!r}" if os.sep in name else unknown) from None
 

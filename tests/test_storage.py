@@ -258,6 +258,12 @@ def original(tmp_path_factory) -> Path:
     return save_network(hashed(), tmp_path_factory.mktemp("saved") / "net")
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory) -> Path:
+    """One with every kind of step."""
+    return save_network(merged(), tmp_path_factory.mktemp("planned") / "net")
+
+
 @pytest.fixture
 def saved(original, tmp_path) -> Path:
     """A saved network to damage."""
@@ -339,6 +345,29 @@ def test_other_facts_are_refused_with_what_would_be_right(saved, change):
     assert EDITS[change][1] in refused(saved)
 
 
+def _first_member(facts: dict) -> dict:
+    return next(iter(facts["recipe"]["steps"][2]["members"].values()))[0]
+
+
+PLANS = {
+    "huge": lambda member: member.update(width=10**11, index={"arange": [0, 10**9, 1, 10**9]}),
+    "huge stride": lambda member: member.update(index={"arange": [0, 10**30, 1, 1]}),
+    "other tensor": lambda member: member.update(tensors=[["conv1.nothing", 0]]),
+    "a method": lambda member: member.update(tensors=[["conv1.forward", 0]]),
+    "rows of text": lambda member: member.update(index={"rows": ["__import__('os')"]}),
+    "role": lambda member: member.update(role="padding"),
+    "no width": lambda member: member.pop("width"),
+    "width of text": lambda member: member.update(width="16"),
+}
+
+
+@pytest.mark.parametrize("change", PLANS)
+def test_plans_that_do_not_fit_are_refused(planned, tmp_path, change):
+    folder = shutil.copytree(planned, tmp_path / "net")
+    edit(folder, lambda facts: PLANS[change](_first_member(facts)))
+    assert "step 3 of its recipe, 'plan', does not fit digits/resnet" in refused(folder)
+
+
 @pytest.mark.parametrize("key", ["conv1.weight:codes", "conv1.weight:codebook", "conv1.bias"])
 def test_other_tensors_under_a_right_checksum_are_refused(saved, key):
     whole = shutil.copytree(saved, saved.with_name("whole"))
@@ -398,9 +427,9 @@ def _places(content, path=()):
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_mutated_facts_open_or_are_refused(original, tmp_path, data):
+def test_mutated_facts_open_or_are_refused(planned, tmp_path, data):
     folder = tmp_path / "fuzzed"
-    shutil.copytree(original, folder, dirs_exist_ok=True)
+    shutil.copytree(planned, folder, dirs_exist_ok=True)
     facts = json.loads((folder / FACTS).read_text())
     place = data.draw(st.sampled_from([path for path in _places(facts) if path]))
     parent = facts
@@ -415,11 +444,12 @@ def test_mutated_facts_open_or_are_refused(original, tmp_path, data):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cut=st.integers(0, 11_000), noise=st.binary(max_size=12))
-def test_overwritten_bytes_of_the_facts_open_or_are_refused(original, tmp_path, cut, noise):
+@given(cut=st.integers(0, 10**6), noise=st.binary(max_size=12))
+def test_overwritten_bytes_of_the_facts_open_or_are_refused(planned, tmp_path, cut, noise):
     folder = tmp_path / "fuzzed"
-    shutil.copytree(original, folder, dirs_exist_ok=True)
+    shutil.copytree(planned, folder, dirs_exist_ok=True)
     text = (folder / FACTS).read_bytes()
+    cut %= len(text)
     (folder / FACTS).write_bytes(text[:cut] + noise + text[cut + len(noise) :])
     open_or_refuse(folder)
 
@@ -443,8 +473,9 @@ def test_what_is_neither_a_name_nor_a_folder_says_both(tmp_path):
         load_network(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds no saved network \(no redlab\.json\).*unknown network"):
         load_network(tmp_path)
-    with pytest.raises(ValueError, match="unknown network 'resnet51'"):
-        load_network("resnet51")
+    for name in ("resnet51", "a" * 5000, "\0"):
+        with pytest.raises(ValueError, match=f"unknown network {name!r}".replace("\\", ".")):
+            load_network(name)
 
 
 @pytest.mark.slow
