@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help figures test test-slow lab bench refresh lint clean
+.PHONY: help figures test test-slow lab bench zoo refresh lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,6 +23,9 @@ lab: $(INSTALLED)  ## JupyterLab on notebooks/00_start_here.ipynb
 
 bench: $(INSTALLED)  ## the benchmarks
 	@$(BIN)/python -m benchmarks.hashing
+
+zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on where it stopped
+	@$(BIN)/python -m benchmarks.zoo
 
 refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
 	@$(BIN)/python -m redlab.cli refresh

@@ -25,6 +25,8 @@ def layer(flow: Flow, node: Node) -> Tensor:
     """A conv or linear layer: its columns consume the channels of its input, its rows make new ones."""
     graph, labels, weight = flow.graph, flow.at(node.args[0]), node.args[1]
     why = graph.why_fixed(node)
+    if flow.name(weight) and weight not in graph.layers:  # as in MultiheadAttention
+        why = f"{flow.name(weight).rpartition('.')[2]} is no layer's weight: the code of its module cuts it up"
     if why:
         flow.labels.freeze(labels, why)
     if not flow.name(weight):

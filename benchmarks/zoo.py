@@ -1,0 +1,173 @@
+"""Every torchvision classifier: what couples, what is frozen and why, and whether merging planted duplicates is exact.
+
+    python -m benchmarks.zoo                    goes on where the last run stopped
+    python -m benchmarks.zoo resnet18 swin_t    these again
+
+Weights are random, and so are the statistics of batch norms, layer scales and the heads of ViTs, which torchvision
+leaves at values that hide errors. A quarter of the channels of every free group become copies of others; they are
+merged, and the outputs of the two networks compared. One row a network is kept in zoo.csv as soon as it is there;
+zoo.md is the table.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
+
+from redlab import torchvision_zoo
+from redlab.coupling import couple
+from redlab.graph import trace
+from redlab.groups import Group
+from redlab.layers import weight_layers
+from redlab.plan import make_plan
+from redlab.pruning import apply_plan
+from redlab.recipe import Recipe
+
+T = TypeVar("T")
+ROWS, TABLE = Path(__file__).with_name("zoo.csv"), Path(__file__).with_name("zoo.md")
+RUN_UP_TO = 150_000_000  # parameters: two networks and their activations then fit in 4 GB
+SHARE = 0.25  # of the channels of a group become copies
+COLUMNS = {
+    "network": "network",
+    "groups": "groups",
+    "coupled": "channels coupled",
+    "frozen": "channels frozen",
+    "why": "why",
+    "planted": "planted",
+    "merged": "merged",
+    "difference": "largest relative difference",
+    "seconds": "seconds (tracing alone)",
+}
+
+
+def main(names: list[str]) -> None:
+    rows = (
+        pd.read_csv(ROWS, dtype=str).set_index("network") if ROWS.exists() else pd.DataFrame(columns=list(COLUMNS)[1:])
+    )
+    todo = names or [name for name in torchvision_zoo.names() if name not in rows.index]
+    for name in (bar := tqdm(todo, unit="network")):
+        bar.set_description(name)
+        rows.loc[name] = measure(name)
+        rows.sort_index().to_csv(ROWS, index_label="network")
+        TABLE.write_text(table(rows.sort_index()))
+
+
+def measure(name: str) -> dict[str, str]:
+    """One row of the table, all text."""
+    network = randomise(torchvision_zoo.build(name).eval())
+    network.redlab = Recipe(f"torchvision/{name}", torchvision_zoo.input_shape(name))
+    seconds, groups = timed(lambda: couple(network))
+    tracing, _ = timed(lambda: trace(network))
+    row = count(network, groups) | {"seconds": f"{seconds:.1f} ({tracing:.1f})"}
+    if (parameters := sum(p.numel() for p in network.parameters())) > RUN_UP_TO:
+        why = f"not run: {parameters / 1e6:.0f} M parameters"
+        return row | {"planted": "", "merged": "", "difference": why}
+    return row | merge_planted(network, groups, torchvision_zoo.input_shape(name))
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    """Random batch norms with scales of both signs, layer scales near 1, and a head for ViTs, whose own is zero."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.7, 1.3).mul_(torch.randn_like(module.weight).sign())
+                module.bias.normal_(0, 0.3)
+            if isinstance(getattr(module, "layer_scale", None), nn.Parameter):
+                module.layer_scale.normal_(1, 0.3)
+        if isinstance(head := getattr(getattr(network, "heads", None), "head", None), nn.Linear):
+            head.weight.normal_(0, 0.02)
+    return network
+
+
+def timed(run: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = run()
+    return time.perf_counter() - start, result
+
+
+def count(network: nn.Module, groups: list[Group]) -> dict[str, str]:
+    rows: Counter[str] = Counter()
+    for group in groups:
+        rows[group.frozen] += group.size * per_channel(network, group)
+    free = rows.pop("", 0)
+    why = "; ".join(f"{reason}: {number:,}" for reason, number in rows.most_common())
+    return {"groups": str(len(groups)), "coupled": f"{free:,}", "frozen": f"{rows.total():,}", "why": why}
+
+
+def per_channel(network: nn.Module, group: Group) -> int:
+    """How many rows of conv and linear weights one channel of a group is."""
+    weights = {
+        (f"{layer.name}." if layer.parameter == "weight" else f"{layer.name}_") + "weight"
+        for layer in weight_layers(network)
+    }
+    return sum(member.index.shape[1] for member in group.producers if member.tensor in weights)
+
+
+def rows_of(network: nn.Module) -> int:
+    return sum(layer.weight.shape[0] for layer in weight_layers(network))
+
+
+def merge_planted(network: nn.Module, groups: list[Group], shape: tuple[int, ...]) -> dict[str, str]:
+    """Copy channels, merge the copies, compare."""
+    destinations = plant(network, groups)
+    smaller = apply_plan(network, make_plan(groups, destinations))
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        wanted, got = network(example), smaller(example)
+    difference = float((wanted - got).abs().max() / wanted.abs().max())
+    sizes = {group.name: per_channel(network, group) for group in groups}
+    planted = sum((len(going) - len(set(going))) * sizes[name] for name, going in destinations.items())
+    merged = rows_of(network) - rows_of(smaller)
+    return {"planted": f"{planted:,}", "merged": f"{merged:,}", "difference": f"{difference:.1e}"}
+
+
+def plant(network: nn.Module, groups: list[Group]) -> dict[str, list[int]]:
+    """Turn some channels of every free group into copies of others, in place; returns where each then goes."""
+    tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    destinations = {}
+    for group in groups:
+        if group.frozen or group.size < 2:
+            continue
+        shuffled = torch.randperm(group.size)
+        copies, others = shuffled[: max(1, int(SHARE * group.size))], shuffled[max(1, int(SHARE * group.size)) :]
+        becomes = torch.arange(group.size)
+        becomes[copies] = others[torch.randint(len(others), (len(copies),))]
+        for member in group.producers:
+            rows = tensors[member.tensor].data.index_select(member.dim, member.index[becomes].flatten())
+            tensors[member.tensor].data.index_copy_(member.dim, member.index.flatten(), rows)
+        kept = {int(channel): new for new, channel in enumerate(becomes.unique())}
+        destinations[group.name] = [kept[int(channel)] for channel in becomes]
+    return destinations
+
+
+def table(rows: pd.DataFrame) -> str:
+    """zoo.md."""
+    lines = [
+        "# Every torchvision classifier",
+        "",
+        f"Written by `make zoo`, torch {torch.__version__.split('+')[0]}. Channels are rows of conv and linear weights. "
+        "Seconds: coupling, without building; in brackets the export of the network alone, which is part of it.",
+        "",
+        "| " + " | ".join(COLUMNS.values()) + " |",
+        "|---" * len(COLUMNS) + "|",
+    ]
+    for name, row in rows.iterrows():
+        lines.append("| " + " | ".join([str(name), *(str(row[key]) for key in list(COLUMNS)[1:])]) + " |")
+    return "\n".join(lines).replace("| nan |", "| |") + "\n"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
