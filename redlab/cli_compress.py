@@ -126,7 +126,7 @@ def _time(original: nn.Module, results: list[Result], rounded: Step | None) -> N
         networks[f"after, round_to={_ROUND_TO}"] = rounded.take(previous).network
     table = compare_latency(networks, repeats=30)
     about = table.iloc[0]
-    where = f"batch {about['batch']}, {about['device']}, {about['threads']} threads, the better layout of each"
+    where = f"batch {about['batch']}, threads {about['threads']}, {about['device']}, the better layout of each"
     typer.echo(f"latency in ms ({where}); ratio to before:")
     table = table.drop(columns=["batch", "threads", "device"])
     typer.echo(table.to_string(index=False, float_format="{:.3g}".format))

@@ -41,7 +41,7 @@ def test_compressing_the_digits_network_writes_what_it_evaluated(tmp_path):
     assert "channels: " in said
     assert "layer1.0.conv1" in said
     assert f"saved to {tmp_path / 'small'}" in said
-    assert re.search(r"on disk: 3\d\d,\d{3} bytes of tensors -> \d{2},\d{3} bytes", said)
+    assert re.search(r"on disk: 3\d\d,\d{3} bytes of tensors -> [\d,]+ bytes \(\d\d\.\d%\)", said)
     assert all(row in said for row in ("before", "after", "after, round_to=16"))
     opened, images = load_network("small"), load_dataset("digits")
     accuracies = re.search(r"accuracy on 360 images: ([\d.]+) % -> ([\d.]+) %", said).groups()
