@@ -20,7 +20,8 @@ def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     rows, size = np.arange(len(frame)), frame["channels_before"].clip(lower=1)
     merged, dead = 100 * frame["merged"] / size, 100 * frame["dead"] / size
     ax.barh(rows, merged, color=BLUE, height=0.7, label="merged")
-    ax.barh(rows, dead, left=merged, color=RED, height=0.7, label="dead")
+    if dead.any():
+        ax.barh(rows, dead, left=merged, color=RED, height=0.7, label="dead")
     for row, reason in zip(rows, frame["skipped"], strict=True):
         if reason:
             ax.annotate(f" stays: {reason}", (0, row), va="center", fontsize=9, color="#555555")
@@ -45,7 +46,7 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     height = clusters[0][0].shape[0]
     ax = ax or _axes(9, 0.55 + 1.9 * len(lines))
     top = float(frame["value"].abs().max()) or 1.0
-    canvas = np.full((len(lines) * (height + _gap(height)), max(map(_width, lines))), np.nan)
+    canvas = np.full((len(lines) * (height + _gap(height)) - _gap(height) // 2, max(map(_width, lines))), np.nan)
     places = []
     for k, line in enumerate(lines):
         y, x = k * (height + _gap(height)), 0
@@ -78,7 +79,7 @@ def plot_distances(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(np.arange(0, n, step), order[::step])
     ax.grid(False)
-    ax.set(xlabel="filter", ylabel="filter", title="Distances, ordered by the dendrogram")
+    ax.set(xlabel="filter", ylabel="filter", title="Distances, in the order of the dendrogram")
     return ax
 
 

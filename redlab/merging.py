@@ -6,7 +6,7 @@ Removing them: ``apply_plan``, which averages their rows and sums the slices of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -25,6 +25,7 @@ from redlab.progress import progress
 from redlab.pruning import apply_plan
 from redlab.result import Result
 from redlab.similarity import LINKAGES, Dendrogram, clusters_at, dendrogram, exact_duplicates
+from redlab.strategies import STRATEGIES
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
@@ -54,7 +55,7 @@ def merge_neurons(
             block b of B, where a block is what the first two parts of a layer's path name (``layer1.0``): our choice.
         linkage: how far two clusters are apart: "complete", their farthest neurons; "single", their nearest.
         alpha_of: "share" of the group's neurons that is merged away, rounded down (our choice); or "pairs": all merges
-            up to the alpha-quantile of the distances of the group's pairs.
+            up to the alpha-quantile of the distances of the group's pairs, so that above 0 the nearest pair merges.
         dead: also remove channels that are 0: all that produce them have |gamma| < 1e-4 and beta <= 0, and a ReLU
             follows. They come on top of alpha.
         round_to: keep a multiple of so many channels, by undoing the last merges; where that is not enough, identical
@@ -73,33 +74,41 @@ def merge_neurons(
         >>> merge_neurons(fold_batchnorm(load_network("digits/resnet")).network, alpha=0.1)
     """
     options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)
-    _check_weights(network)
-    groups = couple(network, example)
-    mergeable = [group for group in groups if not group.frozen]
-    folded = fold_batchnorm(network, example).network
-    destinations = {}
-    shares = STRATEGIES[strategy](mergeable, alpha)
-    for group, share in progress(list(zip(mergeable, shares, strict=True)), "merging"):
-        zero = dead_channels(folded, group) if dead else np.zeros(group.size, bool)
-        neurons = _Neurons(network, folded, group, ~zero, linkage)
-        where = _destinations(neurons, _gone(neurons, group.size, share, alpha_of), round_to)
-        if where != list(range(group.size)):
-            destinations[group.name] = where
-    plan = make_plan(groups, destinations) | {"options": asdict(options)}
-    merged = apply_plan(network, plan)
-    return Result(merged, channel_table(network, merged, groups, destinations, example), plan)
+    return _Merger(network, example).merge(options)
+
+
+@torch.inference_mode(False)
+def merge_each(network: nn.Module, settings: list[dict], example: Tensor | None = None) -> Iterator[Result]:
+    """``merge_neurons`` once for each of ``settings`` (its keywords): coupled once, one dendrogram for every alpha.
+
+    Raises: as ``merge_neurons``.
+    """
+    options = [Options(**setting) for setting in settings]
+    merger = _Merger(network, example)
+    yield from map(merger.merge, options)
+
+
+def merge_trees(network: nn.Module, linkage: str = "complete", example: Tensor | None = None) -> dict[str, Dendrogram]:
+    """The dendrogram of every coupled group that may merge, by its name (that of its first layer): all its channels,
+    compared as ``merge_neurons`` compares them.
+
+    Raises:
+        ValueError: NaN or inf weights, an unknown linkage, or the network can't be traced.
+    """
+    merger = _Merger(network, example)
+    return {group.name: merger.neurons(group, linkage, dead=False).tree for group in merger.groups}
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of ``merge_neurons``, checked when they are put together."""
 
-    alpha: float
-    strategy: str
-    linkage: str
-    alpha_of: str
-    dead: bool
-    round_to: int
+    alpha: float = 0.0
+    strategy: str = "constant"
+    linkage: str = "complete"
+    alpha_of: str = "share"
+    dead: bool = True
+    round_to: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < 1:  # NaN too
@@ -112,43 +121,11 @@ class Options:
             raise ValueError(f"round_to must be a whole number of at least 1, not {self.round_to}")
 
 
-def block_of(group: Group) -> str:
-    """The block that a group is born in: the first two parts of the path to its first layer, ``layer1.0`` say."""
-    path = group.producers[0].tensor.split(".")[:-2]  # without the tensor's own name and its module's
-    return ".".join(path[:2])
-
-
-def _constant(groups: list[Group], alpha: float) -> list[float]:
-    return [alpha] * len(groups)
-
-
-def _ascending(groups: list[Group], alpha: float) -> list[float]:
-    return [alpha * (k + 1) / len(groups) for k in range(len(groups))]
-
-
-def _descending(groups: list[Group], alpha: float) -> list[float]:
-    return _ascending(groups, alpha)[::-1]
-
-
-def _block(groups: list[Group], alpha: float) -> list[float]:
-    blocks = list(dict.fromkeys(map(block_of, groups)))
-    return [alpha * (blocks.index(block_of(group)) + 1) / len(blocks) for group in groups]
-
-
-STRATEGIES: dict[str, Callable[[list[Group], float], list[float]]] = {
-    "constant": _constant,
-    "ascending": _ascending,
-    "descending": _descending,
-    "block": _block,
-}
-
-
 @dataclass(frozen=True, eq=False)
 class _Neurons:
     """The n neurons of a group that are not dead (``alive``, a mask over all its channels)."""
 
-    network: nn.Module
-    folded: nn.Module
+    merger: _Merger
     group: Group
     alive: ndarray
     linkage: str
@@ -156,13 +133,13 @@ class _Neurons:
     @cached_property
     def first(self) -> ndarray:
         """(n,) the first neuron identical to each."""
-        rows = own_rows(self.network, self.group)[self.alive]
+        rows = own_rows(self.merger.network, self.group)[self.alive]
         return exact_duplicates(rows) if len(rows) else np.zeros(0, int)
 
     @cached_property
     def tree(self) -> Dendrogram:
         """Grown only where neurons merge that are not identical: large layers take a second."""
-        return dendrogram(effective_rows(self.folded, self.group)[self.alive], self.linkage, self.first)
+        return dendrogram(effective_rows(self.merger.folded, self.group)[self.alive], self.linkage, self.first)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -172,14 +149,48 @@ class _Neurons:
         return len(np.unique(self.first))
 
 
-def _gone(neurons: _Neurons, size: int, alpha: float, alpha_of: str) -> int:
+class _Merger:
+    """What merging the same network in several ways has in common."""
+
+    def __init__(self, network: nn.Module, example: Tensor | None) -> None:
+        _check_weights(network)
+        self.network, self.example = network, example
+        self._all = couple(network, example)
+        self.groups = [group for group in self._all if not group.frozen]
+        self._grown: dict[tuple, _Neurons] = {}
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        return fold_batchnorm(self.network, self.example).network
+
+    def neurons(self, group: Group, linkage: str, dead: bool) -> _Neurons:
+        """The neurons to be merged, without dead ones where ``dead`` says so; with their tree, once it is grown."""
+        if (key := (group.name, linkage, dead)) not in self._grown:
+            zero = dead_channels(self.folded, group) if dead else np.zeros(group.size, bool)
+            self._grown[key] = _Neurons(self, group, ~zero, linkage)
+        return self._grown[key]
+
+    def merge(self, options: Options) -> Result:
+        destinations = {}
+        shares = STRATEGIES[options.strategy](self.groups, options.alpha)
+        for group, share in progress(list(zip(self.groups, shares, strict=True)), "merging"):
+            neurons = self.neurons(group, options.linkage, options.dead)
+            where = _destinations(neurons, _gone(neurons, share, options.alpha_of), options.round_to)
+            if where != list(range(group.size)):
+                destinations[group.name] = where
+        plan = make_plan(self._all, destinations) | {"options": asdict(options)}
+        merged = apply_plan(self.network, plan)
+        return Result(merged, channel_table(self.network, merged, self._all, destinations, self.example), plan)
+
+
+def _gone(neurons: _Neurons, alpha: float, alpha_of: str) -> int:
     """How many neurons merging takes away; never all, and all but one of identical ones."""
     n = len(neurons)
     if alpha == 0 or n < 2:
         return n - neurons.distinct
     if alpha_of == "share":
         # 0.29 * 100 is a little less than 29 in binary.
-        return min(max(int(alpha * size + 1e-9), n - neurons.distinct), n - 1)
+        return min(max(int(alpha * neurons.group.size + 1e-9), n - neurons.distinct), n - 1)
     tree = neurons.tree
     place = np.searchsorted(tree.leaves, tree.first)
     pairs = tree.distances[np.ix_(place, place)][np.triu_indices(n, 1)]

@@ -96,6 +96,13 @@ class Dendrogram:
         place = np.argsort(leaves)[np.searchsorted(self.leaves, self.first)]
         return np.argsort(place, kind="stable")
 
+    @property
+    def closeness(self) -> float:
+        """How much nearer than the median pair the nearest one is: 1 where rows are identical, else below."""
+        if self.identical or len(self.leaves) < 2:
+            return float(self.identical > 0)
+        return 1 - float(self.merges[0, 2] / np.median(self.distances[np.triu_indices(len(self.leaves), 1)]))
+
     def merged_within(self, height: float) -> int:
         """How many rows are gone when every merge up to ``height`` is done."""
         return self.identical + int(np.searchsorted(self.merges[:, 2], height, side="right"))

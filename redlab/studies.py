@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 from redlab.evaluation import evaluate
 from redlab.hashing import hash_network
 from redlab.layers import Layer
-from redlab.merging import merge_neurons
+from redlab.merging import merge_each
 from redlab.progress import progress
-from redlab.similarity import Dendrogram, clusters_at, dendrogram
+from redlab.result import Result
+from redlab.similarity import Dendrogram, clusters_at
 
 
 def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -> pd.DataFrame:
@@ -49,16 +50,16 @@ def compare_merges(network: nn.Module, dataset: Dataset, settings: list[dict]) -
         channels left; ``products`` and ``parameters``, the shares of those before; ``accuracy`` in percent.
         ``attrs["before"]`` holds the accuracy of the network as it came, ``attrs["of"]`` what share is a share of.
     """
-    rows = [_merge_row(network, dataset, setting) for setting in progress(settings, "merge settings")]
+    results = zip(progress(settings, "merge settings"), merge_each(network, settings), strict=True)
+    rows = [setting | _merge_row(result, dataset) for setting, result in results]
     frame = pd.DataFrame(rows)
     frame.attrs = {"of": "channels", "before": evaluate(network, dataset).accuracy}
     return frame
 
 
-def _merge_row(network: nn.Module, dataset: Dataset, setting: dict) -> dict:
-    result = merge_neurons(network, **setting)
+def _merge_row(result: Result, dataset: Dataset) -> dict:
     total = result.layers.sum(numeric_only=True)
-    return setting | {
+    return {
         "merged": int(total["merged"]),
         "dead": int(total["dead"]),
         "share": total["channels_after"] / total["channels_before"],
@@ -66,14 +67,6 @@ def _merge_row(network: nn.Module, dataset: Dataset, setting: dict) -> dict:
         "parameters": total["parameters_after"] / total["parameters_before"],
         "accuracy": evaluate(result.network, dataset).accuracy,
     }
-
-
-def filter_tree(layer: Layer, linkage: str = "complete") -> Dendrogram:
-    """The dendrogram of one layer's filters with their biases, as merging grows it where no other layer is coupled."""
-    rows = layer.weight.detach().cpu().flatten(1).numpy()
-    bias = getattr(layer.module, "bias", None)
-    columns = [] if bias is None else [bias.detach().cpu().numpy()[:, None]]
-    return dendrogram(np.concatenate([rows, *columns], axis=1), linkage)
 
 
 def merged_filters(layer: Layer, tree: Dendrogram, merged: int, most: int = 12) -> pd.DataFrame:

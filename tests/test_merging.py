@@ -15,12 +15,18 @@ from redlab.coupling import couple
 from redlab.evaluation import evaluate
 from redlab.filters import dead_channels, own_rows
 from redlab.merge_figures import plot_alphas, plot_distances, plot_filters, plot_merges
-from redlab.merging import STRATEGIES, block_of, merge_neurons
+from redlab.merging import merge_each, merge_neurons, merge_trees
 from redlab.similarity import clusters_at, dendrogram
-from redlab.studies import compare_merges, filter_distances, filter_tree, merged_filters
+from redlab.strategies import STRATEGIES, block_of
+from redlab.studies import compare_merges, filter_distances, merged_filters
 
 SMALL = ["digits/resnet", "digits/mobilenet", "digits/mlp"]
-WIDENED = [*SMALL, "cifar10/resnet20", "torchvision/resnet18", "torchvision/mobilenet_v2", "torchvision/densenet121"]
+CIFAR, RESNET, MOBILENET, DENSENET = (
+    "cifar10/resnet20",
+    "torchvision/resnet18",
+    "torchvision/mobilenet_v2",
+    "torchvision/densenet121",
+)
 each_small = pytest.mark.parametrize("name", SMALL)
 
 
@@ -106,8 +112,11 @@ def shapes(network):
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("folded", [False, True], ids=["", "folded"])
-@pytest.mark.parametrize("name", WIDENED)
+@pytest.mark.parametrize(
+    ("name", "folded"),
+    [(name, folded) for name in (*SMALL, CIFAR, RESNET) for folded in (False, True)]
+    + [(MOBILENET, True), (DENSENET, False)],
+)
 def test_merging_duplicated_filters_restores_the_network(name, folded):
     network = untrained(name)
     images = images_for(network)
@@ -121,8 +130,15 @@ def test_merging_duplicated_filters_restores_the_network(name, folded):
     assert shapes(result.network) == shapes(network)
     assert all(torch.equal(before[key], tensor) for key, tensor in wide.state_dict().items())
     assert len(result.plan["groups"]) == len(groups)
-    again = merge_neurons(result.network, dead=False, example=images[:1])
-    assert again.layers["merged"].sum() == 0
+
+
+@pytest.mark.parametrize("name", [*SMALL, CIFAR])
+def test_at_alpha_0_a_second_merge_finds_nothing_more(name):
+    network = untrained(name)
+    wide, _ = widen(network, images_for(network))
+    once = merge_neurons(wide)
+    assert once.layers["merged"].sum() > 0
+    assert merge_neurons(once.network).layers[["merged", "dead"]].to_numpy().sum() == 0
 
 
 @each_small
@@ -160,10 +176,8 @@ def test_the_table_adds_up(name):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_larger_alpha_leaves_fewer_channels(strategy, alpha_of):
     network = fold_batchnorm(load_network("digits/mobilenet")).network
-    left = [
-        merge_neurons(network, alpha, strategy, alpha_of=alpha_of).layers["channels_after"].sum()
-        for alpha in (0.0, 0.05, 0.3, 0.8)
-    ]
+    settings = [{"alpha": alpha, "strategy": strategy, "alpha_of": alpha_of} for alpha in (0.0, 0.05, 0.3, 0.8)]
+    left = [result.layers["channels_after"].sum() for result in merge_each(network, settings)]
     assert left == sorted(left, reverse=True)
     assert len(set(left)) == 4
 
@@ -199,8 +213,9 @@ def test_strategies_give_alpha_group_by_group():
     assert shares["ascending"] == pytest.approx([0.6 * (k + 1) / count for k in range(count)])
     assert shares["descending"] == shares["ascending"][::-1]
     assert len(set(shares["block"])) == len({block_of(group) for group in groups})
-    for strategy, own in shares.items():
-        layers = merge_neurons(network, 0.6, strategy, dead=False).layers.set_index("layer")
+    settings = [{"alpha": 0.6, "strategy": strategy, "dead": False} for strategy in shares]
+    for own, result in zip(shares.values(), merge_each(network, settings), strict=True):
+        layers = result.layers.set_index("layer")
         for group, share in zip(groups, own, strict=True):
             if group.name in layers.index and layers.loc[group.name, "group"] == group.name:
                 assert layers.loc[group.name, "merged"] == int(share * group.size + 1e-9)
@@ -290,6 +305,15 @@ def test_equal_filters_under_unequal_norms_stay_apart_at_alpha_0():
     assert difference(folded, result.network, images) < 1e-5
 
 
+def test_merging_in_several_ways_at_once_is_merging_in_each():
+    network = fold_batchnorm(load_network("digits/mlp")).network
+    settings = [{"alpha": 0.5}, {"alpha": 0.1, "linkage": "single"}, {"alpha": 0.1, "dead": False, "round_to": 8}]
+    for setting, result in zip(settings, merge_each(network, settings), strict=True):
+        alone = merge_neurons(network, **setting)
+        assert alone.plan == result.plan
+        assert alone.layers.equals(result.layers)
+
+
 def test_hashed_networks_merge():
     network = fold_batchnorm(load_network("digits/mlp")).network
     hashed = hash_network(network, bandwidth="silverman").network
@@ -353,7 +377,7 @@ def test_comparing_merges_gives_a_row_a_setting():
 def test_pictures_of_merging_name_their_axes():
     network = fold_batchnorm(load_network("digits/resnet")).network
     layer = next(layer for layer in weight_layers(network) if layer.name == "layer2.0.conv1")
-    tree = filter_tree(layer)
+    tree = merge_trees(network)[layer.name]
     frames = {
         plot_merges: merge_neurons(network, 0.2).layers,
         plot_filters: merged_filters(layer, tree, 6),
