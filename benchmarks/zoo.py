@@ -158,7 +158,7 @@ def table(rows: pd.DataFrame) -> str:
     lines = [
         "# Every torchvision classifier",
         "",
-        f"Written by `make zoo`, torch {torch.__version__.split('+')[0]}. Channels are rows of conv and linear weights. "
+        f"Made by `make zoo`, torch {torch.__version__.split('+')[0]}. Channels are rows of conv and linear weights. "
         "Seconds: coupling, without building; in brackets the export of the network alone, which is part of it.",
         "",
         "| " + " | ".join(COLUMNS.values()) + " |",

@@ -71,7 +71,8 @@ def _members(group: Group) -> list[dict]:
     items: dict[str, dict] = {}
     for role, members in zip(ROLES, (group.producers, group.consumers, group.paddings), strict=True):
         for member in members:
-            item = {"role": role, "width": member.width, "index": _encode_index(member.index), "tensors": []}
+            item = {"role": role, "width": member.width, "size": group.size, "index": _encode_index(member.index)}
+            item["tensors"] = []
             items.setdefault(str(item), item)["tensors"].append([member.tensor, member.dim])
     return list(items.values())
 
@@ -134,6 +135,7 @@ def _check_item(name: str, item: Any, size: int) -> None:
     named = all(isinstance(t, list) and len(t) == 2 and isinstance(t[0], str) and _is_int(t[1], 0) for t in tensors)
     _require(named, f"{where}: its tensors must be pairs of a name and a dim")
     _require(_is_int(width, 1), f"{where}: its width must be a positive integer")
+    _require(_is_int(item.get("size"), 1) and item["size"] == size, f"{where}: its size must be {size}")
     _require(isinstance(code, dict) and len(code) == 1, f"{where}: its index must be an arange or rows")
     _require(_fits(code, size, width), f"{where}: its index must have {size} rows of distinct slices below {width}")
 
