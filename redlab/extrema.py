@@ -95,14 +95,14 @@ def _slopes(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, 
 
 def _vertex(heights: ndarray, index: ndarray) -> ndarray:
     """Newton steps to the extremum of the quartic through five cells, from the middle one, in cells."""
-    a, b, c, d, e = (heights[np.clip(index + k, 0, len(heights) - 1)] for k in (-2, -1, 0, 1, 2))
+    a, b, c, d, e = heights.take(index + np.arange(-2, 3)[:, None], mode="clip")
     first, second = (a - 8 * b + 8 * d - e) / 12, (-a + 16 * b - 30 * c + 16 * d - e) / 12
     third, fourth = (-a + 2 * b - 2 * d + e) / 2, a - 4 * b + 6 * c - 4 * d + e
     x = np.zeros(len(index))
-    for _ in range(4):
+    for _ in range(3):
         slope = first + x * (second + x * (third / 2 + x * fourth / 6))
         curve = second + x * (third + x * fourth / 2)
-        x = np.clip(x - np.divide(slope, curve, out=np.zeros_like(x), where=curve != 0), -1, 1)
+        x = np.minimum(np.maximum(x - slope / np.where(curve == 0, np.inf, curve), -1), 1)
     return x
 
 

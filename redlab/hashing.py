@@ -227,7 +227,7 @@ def _like(array: ndarray, weights: torch.Tensor | ndarray) -> torch.Tensor | nda
     """``array`` in the container, dtype and device of ``weights``."""
     if isinstance(weights, torch.Tensor):
         return torch.from_numpy(np.ascontiguousarray(array)).to(weights.device, weights.dtype)
-    return array.astype(weights.dtype)
+    return array.astype(weights.dtype, copy=False)
 
 
 def _numpy(tensor: torch.Tensor | ndarray) -> ndarray:

@@ -1,7 +1,7 @@
 """The passes of ``passes_numpy``, compiled by numba: one read of the weights each, no temporaries.
 
 Large layers are cut in as many parts as torch has threads; the kernels release the GIL, so plain Python threads run
-them. No index is checked: callers refuse NaN and inf first.
+them. No index is checked: callers refuse NaN and inf first. Loops run over indices, since LLVM vectorises those alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _SAMPLE = 1 << 16  # weights that tell roughly where the quartiles are
 @njit(cache=True, nogil=True, fastmath=True)
 def _squares(weights, shift):
     total = squares = 0.0
-    for w in weights:
+    for j in range(weights.size):
+        w = weights[j]
         d = np.float64(w) - shift
         total += d
         squares += d * d
@@ -45,7 +46,8 @@ def _around(weights, low, high, later_low, later_high):
     """Those in [low, high] or [later_low, later_high], and how many lie below the first and below the second."""
     found = np.empty(weights.size + 1, weights.dtype)
     n = below = below_later = 0
-    for w in weights:
+    for j in range(weights.size):
+        w = weights[j]
         below += w < low
         below_later += w < later_low
         found[n] = w  # kept where the next line counts it: no branch to mispredict
@@ -78,10 +80,11 @@ def quartiles(weights: ndarray) -> tuple[float, float]:
 @njit(cache=True, nogil=True)
 def _powers(weights, origin, scale, size):
     sums = np.zeros((size, 4))  # side by side: one cache line a weight
-    for w in weights:
+    for j in range(weights.size):
+        w = weights[j]
         position = (np.float64(w) - origin) * scale
-        cell = int(position)
-        f = position - cell
+        f = position - int(position)
+        cell = np.uintp(int(position))
         sums[cell, 0] += 1.0
         sums[cell, 1] += f
         sums[cell, 2] += f * f
@@ -101,8 +104,8 @@ def _assort(weights, codes, low, scale, first, threshold, cells):
     changes = np.zeros(cells + 1, np.int64)  # how often a weight differs from the one before it in its cell
     for j in range(weights.size):
         w = weights[j]
-        slot = int((np.float64(w) - low) * scale)
-        code = first[slot] + (w >= threshold[slot]) if w != 0 else cells
+        slot = np.uintp(int((np.float64(w) - low) * scale))  # unsigned: no test for indices from the end
+        code = np.uintp(first[slot] + (w >= threshold[slot])) if w != 0 else np.uintp(cells)
         codes[j] = code
         changes[code] += member[code] != w
         member[code] = w
