@@ -16,20 +16,27 @@ _COLUMNS += ["merged", "dead", "skipped"]
 
 
 def channel_table(
-    before: nn.Module, after: nn.Module, groups: list[Group], destinations: dict[str, list[int]], example: Tensor | None
+    before: nn.Module,
+    after: nn.Module,
+    groups: list[Group],
+    destinations: dict[str, list[int]],
+    example: Tensor | None = None,
+    cost: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row per conv or linear layer, those that stay as they were too, whose reason is in ``skipped``.
 
     Arguments:
         before, after: the network, and what the plan made of it.
         groups: those of ``before``, and ``destinations`` by group name as in ``make_plan``; groups left out stay.
+        cost: ``measure_cost`` of ``before``, where it is known.
 
     Returns:
         layer, kind, weights (before), group (all that its outputs belong to), channels, parameters and products before
         and after, and how many channels were ``merged`` into another or, with no destination, ``dead``.
     """
     paths = {module: path for path, module in before.named_modules()}
-    costs = [measure_cost(network, example).set_index("layer") for network in (before, after)]
+    cost = measure_cost(before, example) if cost is None else cost
+    costs = [cost.set_index("layer"), measure_cost(after, example).set_index("layer")]
     rows, charged = [], set()
     for old, new in zip(weight_layers(before), weight_layers(after), strict=True):
         path = paths[old.module]

@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.channel_table import channel_table
+from redlab.cost import measure_cost
 from redlab.coupling import Group, couple
 from redlab.filters import dead_channels, effective_rows, own_rows
 from redlab.folding import fold_batchnorm
@@ -163,6 +165,10 @@ class _Merger:
     def folded(self) -> nn.Module:
         return fold_batchnorm(self.network, self.example).network
 
+    @cached_property
+    def _cost(self) -> pd.DataFrame:
+        return measure_cost(self.network, self.example)
+
     def neurons(self, group: Group, linkage: str, dead: bool) -> _Neurons:
         """The neurons to be merged, without dead ones where ``dead`` says so; with their tree, once it is grown."""
         if (key := (group.name, linkage, dead)) not in self._grown:
@@ -180,7 +186,8 @@ class _Merger:
                 destinations[group.name] = where
         plan = make_plan(self._all, destinations) | {"options": asdict(options)}
         merged = apply_plan(self.network, plan)
-        return Result(merged, channel_table(self.network, merged, self._all, destinations, self.example), plan)
+        table = channel_table(self.network, merged, self._all, destinations, self.example, self._cost)
+        return Result(merged, table, plan)
 
 
 def _gone(neurons: _Neurons, alpha: float, alpha_of: str) -> int:
