@@ -75,14 +75,17 @@ def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
     return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""
 
 
-def copy_network(network: nn.Module) -> nn.Module:
+def copy_network(network: nn.Module, instead: dict[int, torch.Tensor] | None = None) -> nn.Module:
     """A deep copy, for a step to work on.
+
+    Arguments:
+        instead: by the ``id`` of a parameter or buffer, the one that the copy gets in its place.
 
     Raises:
         ValueError: where PyTorch can't copy it: weights computed by hooks (``torch.nn.utils.prune``, ``weight_norm``).
     """
     try:
-        return copy.deepcopy(network)
+        return copy.deepcopy(network, {} if instead is None else dict(instead))
     except RuntimeError as error:
         raise ValueError(
             "the network cannot be copied, since some weights are computed by hooks: make them parameters first "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from redlab.layers import copy_network
 from redlab.plan import check_plan
 from redlab.recipe import append_step
 from redlab.surgery import check_fit, edits_of, narrow
@@ -27,7 +26,6 @@ def apply_plan(network: nn.Module, plan: dict) -> nn.Module:
     """
     edits = edits_of(check_plan(plan))
     check_fit(network, edits)
-    network = copy_network(network)
-    narrow(network, edits)
-    append_step(network, plan)
-    return network
+    smaller = narrow(network, edits)
+    append_step(smaller, plan)
+    return smaller

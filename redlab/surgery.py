@@ -1,9 +1,10 @@
-"""The tensors of a network, narrowed in place as a plan says; ``pruning`` does it to a copy."""
+"""Copies of networks whose tensors are narrower, as a plan says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,31 +12,47 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from redlab.cifar_resnet import ZeroPadShortcut
+from redlab.layers import copy_network
 from redlab.plan import decode_index, representatives
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The slices of one group in one tensor: (size, m), and for every channel the one that it becomes, or -1."""
+    """The slices of one group in one tensor: (size, m) of ``width``, and what every channel becomes, -1 for nothing."""
 
     role: str
+    width: int
     index: Tensor
     becomes: Tensor
+
+    @cached_property
+    def merged(self) -> Tensor:
+        """The channels that become another one."""
+        return ((self.becomes >= 0) & (self.becomes != torch.arange(len(self.becomes)))).nonzero().flatten()
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
     """All that happens to one tensor along one dim."""
 
-    width: int
-    parts: list[Part]
+    parts: tuple[Part, ...]
 
+    @property
+    def width(self) -> int:
+        return self.parts[0].width
+
+    @cached_property
     def kept(self) -> Tensor:
         """A mask (width): which slices stay."""
         kept = torch.ones(self.width, dtype=torch.bool)
         for part in self.parts:
             kept[part.index[part.becomes != torch.arange(len(part.index))]] = False
         return kept
+
+    @cached_property
+    def stay(self) -> Tensor:
+        """The slices that stay."""
+        return self.kept.nonzero().flatten()
 
 
 Edits = Mapping[tuple[str, int], Edit]  # by the name of the tensor (for paddings the module) and the dim
@@ -47,21 +64,28 @@ def edits_of(plan: dict) -> Edits:
     Raises:
         ValueError: its members contradict one another.
     """
-    edits: dict[tuple[str, int], Edit] = {}
+    parts: dict[tuple[str, int], list[Part]] = {}
     for group, items in plan["members"].items():
         becomes = torch.tensor(representatives(plan["groups"][group]))
         for item in items:
-            part = Part(item["role"], decode_index(item["index"], len(becomes)), becomes)
+            part = Part(item["role"], item["width"], decode_index(item["index"], len(becomes)), becomes)
             for name, dim in item["tensors"]:
-                edit = edits.setdefault((name, dim), Edit(item["width"], []))
-                if edit.width != item["width"]:
-                    raise ValueError(f"not a plan: it gives {name} two widths, {edit.width} and {item['width']}")
-                edit.parts.append(part)
-    for (name, _), edit in edits.items():
-        slices = torch.cat([part.index.flatten() for part in edit.parts])
-        if len(edit.parts) > 1 and len(torch.unique(slices)) < len(slices):
+                parts.setdefault((name, dim), []).append(part)
+    # Tensors with the same parts, such as a norm's four, share one edit and what it works out.
+    edits = {tuple(map(id, own)): Edit(tuple(own)) for own in parts.values()}
+    for tensor, own in parts.items():
+        _check_parts(tensor[0], own)
+    return {tensor: edits[tuple(map(id, own))] for tensor, own in parts.items()}
+
+
+def _check_parts(name: str, parts: Sequence[Part]) -> None:
+    widths = sorted({part.width for part in parts})
+    if len(widths) > 1:
+        raise ValueError(f"not a plan: it gives {name} the widths {widths[0]} and {widths[1]}")
+    if len(parts) > 1:
+        slices = torch.cat([part.index.flatten() for part in parts])
+        if len(torch.unique(slices)) < len(slices):
             raise ValueError(f"not a plan: two groups claim the same slice of {name}")
-    return edits
 
 
 def check_fit(network: nn.Module, edits: Edits) -> None:
@@ -71,15 +95,34 @@ def check_fit(network: nn.Module, edits: Edits) -> None:
 
 
 @torch.no_grad()
-def narrow(network: nn.Module, edits: Edits) -> None:
-    """Carry out ``edits`` in place, on a network that ``check_fit`` accepts and that the caller owns."""
-    for (name, dim), edit in edits.items():
+def narrow(network: nn.Module, edits: Edits, instead: Mapping[int, Tensor] | None = None) -> nn.Module:
+    """A copy of ``network``, which ``check_fit`` accepts, with ``edits`` carried out; it copies only what stays.
+
+    ``instead`` holds the tensors to start from in place of the network's own, by the ``id`` of those.
+    """
+    own, tensors = dict(instead or {}), {}
+    for (name, dim), edit in sorted(edits.items(), key=lambda item: item[0]):  # rows first: whole blocks of memory
+        if edit.parts[0].role != "padding":
+            old = _tensor(network, name)
+            tensors[name] = _narrowed(tensors.get(name, own.get(id(old), old).detach()), dim, edit)
+    # By their ids: whoever shares a tensor shares the narrow one.
+    own |= {id(old): _like(old, new) for name, new in tensors.items() for old in [_tensor(network, name)]}
+    smaller = copy_network(network, own)
+    for (name, _), edit in edits.items():
         if edit.parts[0].role == "padding":
-            _narrow_padding(network.get_submodule(name), edit)
-        else:
-            _narrow_tensor(network, name, dim, edit)
+            _narrow_padding(smaller.get_submodule(name), edit)
     for path in dict.fromkeys(name.rpartition(".")[0] for name, _ in edits):
-        _set_widths(network.get_submodule(path))
+        _set_widths(smaller.get_submodule(path))
+    return smaller
+
+
+def _tensor(network: nn.Module, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    return getattr(network.get_submodule(path), attribute)
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _check_tensor(network: nn.Module, name: str, dim: int, edit: Edit) -> None:
@@ -100,28 +143,23 @@ def _check_tensor(network: nn.Module, name: str, dim: int, edit: Edit) -> None:
 
 
 def _narrow_padding(module: ZeroPadShortcut, edit: Edit) -> None:
-    kept = edit.kept()
+    kept = edit.kept
     before = int(kept[: module.zeros_before].sum())
     module.zeros_before, module.zeros_after = before, int(kept.sum()) - before
 
 
-def _narrow_tensor(network: nn.Module, name: str, dim: int, edit: Edit) -> None:
-    path, _, attribute = name.rpartition(".")
-    module = network.get_submodule(path)
-    old, kept = getattr(module, attribute), edit.kept()
-    tensor = old.detach()
-    new = tensor.index_select(dim, kept.nonzero().flatten().to(tensor.device))
-    place = kept.cumsum(0) - 1
-    for part in edit.parts:
-        _merge(new, tensor, dim, part, place)
-    old.data, old.grad = new, None  # the parameter itself stays, and with it whoever shares it
+def _narrowed(old: Tensor, dim: int, edit: Edit) -> Tensor:
+    new = old.index_select(dim, edit.stay.to(old.device))
+    if any(len(part.merged) for part in edit.parts):
+        place = edit.kept.cumsum(0) - 1
+        for part in edit.parts:
+            _merge(new, old, dim, part, place)
+    return new
 
 
 def _merge(new: Tensor, old: Tensor, dim: int, part: Part, place: Tensor) -> None:
     """Add to the slices of ``new`` what the channels that became theirs bring."""
-    merged = ((part.becomes >= 0) & (part.becomes != torch.arange(len(part.becomes)))).nonzero().flatten()
-    if len(merged) == 0:
-        return
+    merged = part.merged
     into = part.becomes[merged]
     sources, targets = part.index[merged].flatten().to(old.device), part.index[into].flatten()
     rows = old.index_select(dim, sources)

@@ -5,10 +5,8 @@ The network runs on fake tensors: shapes only, no arithmetic, no memory.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -38,8 +36,7 @@ def _why_not(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> st
     plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        smaller = _fake(network, mode)
-        narrow(smaller, edits_of(plan))
+        smaller = narrow(network, edits_of(plan), _fakes(network, mode))
         with mode, evaluating(smaller):
             smaller(mode.from_tensor(example))
     except Exception as error:  # whatever the network's own code raises
@@ -47,13 +44,9 @@ def _why_not(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> st
     return ""
 
 
-def _fake(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """A copy whose parameters and buffers are fake."""
-    memo = {id(t): _parameter(t, mode) for t in network.parameters()}
-    memo |= {id(t): mode.from_tensor(t.detach()) for t in network.buffers()}
-    with torch.inference_mode(False):
-        return copy.deepcopy(network, memo)
-
-
-def _parameter(tensor: nn.Parameter, mode: FakeTensorMode) -> nn.Parameter:
-    return nn.Parameter(mode.from_tensor(tensor.detach()), requires_grad=False)
+def _fakes(network: nn.Module, mode: FakeTensorMode) -> dict[int, Tensor]:
+    """A fake for every parameter and buffer, by the ``id`` of that."""
+    fakes: dict[int, Tensor] = {id(tensor): mode.from_tensor(tensor.detach()) for tensor in network.buffers()}
+    for tensor in network.parameters():
+        fakes[id(tensor)] = nn.Parameter(mode.from_tensor(tensor.detach()), requires_grad=False)
+    return fakes

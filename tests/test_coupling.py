@@ -204,9 +204,7 @@ def widened(network, groups, chosen):
     return wide
 
 
-@pytest.mark.parametrize(
-    "name", [*SMALL, "torchvision/mobilenet_v2", "torchvision/densenet121", "torchvision/vgg11_bn"]
-)
+@pytest.mark.parametrize("name", [*SMALL, "torchvision/mobilenet_v2", "torchvision/squeezenet1_1"])
 def test_merging_duplicated_filters_restores_the_network(name):
     network, example = trained(name)
     groups = couple(network, example)
@@ -238,7 +236,7 @@ def test_groups_are_those_of_torch_pruning_where_it_is_right(name):
     path = {module: path for path, module in network.named_modules()}
     theirs = []
     for group in tp.DependencyGraph().build_dependency(network, example).get_all_groups():
-        outs = {path[item.dep.target.module] for item in group if "out_channels" in item.dep.handler.__name__}
+        outs = {path.get(item.dep.target.module) for item in group if "out_channels" in item.dep.handler.__name__}
         theirs.append(sorted(outs & path_of_parameters(network)))
     ours = names_of(couple(network, example), "producers")
     assert ours == sorted(theirs)
