@@ -13,6 +13,7 @@ CHANGES = {
     "00_start_here": ({"networks": ["digits/mlp"]}, "network"),
     "01_weight_density": ({"rule": "uniform"}, "error"),
     "02_hash_collapse": ({"max_errors": [0.5]}, "share"),
+    "03_output_merging": ({"alphas": [0.4]}, "accuracy"),
 }
 
 
