@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
@@ -62,51 +63,68 @@ def _rows(module: nn.Module, weight: Tensor) -> int:
 
 
 def _groups(flow: Flow) -> list[Group]:
-    entries = flow.entries
-    layers = {number for number, entry in enumerate(entries) if entry.role == "producer" and is_layer(entry.node)}
-    alike: dict[tuple, list[int]] = defaultdict(list)
-    classes, reasons, place = _classes(flow, entries), flow.labels.reasons(), {}
-    for root, slices in classes.items():
-        if made := layers & slices.keys():  # else a parameter that no layer's channels meet
-            place[root] = (min(made), slices[min(made)][0][1])
-            signature = tuple((e, tuple(ranks for ranks, _ in slices[e])) for e in sorted(slices))
-            alike[(reasons.get(root, ""), signature)].append(root)
+    entries, table = flow.entries, _slices(flow)
+    is_made = np.array([entry.role == "producer" and is_layer(entry.node) for entry in entries], dtype=bool)
+    starts = np.flatnonzero(np.r_[True, table["root"][1:] != table["root"][:-1]]) if len(table) else []
+    reasons, alike, place = flow.labels.reasons(), defaultdict(list), {}
+    for own in np.split(table, starts[1:]) if len(table) else []:
+        made = is_made[own["entry"]]
+        if made.any():  # else a parameter that no layer's channels meet
+            first = own[made.argmax()]
+            place[int(own["root"][0])] = (int(first["entry"]), int(first["position"]))
+            signature = (own["entry"].tobytes(), own["ranks"].tobytes())
+            alike[(reasons.get(int(own["root"][0]), ""), *signature)].append(own)
     zeros, found = _Zeros(flow), []
-    for (reason, signature), roots in alike.items():
-        roots.sort(key=place.get)
-        indices = [torch.tensor([[p for _, p in classes[root][e]] for root in roots]) for e, _ in signature]
-        parts = [entries[e] for e, _ in signature]
+    for (reason, *_), sets in alike.items():
+        sets.sort(key=lambda own: place[int(own["root"][0])])
+        roots = [int(own["root"][0]) for own in sets]
+        numbers, firsts = np.unique(sets[0]["entry"], return_index=True)
+        indices = np.split(np.stack([own["position"] for own in sets]), firsts[1:], axis=1)
+        parts = [entries[number] for number in numbers]
         relu = not reason and zeros.stay(parts, roots)
         found.append((place[roots[0]], _group(entries[place[roots[0]][0]], parts, indices, reason, relu)))
     return [group for _, group in sorted(found, key=lambda item: item[0])]
 
 
-def _classes(flow: Flow, entries: list[Entry]) -> dict[int, dict[int, list[tuple[tuple[int, ...], int]]]]:
-    """Per set of labels that leave together: per entry, the (ranks, position) of its slices, sorted.
+def _slices(flow: Flow) -> np.ndarray:
+    """Every slice that belongs to channels: (root, entry, ranks, position), sorted in that order.
 
-    A rank numbers the channels within the set, so that equal ranks of two sets mean the same channel of each.
+    Slices with one root leave together. A rank numbers the channels with one root, so that equal ranks under two roots
+    mean the same channel of each; ``ranks`` is a code for those of all the channels that the slice belongs to.
     """
-    members: dict[int, set[int]] = defaultdict(set)
-    slices: dict[int, dict[int, list]] = defaultdict(lambda: defaultdict(list))
-    for number, entry in enumerate(entries):
-        roots, same = flow.labels.together(entry.labels).tolist(), flow.labels.same(entry.labels).tolist()
-        for position, (root, channels) in enumerate(zip(roots, same, strict=True)):
-            if root[0] >= 0:
-                members[root[0]].update(channels)
-                slices[root[0]][number].append((channels, position))
-    ranks = {root: {label: rank for rank, label in enumerate(sorted(labels))} for root, labels in members.items()}
-    return {
-        root: {
-            e: sorted((tuple(ranks[root][c] for c in channels), p) for channels, p in found) for e, found in own.items()
-        }
-        for root, own in slices.items()
-    }
+    same = [flow.labels.same(entry.labels).numpy() for entry in flow.entries]
+    rank_of = _ranks(flow, same)
+    rows = []
+    for number, (entry, channels) in enumerate(zip(flow.entries, same, strict=True)):
+        roots = flow.labels.together(entry.labels[:, 0]).numpy()
+        position = np.flatnonzero(roots >= 0)
+        ranks = rank_of[channels[position]]
+        ranks = ranks[:, 0] if ranks.shape[1] == 1 else np.unique(ranks, axis=0, return_inverse=True)[1].ravel()
+        own = np.empty(len(position), dtype=[(name, np.int64) for name in ("root", "entry", "ranks", "position")])
+        own["root"], own["entry"], own["ranks"], own["position"] = roots[position], number, ranks, position
+        rows.append(own)
+    table = np.concatenate(rows) if rows else np.empty(0, dtype=[("root", np.int64)])
+    return table[np.lexsort([table[name] for name in reversed(table.dtype.names)])]
 
 
-def _group(first: Entry, parts: list[Entry], indices: list[Tensor], reason: str, relu: bool) -> Group:
+def _ranks(flow: Flow, same: list[np.ndarray]) -> np.ndarray:
+    """By channel, its place among those that leave together with it."""
+    channels = np.unique(np.concatenate([np.zeros(0, np.int64), *(own.ravel() for own in same)]))
+    channels = channels[channels >= 0]
+    roots = flow.labels.together(torch.from_numpy(channels)).numpy()
+    order = np.lexsort((channels, roots))
+    starts = np.searchsorted(roots[order], roots[order])
+    ranks = np.zeros(1 + channels.max(initial=0), dtype=np.int64)
+    ranks[channels[order]] = np.arange(len(order)) - starts
+    return ranks
+
+
+def _group(first: Entry, parts: list[Entry], indices: list[np.ndarray], reason: str, relu: bool) -> Group:
     roles: dict[str, list[Member]] = {"producer": [], "consumer": [], "padding": []}
     for entry, index in zip(parts, indices, strict=True):
-        roles[entry.role] += [Member(tensor, dim, index, len(entry.labels)) for tensor, dim in entry.tensors]
+        roles[entry.role] += [
+            Member(tensor, dim, torch.from_numpy(index.copy()), len(entry.labels)) for tensor, dim in entry.tensors
+        ]
     name = first.tensors[0][0].removesuffix("weight").rstrip("._")
     producers, consumers, paddings = map(tuple, roles.values())
     return Group(name, len(indices[0]), producers, consumers, paddings, reason, relu)
