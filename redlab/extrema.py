@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy.ndimage import gaussian_filter1d
 
 from redlab import passes
 from redlab.vectors import Vector
 
 CELLS = 12  # grid cells per bandwidth
 REACH = 6 * CELLS  # the kernel ends after six bandwidths
+_KERNEL = np.exp(-0.5 * (np.arange(-REACH, REACH + 1) / CELLS) ** 2)
+_HALF_KERNEL = _KERNEL[REACH:] / _KERNEL.sum()
 _JUMP = 2 * REACH + 8  # cells that a gap between weights is shortened to, where the density falls to zero in it
 _WHOLE_GRID = 1 << 22  # up to here the grid is one array; beyond it is walked tile by tile
 _TILE = 1 << 20
@@ -72,8 +73,7 @@ def on_tiles(vector: Vector, h: float) -> Extrema:
 
 
 def _smooth(counts: Float64[ndarray, " m"], weights: int) -> Float64[ndarray, " m"]:
-    # No FFT: its rounding makes false modes in the tails, where this sum of positive terms keeps its digits.
-    heights = gaussian_filter1d(counts, CELLS, radius=REACH, mode="constant")
+    heights = passes.smooth(counts, _HALF_KERNEL)
     heights[heights < _NOISE * weights] = 0.0
     return heights
 

@@ -206,7 +206,7 @@ def _left_alone(vector: Vector, force: bool) -> str:
     if vector.low == vector.high:
         return "all its weights are equal"
     # More distinct values in a sample than a hashed layer may have: no need to sort them all.
-    if force or len(np.unique(vector.weights[:: max(1, vector.size // 2048)])) > _FEW:
+    if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > _FEW:
         return ""
     distinct = len(np.unique(vector.weights))
     hashed = distinct <= _FEW and distinct <= vector.size / 4

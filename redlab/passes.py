@@ -4,8 +4,8 @@ Hashing ResNet-50's 25.5 M weights takes several times as long without numba; ``
 """
 
 try:
-    from redlab.passes_numba import assort, bin_cubic, deviation, quartiles, sums, take
+    from redlab.passes_numba import assort, bin_cubic, deviation, quartiles, smooth, sums, take
 except (ImportError, RuntimeError):  # numba raises RuntimeError where it has nowhere to cache
-    from redlab.passes_numpy import assort, bin_cubic, deviation, quartiles, sums, take
+    from redlab.passes_numpy import assort, bin_cubic, deviation, quartiles, smooth, sums, take
 
-__all__ = ["assort", "bin_cubic", "deviation", "quartiles", "sums", "take"]
+__all__ = ["assort", "bin_cubic", "deviation", "quartiles", "smooth", "sums", "take"]

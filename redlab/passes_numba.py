@@ -19,7 +19,7 @@ from numpy import ndarray
 from redlab import passes_numpy
 
 _PART = 1 << 17  # weights that are worth a thread
-_SAMPLE = 1 << 16  # weights that tell roughly where the quartiles are
+_SAMPLE = 1 << 12, 1 << 16  # the least and the most weights that tell roughly where the quartiles are
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -58,9 +58,9 @@ def _around(weights, low, high, later_low, later_high):
 def quartiles(weights: ndarray) -> tuple[float, float]:
     """See ``passes_numpy.quartiles``: exact, from the weights around the quartiles of a sample."""
     n = weights.size
-    if n < 4 * _SAMPLE:
+    if n < 4 * _SAMPLE[0]:
         return passes_numpy.quartiles(weights)
-    sample = np.sort(weights[:: n // _SAMPLE])
+    sample = np.sort(weights[:: n // min(max(n // 32, _SAMPLE[0]), _SAMPLE[1])])
     # Five standard deviations of a sample quartile's rank; a sample in step with the weights' order may miss it still.
     slack = int(5 * np.sqrt(len(sample) * 0.25 * 0.75)) + 2
     middle = (np.array([0.25, 0.75]) * len(sample)).astype(np.int64)
@@ -92,10 +92,41 @@ def _powers(weights, origin, scale, size):
     return sums
 
 
+@njit(cache=True, nogil=True)
+def _share(sums):
+    counts = np.zeros(len(sums))
+    for i in range(1, len(sums) - 2):
+        one, f, f2, f3 = sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]
+        counts[i - 1] += (f2 - (f3 + 2 * f) / 3) / 2
+        counts[i] += one - f2 + (f3 - f) / 2
+        counts[i + 1] += f + (f2 - f3) / 2
+        counts[i + 2] += (f3 - f) / 6
+    return counts
+
+
 def bin_cubic(weights: ndarray, origin: float, step: float, size: int) -> ndarray:
     """See ``passes_numpy.bin_cubic``."""
-    sums = sum(_in_parts(_powers, weights, origin, 1.0 / step, size))
-    return passes_numpy.share_cubic(*np.ascontiguousarray(sums.T))
+    return _share(sum(_in_parts(_powers, weights, origin, 1.0 / step, size)))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _smooth(padded, half, smoothed):
+    reach = len(half) - 1
+    for start in range(0, len(smoothed), 512):  # blocks that stay in the nearest cache while the taps pass by
+        block = smoothed[start : start + 512]
+        block[:] = half[0] * padded[start + reach : start + reach + len(block)]
+        for d in range(1, reach + 1):
+            left = padded[start + reach - d : start + reach - d + len(block)]
+            right = padded[start + reach + d : start + reach + d + len(block)]
+            for i in range(len(block)):
+                block[i] += half[d] * (left[i] + right[i])
+
+
+def smooth(counts: ndarray, half: ndarray) -> ndarray:
+    """See ``passes_numpy.smooth``."""
+    smoothed = np.empty(len(counts))
+    _smooth(np.pad(counts, len(half) - 1), half, smoothed)
+    return smoothed
 
 
 @njit(cache=True, nogil=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy import ndarray
+from scipy.ndimage import correlate1d
 
 # Beyond this a table of slots no longer fits the cache: searching is faster.
 _MOST_SLOTS = 1 << 20
@@ -40,17 +41,21 @@ def bin_cubic(weights: ndarray, origin: float, step: float, size: int) -> ndarra
     position = (weights.astype(np.float64, copy=False) - origin) * (1.0 / step)
     cell = position.astype(np.int64)
     f = position - cell
-    powers = [np.bincount(cell, share, minlength=size)[:size] for share in (None, f, f * f, f * f * f)]
-    return share_cubic(*(power.astype(np.float64) for power in powers))
-
-
-def share_cubic(one: ndarray, f: ndarray, f2: ndarray, f3: ndarray) -> ndarray:
-    """From the sums of 1, f, f^2, f^3 in each cell (f: how far a weight lies into it) to the counts of its points."""
+    shares = (None, f, f * f, f * f * f)
+    one, f, f2, f3 = (np.bincount(cell, s, minlength=size)[:size].astype(np.float64) for s in shares)
     counts = one - f2 + (f3 - f) / 2
     counts[:-1] += (f2[1:] - (f3[1:] + 2 * f[1:]) / 3) / 2
     counts[1:] += f[:-1] + (f2[:-1] - f3[:-1]) / 2
     counts[2:] += (f3[:-2] - f[:-2]) / 6
     return counts
+
+
+def smooth(counts: ndarray, half: ndarray) -> ndarray:
+    """The symmetric filter whose taps from the middle on are ``half``, over counts that are zero beyond their ends.
+
+    No FFT: its rounding makes false modes in the tails, where this sum of positive terms keeps its digits.
+    """
+    return correlate1d(counts, np.concatenate([half[:0:-1], half]), mode="constant")
 
 
 def assort(weights: ndarray, low: float, high: float, edges: ndarray) -> tuple[ndarray, ndarray, ndarray]:

@@ -207,6 +207,10 @@ def test_compiled_and_numpy_passes_agree():
         step = (high - low) / 1000
         binned = [passes.bin_cubic(w, low - 3 * step, step, 1010) for passes in (passes_numba, passes_numpy)]
         np.testing.assert_allclose(*binned, atol=1e-7)
+        half = np.exp(-0.5 * (np.arange(20) / 4) ** 2)
+        np.testing.assert_allclose(
+            *(passes.smooth(binned[0], half) for passes in (passes_numba, passes_numpy)), atol=1e-9
+        )
         edges = np.unique(rng.choice(w, 40))
         expected = np.where(w == 0, len(edges) + 1, np.searchsorted(edges, w, side="right"))
         for passes in (passes_numba, passes_numpy):
