@@ -13,16 +13,16 @@ figures: $(INSTALLED)  ## execute every notebook; the figures land in figures/
 	@$(BIN)/python -m redlab.cli run
 
 test: $(INSTALLED)  ## the tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
-	@$(BIN)/python -m pytest -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lab: $(INSTALLED)  ## JupyterLab on notebooks/00_start_here.ipynb
 	@$(BIN)/python -m redlab.cli lab
 
-bench: $(INSTALLED)  ## the benchmarks
-	@$(BIN)/python -m benchmarks.hashing
+bench: $(INSTALLED)  ## the benchmarks, on a machine that does nothing else
+	@for bench in hashing merging surgery latency; do $(BIN)/python -m benchmarks.$$bench || exit 1; done
 
 zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on where it stopped
 	@$(BIN)/python -m benchmarks.zoo
