@@ -11,6 +11,7 @@ zoo.md is the table.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ T = TypeVar("T")
 ROWS, TABLE = Path(__file__).with_name("zoo.csv"), Path(__file__).with_name("zoo.md")
 RUN_UP_TO = 150_000_000  # parameters: two networks and their activations then fit in 4 GB
 SHARE = 0.25  # of the channels of a group become copies
+A_LAYER = re.compile(r"^[\w.]+\.[\w.]+(?= has | is )")  # reasons that name one count together
 COLUMNS = {
     "network": "network",
     "groups": "groups",
@@ -101,7 +103,7 @@ def timed(run: Callable[[], T]) -> tuple[float, T]:
 def count(network: nn.Module, groups: list[Group]) -> dict[str, str]:
     rows: Counter[str] = Counter()
     for group in groups:
-        rows[group.frozen] += group.size * per_channel(network, group)
+        rows[A_LAYER.sub("a layer", group.frozen)] += group.size * per_channel(network, group)
     free = rows.pop("", 0)
     why = "; ".join(f"{reason}: {number:,}" for reason, number in rows.most_common())
     return {"groups": str(len(groups)), "coupled": f"{free:,}", "frozen": f"{rows.total():,}", "why": why}
