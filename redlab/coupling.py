@@ -144,8 +144,8 @@ class _Zeros:
     """Which channels are zero for every consumer once the ReLUs behind their producers make them zero."""
 
     def __init__(self, flow: Flow) -> None:
-        moved = [flow.labels.together(compact(labels)).flatten() for labels in flow.moved]
-        self._moved = set(torch.cat(moved).tolist()) if moved else set()
+        moved = {label for labels in flow.moved for label in np.unique(compact(labels).numpy())}
+        self._moved = set(flow.labels.together(torch.tensor(sorted(moved), dtype=torch.int64)).tolist())
 
     def stay(self, producers: list[Entry], roots: list[int]) -> bool:
         own = [entry.node for entry in producers if entry.role == "producer"]

@@ -60,7 +60,7 @@ class Labels:
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """The channels of ``labels`` must stay; the first reason given to a label is kept."""
-        for label in torch.unique(compact(labels)).tolist():
+        for label in np.unique(compact(labels).numpy()).tolist():
             if label >= 0:
                 self._freeze_one(label, reason)
 

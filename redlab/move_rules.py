@@ -22,12 +22,18 @@ def rectangular(flow: Flow, labels: Tensor) -> Tensor:
     axes = flow.labels.axes(labels)
     if len(axes) > 1:
         roots = flow.labels.together(compact(labels))
-        counts = {axis: len(torch.unique(roots.movedim(axis, 0).flatten(1), dim=0)) for axis in axes}
+        counts = {axis: _distinct(roots.movedim(axis, 0).flatten(1)) for axis in axes}
         kept = max(axes, key=lambda axis: (counts[axis], axis))
         for axis in axes:
             if axis != kept:
                 flow.labels.unite_along(labels, axis, same=False)
+        if bool((compact(labels) < 0).any()):  # all of it is frozen now: as few different labels as there are slices
+            return labels.amax([axis for axis in axes if axis != kept], keepdim=True).expand(labels.shape)
     return labels
+
+
+def _distinct(rows: Tensor) -> int:
+    return len({row.tobytes() for row in rows.contiguous().numpy()})  # torch.unique(dim=0) takes a minute for ViTs
 
 
 def move(flow: Flow, node: Node) -> Tensor:
