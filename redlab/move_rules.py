@@ -17,8 +17,12 @@ from redlab.graph import module_path, operation
 from redlab.labels import compact
 
 
-def rectangular(flow: Flow, labels: Tensor) -> Tensor:
-    """Channels leave as whole slices along one axis: the one with the most channels."""
+def rectangular(flow: Flow, labels: Tensor, joined: int | None = None) -> Tensor:
+    """Channels leave as whole slices along one axis: the one with the most channels.
+
+    Along the axis ``joined`` by concatenation, unless it is that one, a slice is one channel: a class token's and the
+    patches', say.
+    """
     axes = flow.labels.axes(labels)
     if len(axes) > 1:
         roots = flow.labels.together(compact(labels))
@@ -26,9 +30,9 @@ def rectangular(flow: Flow, labels: Tensor) -> Tensor:
         kept = max(axes, key=lambda axis: (counts[axis], axis))
         for axis in axes:
             if axis != kept:
-                flow.labels.unite_along(labels, axis, same=False)
-        if bool((compact(labels) < 0).any()):  # all of it is frozen now: as few different labels as there are slices
-            return labels.amax([axis for axis in axes if axis != kept], keepdim=True).expand(labels.shape)
+                flow.labels.unite_along(labels, axis, same=axis == joined)
+        if joined in axes and joined != kept:
+            return labels.amax(joined, keepdim=True).expand(labels.shape)
     return labels
 
 
@@ -58,7 +62,7 @@ def cat(flow: Flow, node: Node) -> Tensor:
         p.expand([o.shape[a] if a == axis else sizes[a] for a in range(value.ndim)])
         for p, o in zip(small, parts, strict=True)
     ]
-    return rectangular(flow, torch.cat(whole, axis).expand(value.shape))
+    return rectangular(flow, torch.cat(whole, axis).expand(value.shape), axis)
 
 
 def stack(flow: Flow, node: Node) -> Tensor:
