@@ -53,9 +53,9 @@ COLUMNS = {
 
 
 def main(names: list[str]) -> None:
-    rows = (
-        pd.read_csv(ROWS, dtype=str).set_index("network") if ROWS.exists() else pd.DataFrame(columns=list(COLUMNS)[1:])
-    )
+    rows = pd.DataFrame(columns=list(COLUMNS)[1:])
+    if ROWS.exists():
+        rows = pd.read_csv(ROWS, dtype=str, keep_default_na=False).set_index("network")
     todo = names or [name for name in torchvision_zoo.names() if name not in rows.index]
     for name in (bar := tqdm(todo, unit="network")):
         bar.set_description(name)
@@ -168,7 +168,7 @@ def table(rows: pd.DataFrame) -> str:
     ]
     for name, row in rows.iterrows():
         lines.append("| " + " | ".join([str(name), *(str(row[key]) for key in list(COLUMNS)[1:])]) + " |")
-    return "\n".join(lines).replace("| nan |", "| |") + "\n"
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -121,8 +121,8 @@ def _only_mode(vector: Vector, h: float) -> float:
     if low == high:
         return low
     step = (high - low) / 1024
-    counts = passes.bin_cubic(vector.weights, low - step, step, 1028)
-    place = low + step * np.arange(-1, 1027)
+    counts = passes.bin_cubic(vector.weights, low - 2 * step, step, 1030)  # a cell to spare at either end: rounding
+    place = low + step * np.arange(-2, 1028)
     mode = float(counts @ place / counts.sum())
     for _ in range(100):
         pull = counts * np.exp(-0.5 * ((place - mode) / h) ** 2)

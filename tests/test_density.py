@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import gaussian_kde
 
@@ -107,6 +107,7 @@ def test_many_tiles_join_without_a_seam(monkeypatch):
 @given(
     st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=60).filter(lambda w: len(set(w)) > 1), st.floats(1e-3, 10)
 )
+@example([-0.765625, -1.1754943508222875e-38], 1.0)  # the first weight's cell, rounded down
 def test_modes_and_cuts_alternate_within_the_weights(weights, h):
     w = np.array(weights, np.float32)
     density = estimate_density(w, h)
@@ -135,6 +136,14 @@ def test_within_two_bandwidths_there_is_one_mode_and_a_wide_kernel_puts_it_at_th
     w = np.array([0.0, 0.1, 0.4])
     assert estimate_density(w, 1e6).modes == pytest.approx([w.mean()], abs=1e-9)
     assert len(estimate_density(w, 0.2).modes) == 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=40))
+def test_under_a_very_wide_kernel_the_mode_is_the_mean(weights):
+    w = np.array(weights, np.float32)
+    mean = w.astype(np.float64).mean()
+    assert estimate_density(w, 1e4).modes == pytest.approx([mean], abs=1e-6)
 
 
 def test_two_equal_clusters_have_their_cut_in_the_middle():
