@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import matplotlib
 import pytest
@@ -12,6 +13,11 @@ import pytest
 # Before anything imports them: every jaxtyping shape in their signatures is checked, here and nowhere else.
 SHAPED = ["redlab.density", "redlab.extrema", "redlab.contrast", "redlab.rules", "redlab.hashing"]
 jaxtyping.install_import_hook(SHAPED, "typecheck.typechecker")
+
+# The same examples in every run, so that a failure belongs to a change; HYPOTHESIS_PROFILE=explore looks for new ones.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 # Not MPLBACKEND, which the kernels of executed notebooks would inherit.
 matplotlib.use("Agg")
