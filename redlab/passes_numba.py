@@ -194,10 +194,9 @@ def _in_parts(kernel: Callable, vectors: ndarray | tuple[ndarray, ...], *rest: o
     if parts == 1:
         return [kernel(*vectors, *rest)]
     ends = np.linspace(0, size, parts + 1, dtype=np.int64)
-    jobs = [
-        _pool().submit(kernel, *(vector[start:stop] for vector in vectors), *rest) for start, stop in pairwise(ends)
-    ]
-    return [job.result() for job in jobs]
+    cut = [tuple(vector[start:stop] for vector in vectors) for start, stop in pairwise(ends)]
+    others = [_pool().submit(kernel, *part, *rest) for part in cut[1:]]
+    return [kernel(*cut[0], *rest), *(other.result() for other in others)]  # this thread works, too
 
 
 @cache
