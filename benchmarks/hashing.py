@@ -119,8 +119,17 @@ def exactness(layers: list[np.ndarray]) -> pd.DataFrame:
 
 
 def exact_modes(ordered: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
-    """Zeros of the exact derivative: bracketed on a grid of h/32, then bisected."""
+    """Zeros of the exact derivative: bracketed on a grid of h/32, then bisected.
+
+    Where the derivative comes near zero between grid points, the vertex of a parabola through three of them is tried.
+    """
     grid = np.arange(ordered[0] - h, ordered[-1] + h, h / 32)
+    values = derivative(ordered, grid, h)
+    a, b, c = values[:-2], values[1:-1], values[2:]
+    near = (np.abs(b) <= np.abs(a)) & (np.abs(b) <= np.abs(c)) & (a * b > 0) & (b * c > 0)
+    k = np.flatnonzero(near)
+    extra = grid[k + 1] - h / 32 * (c[k] - a[k]) / (2 * (a[k] - 2 * b[k] + c[k]))
+    grid = np.unique(np.concatenate([grid, extra]))
     rising = derivative(ordered, grid, h) > 0
     turn = np.flatnonzero(rising[1:] != rising[:-1])
     low, high = grid[turn], grid[turn + 1]

@@ -90,7 +90,43 @@ def _slopes(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, 
     turn = np.flatnonzero((slope[1:] > 0) != (slope[:-1] > 0))
     kept = np.unique(np.concatenate([turn, turn + 1, [0, len(slope) - 1]])) if len(slope) else turn
     index = index[kept] + start
-    return index, slope[kept], heights[index], _vertex(heights, index)
+    found = (index, slope[kept], heights[index], _vertex(heights, index))
+    hidden = _hidden(heights, start, stop)
+    if not len(hidden[0]):
+        return found
+    joined = [np.concatenate(pair) for pair in zip(found, hidden, strict=True)]
+    order = np.argsort(joined[0], kind="stable")
+    return tuple(part[order] for part in joined)
+
+
+def _hidden(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    """A maximum and a minimum between two cells, which no slope from cell to cell shows, as such slopes.
+
+    They are there where the derivative, a parabola through the middles of three cells, comes near zero and changes sign
+    twice. Each pair becomes three slopes: as the curve goes, the other way, and as it goes again.
+    """
+    first, last = max(start, 2), min(stop, len(heights) - 4)
+    slope = np.diff(heights[first - 1 : last + 2])  # of the cells before, at and after each of [first, last)
+    before, here, after = slope[:-2], slope[1:-1], slope[2:]
+    size = np.abs(here)
+    near = (size <= np.abs(before)) & (size <= np.abs(after)) & (before * after > 0)
+    cell = first + np.flatnonzero(near & (size < 0.2 * np.abs(before + after)))
+    # The derivative in the middle of a cell to fourth order: (27 (f1 - f0) - (f2 - f_1)) / 24.
+    a, b, c = (
+        (27 * (heights[k + 1] - heights[k]) - (heights[k + 2] - heights[k - 1])) / 24
+        for k in (cell - 1, cell, cell + 1)
+    )
+    bend, tilt = (a - 2 * b + c) / 2, (c - a) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        root = np.sqrt(tilt**2 - 4 * bend * b) / np.abs(2 * bend)
+        middle = cell + 0.5 - tilt / (2 * bend)
+    real = (root > 0) & (np.sign(bend) == np.sign(b)) & (np.abs(middle - cell - 0.5) < 1)
+    cell, root, middle, way = cell[real], root[real], middle[real], np.sign(b[real])
+    index = np.concatenate([cell - 1, cell, cell + 1])
+    vertex = np.concatenate([np.zeros(len(cell)), middle - root - cell, middle + root - cell - 1])
+    level = heights[cell]
+    height = np.concatenate([level, level, level * (1 - 1e-12 * way)])
+    return index, np.concatenate([way, -way, way]), height, vertex
 
 
 def _vertex(heights: ndarray, index: ndarray) -> ndarray:
