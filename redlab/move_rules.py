@@ -52,6 +52,7 @@ def move(flow: Flow, node: Node) -> Tensor:
 
 
 def cat(flow: Flow, node: Node) -> Tensor:
+    """Concatenation: the labels side by side."""
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     parts, value = [flow.at(part) for part in node.args[0]], node.meta["val"]
     axis %= value.ndim
@@ -66,6 +67,7 @@ def cat(flow: Flow, node: Node) -> Tensor:
 
 
 def stack(flow: Flow, node: Node) -> Tensor:
+    """Stacking: the labels along a new axis."""
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     return rectangular(flow, torch.stack([flow.at(part) for part in node.args[0]], axis))
 
@@ -105,6 +107,7 @@ def split(flow: Flow, node: Node) -> Any:
 
 
 def roll(flow: Flow, node: Node) -> Tensor:
+    """Rolling: the labels move as the data do."""
     labels, axes = flow.at(node.args[0]), node.args[2] if len(node.args) > 2 else ()
     if not axes or any(flow.labels.vary(labels, axis) for axis in axes):
         return flow.freeze(node, "roll moves it by a fixed distance")
