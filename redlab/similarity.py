@@ -15,8 +15,8 @@ _PROBES = 8
 # Squared distances below this share of the squared lengths have lost too many digits to cancellation. Gram matrices
 # in float32 err by some 1e-6 of the squared lengths, in float64 by 1e-14.
 _CANCELLED = {4: 1e-2, 8: 1e-8}
-# Rows of distances that are finished together, values in flight where pairs are computed anew: they stay in the cache.
-_BLOCK, _CHUNK = 128, 1 << 18
+# Rows of distances that are worked out together, values in flight where pairs are computed anew: they stay in the cache.
+_BLOCK, _CHUNK = 256, 1 << 18
 
 
 def exact_duplicates(rows: ndarray) -> ndarray:
@@ -53,16 +53,21 @@ def pairwise_distances(rows: ndarray) -> ndarray:
         ValueError: NaN or inf among the rows.
     """
     rows, _ = _checked(rows)
-    exponent = int(np.frexp(max(rows.max(initial=0), -rows.min(initial=0)))[1])
-    if abs(exponent) > 40:  # squares of 1e-30 vanish in float32, those of 1e30 overflow
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        centred = rows - rows.mean(0)
+        squares = np.einsum("ij,ij->i", centred, centred)
+    if not 1e-20 < squares.max() < 1e20 and (exponent := _exponent(rows)):
         return np.ldexp(pairwise_distances(np.ldexp(rows, -exponent)), exponent)
-    centred = rows - rows.mean(0)
-    squares = np.einsum("ij,ij->i", centred, centred)
-    distances = centred @ centred.T  # numpy sees the symmetry, and computes one half
+    distances = np.empty((len(rows), len(rows)), rows.dtype)
     for start in range(0, len(rows), _BLOCK):
-        _finish(rows, squares, distances, start)
-    np.fill_diagonal(distances, 0)
+        _measure(centred, squares, distances, start)
     return distances
+
+
+def _exponent(rows: ndarray) -> int:
+    """The power of two to divide the rows by where their squares vanish (1e-30 in float32) or overflow, else 0."""
+    exponent = int(np.frexp(max(rows.max(initial=0), -rows.min(initial=0)))[1])
+    return exponent if abs(exponent) > 20 else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,17 +175,20 @@ def _lookalikes(rows: ndarray, sums: ndarray) -> ndarray:
     return np.array([leaders.setdefault(key, row) for row, key in enumerate(keys)])
 
 
-def _finish(rows: ndarray, squares: ndarray, distances: ndarray, start: int) -> None:
-    """Turn some rows of the Gram matrix, in place, into distances; anew where cancellation has spoilt them."""
-    block = distances[start : start + _BLOCK]
-    lengths = squares[start : start + _BLOCK, None] + squares
+def _measure(rows: ndarray, squares: ndarray, distances: ndarray, start: int) -> None:
+    """Fill some rows of the distances up to the diagonal, and the columns that mirror them."""
+    stop = min(start + _BLOCK, len(rows))
+    block = rows[start:stop] @ rows[:stop].T
+    lengths = squares[start:stop, None] + squares[:stop]
     block *= -2
     block += lengths
     lengths *= _CANCELLED[rows.itemsize]
-    left, right = np.divmod(np.flatnonzero(block <= lengths), len(rows))
+    left, right = np.divmod(np.flatnonzero(block <= lengths), stop)
     step = max(1, _CHUNK // max(rows.shape[1], 1))
-    for k in range(0, len(left), step):
+    for k in range(0, len(left), step):  # anew where cancellation has spoilt them
         i, j = left[k : k + step], right[k : k + step]
         difference = rows[start + i] - rows[j]
         block[i, j] = np.einsum("ij,ij->i", difference, difference)
     np.sqrt(block, out=block)
+    distances[start:stop, :stop] = block
+    distances[:stop, start:stop] = block.T
