@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from redlab.cost import measure_cost
+from redlab.cost import by_module, measure_cost
 from redlab.coupling import Group
 from redlab.layers import Layer, weight_layers
 
@@ -36,18 +38,17 @@ def channel_table(
     """
     paths = {module: path for path, module in before.named_modules()}
     cost = measure_cost(before, example) if cost is None else cost
-    costs = [cost.set_index("layer"), measure_cost(after, example).set_index("layer")]
-    rows, charged = [], set()
+    costs = {"before": by_module(before, cost), "after": by_module(after, measure_cost(after, example))}
+    rows = []
     for old, new in zip(weight_layers(before), weight_layers(after), strict=True):
         path = paths[old.module]
         row = {"layer": old.name, "kind": old.kind, "weights": _weights(old)}
         row |= _counts(old, f"{path}.{old.parameter}".lstrip("."), groups, destinations)
         row |= {"channels_before": _channels(old), "channels_after": _channels(new)}
-        for when, cost in zip(("before", "after"), costs, strict=True):
+        for when, own in costs.items():
             # An attention's projections are one module: the first of them stands for its cost.
-            own = {} if path in charged or (path or old.kind) not in cost.index else cost.loc[path or old.kind]
-            row |= {f"{what}_{when}": int(own.get(what, 0)) for what in ("parameters", "products")}
-        charged.add(path)
+            count = own.pop(path, Counter())
+            row |= {f"{what}_{when}": count[what] for what in ("parameters", "products")}
         rows.append(row)
     return pd.DataFrame(rows, columns=_COLUMNS)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
-from redlab.graph import evaluating, fit_example, refusal
+from redlab.calls import try_out
+from redlab.graph import fit_example
 
 COSTS = ("parameters", "products", "additions", "lookups", "bytes")
 
@@ -21,6 +22,7 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
 
     Products are the multiplications of convolutions, linear layers and attention, as PyTorch's own
     ``FlopCounterMode`` counts them (two operations a product). Batch norm, activations and pooling count nothing.
+    A module with a ``cost`` of its own, such as a split layer, is asked for it with the shape of its input.
 
     Arguments:
         network: left untouched; it runs on fake tensors, so that neither its size nor its device matters.
@@ -35,56 +37,81 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
     Raises:
         ValueError: where the network doesn't accept ``example``.
     """
-    example = fit_example(network, example)
-    products = _count_products(network, example[:1])
+    products, calls = _run(network, fit_example(network, example)[:1])
     rows, counted = [], set()
-    for path, module in network.named_modules():
-        own = {id(p): p for p in module.parameters(recurse=False)}
+    for path, module in _modules(network):
+        own = {id(p): p for p in module.parameters(recurse=hasattr(module, "cost"))}
         new = [p for key, p in own.items() if key not in counted]
         counted.update(own)
         if own or products[path]:
             kind = type_before_parametrizations(module).__name__
-            rows.append({"layer": path or kind, "kind": kind, **_dense(new, products[path])})
+            rows.append({"layer": path or kind, "kind": kind, **_own_cost(module, new, products[path], calls[path])})
     table = pd.DataFrame(rows, columns=["layer", "kind", *COSTS]).astype(dict.fromkeys(COSTS, "int64"))
     table.attrs = {name: int(table[name].sum()) for name in COSTS}
     return table
 
 
-def _dense(parameters: list[Tensor], products: int) -> dict[str, int]:
-    """The cost of a dense module: each product is one term of one sum, and nothing is looked up."""
-    return {
+def by_module(network: nn.Module, cost: pd.DataFrame) -> dict[str, Counter]:
+    """What ``measure_cost`` says of each module of ``network``, by its path; modules without a cost are left out."""
+    counts = {row["layer"]: Counter({name: row[name] for name in COSTS}) for row in cost.to_dict("records")}
+    names = {path: path or type_before_parametrizations(network).__name__ for path, _ in network.named_modules()}
+    return {path: counts[name] for path, name in names.items() if name in counts}
+
+
+def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module by its path, but for the parts of those that answer for themselves."""
+    inside: set[nn.Module] = set()
+    for path, module in network.named_modules():
+        if module not in inside:
+            yield path, module
+            inside |= set(module.modules()) if hasattr(module, "cost") else set()
+
+
+def _own_cost(module: nn.Module, parameters: list[Tensor], products: int, calls: list[torch.Size]) -> dict[str, int]:
+    """In a dense module each product is one term of one sum, and nothing is looked up."""
+    stored = {
         "parameters": sum(p.numel() for p in parameters),
-        "products": products,
-        "additions": products,
-        "lookups": 0,
         "bytes": sum(p.numel() * p.element_size() for p in parameters),
     }
+    if not hasattr(module, "cost"):
+        return stored | {"products": products, "additions": products, "lookups": 0}
+    total = sum((Counter(module.cost(shape)) for shape in calls), Counter())
+    return stored | {name: total[name] for name in ("products", "additions", "lookups")}
 
 
-def _count_products(network: nn.Module, example: Tensor) -> Counter:
-    """Products by the dotted name of the module that asked for them."""
-    fake = FakeTensorMode(allow_non_fake_inputs=True)  # some networks make small tensors of numbers as they run
-    try:
-        with FakeCopyMode(fake):
-            copied = copy.deepcopy(network)
-        with fake:
-            return _run_counting(copied, fake.from_tensor(example))
-    except Exception:  # its path may depend on its values, which fake tensors don't have
-        return _count_for_real(network, example)
-
-
-def _count_for_real(network: nn.Module, example: Tensor) -> Counter:
-    try:
-        return _run_counting(copy.deepcopy(network), example)
-    except Exception as error:  # whatever the network's own code raises
-        raise ValueError(refusal(network, example, "run", error)) from error
-
-
-def _run_counting(network: nn.Module, example: Tensor) -> Counter:
-    """Run ``network``, a copy that may be hooked, and read the counter whenever a module starts or ends."""
+def _run(network: nn.Module, example: Tensor) -> tuple[Counter, dict[str, list[torch.Size]]]:
+    """Products by the dotted name of the module that asked for them, and the inputs' shapes of those that count
+    themselves.
+    """
     products: Counter = Counter()
+    calls: dict[str, list[torch.Size]] = defaultdict(list)
+
+    def run(copied: nn.Module, images: Tensor) -> None:
+        products.clear()
+        calls.clear()
+        for path, module in copied.named_modules():
+            if hasattr(module, "cost"):
+                _stand_in(module, calls[path])
+        _count(copied, images, products)
+
+    try_out(network, example, run)
+    return products, calls
+
+
+def _stand_in(module: nn.Module, calls: list[torch.Size]) -> None:
+    """Let a module that counts itself take down what it is called with, and compute nothing."""
+
+    def forward(input: Tensor) -> Tensor:
+        calls.append(input.shape)
+        return input.new_zeros(module.output_shape(input.shape))
+
+    module.forward = forward
+
+
+def _count(network: nn.Module, example: Tensor, products: Counter) -> None:
+    """Run ``network``, a copy that may be hooked, and read the counter whenever a module starts or ends."""
     running = [""]
-    with evaluating(network), FlopCounterMode(display=False) as flops:
+    with FlopCounterMode(display=False) as flops:
 
         def charge(path: str) -> None:
             # What was counted since the last reading belongs to the module that was running meanwhile.
@@ -101,4 +128,3 @@ def _run_counting(network: nn.Module, example: Tensor) -> Counter:
             module.register_forward_pre_hook(lambda *_, path=path: started(path))
             module.register_forward_hook(lambda *_: ended())
         network(example)
-    return products

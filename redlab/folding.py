@@ -173,7 +173,7 @@ def _why_not_norm(graph: Graph, name: str, norm: _BatchNorm) -> str:
     calls = graph.users(f"{name}.running_mean")
     if len(calls) != 1:
         return f"it is called {len(calls)} times" if calls else "it is never called in eval mode"
-    if not graph.is_plain(calls[0]) or norm._forward_hooks or norm._forward_pre_hooks:
+    if not graph.is_plain(calls[0]):
         return "its class or a hook gives it a forward of its own"
     for tensor in ("running_var", "weight", "bias"):
         if others := [user for user in graph.users(f"{name}.{tensor}") if user is not calls[0]]:

@@ -53,9 +53,8 @@ class Graph:
         return list(self.tensors[name].users) if name in self.tensors else []
 
     def is_plain(self, node: Node) -> bool:
-        """Whether ``node`` is all that its module does: a layer or batch norm with PyTorch's own forward."""
-        module = self.network.get_submodule(module_path(node))
-        return getattr(module.forward, "__func__", None) in _FORWARDS
+        """Whether ``node`` is all that its module does: a layer or batch norm with PyTorch's own forward, no hooks."""
+        return not has_own_forward(self.network.get_submodule(module_path(node)))
 
     def why_fixed(self, node: Node) -> str:
         """Why no step may rewrite the weight and bias of the conv or linear ``node`` for this call, or ""."""
@@ -147,6 +146,12 @@ def operations(nodes: Iterable[Node]) -> str:
 def is_layer(node: Node) -> bool:
     """Whether ``node`` is a convolution, transposed or not, or a linear layer: (data, weight, bias, ...)."""
     return operation(node) in _OPERATIONS
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a layer or batch norm does more than PyTorch's class: by a forward of its own, or by a hook."""
+    plain = getattr(module.forward, "__func__", None) in _FORWARDS
+    return not plain or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def in_place(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -34,3 +35,9 @@ def append_step(network: nn.Module, step: dict) -> None:
     """Append one step to the recipe of ``network``, a copy that its caller owns; an unstamped network stays so."""
     if (recipe := recipe_of(network)) is not None:
         network.redlab = replace(recipe, steps=(*recipe.steps, step))
+
+
+def drop_steps(network: nn.Module, kinds: Collection[str]) -> None:
+    """Take the steps of these kinds out of the recipe of ``network``, a copy that its caller owns."""
+    if (recipe := recipe_of(network)) is not None:
+        network.redlab = replace(recipe, steps=tuple(step for step in recipe.steps if step["step"] not in kinds))

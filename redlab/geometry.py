@@ -1,0 +1,129 @@
+"""Where a convolution or linear layer looks: its shape without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+
+import numpy as np
+import torch.nn.functional as F
+from numpy import ndarray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shape of a conv layer over any number of dimensions; a linear layer is one over none.
+
+    Attributes:
+        kind: "Linear", "Conv1d", "Conv2d" or "Conv3d".
+        inputs, outputs: channels (features).
+        kernel, stride, dilation: one number a dimension.
+        padding: (before, after) a dimension, and ``padding_mode`` as PyTorch names it.
+    """
+
+    kind: str
+    inputs: int
+    outputs: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    padding_mode: str = "zeros"
+    groups: int = 1
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Geometry:
+        """That of a plain linear or (not transposed) conv layer."""
+        if isinstance(layer, nn.Linear):
+            return cls("Linear", layer.in_features, layer.out_features)
+        sides = layer._reversed_padding_repeated_twice  # the last dimension first; padding="same" is spelt out
+        padding = tuple(zip(sides[::2], sides[1::2], strict=True))[::-1]
+        return cls(
+            f"Conv{len(layer.kernel_size)}d",
+            layer.in_channels,
+            layer.out_channels,
+            tuple(layer.kernel_size),
+            tuple(layer.stride),
+            tuple(layer.dilation),
+            padding,
+            layer.padding_mode,
+            layer.groups,
+        )
+
+    def layer(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """An ordinary layer of this shape with that weight and bias."""
+        if self.kind == "Linear":
+            made = nn.Linear(self.inputs, self.outputs, bias is not None, device="meta")
+        else:
+            symmetric = all(before == after for before, after in self.padding)
+            padding = tuple(before for before, _ in self.padding) if symmetric else "same"
+            options = {"padding": padding, "dilation": self.dilation, "groups": self.groups}
+            options |= {"bias": bias is not None, "padding_mode": self.padding_mode, "device": "meta"}
+            made = getattr(nn, self.kind)(self.inputs, self.outputs, self.kernel, self.stride, **options)
+        made.weight = nn.Parameter(weight, requires_grad=weight.requires_grad)
+        if bias is not None:
+            made.bias = bias
+        return made
+
+    @cached_property
+    def taps(self) -> tuple[tuple[int, ...], ...]:
+        """The positions in the kernel, in the order of the weight's last dimensions; one, (), for a linear layer."""
+        return tuple(product(*map(range, self.kernel)))
+
+    @property
+    def per_group(self) -> int:
+        """Input channels of each group."""
+        return self.inputs // self.groups
+
+    @property
+    def padded(self) -> bool:
+        return any(before or after for before, after in self.padding)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(a, b, *space) -> (a, b, *padded space)."""
+        if not self.padded:
+            return x
+        sides = [side for pair in reversed(self.padding) for side in pair]
+        return F.pad(x, sides, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+
+    def sizes(self, space: tuple[int, ...]) -> tuple[int, ...]:
+        """The spatial sizes of the output for those of an input."""
+        spans = (dilation * (kernel - 1) + 1 for dilation, kernel in zip(self.dilation, self.kernel, strict=True))
+        whole = (size + sum(sides) for size, sides in zip(space, self.padding, strict=True))
+        return tuple((size - span) // step + 1 for size, span, step in zip(whole, spans, self.stride, strict=True))
+
+    def at_tap(self, x: Tensor, tap: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+        """What one tap sees of a padded (a, b, *space): (a, b, *sizes), a view."""
+        steps = zip(tap, self.dilation, self.stride, sizes, strict=True)
+        parts = [slice(t * d, t * d + (size - 1) * s + 1, s) for t, d, s, size in steps]
+        return x[(slice(None), slice(None), *parts)]
+
+    def reach(self, space: tuple[int, ...]) -> Iterator[tuple[int, ndarray]]:
+        """Which taps meet an input position in some output: (how many positions, (taps,) bool), each set once."""
+        per_dimension = [self._reach_along(axis, size) for axis, size in enumerate(space)]
+        for sets in product(*per_dimension):
+            mask = np.ones((), bool)
+            for _, own in sets:
+                mask = np.logical_and.outer(mask, own)
+            yield prod(count for count, _ in sets), mask.ravel()
+
+    def _reach_along(self, axis: int, size: int) -> list[tuple[int, ndarray]]:
+        before, after = self.padding[axis]
+        # Padding by other values than zeros shows an input position a second time.
+        mode = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}.get(self.padding_mode, self.padding_mode)
+        fill = {"constant_values": -1} if mode == "constant" else {}
+        source = np.pad(np.arange(size), (before, after), mode, **fill)
+        (outputs,) = Geometry.sizes(self._along(axis), (size,))
+        places = np.arange(outputs)[:, None] * self.stride[axis] + np.arange(self.kernel[axis]) * self.dilation[axis]
+        met = np.zeros((size + 1, self.kernel[axis]), bool)  # the last row takes the zeros of the padding
+        met[source[places], np.arange(self.kernel[axis])] = True
+        masks, counts = np.unique(met[:size], axis=0, return_counts=True)
+        return list(zip(counts.tolist(), masks, strict=True))
+
+    def _along(self, axis: int) -> Geometry:
+        one = slice(axis, axis + 1)
+        return Geometry("", 1, 1, self.kernel[one], self.stride[one], self.dilation[one], self.padding[one])

@@ -1,0 +1,191 @@
+"""Input splitting (RED++) and uneven depthwise separation (RED): each distinct product is computed once.
+
+RED++, TPAMI 2022, arXiv 2110.01397; RED, NeurIPS 2021, arXiv 2105.14797, step 3. Which weights of an input count as
+one *unit*, within which equal ones share a product, is our choice:
+
+| unit | one product for all equal ... |
+|---|---|
+| kernel | kernels of an input channel |
+| tap | weights that an input channel meets at one place of the kernel |
+| channel | weights that an input channel meets at any place: a pixel is multiplied once by each |
+
+Products are multiplications of an input value by a weight that is not zero; where they are shared, each pair of values
+counts once: by input position, with the taps that reach it (unit channel), else by output position. The additions stay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from redlab.calls import record_calls
+from redlab.cost import by_module, measure_cost
+from redlab.graph import has_own_forward
+from redlab.layers import Layer, copy_network, weight_layers
+from redlab.progress import progress
+from redlab.recipe import append_step, drop_steps
+from redlab.result import Result
+from redlab.split_layers import SplitLayer
+from redlab.units import UNITS, split_layer
+
+STEPS = ("split", "separate")
+_COLUMNS = ["layer", "kind", "weights", "distinct", "channels_before", "channels_after", "products_before"]
+_COLUMNS += ["products_after", "products_unsigned", "additions_after", "lookups", "parameters_before"]
+_COLUMNS += ["parameters_after", "skipped"]
+
+
+@torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
+def split_inputs(
+    network: nn.Module, unit: str = "channel", signed: bool = False, example: Tensor | None = None
+) -> Result:
+    """Let every conv and linear layer multiply each input value once by each distinct weight of a unit.
+
+    The function stays the same, to rounding. What pays is hashing first: the weights are taken as they come.
+    ``as_dense`` goes back to ordinary layers, on which accuracy is measured: a tuned convolution is faster.
+
+    Arguments:
+        network: left untouched.
+        unit: "channel" (default), "tap" or "kernel": see the module's table.
+        signed: let w and -w share a product, a subtraction in place of an addition (our choice).
+        example: what the network takes, batch first; by default ``example_input(network)``.
+
+    Returns:
+        ``layers`` has a row per conv and linear layer: layer, kind, weights, ``distinct`` weight values, channels,
+        products before and after (``products_unsigned``: without sharing w and -w), additions, lookups (products that
+        are read), parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
+
+    Raises:
+        ValueError: NaN or inf weights, with the layer's name; an unknown unit; a network that doesn't take ``example``.
+
+    Example:
+        >>> split_inputs(hash_network(load_network("digits/resnet")).network)   # doctest: +SKIP
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, not {unit!r}")
+    step = {"step": "split", "options": {"unit": unit, "signed": signed}}
+    return _take(network, step, example)
+
+
+@torch.inference_mode(False)
+def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Tensor | None = None) -> Result:
+    """Part every convolution into an uneven depthwise one and sums: y_o = b_o + sum_i U_{i, c(o, i)} * x_i.
+
+    U_i are the r_i distinct kernels of input channel i. The third step of RED; the function stays the same.
+
+    Arguments:
+        up_to_scale: kernels that are multiples of one another (to 6 digits) share a class too, and the sums carry the
+            factors: n_out n_in products more a position, so that a layer does so only where it saves products.
+            Our choice.
+
+    Returns, raises, other arguments: as ``split_inputs``.
+    """
+    return _take(network, {"step": "separate", "options": {"up_to_scale": up_to_scale}}, example)
+
+
+def as_dense(network: nn.Module) -> nn.Module:
+    """The same function with every split or separated layer as an ordinary one; ``network`` is left untouched."""
+    dense = copy_network(network)
+    for path, module in list(dense.named_modules(remove_duplicate=False)):
+        if isinstance(module, SplitLayer):
+            dense = _replace(dense, path, module.dense())
+    drop_steps(dense, STEPS)
+    return dense
+
+
+def retake(network: nn.Module, step: dict) -> nn.Module:
+    """A recorded step once more, in place, on a network that the caller owns and that has its values."""
+    layers = {layer.name: layer for layer in weight_layers(network)}
+    for name in progress(step["layers"], "splitting"):
+        network = _put(network, layers[name].module, _maker(step)(layers[name].module))
+    return network
+
+
+def _maker(step: dict) -> Callable[[nn.Module], SplitLayer]:
+    options = step["options"]
+    if step["step"] == "split":
+        return lambda layer: split_layer(layer, options["unit"], options["signed"])
+    return lambda layer: split_layer(layer, "kernel", up_to_scale=options["up_to_scale"])
+
+
+def _take(network: nn.Module, step: dict, example: Tensor | None) -> Result:
+    split = copy_network(network)
+    called = record_calls(network, example)
+    layers = list(weight_layers(split))
+    for layer in layers:
+        if "lazy" not in layer.skipped and not layer.weight.isfinite().all():
+            raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
+    skipped = {layer.name: _why_not(layer, called) for layer in layers}
+    step["layers"] = [name for name, why in skipped.items() if not why]
+    split = retake(split, step)
+    append_step(split, step)
+    before = measure_cost(network, example)
+    return Result(split, _table(network, split, skipped, called, before), step)
+
+
+def _why_not(layer: Layer, called: dict[str, list[torch.Size]]) -> str:
+    if layer.skipped:
+        return layer.skipped
+    if layer.parameter != "weight":
+        return "its weight is used without a call of the layer"
+    if getattr(layer.module, "transposed", False):
+        return "transposed convolutions are not split"
+    if layer.name not in called:
+        return "never called in a trial run: its weight is used otherwise, or not at all"
+    return "its class or a hook gives it a forward of its own" if has_own_forward(layer.module) else ""
+
+
+def _put(network: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """``network`` with ``new`` wherever ``old`` stands; ``new`` itself where it was all of it."""
+    for path in [path for path, module in network.named_modules(remove_duplicate=False) if module is old]:
+        network = _replace(network, path, new)
+    return network
+
+
+def _replace(network: nn.Module, path: str, new: nn.Module) -> nn.Module:
+    if not path:
+        if hasattr(network, "redlab"):
+            new.redlab = network.redlab
+        return new
+    network.set_submodule(path, new)
+    return network
+
+
+def _table(
+    network: nn.Module,
+    split: nn.Module,
+    skipped: dict[str, str],
+    called: dict[str, list[torch.Size]],
+    before: pd.DataFrame,
+) -> pd.DataFrame:
+    was = by_module(network, before)
+    paths = {module: path for path, module in network.named_modules()}
+    rows = []
+    for layer in weight_layers(network):
+        path, why = paths[layer.module], skipped[layer.name]
+        # An attention's projections are one module: the first of them stands for its cost.
+        old = was.pop(path, Counter())
+        new = old | Counter(unsigned=old["products"]) if why else _cost(split.get_submodule(path), called[layer.name])
+        row = {"layer": layer.name, "kind": layer.kind, "skipped": why} | _sizes(layer)
+        row |= {f"{name}_before": old[name] for name in ("products", "parameters")}
+        row |= {f"{name}_after": new[name] for name in ("products", "additions", "parameters")}
+        rows.append(row | {"products_unsigned": new["unsigned"], "lookups": new["lookups"]})
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _cost(module: SplitLayer, shapes: list[torch.Size]) -> Counter:
+    calls = sum((Counter(module.cost(shape)) for shape in shapes), Counter())
+    return calls + Counter(parameters=sum(p.numel() for p in module.parameters()))
+
+
+def _sizes(layer: Layer) -> dict[str, int]:
+    if "lazy" in layer.skipped:
+        return dict.fromkeys(("weights", "distinct", "channels_before", "channels_after"), 0)
+    weight = layer.weight.detach()
+    channels = weight.shape[1 if getattr(layer.module, "transposed", False) else 0]
+    distinct = len(np.unique(weight.double().cpu().numpy()))
+    return {"weights": weight.numel(), "distinct": distinct, "channels_before": channels, "channels_after": channels}
