@@ -58,6 +58,7 @@ def hash_weights(
     contrast: float = 0.0,
     representative: str = "mode",
     force: bool = False,
+    rounding: str = "nearest",
 ) -> Hashed:
     """Replace each weight by the value of its cell: hash(w) = M_k for w in [m_{k-1}, m_k).
 
@@ -75,6 +76,9 @@ def hash_weights(
         representative: "mode" (the papers), or "mean" of the cell's own weights, never farther in L2 at the same cells
             (our choice). lloyd's values are means anyway.
         force: hash even what looks hashed.
+        rounding: "nearest": each weight takes the value of its own cell (the papers); "balanced": some take that of
+            the cell on their other side, so that the errors of each kernel, then of each row, cancel (SQuant's idea,
+            our choice: see ``rounding``). The error stays within ``max_error``.
 
     Raises:
         TypeError: integer, bool or complex weights.
@@ -85,7 +89,7 @@ def hash_weights(
         >>> hashed.codebook, hashed.codes.tolist()
         (tensor([-0.3050,  0.1100]), [1, 1, 1, 0, 0])
     """
-    return _hash(weights, Rule(rule, bandwidth, max_error, levels, contrast, representative), force)
+    return _hash(weights, Rule(rule, bandwidth, max_error, levels, contrast, representative, rounding), force)
 
 
 def hash_network(
@@ -97,11 +101,13 @@ def hash_network(
     contrast: float = 0.0,
     representative: str = "mode",
     force: bool = False,
+    rounding: str = "nearest",
 ) -> Result:
     """Hash every conv and linear weight of a copy of ``network``; biases and norms stay.
 
     Batch norm is not folded: call ``fold_batchnorm`` first, as ``red`` does. Arguments are those of ``hash_weights``;
-    ``max_error`` may also be a dict by layer name, the layers that it leaves out following ``bandwidth``.
+    ``max_error`` may also be a dict by layer name: 0 leaves a layer as it is, and layers that are not in it follow
+    ``bandwidth``.
 
     Returns:
         ``layers`` holds layer, kind, weights, distinct_before, distinct, modes, error (relative L2) and skipped;
@@ -111,9 +117,8 @@ def hash_network(
         ValueError: NaN or inf weights, with the layer's name; a max_error for a layer that does not exist.
     """
     bounds = max_error if isinstance(max_error, dict) else {}
-    default = Rule(
-        rule, bandwidth, None if isinstance(max_error, dict) else max_error, levels, contrast, representative
-    )
+    bound = None if isinstance(max_error, dict) else max_error
+    default = Rule(rule, bandwidth, bound, levels, contrast, representative, rounding)
     hashed = copy_network(network)
     layers = list(weight_layers(hashed))
     if unknown := set(bounds) - {layer.name for layer in layers}:
@@ -121,7 +126,9 @@ def hash_network(
         raise ValueError(f"max_error names layers that do not exist: {', '.join(sorted(unknown))}; there are {known}")
     rows, codebooks = [], {}
     for layer in progress(layers, "hashing"):
-        own = replace(default, max_error=bounds[layer.name]) if layer.name in bounds else default
+        if bounds.get(layer.name) == 0:
+            layer = replace(layer, skipped=layer.skipped or "its max_error is 0")
+        own = replace(default, max_error=bounds[layer.name]) if bounds.get(layer.name) else default
         row, codebook = _hash_layer(layer, own, force)
         rows.append(row)
         if codebook is not None:
@@ -149,11 +156,13 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
             "error": 0.0,
         }, None
     before = as_vector_of(layer).weights.copy()
-    hashed = _hash(layer.weight, rule, force)
+    # Balanced rounding works row by row: those of a transposed convolution lie along the second axis.
+    rows = layer.weight.transpose(0, 1) if getattr(layer.module, "transposed", False) else layer.weight
+    hashed = _hash(rows, rule, force)
     with torch.no_grad():
-        layer.weight.copy_(hashed.values)
+        rows.copy_(hashed.values)  # the weight itself, or a view of it
     row |= {"weights": before.size, "distinct_before": len(np.unique(before)), "distinct": len(hashed.codebook)}
-    row |= {"modes": hashed.modes, "error": relative_error(before, _numpy(hashed.values).ravel())}
+    row |= {"modes": hashed.modes, "error": relative_error(before, _numpy(layer.weight).ravel())}
     return row | {"skipped": hashed.unchanged}, hashed.codebook
 
 

@@ -17,9 +17,11 @@ from numpy import ndarray
 from redlab import passes
 from redlab.bandwidth import resolve_bandwidth
 from redlab.density import density_of
+from redlab.rounding import balance
 from redlab.vectors import Vector
 
 RULES = ("kde", "uniform", "lloyd")
+ROUNDINGS = ("nearest", "balanced")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,16 @@ class Cells:
         _, member, lone = self._assorted
         return self._with(np.where(lone, member.astype(np.float64), self.centres))
 
+    def balanced(self) -> Cells:
+        """The same cells, some weights in the one on their other side: see ``rounding``."""
+        _, member, lone = self._assorted
+        codes = balance(self.vector.weights, self.codes, self.centres, ~np.isnan(member), self.vector.shape)
+        moved = Cells(self.vector, self.edges, self.centres)
+        count = np.bincount(codes, minlength=len(self.centres) + 1)[:-1]
+        same = lone & (count == np.bincount(self.codes, minlength=len(count) + 1)[:-1])
+        moved.__dict__["_assorted"] = (codes, np.where(count > 0, member, np.nan).astype(member.dtype), same)
+        return moved
+
     def assign(self, values: ndarray) -> ndarray:
         """(N,) each weight's value out of ``values`` (c,); exact zeros stay zero."""
         return passes.take(np.append(values, values.dtype.type(0)), self.codes)
@@ -108,12 +120,15 @@ class Rule:
     levels: int | None = None
     contrast: float = 0.0
     representative: str = "mode"
+    rounding: str = "nearest"
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}: use one of {', '.join(RULES)}")
         if self.representative not in ("mode", "mean"):
             raise ValueError(f"unknown representative {self.representative!r}: use mode or mean")
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"unknown rounding {self.rounding!r}: use one of {', '.join(ROUNDINGS)}")
         if self.max_error is not None and not 0 < self.max_error < np.inf:
             raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {self.max_error}")
         if self.levels is not None and (self.rule == "kde" or self.levels < 1):
@@ -128,14 +143,24 @@ class Rule:
         """The cells for a layer's weights, which are not all equal."""
         if self.levels is None and self.max_error is not None:
             start = self.max_error * vector.spread  # where sampling noise dominates, a KDE errs by 2h/sd
-            return coarsest(lambda h: self._at(vector, h), start, lambda made: made.error() <= self.max_error)
+            fits = lambda made: made.error() <= self.max_error  # noqa: E731
+            cells, h = coarsest(lambda h: self._at(vector, h), start, fits)
+            if self.rounding == "balanced":  # searched from there, since balancing takes time
+                cells, _ = coarsest(lambda h: self._at(vector, h).balanced(), h, fits)
+            return cells
+        cells = self._of_size(vector)
+        return cells.balanced() if self.rounding == "balanced" else cells
+
+    def _of_size(self, vector: Vector) -> Cells:
+        """The cells of ``bandwidth``, or as many as there may be levels."""
         if self.rule == "kde":
             return self._at(vector, resolve_bandwidth(vector, self.bandwidth))
         levels = self.levels or self._modes(vector)
         if self.rule == "lloyd":
             return lloyd(vector, levels)
         # The finest step that needs no more values than allowed: the search runs over reciprocals of the step.
-        return coarsest(lambda finer: self._at(vector, 1 / finer), 1 / vector.spread, lambda made: made.used <= levels)
+        fits = lambda made: made.used <= levels  # noqa: E731
+        return coarsest(lambda finer: self._at(vector, 1 / finer), 1 / vector.spread, fits)[0]
 
     def _at(self, vector: Vector, coarseness: float) -> Cells:
         made = cells_of(vector, self.rule, coarseness, self.contrast)
@@ -205,11 +230,13 @@ def _round_up(cuts: ndarray, dtype: np.dtype) -> ndarray:
     return np.where(edges.astype(np.float64) < cuts, np.nextafter(edges, dtype.type(np.inf)), edges)
 
 
-def coarsest(make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool]) -> Cells:
+def coarsest(
+    make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool]
+) -> tuple[Cells, float]:  # fmt: skip
     """``make`` of the largest number, to half a per cent, that fits: doubled or halved from ``start``, then bisected.
 
-    The condition may wobble between neighbouring numbers: what is returned fits, though a larger one may fit as well.
-    Where nothing within a factor of 2^60 fits, the smallest number tried is taken.
+    The condition may wobble between neighbouring numbers: what is returned, with its number, fits, though a larger one
+    may fit as well. Where nothing within a factor of 2^60 fits, the smallest number tried is taken.
     """
     good, bad, best, number = 0.0, np.inf, None, start
     while bad > 1.005 * good and 2.0**-60 < number / start < 2.0**60:
@@ -219,4 +246,4 @@ def coarsest(make: Callable[[float], Cells], start: float, fits: Callable[[Cells
         else:
             bad = number
         number = 2 * good if bad == np.inf else bad / 2 if good == 0.0 else float(np.sqrt(good * bad))
-    return best if best is not None else made
+    return (best, good) if best is not None else (made, bad)

@@ -20,12 +20,14 @@ class Vector:
         weights: (N,) float32 or float64, contiguous, finite, N at least 1.
         low, high: the smallest and the largest of them.
         spread: their standard deviation (N - 1; 0 for one weight).
+        shape: that of the tensor that they came in.
     """
 
     weights: ndarray
     low: float
     high: float
     spread: float
+    shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
@@ -38,7 +40,7 @@ class Vector:
 
     def times_two_to(self, exponent: int) -> Vector:
         """Each weight times 2^exponent, exactly."""
-        return _measured(np.ldexp(self.weights, exponent))
+        return _measured(np.ldexp(self.weights, exponent), self.shape)
 
 
 def as_vector(weights: torch.Tensor | ndarray) -> Vector:
@@ -66,12 +68,12 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
             f"weights hold {np.isnan(vector).sum()} NaN and {np.isinf(vector).sum()} infinite values of {vector.size}"
             f", the first at flat index {int(np.argmax(bad))}"
         )
-    return _measured(vector)
+    return _measured(vector, tuple(weights.shape))
 
 
-def _measured(values: ndarray) -> Vector:
+def _measured(values: ndarray, shape: tuple[int, ...]) -> Vector:
     with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200: see binary_scale
-        return Vector(values, float(values.min()), float(values.max()), passes.deviation(values))
+        return Vector(values, float(values.min()), float(values.max()), passes.deviation(values), shape)
 
 
 def binary_scale(vector: Vector) -> int:
