@@ -14,7 +14,7 @@ import torch
 from redlab.recipe import Recipe
 from redlab.replay import replayable
 
-FORMAT = 1
+FORMAT = 2  # 1 held the codes of hashed weights uncompressed, and still opens
 # What the file holds, and as what.
 _KINDS = {"format": int, "recipe": dict, "versions": dict, "sha256": str, "dtype": str, "tied": dict, "packed": list}
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
@@ -72,7 +72,7 @@ def read_facts(path: Path) -> tuple[dict[str, Any], Recipe]:
         if type(facts.get(key)) is not kind:
             _refuse(path, f"'{key}' must be a JSON {kind.__name__}, not {str(facts.get(key))[:60]!r}")
     if facts["format"] < 1 or facts["dtype"] not in _DTYPES:
-        _refuse(path, f"'format' must be {FORMAT} and 'dtype' one of {', '.join(_DTYPES)}")
+        _refuse(path, f"'format' must be 1 to {FORMAT} and 'dtype' one of {', '.join(_DTYPES)}")
     facts["dtype"] = _DTYPES[facts["dtype"]]
     return facts, _read_recipe(facts["recipe"], path)
 

@@ -1,4 +1,7 @@
-"""A network's tensors as they are stored: tied ones once, weights of few values as codes and codebook."""
+"""A network's tensors as they are stored: tied ones once, weights of few values as codes and codebook.
+
+The codes of a tensor, in its own (C) order, are one stream of bytes that ``entropy.encode`` wrote.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from redlab.entropy import decode, encode, shannon
 
 # No name in a state dict holds a colon.
 _CODES, _CODEBOOK = ":codes", ":codebook"
@@ -48,12 +53,13 @@ def unpack(network: nn.Module, tensors: dict[str, Tensor], tied: dict, packed: l
     """
     state = OrderedDict((name, tensor.clone()) for name, tensor in tensors.items())  # no longer the file's own pages
     try:
+        blank = network.state_dict()
         for name in packed:
-            state[name] = _decode(state.pop(name + _CODES), state.pop(name + _CODEBOOK))
+            state[name] = _decode(name, state.pop(name + _CODES), state.pop(name + _CODEBOOK), blank[name].shape)
         state |= {alias: state[name] for alias, name in tied.items()}
-        state._metadata = network.state_dict()._metadata  # some architectures (MNASNet) refuse weights without it
+        state._metadata = blank._metadata  # some architectures (MNASNet) refuse weights without it
         network.load_state_dict(state, strict=True, assign=True)
-    except (KeyError, TypeError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"the tensors in {source} do not fit {type(network).__name__}: {reason}") from error
     for alias, name in tied.items():
@@ -61,26 +67,53 @@ def unpack(network: nn.Module, tensors: dict[str, Tensor], tied: dict, packed: l
         setattr(module, leaf, getattr(*_owner(network, name)))
 
 
+def measure(network: nn.Module, tensors: dict[str, Tensor], packed: list[str]) -> list[dict]:
+    """What each packed tensor takes: one row a tensor, its columns those of ``storage.stored_bits``.
+
+    Arguments:
+        network: that ``tensors`` were unpacked into.
+        tensors, packed: as ``pack`` returns them.
+    """
+    state, rows = network.state_dict(), []
+    for name in packed:
+        values, parts = _bits(state[name]), (tensors[name + _CODES], tensors[name + _CODEBOOK])
+        row = {"layer": name.removesuffix(".weight"), "weights": values.size, "distinct": len(parts[1])}
+        stored = 8 * sum(part.nbytes for part in parts)
+        rows.append(row | {"bits": stored / values.size, "entropy": shannon(values)})
+    return rows
+
+
 def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
     path, _, leaf = name.rpartition(".")
     return network.get_submodule(path), leaf
 
 
+def _bits(tensor: Tensor) -> np.ndarray:
+    """The bits of floating numbers, as whole numbers of the same shape: they tell -0.0 and every NaN apart."""
+    return tensor.detach().view(_BITS[tensor.element_size()]).numpy()
+
+
 def _encode(tensor: Tensor) -> tuple[Tensor, Tensor] | None:
-    """(codes, codebook) of a tensor, or None where they take more bytes than the tensor itself.
-
-    Values are told apart by their bits, so that -0.0 and every NaN come back as they were.
-    """
-    bits = tensor.view(_BITS[tensor.element_size()]).numpy()
+    """(stream of codes, codebook) of a tensor, or None where they take more bytes than the tensor itself."""
+    bits = _bits(tensor)
     values = np.unique(bits)
-    dtype = np.min_scalar_type(max(len(values) - 1, 0))
-    if dtype.itemsize * bits.size + values.nbytes >= bits.nbytes:
+    if values.nbytes >= bits.nbytes:
         return None
-    codes = np.searchsorted(values, bits).astype(dtype)
-    return torch.from_numpy(codes), torch.from_numpy(values).view(tensor.dtype)
+    stream = encode(np.searchsorted(values, bits), len(values))
+    if len(stream) + values.nbytes >= bits.nbytes:
+        return None
+    return torch.frombuffer(bytearray(stream), dtype=torch.uint8), torch.from_numpy(values).view(tensor.dtype)
 
 
-def _decode(codes: Tensor, codebook: Tensor) -> Tensor:
-    if codes.dtype not in (torch.uint8, torch.uint16, torch.uint32) or codebook.ndim != 1:
-        raise TypeError(f"codes of {codes.dtype} for a codebook of shape {tuple(codebook.shape)}")
-    return codebook[codes.long()]
+def _decode(name: str, codes: Tensor, codebook: Tensor, shape: torch.Size) -> Tensor:
+    if codebook.ndim != 1 or not codebook.is_floating_point():
+        raise TypeError(f"the codebook of {name} is {codebook.dtype} of shape {tuple(codebook.shape)}")
+    if codes.ndim > 1:  # format 1 stored the codes as they are
+        return codebook[codes.long()]
+    if codes.dtype != torch.uint8 or codes.ndim != 1:
+        raise TypeError(f"the stream of codes of {name} is {codes.dtype} of shape {tuple(codes.shape)}")
+    try:
+        found = decode(codes.numpy().tobytes(), shape.numel(), len(codebook))
+    except ValueError as error:
+        raise ValueError(f"the stream of codes of {name} cannot be read: {error}") from error
+    return codebook.index_select(0, torch.from_numpy(found.view(np.int32))).reshape(shape)

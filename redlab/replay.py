@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from redlab import networks
+from redlab import networks, splitting
+from redlab.bias import add_bias
 from redlab.folding import apply_fold
+from redlab.geometry import Geometry
 from redlab.pruning import apply_plan
-from redlab.recipe import Recipe
+from redlab.recipe import Recipe, recipe_of
 
 
 def replayable() -> tuple[str, ...]:
@@ -44,6 +46,21 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
     return network.to(dtype).eval()
 
 
+def finish(network: nn.Module, source: Path) -> nn.Module:
+    """The same with the layers split as its recipe says, now that it has its values; in place.
+
+    Raises:
+        ValueError: a step that doesn't fit the network; the message names ``source``.
+    """
+    for step in [step for step in recipe_of(network).steps if step["step"] in splitting.STEPS]:
+        try:
+            network = splitting.retake(network, step)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"step {step['step']!r} of its recipe does not fit the network"
+            raise ValueError(f"{source}: {what} ({type(error).__name__}: {error})") from error
+    return network
+
+
 def _blank(architecture: str) -> nn.Module:
     try:
         with torch.device("meta"):
@@ -66,6 +83,17 @@ def _hash(network: nn.Module, step: dict) -> nn.Module:
     return network  # other values in the same tensors
 
 
+def _correct_biases(network: nn.Module, step: dict) -> nn.Module:
+    for name in step["gained"]:
+        layer = network.get_submodule(name)
+        add_bias(layer, layer.weight.new_zeros(Geometry.of(layer).outputs))
+    return network
+
+
+def _split(network: nn.Module, step: dict) -> nn.Module:
+    return network  # what it makes follows from values: ``finish`` does it
+
+
 def _plan(network: nn.Module, step: dict) -> nn.Module:
     # A file may ask for any number of slices: refused before index tensors of that size are made.
     widest = max(max(tensor.shape, default=0) for tensor in network.state_dict().values())
@@ -74,4 +102,10 @@ def _plan(network: nn.Module, step: dict) -> nn.Module:
     return apply_plan(network, step)
 
 
-_STEPS: dict[str, Callable[[nn.Module, dict], nn.Module]] = {"fold": _fold, "hash": _hash, "plan": _plan}
+_STEPS: dict[str, Callable[[nn.Module, dict], nn.Module]] = {
+    "fold": _fold,
+    "hash": _hash,
+    "correct_biases": _correct_biases,
+    "plan": _plan,
+    **dict.fromkeys(splitting.STEPS, _split),
+}

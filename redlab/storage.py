@@ -13,18 +13,20 @@ import secrets
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from redlab import networks
 from redlab.checkpoints import load_weights, read_checkpoint
 from redlab.facts import read_facts, write_facts
-from redlab.packing import pack, unpack
+from redlab.packing import measure, pack, unpack
 from redlab.recipe import Recipe, recipe_of
-from redlab.replay import rebuild
+from redlab.replay import finish, rebuild
 from redlab.result import Result
+from redlab.splitting import as_dense
 
 FACTS, WEIGHTS = "redlab.json", "weights.safetensors"
 
@@ -62,9 +64,10 @@ def load_network(name_or_path: str | Path, weights: str | None = "default") -> n
 def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> Path:
     """Write a network into ``folder``, from which ``load_network`` opens it: bit for bit the same tensors and dtypes.
 
-    Tied tensors are stored once, weights of a hashed network as codes and codebook where that is smaller. Everything
-    is written and opened again beside ``folder`` and moved there last, so that a save that is killed leaves the old
-    network or the new one, and at worst a hidden folder ``.NAME.*.part`` to delete.
+    Tied tensors are stored once, split layers as the ordinary ones that they stand for, weights of a hashed network as
+    a codebook and entropy-coded codes where that is smaller. Everything is written and opened again beside ``folder``
+    and moved there last, so that a save that is killed leaves the old network or the new one, and at worst a hidden
+    folder ``.NAME.*.part`` to delete.
 
     Arguments:
         folder: made with its parents; an empty folder or a saved network that is there is replaced, nothing else is.
@@ -98,6 +101,25 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
     return folder
 
 
+def stored_bits(folder: str | Path) -> pd.DataFrame:
+    """What the hashed weights in a folder take on disk, beside the least that an entropy coder could reach.
+
+    The folder is opened and checked as ``load_network`` does.
+
+    Returns:
+        One row per weight that is stored as codes: ``layer``, ``weights`` (how many), ``distinct`` (values of its
+        codebook), ``bits`` (stored bits a weight, codes and codebook), ``entropy`` (Shannon's, of the layer's values
+        taken as independent, in bits a weight; the codebook is not in it).
+
+    Raises:
+        ValueError: it is no folder that ``save_network`` wrote, or a damaged one.
+    """
+    if (found := _folder_of(Path(folder))) is None:
+        raise ValueError(f"{folder} is the name of a network and no folder: save the network first")
+    columns = ["layer", "weights", "distinct", "bits", "entropy"]
+    return pd.DataFrame(measure(*_read(found)), columns=columns)
+
+
 def check_target(folder: str | Path) -> None:
     """Refuse a path that ``save_network`` may not write to: anything but a saved network, an empty folder or nothing.
 
@@ -128,7 +150,7 @@ def _stamp_of(network: nn.Module) -> Recipe:
 
 def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
     hashed = any(step.get("step") == "hash" for step in recipe.steps)
-    tensors, tied, packed = pack(network, hashed)
+    tensors, tied, packed = pack(as_dense(network), hashed)
     save_file(tensors, part / WEIGHTS)
     dtype = networks.place_of(network).get("dtype", torch.float32)
     write_facts(part / FACTS, recipe, sha256=_sha256(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
@@ -186,6 +208,12 @@ def _folder_of(name_or_path: str | Path) -> Path | None:
 
 
 def _open(folder: Path) -> nn.Module:
+    network, _, _ = _read(folder)
+    return finish(network, folder / FACTS)
+
+
+def _read(folder: Path) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
+    """The network in ordinary layers, the tensors of its file, and the names that are packed there."""
     facts, recipe = read_facts(folder / FACTS)
     weights = folder / WEIGHTS
     if not weights.is_file():
@@ -195,9 +223,10 @@ def _open(folder: Path) -> nn.Module:
             f"{weights} was truncated or changed: its SHA-256 is {found}, and {folder / FACTS} says {facts['sha256']}"
         )
     network = rebuild(recipe, facts["dtype"], folder / FACTS)
-    unpack(network, read_checkpoint(weights), facts["tied"], facts["packed"], folder)
+    tensors = read_checkpoint(weights)
+    unpack(network, tensors, facts["tied"], facts["packed"], folder)
     network.redlab = recipe
-    return network.eval()
+    return network.eval(), tensors, facts["packed"]
 
 
 def _sha256(path: Path) -> str:

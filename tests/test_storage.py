@@ -6,19 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from scipy import stats
 from torch import nn
 
-from redlab import fold_batchnorm, hash_network, networks, storage
+from redlab import fold_batchnorm, hash_network, networks, storage, weight_layers
 from redlab.networks import example_input
 from redlab.recipe import Recipe, recipe_of
-from redlab.storage import FACTS, WEIGHTS, load_network, save_network
+from redlab.storage import FACTS, WEIGHTS, load_network, save_network, stored_bits
 
 
 def folded(name: str = "digits/resnet") -> nn.Module:
@@ -33,6 +36,10 @@ def merged(name: str = "digits/resnet") -> nn.Module:
     from redlab.merging import merge_neurons
 
     return merge_neurons(hashed(name), alpha=0.25).network
+
+
+def uniform(name: str = "digits/resnet") -> nn.Module:
+    return hash_network(folded(name), rule="uniform", max_error=0.1).network
 
 
 def halved(name: str = "digits/resnet") -> nn.Module:
@@ -73,10 +80,48 @@ def test_a_saved_network_comes_back_bit_for_bit(step, name, tmp_path):
     assert all(p.requires_grad for p in opened.parameters())
 
 
-def test_a_hashed_network_takes_about_a_quarter(tmp_path):
+def test_a_hashed_network_takes_about_a_fifth_and_by_a_coarser_rule_a_seventh(tmp_path):
     plain, small = save_network(folded(), tmp_path / "plain"), save_network(hashed(), tmp_path / "hashed")
-    assert (small / WEIGHTS).stat().st_size < 0.29 * (plain / WEIGHTS).stat().st_size
-    assert on_disk(small) < 0.34 * on_disk(plain)
+    coarse = save_network(uniform(), tmp_path / "coarse")
+    assert (small / WEIGHTS).stat().st_size < 0.2 * (plain / WEIGHTS).stat().st_size
+    assert on_disk(small) < 0.24 * on_disk(plain)
+    assert on_disk(coarse) < 0.15 * on_disk(plain)
+
+
+@pytest.mark.parametrize("make", [hashed, uniform, lambda: hashed().half(), lambda: uniform().double()])
+def test_stored_codes_take_3_percent_more_than_their_entropy_at_most(make, tmp_path):
+    network = make()
+    table = stored_bits(save_network(network, tmp_path / "net"))
+    assert list(table) == ["layer", "weights", "distinct", "bits", "entropy"]
+    layers = {layer.name: layer.weight.detach().numpy() for layer in weight_layers(network)}
+    assert list(table["layer"]) == list(layers)
+    for row in table.itertuples():
+        weight = layers[row.layer]
+        counts = np.unique(weight, return_counts=True)[1]
+        assert (row.weights, row.distinct) == (weight.size, len(counts))
+        assert row.entropy == pytest.approx(stats.entropy(counts, base=2))
+        codes = row.bits * weight.size / 8 - len(counts) * weight.itemsize
+        assert codes < 1.03 * row.entropy * weight.size / 8 + 64
+
+
+def test_resnet56_takes_its_entropy_of_three_and_a_half_bits_a_weight(real_data, tmp_path):
+    table = stored_bits(save_network(uniform("cifar10/resnet56"), tmp_path / "net"))
+    bits, entropy = (np.average(table[column], weights=table["weights"]) for column in ("bits", "entropy"))
+    assert 3.4 < entropy < bits < 3.6
+
+
+def test_a_network_that_was_never_hashed_has_no_codes(tmp_path):
+    assert stored_bits(save_network(folded(), tmp_path / "net")).empty
+
+
+def test_bits_are_counted_of_sound_folders_only(saved, tmp_path):
+    with pytest.raises(ValueError, match="is the name of a network"):
+        stored_bits("digits/resnet")
+    with pytest.raises(ValueError, match="there is no folder"):
+        stored_bits(tmp_path / "nowhere")
+    (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated or changed"):
+        stored_bits(saved)
 
 
 def test_results_are_saved_as_their_networks(tmp_path):
@@ -307,8 +352,8 @@ def test_a_truncated_or_changed_file_is_refused(saved):
 
 
 EDITS = {
-    "newer": (lambda f: f.update(format=2), "upgrade redlab"),
-    "older": (lambda f: f.update(format=0), "'format' must be 1"),
+    "newer": (lambda f: f.update(format=3), "upgrade redlab"),
+    "older": (lambda f: f.update(format=0), "'format' must be 1 to 2"),
     "true": (lambda f: f.update(format=True), "no whole number 'format'"),
     "other json": (lambda f: f.clear(), "save_network did not write it"),
     "no recipe": (lambda f: f.pop("recipe"), "'recipe' must be"),
@@ -322,7 +367,7 @@ EDITS = {
     "negative": (lambda f: f["recipe"].update(input_shape=[1, -8, 8]), "'input_shape' must be"),
     "fraction": (lambda f: f["recipe"].update(input_shape=[1.0, 8, 8]), "'input_shape' must be"),
     "steps": (lambda f: f["recipe"].update(steps="fold"), "'steps'"),
-    "unknown step": (lambda f: f["recipe"]["steps"].append({"step": "eval"}), "'eval'; known steps: fold, hash, plan"),
+    "unknown step": (lambda f: f["recipe"]["steps"].append({"step": "eval"}), "'eval'; known steps: fold, hash, correct_biases, plan, split, separate"),
     "step of lists": (lambda f: f["recipe"]["steps"].append({"step": []}), "known steps"),
     "no step": (lambda f: f["recipe"]["steps"].append("fold"), "known steps"),
     "folded twice": (lambda f: f["recipe"]["steps"].append(f["recipe"]["steps"][0]), "step 3 of its recipe, 'fold'"),
@@ -372,11 +417,55 @@ def test_plans_that_do_not_fit_are_refused(planned, tmp_path, change):
 def test_other_tensors_under_a_right_checksum_are_refused(saved, key):
     whole = shutil.copytree(saved, saved.with_name("whole"))
     others = [None, torch.zeros(3), torch.zeros(16, 1, 5, 5), torch.full((16, 1, 3, 3), 200, dtype=torch.uint8)]
-    for other in (*others, torch.zeros(3, dtype=torch.int64), torch.zeros(0)):
+    for other in (*others, torch.zeros(3, dtype=torch.int64), torch.zeros(0), torch.tensor(1, dtype=torch.uint8)):
         shutil.rmtree(saved)
         shutil.copytree(whole, saved)
         reseal(saved, lambda tensors, other=other: tensors.pop(key) if other is None else tensors.update({key: other}))
         assert "do not fit" in refused(saved)
+
+
+def _bomb(codes: torch.Tensor) -> torch.Tensor:
+    packer = zlib.compressobj(wbits=-15)
+    content = b"\1" + packer.compress(bytes(10**7)) + packer.flush()
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+STREAMS = {
+    "bomb": (_bomb, "expands beyond the 144 codes"),
+    "truncated": (lambda codes: codes[:-1], "ends before the 144 codes"),
+    "empty": (lambda codes: codes[:0], "truncated or damaged"),
+    "garbage": (lambda codes: torch.cat([codes, codes[:7]]), "7 bytes follow"),
+    "noise": (lambda codes: torch.full_like(codes, 255) - 254 * (torch.arange(len(codes)) == 0), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("change", STREAMS)
+def test_streams_that_lie_are_refused_with_the_tensor_and_the_folder(saved, change):
+    key = "conv1.weight:codes"
+    reseal(saved, lambda tensors: tensors.update({key: STREAMS[change][0](tensors[key]).to(torch.uint8)}))
+    message = refused(saved)
+    assert "of conv1.weight cannot be read" in message
+    assert STREAMS[change][1] in message
+
+
+def test_codes_beyond_the_codebook_are_refused(saved):
+    key = "layer1.0.conv1.weight:codebook"
+    reseal(saved, lambda tensors: tensors.update({key: tensors[key][:-1].clone()}))
+    assert "of layer1.0.conv1.weight cannot be read: it holds a code beyond its codebook" in refused(saved)
+
+
+def test_folders_of_format_1_with_codes_as_they_are_still_open(saved):
+    network = load_network(saved)
+
+    def unpack_codes(tensors):
+        for key in [key for key in tensors if key.endswith(":codes")]:
+            bits = network.get_parameter(key.removesuffix(":codes")).detach().view(torch.int32)
+            tensors[key] = bits.unique(return_inverse=True)[1].to(torch.uint8)
+
+    reseal(saved, unpack_codes)
+    edit(saved, lambda facts: facts.update(format=1))
+    states = network.state_dict(), load_network(saved).state_dict()
+    assert all(same_bits(states[0][key], states[1][key]) for key in states[0])
 
 
 def test_a_header_that_declares_more_than_the_file_holds_is_refused(saved):
