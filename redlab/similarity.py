@@ -15,7 +15,7 @@ _PROBES = 8
 # Squared distances below this share of the squared lengths have lost too many digits to cancellation. Gram matrices
 # in float32 err by some 1e-6 of the squared lengths, in float64 by 1e-14.
 _CANCELLED = {4: 1e-2, 8: 1e-8}
-# Rows of distances that are worked out together, values in flight where pairs are computed anew: they stay in the cache.
+# Rows of distances that are worked out together; values in flight where pairs are computed anew: they stay in cache.
 _BLOCK, _CHUNK = 256, 1 << 18
 
 

@@ -1,0 +1,228 @@
+"""RED and RED++ from end to end: fold, hash, merge, then separate (RED) or split (RED++), without data.
+
+RED: Yvinec et al., NeurIPS 2021, arXiv 2105.14797. RED++: Yvinec et al., TPAMI 2022, arXiv 2110.01397.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from redlab.bias import correct_biases
+from redlab.budget import BUDGETS, share_error
+from redlab.cost import by_module, measure_cost
+from redlab.folding import fold_batchnorm
+from redlab.hashing import hash_network
+from redlab.layers import weight_layers
+from redlab.merging import merge_neurons
+from redlab.result import Result
+from redlab.splitting import separate_kernels, split_inputs
+
+# What red_plus_plus adds to the papers; each part is an argument.
+MAX_ERROR = 0.15
+_COLUMNS = ["layer", "kind", "weights", "distinct", "modes", "error", "channels_before", "channels_after"]
+_COLUMNS += ["products_before", "products_after", "products_unsigned", "additions_after", "lookups"]
+_COLUMNS += ["parameters_before", "parameters_after", "skipped"]
+# What a reader calls the steps that leave a layer as it is.
+_VERBS = {"fold": "fold", "hash": "hash", "correct_biases": "correct bias", "plan": "merge", "split": "split"}
+_VERBS |= {"separate": "separate"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a recipe: what a reader calls it, and the function from a network to a Result."""
+
+    title: str
+    take: Callable[[nn.Module], Result]
+
+
+def red(
+    network: nn.Module,
+    alpha: float = 0.0,
+    strategy: str = "constant",
+    up_to_scale: bool = False,
+    example: Tensor | None = None,
+    **hashing: object,
+) -> Result:
+    """RED: fold batch norms, hash the weights, merge neurons, separate the kernels. No data, no fine-tuning.
+
+    Arguments:
+        network: left untouched.
+        alpha, strategy: as in ``merge_neurons``.
+        up_to_scale: as in ``separate_kernels``.
+        example: what the network takes, batch first; by default ``example_input(network)``.
+        hashing: arguments of ``hash_network``; by default the papers' modes, under our bandwidth.
+
+    Returns:
+        ``layers`` has a row per conv and linear layer, from the network passed in to the one that comes out: layer,
+        kind, weights, ``distinct`` values, ``modes`` and relative L2 ``error`` of hashing, channels, products,
+        additions, lookups, parameters, and what each step ``skipped`` and why. ``plan["steps"]`` holds their plans.
+
+    Raises: as the steps do.
+    """
+    options = {"alpha": alpha, "strategy": strategy, "up_to_scale": up_to_scale, **hashing}
+    return _run("red", network, red_steps(**options, example=example), options, example)
+
+
+def red_plus_plus(
+    network: nn.Module,
+    alpha: float = 0.0,
+    rule: str = "uniform",
+    max_error: float | dict[str, float] | None = MAX_ERROR,
+    budget: str = "products",
+    rounding: str = "balanced",
+    unit: str = "channel",
+    signed: bool = True,
+    correct_bias: str | Dataset = "batchnorm",
+    as_published: bool = False,
+    strategy: str = "constant",
+    example: Tensor | None = None,
+    **hashing: object,
+) -> Result:
+    """RED++: fold batch norms, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
+
+    The papers hash by the modes of a density. The defaults here go further, each by an argument of its own: evenly
+    spaced values with zero among them; rounding in which the errors of each kernel cancel; one error budget, spent
+    where it saves most products; w and -w sharing a product; biases corrected for what hashing adds to the mean.
+
+    Arguments:
+        network: left untouched.
+        alpha, strategy: as in ``merge_neurons``.
+        rule, rounding: as in ``hash_network``.
+        max_error: relative L2 error of the layers' weights: their root mean square under the budget "products"
+            (``share_error``), each layer's own bound under "even" or as a dict by layer name. None: the bandwidth.
+        unit, signed: as in ``split_inputs``.
+        correct_bias: "batchnorm" (no data), a dataset (of which the first 500 images give the means), or "none".
+        as_published: the papers' way: rule "kde" under ``bandwidth``, rounding to the mode, w and -w apart, biases as
+            they are, whatever the arguments before say.
+        example: what the network takes, batch first; by default ``example_input(network)``.
+        hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
+
+    Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
+
+    Example:
+        >>> print(red_plus_plus(load_network("digits/resnet")))   # doctest: +SKIP
+    """
+    options = {"alpha": alpha, "strategy": strategy, "unit": unit, "as_published": as_published, **hashing}
+    if not as_published:
+        options |= {"rule": rule, "max_error": max_error, "budget": budget, "rounding": rounding, "signed": signed}
+        options |= {"correct_bias": correct_bias}
+    steps = red_plus_plus_steps(**options, example=example)
+    if not isinstance(correct_bias, str) and not as_published:
+        options["correct_bias"] = type(correct_bias).__name__
+    return _run("red++", network, steps, options, example)
+
+
+def red_steps(
+    alpha: float = 0.0,
+    strategy: str = "constant",
+    up_to_scale: bool = False,
+    round_to: int = 1,
+    example: Tensor | None = None,
+    **hashing: object,
+) -> list[Step]:
+    """The steps of ``red``, to be taken one after another."""
+    return [
+        Step("fold batch norms", partial(fold_batchnorm, example=example)),
+        Step("hash weights", partial(hash_network, **hashing)),
+        Step(
+            "merge neurons", partial(merge_neurons, alpha=alpha, strategy=strategy, round_to=round_to, example=example)
+        ),
+        Step("separate kernels", partial(separate_kernels, up_to_scale=up_to_scale, example=example)),
+    ]
+
+
+def red_plus_plus_steps(
+    alpha: float = 0.0,
+    strategy: str = "constant",
+    rule: str = "uniform",
+    max_error: float | dict[str, float] | None = MAX_ERROR,
+    budget: str = "products",
+    rounding: str = "balanced",
+    unit: str = "channel",
+    signed: bool = True,
+    correct_bias: str | Dataset = "batchnorm",
+    as_published: bool = False,
+    round_to: int = 1,
+    example: Tensor | None = None,
+    **hashing: object,
+) -> list[Step]:
+    """The steps of ``red_plus_plus``, to be taken one after another.
+
+    Raises:
+        ValueError: an unknown budget or ``correct_bias``.
+    """
+    if budget not in BUDGETS:
+        raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, not {budget!r}")
+    if isinstance(correct_bias, str) and correct_bias not in ("none", "batchnorm"):
+        raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {correct_bias!r}")
+    if not as_published:
+        hashing |= {"rule": rule, "max_error": max_error, "rounding": rounding}
+    shared = not as_published and budget == "products" and isinstance(max_error, int | float)
+    folded: list[nn.Module] = []
+
+    def fold(network: nn.Module) -> Result:
+        result = fold_batchnorm(network, example)
+        folded[:] = [result.network]  # what the biases are corrected towards
+        return result
+
+    def hashed(network: nn.Module) -> Result:
+        errors = {"max_error": share_error(network, max_error, example)} if shared else {}
+        return hash_network(network, **hashing | errors)
+
+    def correct(network: nn.Module) -> Result:
+        return correct_biases(network, folded[0], correct_bias, example)
+
+    merging = partial(merge_neurons, alpha=alpha, strategy=strategy, round_to=round_to, example=example)
+    splitting = partial(split_inputs, unit=unit, signed=signed and not as_published, example=example)
+    correcting = [] if as_published or correct_bias == "none" else [Step("correct biases", correct)]
+    first = [Step("fold batch norms", fold), Step("hash weights", hashed), *correcting]
+    return [*first, Step("merge neurons", merging), Step("split inputs", splitting)]
+
+
+def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:
+    """One step after the other: the result of each as soon as it is there."""
+    for step in steps:
+        result = step.take(network)
+        yield result
+        network = result.network
+
+
+def layer_table(network: nn.Module, results: list[Result], example: Tensor | None = None) -> pd.DataFrame:
+    """One row a conv or linear layer of ``network``: what the steps that gave ``results`` made of it.
+
+    Columns that no step measured are left out; ``skipped`` joins what each step says.
+    """
+    cost, paths = by_module(network, measure_cost(network, example)), {m: p for p, m in network.named_modules()}
+    steps = [_VERBS[result.plan["step"]] for result in results]
+    tables = [result.layers.set_index("layer") for result in results]
+    rows = []
+    for layer in weight_layers(network):
+        own = [table.loc[layer.name] for table in tables]
+        row = {"layer": layer.name, "kind": layer.kind, "weights": own[0]["weights"]}
+        for part in own:
+            row |= {name: part[name] for name in _COLUMNS[3:-1] if name in part and not name.endswith("_before")}
+        row |= {f"{name}_before": _first_of(own, f"{name}_before") for name in ("channels", "parameters")}
+        # A module's projections share its cost, which stands with the first of them.
+        row["products_before"] = cost.pop(paths[layer.module], {}).get("products", 0)
+        reasons = [f"{step}: {part['skipped']}" for step, part in zip(steps, own, strict=True) if part["skipped"]]
+        rows.append(row | {"skipped": "; ".join(reasons)})
+    return (
+        pd.DataFrame(rows)[[name for name in _COLUMNS if name in rows[0]]] if rows else pd.DataFrame(columns=_COLUMNS)
+    )
+
+
+def _first_of(rows: list[pd.Series], name: str) -> int:
+    """The first value under ``name`` that a step measured."""
+    return next(int(row[name]) for row in rows if name in row)
+
+
+def _run(name: str, network: nn.Module, steps: list[Step], options: dict, example: Tensor | None) -> Result:
+    results = list(take_all(network, steps))
+    plan = {"step": name, "options": options, "steps": [result.plan for result in results]}
+    return Result(results[-1].network, layer_table(network, results, example), plan)
