@@ -5,8 +5,9 @@
 
 Weights are random, and so are the statistics of batch norms, layer scales and the heads of ViTs, which torchvision
 leaves at values that hide errors. A quarter of the channels of every free group become copies of others; they are
-merged, and the outputs of the two networks compared. One row a network is kept in zoo.csv as soon as it is there;
-zoo.md is the table.
+merged, and the outputs of the two networks compared. Then the network is folded, hashed and split, and compared with
+the hashed one before splitting, for every unit. One row a network is kept in zoo.csv as soon as it is there; zoo.md is
+the table.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import TypeVar
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
+from benchmarks import zoo_split
+from benchmarks.randomised import randomised
+from benchmarks.zoo_split import measure_split
 from redlab import torchvision_zoo
 from redlab.coupling import couple
 from redlab.graph import trace
@@ -32,7 +35,6 @@ from redlab.groups import Group
 from redlab.layers import weight_layers
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
-from redlab.recipe import Recipe
 
 T = TypeVar("T")
 ROWS, TABLE = Path(__file__).with_name("zoo.csv"), Path(__file__).with_name("zoo.md")
@@ -49,6 +51,7 @@ COLUMNS = {
     "merged": "merged",
     "difference": "largest relative difference",
     "seconds": "seconds (tracing alone)",
+    **zoo_split.COLUMNS,
 }
 
 
@@ -66,32 +69,17 @@ def main(names: list[str]) -> None:
 
 def measure(name: str) -> dict[str, str]:
     """One row of the table, all text."""
-    network = randomise(torchvision_zoo.build(name).eval())
-    network.redlab = Recipe(f"torchvision/{name}", torchvision_zoo.input_shape(name))
+    network = randomised(name)
     seconds, groups = timed(lambda: couple(network))
     tracing, _ = timed(lambda: trace(network))
     row = count(network, groups) | {"seconds": f"{seconds:.1f} ({tracing:.1f})"}
-    if (parameters := sum(p.numel() for p in network.parameters())) > RUN_UP_TO:
-        why = f"not run: {parameters / 1e6:.0f} M parameters"
-        return row | {"planted": "", "merged": "", "difference": why}
-    return row | merge_planted(network, groups, torchvision_zoo.input_shape(name))
-
-
-def randomise(network: nn.Module) -> nn.Module:
-    """Random batch norms with scales of both signs, layer scales near 1, and a head for ViTs, whose own is zero."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 2)
-                module.weight.uniform_(0.7, 1.3).mul_(torch.randn_like(module.weight).sign())
-                module.bias.normal_(0, 0.3)
-            if isinstance(getattr(module, "layer_scale", None), nn.Parameter):
-                module.layer_scale.normal_(1, 0.3)
-        if isinstance(head := getattr(getattr(network, "heads", None), "head", None), nn.Linear):
-            head.weight.normal_(0, 0.02)
-    return network
+    parameters = sum(p.numel() for p in network.parameters())
+    if parameters > RUN_UP_TO:
+        row |= {"planted": "", "merged": "", "difference": f"not run: {parameters / 1e6:.0f} M parameters"}
+    else:
+        row |= merge_planted(network, groups, torchvision_zoo.input_shape(name))
+    del network, groups
+    return row | measure_split(name, whole=parameters <= RUN_UP_TO)
 
 
 def timed(run: Callable[[], T]) -> tuple[float, T]:
@@ -161,7 +149,9 @@ def table(rows: pd.DataFrame) -> str:
         "# Every torchvision classifier",
         "",
         f"Made by `make zoo`, torch {torch.__version__.split('+')[0]}. Channels are rows of conv and linear weights. "
-        "Seconds: coupling, without building; in brackets the export of the network alone, which is part of it.",
+        "Seconds: coupling, without building; in brackets the export of the network alone, which is part of it. "
+        "Hashing is the default of `hash_network`, products are counted at the network's own image size (unit "
+        '"channel"), differences on small images, the largest of the three units.',
         "",
         "| " + " | ".join(COLUMNS.values()) + " |",
         "|---" * len(COLUMNS) + "|",

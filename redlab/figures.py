@@ -177,10 +177,8 @@ def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or _axes(7, 4.5)
     _lines(ax, frame.assign(share=100 * frame["share"]), "share", "accuracy", "method")
     if (before := frame.attrs.get("before")) is not None:
-        ax.axhline(before, color=INK, linewidth=0.8)
-        ax.annotate(
-            f"before: {before:.2f} %", (0.01, before), xycoords=("axes fraction", "data"), va="bottom", fontsize=9
-        )
+        ax.axhline(before, color=INK, linewidth=0.8, label=f"before: {before:.2f} %")
+        _legend(ax)
     ax.set(xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)", ylabel="accuracy (%)")
     ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))

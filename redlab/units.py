@@ -40,25 +40,30 @@ def _made(layer: nn.Module, unit: str, signed: bool, up_to_scale: bool) -> Split
 
 
 def _channels(geometry: Geometry) -> ndarray:
-    """(outputs, inputs per group) the input channel that each slice of the weight reads."""
-    groups = np.arange(geometry.outputs) // (geometry.outputs // geometry.groups)
+    """The input channel that each slice of the weight reads: (outputs, inputs per group), one row where all agree."""
+    outputs = 1 if geometry.groups == 1 else geometry.outputs
+    groups = np.arange(outputs) // (geometry.outputs // geometry.groups)
     return groups[:, None] * geometry.per_group + np.arange(geometry.per_group)
 
 
 def _scalars(geometry: Geometry, weight: Tensor, signed: bool, per_tap: bool) -> tuple[list[Table], Tensor]:
     """The distinct scalars of each input channel, of all taps together or ``per_tap``."""
     scalars = _numpy(weight).reshape(geometry.outputs, geometry.per_group, -1)
-    codebook, codes = _coded(np.abs(scalars) if signed else scalars)
-    channels, tables, lookup = _channels(geometry), [], []
-    for taps in [[t] for t in range(scalars.shape[2])] if per_tap else [list(range(scalars.shape[2]))]:
-        own, sign = scalars[..., taps], scalars[..., taps] < 0
-        keys = channels[..., None] * len(codebook) + codes[..., taps]
-        rows, places = _distinct(keys[own != 0], geometry.inputs * len(codebook))
-        found = np.full(own.shape, len(rows) * (1 + signed), np.int32)
-        found[own != 0] = places + len(rows) * (signed & sign[own != 0])
-        tables.append(_table(codebook[rows % len(codebook)], rows // len(codebook), weight))
-        lookup.append(found)
-    return tables, torch.from_numpy(np.concatenate(lookup, 2).transpose(2, 0, 1).copy()).to(weight.device)
+    magnitudes = np.abs(scalars) if signed else scalars
+    codebook = np.unique(magnitudes)
+    codes, size = np.searchsorted(codebook, magnitudes), len(codebook)
+    codes += _channels(geometry)[..., None] * size
+    tables, lookup = [], []
+    for taps in [slice(t, t + 1) for t in range(scalars.shape[2])] if per_tap else [slice(None)]:
+        rows, found = _distinct(codes[..., taps], geometry.inputs * size)
+        live = codebook[rows % size] != 0  # a product with zero is none
+        place = np.where(live, np.cumsum(live) - 1, live.sum() * (1 + signed)).astype(np.int32)
+        found = place[found]
+        if signed:
+            found += live.sum(dtype=np.int32) * (scalars[..., taps] < 0)
+        tables.append(_table(codebook[rows[live] % size], rows[live] // size, weight))
+        lookup.append(found.transpose(2, 0, 1))
+    return tables, torch.from_numpy(np.ascontiguousarray(np.concatenate(lookup))).to(weight.device)
 
 
 def _kernels(
@@ -66,7 +71,7 @@ def _kernels(
 ) -> tuple[tuple[list[Table], Tensor], Tensor | None]:
     """The distinct kernels of each input channel; with ``up_to_scale`` and what each is multiplied by, if that pays."""
     kernels = _numpy(weight).reshape(geometry.outputs * geometry.per_group, -1) + 0.0
-    channels = _channels(geometry).ravel()
+    channels = np.broadcast_to(_channels(geometry), (geometry.outputs, geometry.per_group)).ravel()
     alive = np.flatnonzero(kernels.any(1))
     sign = np.where(np.take_along_axis(kernels, (kernels != 0).argmax(1)[:, None], 1)[:, 0] < 0, -1.0, 1.0)
     plain = _first_of(kernels[alive] * sign[alive, None] if signed else kernels[alive], channels[alive])
@@ -106,19 +111,14 @@ def _first_multiple(rows: ndarray, channels: ndarray) -> tuple[ndarray, ndarray]
     return first, peaks[:, 0] / peaks[first, 0]
 
 
-def _coded(scalars: ndarray) -> tuple[ndarray, ndarray]:
-    """The distinct values, ascending, and the place of each scalar among them."""
-    codebook = np.unique(scalars)
-    return codebook, np.searchsorted(codebook, scalars)
-
-
 def _distinct(keys: ndarray, space: int) -> tuple[ndarray, ndarray]:
     """The distinct keys, ascending, and the place of each key among them; keys are below ``space``."""
     if space > 8 * keys.size + (1 << 20):  # weights that were never hashed
-        return np.unique(keys, return_inverse=True)
+        rows, places = np.unique(keys, return_inverse=True)
+        return rows, places.reshape(keys.shape)
     present = np.zeros(space, bool)
     present[keys] = True
-    return np.flatnonzero(present), (np.cumsum(present) - 1)[keys]
+    return np.flatnonzero(present), (np.cumsum(present, dtype=np.int32) - 1)[keys]
 
 
 def _table(values: ndarray, channels: ndarray, like: Tensor) -> Table:

@@ -1,0 +1,99 @@
+"""Whether a torchvision classifier computes the same once it is hashed and split: one more part of the zoo's row."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.randomised import randomised
+from redlab.folding import fold_batchnorm
+from redlab.hashing import hash_network
+from redlab.layers import weight_layers
+from redlab.result import Result
+from redlab.splitting import split_inputs
+from redlab.units import UNITS, split_layer
+
+COLUMNS = {
+    "hashed": "layers hashed",
+    "folded": "norms folded",
+    "split": "layers split",
+    "removed": "products removed",
+    "single": "largest relative difference after splitting, float32",
+    "double": "float64",
+    "split_seconds": "seconds to fold, hash, split",
+    "skipped": "not split, and why",
+}
+# Where the image is small a network runs in seconds; these take none smaller.
+SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_b_16": 224, "vit_b_32": 224, "vit_l_16": 224, "vit_l_32": 224}
+SIZES |= {"vit_h_14": 224}
+
+
+def measure_split(name: str, whole: bool) -> dict[str, str]:
+    """The row's part, all text. ``whole``: all layers at once, else each on its own recorded input."""
+    start = time.perf_counter()
+    folded = fold_batchnorm(randomised(name))
+    hashed = hash_network(folded.network)
+    split = split_inputs(hashed.network)
+    seconds = time.perf_counter() - start
+    size = SIZES.get(name, 64)
+    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    pairs = (differences if whole else layer_differences)(hashed.network, image)
+    single, double = map(max, zip(*pairs, strict=True))
+    layers = split.layers
+    left = layers["products_after"].sum() / layers["products_before"].sum()
+    return {
+        "hashed": str((hashed.layers["skipped"] == "").sum()),
+        "folded": str(sum(bool(norms) for norms in folded.layers["folded"])),
+        "split": str((layers["skipped"] == "").sum()),
+        "removed": f"{1 - left:.1%}",
+        "single": f"{single:.1e}",
+        "double": f"{double:.1e}" + ("" if whole else ", layer by layer"),
+        "split_seconds": f"{seconds:.0f}",
+        "skipped": reasons(split),
+    }
+
+
+def reasons(split: Result) -> str:
+    counts = Counter(reason for reason in split.layers["skipped"] if reason)
+    return "; ".join(f"{reason}: {count}" for reason, count in counts.most_common())
+
+
+def differences(hashed: nn.Module, image: Tensor) -> list[tuple[float, float]]:
+    """Of the outputs, for every unit: in float32 and in float64."""
+    exact = copy.deepcopy(hashed).double()
+    found = []
+    with torch.inference_mode():
+        wanted, wanted_exactly = hashed(image), exact(image.double())
+        for unit in UNITS:
+            split = split_inputs(hashed, unit, example=image).network
+            single = relative(split(image), wanted)
+            found.append((single, relative(split.double()(image.double()), wanted_exactly)))
+    return found
+
+
+def layer_differences(hashed: nn.Module, image: Tensor) -> list[tuple[float, float]]:
+    """Of each layer's output on the input that it really gets, for every unit: in float32 and in float64."""
+    found: list[tuple[float, float]] = []
+
+    def compare(layer: nn.Module, inputs: tuple, wanted: Tensor) -> None:
+        wanted_exactly = copy.deepcopy(layer).double().forward(inputs[0].double())
+        for unit in UNITS:
+            split = split_layer(layer, unit)
+            single = relative(split(inputs[0]), wanted)
+            found.append((single, relative(split.double()(inputs[0].double()), wanted_exactly)))
+
+    plain = [layer.module for layer in weight_layers(hashed) if not layer.skipped and layer.parameter == "weight"]
+    handles = [module.register_forward_hook(compare) for module in plain]
+    with torch.inference_mode():
+        hashed(image)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    return float((got - wanted).abs().max() / wanted.abs().max())

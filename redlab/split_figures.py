@@ -1,0 +1,195 @@
+"""Pictures of splitting: a tidy frame in, Axes out."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from redlab.figures import COLOURS, DASHES, INK, MARKERS, _axes, _legend, styled
+
+_MEASURES = {"products": "products", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
+_MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy (%)"}
+
+
+@styled
+def draw_units(frame: pd.DataFrame, title: str = "") -> Figure:
+    """A ``unit_map``, a panel a unit: weights that are multiplied in colour, those that look a product up pale."""
+    units = list(dict.fromkeys(frame["unit"]))
+    figure, axes = plt.subplots(1, len(units), figsize=(3.1 * len(units), 3.8), sharey=True, squeeze=False)
+    top = float(frame["value"].abs().max()) or 1.0
+    for ax, unit in zip(axes.flat, units, strict=True):
+        part = frame[frame["unit"] == unit]
+        picture = _draw_unit(ax, part, top)
+        count = int(part["multiplies"].sum())
+        ax.set_title(f"unit {unit!r}:\n{count} products for {len(part)} weights")
+    axes.flat[0].set_ylabel("output channel")
+    figure.colorbar(picture, ax=axes, label="weight (colour: multiplied; pale: looked up)", shrink=0.9)
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _draw_unit(ax: Axes, part: pd.DataFrame, top: float) -> mpl.image.AxesImage:
+    shape = (part["output"].max() + 1, part["tap"].max() + 1)
+    values, multiplies = (part[name].to_numpy().reshape(shape) for name in ("value", "multiplies"))
+    picture = ax.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
+    veil = np.zeros((*shape, 4))
+    veil[~multiplies] = (1, 1, 1, 0.82)
+    ax.imshow(veil, aspect="auto", interpolation="nearest")
+    ax.grid(False)
+    ax.set_xticks(np.arange(shape[1]))
+    ax.set_xlabel("place in the kernel")
+    return picture
+
+
+@styled
+def plot_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Products left of each layer, a marker a unit; columns of ``split_inputs(...).layers`` and, for several, unit."""
+    frame = frame if "unit" in frame else frame.assign(unit="products")
+    layers = list(dict.fromkeys(frame["layer"]))
+    ax = ax or _axes(7, 0.24 * len(layers) + 1.4)
+    for k, (unit, part) in enumerate(frame.groupby("unit", sort=False)):
+        share = 100 * part["products_after"] / part["products_before"].clip(lower=1)
+        rows = [layers.index(layer) for layer in part["layer"]]
+        total = part["products_after"].sum() / max(part["products_before"].sum(), 1)
+        ax.plot(share, rows, MARKERS[k], color=COLOURS[k], markersize=5, label=f"{unit} ({total:.1%} in all)")
+    ax.set_yticks(range(len(layers)), layers)
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="products left of those of the ordinary layer (%, log)", title="Products left by layer")
+    _percent(ax.xaxis)
+    ax.grid(axis="y", visible=False)
+    _legend(ax)
+    return ax
+
+
+@styled
+def plot_expected(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``distinct_products``: measured against expected, a dot a layer, a colour a unit; on the line chance explains."""
+    ax = ax or _axes(6, 4.5)
+    for k, (unit, part) in enumerate(frame.groupby("unit", sort=False)):
+        ax.plot(part["expected"], part["measured"], MARKERS[k], color=COLOURS[k], markersize=5, label=f"unit {unit!r}")
+    ends = [frame[["expected", "measured"]].to_numpy().min(), frame[["expected", "measured"]].to_numpy().max()]
+    ax.plot(ends, ends, color=INK, linewidth=0.8)
+    ax.set(xscale="log", yscale="log", title="Distinct products of a unit: chance explains nearly all of them")
+    ax.set(xlabel="expected, weights of the layer shuffled (log)", ylabel="measured (log)")
+    for axis in (ax.xaxis, ax.yaxis):
+        _percent(axis)
+    _legend(ax)
+    return ax
+
+
+@styled
+def plot_splits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``compare_splits``: accuracy against products left, a colour a ``method``, a dash and marker a ``unit``.
+
+    What lies more than 15 points below the accuracy before is cut off.
+    """
+    ax = ax or _axes(7.5, 4.5)
+    methods, units = (list(dict.fromkeys(frame[name])) for name in ("method", "unit"))
+    for (method, unit), part in frame.groupby(["method", "unit"], sort=False):
+        part = part.sort_values("share")
+        look = _look(methods.index(method), units.index(unit) if len(units) > 1 else methods.index(method))
+        ax.plot(100 * part["share"], part["accuracy"], **look, linewidth=1.4)
+    before = frame.attrs["before"]
+    ax.axhline(before, color=INK, linewidth=0.8)
+    ax.set(xscale="log", xlabel="products left (%, log)", ylabel="accuracy (%)")
+    ax.set_ylim(max(before - 15, frame["accuracy"].min() - 1), max(before, frame["accuracy"].max()) + 1)
+    _percent(ax.xaxis)
+    entries = [mpl.lines.Line2D([], [], color=INK, linewidth=0.8, label=f"before: {before:.2f} %")]
+    for k, name in enumerate(methods):
+        look = _look(k, k) if len(units) == 1 else {"color": _look(k, k)["color"]}
+        entries.append(mpl.lines.Line2D([], [], **look, label=name))
+    for k, name in enumerate(units if len(units) > 1 else []):
+        entries.append(mpl.lines.Line2D([], [], **_look(k, k) | {"color": INK}, label=f"unit {name!r}"))
+    ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def _look(colour: int, shape: int) -> dict:
+    """Colour, dash and marker of a line."""
+    dash, marker = DASHES[shape % len(DASHES)], MARKERS[shape % len(MARKERS)]
+    return {"color": COLOURS[colour % len(COLOURS)], "linestyle": dash, "marker": marker, "markersize": 4.5}
+
+
+@styled
+def draw_steps(frame: pd.DataFrame, title: str = "") -> Figure:
+    """``step_by_step``, a panel a measure and a line a method; counts as shares of the network as trained."""
+    figure, axes = plt.subplots(2, 3, figsize=(10, 6.2), sharex=True)
+    steps = _order(frame)
+    for ax, (measure, name) in zip(axes.flat, _MEASURES.items(), strict=True):
+        for k, (method, part) in enumerate(frame.groupby("method", sort=False)):
+            places = [steps.index(step) for step in part["step"]]
+            ax.plot(places, _scaled(part, measure), DASHES[k], marker=MARKERS[k], color=COLOURS[k], label=method)
+        ax.set_title(name if measure == "accuracy" else f"{name} ({_unit(measure)})")
+        ax.set_xticks(range(len(steps)), steps, rotation=40, ha="right")
+        ax.margins(y=0.12)
+        if measure == "accuracy":  # an image or two more or less is no slope
+            ax.set_ylim(frame[measure].min() - 0.5, frame[measure].max() + 0.5)
+        else:
+            ax.set_ylim(bottom=0)
+    axes.flat[0].legend()
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _order(frame: pd.DataFrame) -> list[str]:
+    """The steps of all methods, each where the longest method has it."""
+    place = (
+        frame.assign(place=frame.groupby("method", sort=False).cumcount()).groupby("step", sort=False)["place"].max()
+    )
+    return place.sort_values(kind="stable").index.tolist()
+
+
+def _scaled(part: pd.DataFrame, measure: str) -> pd.Series:
+    if measure == "accuracy":
+        return part[measure]
+    # Nothing is looked up in an ordinary network: look-ups stand beside its products.
+    return 100 * part[measure] / max(part["products" if measure == "lookups" else measure].iloc[0], 1)
+
+
+def _unit(measure: str) -> str:
+    return "% of the products as trained" if measure == "lookups" else "% of those as trained"
+
+
+@styled
+def plot_bits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``stored_bits``: bits a weight on disk beside the entropy of its values, layer by layer."""
+    ax = ax or _axes(7, 0.24 * len(frame) + 1.4)
+    rows = np.arange(len(frame))
+    ax.plot(frame["entropy"], rows, MARKERS[0], color=COLOURS[0], markersize=5, label="entropy of the values")
+    ax.plot(frame["bits"], rows, MARKERS[1], color=COLOURS[1], markersize=5, label="on disk, codebook too")
+    mean = float((frame["bits"] * frame["weights"]).sum() / max(frame["weights"].sum(), 1))
+    ax.set_yticks(rows, frame["layer"])
+    ax.invert_yaxis()
+    ax.set(xlabel="bits a weight", title=f"{mean:.2f} bits a weight on average, in place of 32")
+    ax.set_xlim(left=0)
+    ax.grid(axis="y", visible=False)
+    _legend(ax)
+    return ax
+
+
+@styled
+def plot_times(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Rows of benchmarks/results.parquet: how many times as long as the ordinary network; columns contestant, ratio."""
+    ax = ax or _axes(7, 0.34 * len(frame) + 1.3)
+    rows = np.arange(len(frame))
+    ax.barh(rows, frame["ratio"], color=[COLOURS[1] if ratio > 1 else COLOURS[0] for ratio in frame["ratio"]])
+    for row, ratio in zip(rows, frame["ratio"], strict=True):
+        ax.annotate(f" {ratio:.3g}x", (ratio, row), va="center", fontsize=9)
+    ax.axvline(1, color=INK, linewidth=0.8)
+    ax.set_yticks(rows, frame["contestant"])
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="time, ordinary layers in their better layout = 1 (log)")
+    ax.set_xlim(right=2.2 * float(frame["ratio"].max()))
+    ax.grid(axis="y", visible=False)
+    ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    return ax
+
+
+def _percent(axis: mpl.axis.Axis) -> None:
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())

@@ -1,0 +1,175 @@
+"""Comparisons of splitting that the notebooks draw: one network, many settings, one tidy frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from redlab.cost import measure_cost
+from redlab.evaluation import evaluate
+from redlab.expected import expected_unique
+from redlab.layers import Layer, weight_layers
+from redlab.paths import checkout
+from redlab.pipeline import Step, red_plus_plus_steps, take_all
+from redlab.progress import progress
+from redlab.recipe import recipe_of
+from redlab.split_layers import SplitLayer
+from redlab.splitting import as_dense, split_inputs
+from redlab.storage import save_network
+from redlab.units import UNITS, split_layer
+
+_IMAGES = 64  # on which the logits of split and ordinary layers are compared
+
+
+def unit_map(layer: Layer, channel: int = 0) -> pd.DataFrame:
+    """The weights that input ``channel`` of a plain conv or linear layer meets, and which of them are multiplied.
+
+    Returns:
+        One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first of its value in
+        its unit does, the others look its product up, and zeros need none.
+    """
+    own = layer.module
+    outputs = own.weight.shape[0] // getattr(own, "groups", 1)
+    per_group = own.weight.shape[1]
+    rows = own.weight.detach().cpu()[channel // per_group * outputs :][:outputs, channel % per_group].flatten(1).numpy()
+    output, tap = np.indices(rows.shape)
+    columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
+    return pd.concat([pd.DataFrame(columns).assign(unit=unit, multiplies=_first(rows, unit).ravel()) for unit in UNITS])
+
+
+def _first(rows: np.ndarray, unit: str) -> np.ndarray:
+    """(outputs, taps) bool: the first non-zero weight of its value in its unit."""
+    seen, first = set(), np.zeros(rows.shape, bool)
+    for (output, tap), value in np.ndenumerate(rows):
+        key = {"channel": value, "tap": (tap, value), "kernel": (tap, rows[output].tobytes())}[unit]
+        first[output, tap] = value != 0 and key not in seen
+        seen.add(key)
+    return first
+
+
+def distinct_products(network: nn.Module) -> pd.DataFrame:
+    """Distinct products of each layer of a hashed network: as measured, and as chance would have it.
+
+    Returns:
+        A row a layer and unit: layer, unit, ``weights`` in a unit, and the mean number of distinct non-zero values (or
+        kernels) a unit: ``measured``, and ``expected`` if the layer's weights were shuffled (``expected_unique``).
+    """
+    plain = {layer.name: layer for layer in weight_layers(network) if not layer.skipped}
+    called = split_inputs(network).plan["layers"]
+    rows = [_chance(plain[name], unit) for name in progress(called, "distinct products") for unit in UNITS]
+    return pd.DataFrame(rows)
+
+
+def _chance(layer: Layer, unit: str) -> dict:
+    split = split_layer(layer.module, unit)
+    units = split.geometry.inputs * (len(split.geometry.taps) if unit == "tap" else 1)
+    values = layer.weight.detach().double().cpu().numpy().reshape(-1, prod(split.geometry.kernel))
+    if unit != "kernel":
+        values = values.reshape(-1, 1)
+    _, counts = np.unique(values, axis=0, return_counts=True)
+    kept = np.unique(values, axis=0).any(1)
+    n = len(values) // units
+    return {
+        "layer": layer.name,
+        "unit": unit,
+        "weights": n,
+        "measured": sum(map(len, split.tables)) / units,
+        "expected": expected_unique(counts[kept], n, total=len(values)),
+    }
+
+
+def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], units: tuple = UNITS) -> pd.DataFrame:
+    """``red_plus_plus`` once for each of ``settings`` (its keywords) and each unit, and what is left of ``network``.
+
+    Returns:
+        A row a setting and unit: the setting, ``unit``, the mean ``error``, ``share`` of the products that is left
+        (``unsigned``: w and -w apart), ``distinct`` weight values, ``accuracy`` in percent of the same network in
+        ordinary layers. ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
+    """
+    rows = [row for setting in progress(settings, "settings") for row in _splits(network, dataset, setting, units)]
+    frame = pd.DataFrame(rows)
+    frame.attrs = {"of": "products", "before": evaluate(network, dataset).accuracy}
+    return frame
+
+
+def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -> Iterator[dict]:
+    results = list(take_all(network, red_plus_plus_steps(**setting)[:-1]))
+    hashed, error = results[-1].network, results[1].layers["error"].mean()
+    products, accuracy = measure_cost(network).attrs["products"], evaluate(hashed, dataset).accuracy
+    signed = not setting.get("as_published", False) and setting.get("signed", True)
+    for unit in units:
+        layers = split_inputs(hashed, unit, signed).layers
+        yield setting | {
+            "unit": unit,
+            "error": error,
+            "share": layers["products_after"].sum() / products,
+            "unsigned": layers["products_unsigned"].sum() / products,
+            "distinct": int(layers["distinct"].sum()),
+            "accuracy": accuracy,
+        }
+
+
+def split_differences(network: nn.Module, dataset: Dataset) -> pd.DataFrame:
+    """By unit, the largest relative difference of the logits of split and ordinary layers, on 64 images."""
+    images = torch.stack([image for image, _ in Subset(dataset, range(min(_IMAGES, len(dataset))))])
+    with torch.inference_mode():
+        wanted = network(images)
+        rows = [(unit, float(_relative(split_inputs(network, unit).network(images), wanted))) for unit in UNITS]
+    return pd.DataFrame(rows, columns=["unit", "difference"])
+
+
+def _relative(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return (got - wanted).abs().max() / wanted.abs().max()
+
+
+def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[Step]]) -> pd.DataFrame:
+    """What each step of several methods leaves of ``network``.
+
+    Arguments:
+        methods: by name, the steps (``red_steps``, ``red_plus_plus_steps``).
+
+    Returns:
+        A row a method and step, the network as it came first: method, step, products, additions, lookups, parameters,
+        bytes (of the folder that ``save_network`` writes; 0 where the network has no recipe), accuracy in percent.
+    """
+    rows = []
+    for method, steps in methods.items():
+        results = [result.network for result in take_all(network, progress(steps, method))]
+        titles = ["as trained", *(step.title for step in steps)]
+        rows += [_left(own, dataset, method, title) for own, title in zip([network, *results], titles, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
+    totals = {name: measure_cost(network).attrs[name] for name in ("products", "additions", "lookups", "parameters")}
+    dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network
+    row = {"method": method, "step": step, **totals, "bytes": _bytes(network)}
+    return row | {"accuracy": evaluate(dense, dataset).accuracy}
+
+
+def _bytes(network: nn.Module) -> int:
+    if recipe_of(network) is None:
+        return 0
+    with TemporaryDirectory() as folder:
+        return sum(path.stat().st_size for path in save_network(network, Path(folder) / "network").iterdir())
+
+
+def read_benchmark(part: str) -> pd.DataFrame:
+    """The rows of ``benchmarks/results.parquet`` of the benchmarks whose name holds ``part``; ``make bench`` made them.
+
+    Raises:
+        ValueError: there are none; the message lists the benchmarks that there are.
+    """
+    table = pd.read_parquet(checkout() / "benchmarks" / "results.parquet")
+    found = table[table["benchmark"].str.contains(part, regex=False)]
+    if found.empty:
+        raise ValueError(f"no benchmark is called {part!r}; there are {', '.join(table['benchmark'].unique())}")
+    return found.dropna(axis=1, how="all").reset_index(drop=True)
