@@ -80,6 +80,7 @@ _HOME = {
     "stored_bits": "storage",
     "unit_map": "split_studies",
     "weight_layers": "layers",
+    "with_times": "split_studies",
 }
 __all__ = sorted(_HOME)
 __version__ = version("redlab")

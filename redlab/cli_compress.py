@@ -22,12 +22,18 @@ _ROUND_TO = 16  # what processors like: the table of latencies has a row for it
 
 def compress(
     network: Annotated[str, typer.Argument(metavar="NETWORK", help="A name, or the folder of a saved network.")],
-    recipe: Annotated[str, typer.Option(help="merge: fold batch norms, hash, merge neurons.")] = "merge",
+    recipe: Annotated[
+        str, typer.Option(help="merge (fold, hash, merge neurons), red (and separate kernels), red++.")
+    ] = "merge",
     alpha: Annotated[
         float, typer.Option(help="Share of each layer's neurons that merges beyond identical ones.")
     ] = 0.0,
     strategy: Annotated[str, typer.Option(help="Alpha by layer: constant, ascending, descending, block.")] = "constant",
     hashing: Annotated[bool, typer.Option("--hash/--no-hash", help="Hash the weights before they merge.")] = True,
+    max_error: Annotated[
+        float | None, typer.Option(help="red++: relative L2 error of the layers; default: its own.")
+    ] = None,
+    as_published: Annotated[bool, typer.Option("--as-published", help="red++: as the papers have it.")] = False,
     round_to: Annotated[int, typer.Option(help="Keep a multiple of so many channels.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default: NAME-RECIPE in this folder.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Images for the accuracy; default: the network's own.")] = None,
@@ -36,14 +42,17 @@ def compress(
     """Make a network smaller and save it.
 
     Prints each layer's channels, weights and products, the accuracy (on the dataset that the network was trained for,
-    where that is here already, or on --dataset), the latency, with and without round_to=16, and the sizes on disk.
+    where that is here already, or on --dataset), the latency (with and without round_to=16; of a split network beside
+    that of the same one in ordinary layers), and the sizes on disk.
     Exit codes: 0 done, 1 a step failed, 2 wrong usage, and nothing was written.
     """
     with _exits(2, ValueError, TypeError), _exits(1, OSError):
         from redlab.compress import steps_of
+        from redlab.splitting import as_dense
         from redlab.storage import check_target, load_network
 
         options = {"alpha": alpha, "strategy": strategy, "hashing": hashing}
+        options |= {"max_error": max_error, "as_published": as_published}
         steps, rounded = steps_of(recipe, round_to=round_to, **options), steps_of(recipe, round_to=_ROUND_TO, **options)
         original = load_network(network)
         out = (out or Path(f"{Path(network).resolve().name}-{recipe}")).resolve()
@@ -55,9 +64,9 @@ def compress(
         results = _take(original, steps)
         _save(original, results, out)
         if images is not None:
-            after = _accuracy(results[-1].network, images)
+            after = _accuracy(as_dense(results[-1].network), images)
             typer.echo(f"accuracy on {len(images):,} images: {before:.2f} % -> {after:.2f} %")
-        _time(original, results, None if round_to == _ROUND_TO else rounded[-1])
+        _time(original, results, rounded[-1] if recipe == "merge" and round_to != _ROUND_TO else None)
 
 
 @contextmanager
@@ -103,12 +112,13 @@ def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
 
 
 def _save(original: nn.Module, results: list[Result], out: Path) -> None:
-    from redlab.compress import bytes_of, layer_table
+    from redlab.compress import bytes_of
+    from redlab.pipeline import layer_table
     from redlab.storage import save_network
 
     for result in results:
         typer.echo(f"\n{result}")
-    table = layer_table(results).drop(columns=["kind", "group"], errors="ignore")
+    table = layer_table(original, results).drop(columns="kind")
     typer.echo(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
@@ -119,8 +129,13 @@ def _save(original: nn.Module, results: list[Result], out: Path) -> None:
 def _time(original: nn.Module, results: list[Result], rounded: Step | None) -> None:
     """Latency before and after, and after the last step with ``round_to=16``."""
     from redlab.latency import compare_latency
+    from redlab.split_layers import SplitLayer
+    from redlab.splitting import as_dense
 
-    networks = {"before": original, "after": results[-1].network}
+    last = results[-1].network
+    networks = {"before": original, "after": as_dense(last)}
+    if any(isinstance(module, SplitLayer) for module in last.modules()):
+        networks["after, split"] = last
     if rounded is not None:
         previous = results[-2].network if len(results) > 1 else original
         networks[f"after, round_to={_ROUND_TO}"] = rounded.take(previous).network

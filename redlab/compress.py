@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 from torch import nn
 
 from redlab.datasets import ImageArray, load_dataset
-from redlab.folding import fold_batchnorm
-from redlab.hashing import hash_network
-from redlab.layers import weight_layers
-from redlab.merging import Options, merge_neurons
+from redlab.merging import Options
 from redlab.paths import data_root
+from redlab.pipeline import MAX_ERROR, Step, red_plus_plus_steps, red_steps
 from redlab.recipe import recipe_of
 from redlab.result import Result
 
@@ -25,44 +19,62 @@ from redlab.result import Result
 _TRAINED_ON = {"digits": ("digits", ""), "cifar10": ("cifar10", "cifar10/cifar-10-batches-py")}
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a recipe: what a reader calls it, and the function from a network to a Result."""
-
-    title: str
-    take: Callable[[nn.Module], Result]
-
-
-def _merge(options: Options, hashing: bool) -> list[Step]:
-    """RED's first two steps: hash (or not) and merge the neurons."""
-    merging = partial(merge_neurons, **vars(options))
-    steps = [
-        Step("fold batch norms", fold_batchnorm),
-        Step("hash weights", hash_network),
-        Step("merge neurons", merging),
-    ]
+def _merge(hashing: bool, max_error: float | None, as_published: bool, **merging: object) -> list[Step]:
+    """RED's steps up to merging, hashed or not."""
+    steps = _red(True, max_error, as_published, **merging)[:-1]
     return steps if hashing else [steps[0], steps[2]]
 
 
-RECIPES: dict[str, Callable[[Options, bool], list[Step]]] = {"merge": _merge}
+def _red(hashing: bool, max_error: float | None, as_published: bool, **merging: object) -> list[Step]:
+    if max_error is not None or as_published:
+        raise ValueError(f"{'as_published' if as_published else 'max_error'} belongs to the recipe red++")
+    _check_hashing(hashing, "red")
+    return red_steps(**merging)
+
+
+def _red_plus_plus(hashing: bool, max_error: float | None, as_published: bool, **merging: object) -> list[Step]:
+    _check_hashing(hashing, "red++")
+    if as_published and max_error is not None:
+        raise ValueError("as published there is no max_error: the bandwidth decides")
+    max_error = MAX_ERROR if max_error is None else max_error
+    if not 0 < max_error < float("inf"):
+        raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {max_error}")
+    return red_plus_plus_steps(max_error=max_error, as_published=as_published, **merging)
+
+
+def _check_hashing(hashing: bool, recipe: str) -> None:
+    if not hashing:
+        raise ValueError(f"the recipe {recipe} hashes: --no-hash goes with --recipe merge")
+
+
+RECIPES: dict[str, Callable[..., list[Step]]] = {"merge": _merge, "red": _red, "red++": _red_plus_plus}
 
 
 def steps_of(
-    recipe: str, alpha: float = 0.0, strategy: str = "constant", hashing: bool = True, round_to: int = 1
+    recipe: str,
+    alpha: float = 0.0,
+    strategy: str = "constant",
+    hashing: bool = True,
+    round_to: int = 1,
+    max_error: float | None = None,
+    as_published: bool = False,
 ) -> list[Step]:
     """The steps of a recipe.
 
     Arguments:
-        recipe: "merge": fold batch norms, hash unless ``hashing`` is False, merge neurons.
+        recipe: "merge": fold batch norms, hash unless ``hashing`` is False, merge neurons; "red": the same, then
+            separate kernels; "red++": fold, hash and correct biases, merge, split inputs.
         alpha, strategy, round_to: as in ``merge_neurons``.
+        max_error, as_published: as in ``red_plus_plus``, for "red++" alone.
 
     Raises:
-        ValueError: an unknown recipe (the message lists the known ones), or an option out of range.
+        ValueError: an unknown recipe (the message lists the known ones), an option out of range or of another recipe.
     """
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
-    options = Options(alpha, strategy, linkage="complete", alpha_of="share", dead=True, round_to=round_to)
-    return RECIPES[recipe](options, hashing)
+    Options(alpha, strategy, round_to=round_to)  # refuses what is out of range
+    merging = {"alpha": alpha, "strategy": strategy, "round_to": round_to}
+    return RECIPES[recipe](hashing, max_error, as_published, **merging)
 
 
 def take_steps(network: nn.Module, steps: Iterable[Step]) -> Iterator[tuple[Step, Result, float]]:
@@ -72,19 +84,6 @@ def take_steps(network: nn.Module, steps: Iterable[Step]) -> Iterator[tuple[Step
         result = step.take(network)
         yield step, result, time.perf_counter() - start
         network = result.network
-
-
-def layer_table(results: list[Result]) -> pd.DataFrame:
-    """One row a conv or linear layer: the last step's table, with each layer's distinct values and hashing error."""
-    table = results[-1].layers.copy()
-    weights = {layer.name: layer.weight.detach().cpu() for layer in weight_layers(results[-1].network)}
-    distinct = {name: len(np.unique(weight.double().numpy())) for name, weight in weights.items()}
-    table.insert(table.columns.get_loc("weights") + 1, "distinct", table["layer"].map(distinct).astype("int64"))
-    for result in results:
-        if "error" in result.layers:
-            error = table["layer"].map(result.layers.set_index("layer")["error"])
-            table.insert(table.columns.get_loc("distinct") + 1, "error", error)
-    return table
 
 
 def dataset_of(network: nn.Module, limit: int | None = None) -> ImageArray | None:

@@ -64,9 +64,9 @@ def _settle(weights: ndarray, codes: ndarray, centres: ndarray, neighbours: tupl
     gap = np.abs(centres[other] - centres[cell])
     helps = live & (other >= 0) & (error * total > 0)
     order = np.argsort(np.where(helps, gap - 2 * np.abs(error), np.inf), axis=1)
-    gap = np.take_along_axis(np.where(helps, gap, np.inf), order, axis=1)
-    # A flip is made while it takes less than twice what is left of the sum.
-    flips = np.cumsum(gap, axis=1) - gap / 2 < np.abs(total)
+    gap, helps = (np.take_along_axis(own, order, axis=1) for own in (gap, helps))
+    # A flip is made while it takes less than twice what is left of the sum; what doesn't help stands last.
+    flips = helps & (np.cumsum(gap, axis=1) - gap / 2 < np.abs(total))
     flipped = np.zeros(codes.shape, bool)
     np.put_along_axis(flipped, order, np.logical_and.accumulate(flips, axis=1), axis=1)
     return np.where(flipped, other, codes)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from redlab.figures import COLOURS, DASHES, INK, MARKERS, _axes, _legend, styled
 
 _MEASURES = {"products": "products", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
-_MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy (%)"}
+_MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy (%)", "milliseconds": "time (ms, batch 1)"}
 
 
 @styled
@@ -95,7 +95,7 @@ def plot_splits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(100 * part["share"], part["accuracy"], **look, linewidth=1.4)
     before = frame.attrs["before"]
     ax.axhline(before, color=INK, linewidth=0.8)
-    ax.set(xscale="log", xlabel="products left (%, log)", ylabel="accuracy (%)")
+    ax.set(xscale="log", xlabel="products left (%, log)", ylabel="accuracy (%)", title="What splitting costs")
     ax.set_ylim(max(before - 15, frame["accuracy"].min() - 1), max(before, frame["accuracy"].max()) + 1)
     _percent(ax.xaxis)
     entries = [mpl.lines.Line2D([], [], color=INK, linewidth=0.8, label=f"before: {before:.2f} %")]
@@ -117,20 +117,24 @@ def _look(colour: int, shape: int) -> dict:
 @styled
 def draw_steps(frame: pd.DataFrame, title: str = "") -> Figure:
     """``step_by_step``, a panel a measure and a line a method; counts as shares of the network as trained."""
-    figure, axes = plt.subplots(2, 3, figsize=(10, 6.2), sharex=True)
-    steps = _order(frame)
-    for ax, (measure, name) in zip(axes.flat, _MEASURES.items(), strict=True):
+    figure, axes = plt.subplots(2, 4, figsize=(13, 6.2), sharex=True)
+    steps, measures = _order(frame), [measure for measure in _MEASURES if measure in frame]
+    for ax, measure in zip(axes.flat, measures, strict=False):
         for k, (method, part) in enumerate(frame.groupby("method", sort=False)):
             places = [steps.index(step) for step in part["step"]]
             ax.plot(places, _scaled(part, measure), DASHES[k], marker=MARKERS[k], color=COLOURS[k], label=method)
-        ax.set_title(name if measure == "accuracy" else f"{name} ({_unit(measure)})")
+        ax.set_title(_MEASURES[measure] + _unit(measure))
         ax.set_xticks(range(len(steps)), steps, rotation=40, ha="right")
         ax.margins(y=0.12)
         if measure == "accuracy":  # an image or two more or less is no slope
             ax.set_ylim(frame[measure].min() - 0.5, frame[measure].max() + 0.5)
         else:
             ax.set_ylim(bottom=0)
-    axes.flat[0].legend()
+    for ax in axes.flat[len(measures) :]:
+        ax.set_axis_off()
+    for ax in axes[0, len(measures) - 4 :]:  # nothing below it to share its axis with
+        ax.tick_params(labelbottom=True)
+    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center")
     figure.suptitle(title, fontsize=12)
     return figure
 
@@ -144,14 +148,16 @@ def _order(frame: pd.DataFrame) -> list[str]:
 
 
 def _scaled(part: pd.DataFrame, measure: str) -> pd.Series:
-    if measure == "accuracy":
+    if measure in ("accuracy", "milliseconds"):
         return part[measure]
     # Nothing is looked up in an ordinary network: look-ups stand beside its products.
     return 100 * part[measure] / max(part["products" if measure == "lookups" else measure].iloc[0], 1)
 
 
 def _unit(measure: str) -> str:
-    return "% of the products as trained" if measure == "lookups" else "% of those as trained"
+    if measure in ("accuracy", "milliseconds"):
+        return ""
+    return "\n(% of the products as trained)" if measure == "lookups" else "\n(% of those as trained)"
 
 
 @styled
@@ -182,7 +188,7 @@ def plot_times(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(1, color=INK, linewidth=0.8)
     ax.set_yticks(rows, frame["contestant"])
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="time, ordinary layers in their better layout = 1 (log)")
+    ax.set(xscale="log", xlabel="time, ordinary layers in their better layout = 1 (log)", title="What splitting takes")
     ax.set_xlim(right=2.2 * float(frame["ratio"].max()))
     ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))

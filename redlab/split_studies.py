@@ -148,6 +148,21 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
     return pd.DataFrame(rows)
 
 
+def with_times(steps: pd.DataFrame, network: str) -> pd.DataFrame:
+    """``step_by_step`` of the network of that name with the ``milliseconds`` that ``make bench`` measured, batch 1; as
+    it is where that network was not measured.
+    """
+    try:
+        measured = read_benchmark(f"latency step by step, {network}")
+    except ValueError:
+        return steps
+    milliseconds = {(row.method, row.step): 1000 * row.seconds for row in measured.itertuples()}
+    first = milliseconds["as trained", "as trained"]
+    return steps.assign(
+        milliseconds=[milliseconds.get(key, first) for key in zip(steps["method"], steps["step"], strict=True)]
+    )
+
+
 def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
     totals = {name: measure_cost(network).attrs[name] for name in ("products", "additions", "lookups", "parameters")}
     dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network

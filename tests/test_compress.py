@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from redlab import cli, cli_compress, compress, evaluate, load_dataset, load_network, save_network
 from redlab.networks import example_input
+from redlab.pipeline import layer_table
 from redlab.storage import FACTS
 
 
@@ -60,6 +61,20 @@ def test_a_saved_network_is_compressed_further_without_hashing():
     assert [step["step"] for step in load_network("./mine-merge").redlab.steps] == ["fold", "plan"]
 
 
+@pytest.mark.parametrize("words", [["red"], ["red++"], ["red++", "--as-published"], ["red++", "--max-error", "0.05"]])
+def test_the_recipes_of_the_papers_write_split_networks(words):
+    code, said, complained = redlab_says("digits/mlp", "--recipe", *words, "--out", "small")
+    assert (code, complained) == (0, "")
+    opened, images = load_network("small"), load_dataset("digits")
+    last = "separate kernels" if words == ["red"] else "split inputs"
+    assert re.search(rf"\[(\d)/\1\] {last}: done in", said)
+    assert all(title in said for title in ("products_after", "lookups", "after, split", "not faster than before"))
+    accuracy = float(re.search(r"accuracy on 360 images: [\d.]+ % -> ([\d.]+) %", said).group(1))
+    assert accuracy == pytest.approx(evaluate(opened, images).accuracy, abs=0.005)
+    assert accuracy > 97
+    assert opened.redlab.steps[-1]["step"] == ("separate" if words == ["red"] else "split")
+
+
 def test_round_to_reaches_the_network():
     code, said, _ = redlab_says("digits/mlp", "--alpha", "0.3", "--round-to", "16", "--out", "small", "--limit", "10")
     assert code == 0
@@ -73,11 +88,15 @@ def test_round_to_reaches_the_network():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["digits/mlp", "--recipe", "blue"], "unknown recipe 'blue'; known: merge"),
+        (["digits/mlp", "--recipe", "blue"], "unknown recipe 'blue'; known: merge, red, red++"),
         (["digits/mlp", "--alpha", "1.5"], "alpha must lie in [0, 1)"),
         (["digits/mlp", "--alpha", "nan"], "alpha must lie in [0, 1)"),
         (["digits/mlp", "--strategy", "zigzag"], "strategy must be one of constant, ascending, descending, block"),
         (["digits/mlp", "--round-to", "0"], "round_to must be a whole number of at least 1"),
+        (["digits/mlp", "--recipe", "red++", "--no-hash"], "--no-hash goes with --recipe merge"),
+        (["digits/mlp", "--recipe", "red++", "--max-error", "0"], "max_error must be a positive number"),
+        (["digits/mlp", "--recipe", "red++", "--max-error", "0.1", "--as-published"], "there is no max_error"),
+        (["digits/mlp", "--recipe", "red", "--max-error", "0.1"], "max_error belongs to the recipe red++"),
         (["digits/mlpp"], "unknown network 'digits/mlpp'"),
         (["./nowhere"], "there is no folder './nowhere'"),
         (["digits/mlp", "--out", "foreign"], "no saved network and not empty"),
@@ -149,8 +168,9 @@ def test_nothing_is_downloaded_just_to_measure_accuracy(tmp_path, monkeypatch):
 
 
 def test_the_table_counts_what_is_left_after_the_last_step():
-    results = [r for _, r, _ in compress.take_steps(load_network("digits/resnet"), compress.steps_of("merge", 0.25))]
-    table = compress.layer_table(results).set_index("layer")
+    original = load_network("digits/resnet")
+    results = [r for _, r, _ in compress.take_steps(original, compress.steps_of("merge", 0.25))]
+    table = layer_table(original, results).set_index("layer")
     network = results[-1].network
     assert table.loc["conv1", "distinct"] == len(network.conv1.weight.unique())
     assert table.loc["conv1", "channels_after"] == network.conv1.out_channels

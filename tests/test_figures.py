@@ -6,18 +6,35 @@ import pytest
 import torch
 
 from redlab import (
+    distinct_products,
+    draw_steps,
+    draw_units,
+    error_bound,
     estimate_density,
     figures,
     hash_network,
+    load_dataset,
     load_network,
+    plot_bits,
+    plot_bound,
     plot_codebooks,
     plot_collapse,
     plot_density,
     plot_error,
+    plot_expected,
     plot_frontier,
     plot_modes,
+    plot_split,
+    plot_splits,
+    plot_times,
+    red_plus_plus_steps,
+    red_steps,
     save_figure,
     small_multiples,
+    split_inputs,
+    step_by_step,
+    unit_map,
+    weight_layers,
 )
 
 
@@ -32,7 +49,27 @@ def layers():
     return hash_network(load_network("digits/mlp")).layers
 
 
+def hashed():
+    return hash_network(load_network("digits/mlp"), rule="uniform", max_error=0.2).network
+
+
+def bound():
+    return error_bound(load_network("digits/mlp"), hashed(), load_dataset("digits", limit=5))
+
+
+def splits(units):
+    frame = pd.DataFrame({"share": [0.1, 0.2], "accuracy": [90.0, 95.0], "method": ["kde"] * 2, "unit": units})
+    frame.attrs["before"] = 96.0
+    return frame
+
+
 FRAMES = {
+    plot_split: lambda: split_inputs(hashed()).layers,
+    plot_splits: lambda: splits(["channel", "tap"]),
+    plot_expected: lambda: distinct_products(hashed()),
+    plot_bits: lambda: pd.DataFrame({"layer": ["a"], "weights": [9], "bits": [2.5], "entropy": [2.0]}),
+    plot_times: lambda: pd.DataFrame({"contestant": ["ordinary layers", "split"], "ratio": [1.0, 18.0]}),
+    plot_bound: bound,
     plot_density: lambda: estimate_density(torch.randn(500)).frame(),
     plot_modes: lambda: pd.DataFrame({"layer": ["a", "a", "b"], "bandwidth": [1, 0.5, 1], "modes": [1, 9, 2]}),
     plot_codebooks: lambda: pd.DataFrame({"rule": ["kde", "kde", "lloyd"], "value": [0.0, 1.0, 0.5]}),
@@ -66,6 +103,32 @@ def test_no_text_is_smaller_than_nine_points(plot):
     ax.figure.canvas.draw()
     texts = [text for text in ax.figure.findobj(mpl.text.Text) if text.get_text() and text.get_visible()]
     assert min(text.get_fontsize() for text in texts) >= 9
+
+
+def test_units_are_drawn_with_as_many_coloured_weights_as_products():
+    layer = next(weight_layers(hash_network(load_network("digits/resnet"), rule="uniform", max_error=0.2).network))
+    frame = unit_map(layer)
+    figure = draw_units(frame, "title")
+    for ax, (unit, part) in zip(figure.axes, frame.groupby("unit", sort=False), strict=False):
+        assert ax.get_title() == f"unit {unit!r}:\n{part['multiplies'].sum()} products for {len(part)} weights"
+        veil = ax.images[1].get_array()
+        assert (veil[..., 3] == 0).sum() == part["multiplies"].sum()
+    only = split_inputs(torch.nn.Sequential(layer.module), example=torch.randn(1, 1, 8, 8)).network[0]
+    assert frame.loc[frame["unit"] == "channel", "multiplies"].sum() == len(only.tables[0])
+
+
+def test_steps_stand_in_the_order_in_which_they_are_taken():
+    methods = {"RED": red_steps(), "RED++": red_plus_plus_steps()}
+    frame = step_by_step(load_network("digits/mlp"), load_dataset("digits", limit=20), methods)
+    figure = draw_steps(frame, "title")
+    labels = [label.get_text() for label in figure.axes[5].get_xticklabels()]
+    assert [step for step in labels if step != "separate kernels"] == list(frame[frame["method"] == "RED++"]["step"])
+    assert labels.index("separate kernels") > labels.index("merge neurons")
+    assert sum(ax.axison for ax in figure.axes) == 6  # no times: this network's were not measured
+    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == list(methods)
+    last = frame.groupby("method", sort=False).last()
+    assert last.loc["RED++", "products"] < last.loc["RED", "products"] <= frame["products"].max()
+    assert (last["bytes"] < frame["bytes"].iloc[0] / 3).all()
 
 
 def test_a_density_marks_each_mode_and_cut():

@@ -14,6 +14,8 @@ CHANGES = {
     "01_weight_density": ({"rule": "uniform"}, "error"),
     "02_hash_collapse": ({"max_errors": [0.5]}, "share"),
     "03_output_merging": ({"alphas": [0.4]}, "accuracy"),
+    "04_input_splitting": ({"max_error": 0.4}, "share"),
+    "05_red_and_red_plus_plus": ({"max_errors": [0.6]}, "share"),
 }
 
 
@@ -67,6 +69,22 @@ def test_the_collapse_notebook_shows_what_hashing_does(runs):
     assert (bounded["error"] <= bounded["max_error"]).all()
     assert bounded.groupby("method")["share"].apply(lambda s: s.is_monotonic_decreasing).all()
     assert set(bounded["method"]) == {"kde, mode", "kde, mean", "uniform", "lloyd"}
+
+
+def test_the_splitting_notebook_saves_products_and_nothing_else(runs):
+    frame = runs("04_input_splitting").results.set_index("unit")
+    assert frame.loc["channel", "share"] < frame.loc["tap", "share"] < frame.loc["kernel", "share"] <= 1
+    assert (frame["difference"] < 1e-4).all()
+    assert (frame["additions_after"] > 0.5 * frame["products_before"]).all()
+
+
+def test_the_default_of_red_plus_plus_leaves_fewest_products_at_each_error(runs):
+    frame = runs("05_red_and_red_plus_plus").results
+    rules = frame[(frame["section"] == 2) & (frame["unit"] == "channel")].dropna(subset=["max_error"])
+    shares = rules.pivot_table(index="max_error", columns="method", values="share")
+    assert (shares.idxmin(axis=1) == "red_plus_plus by default").all()
+    ladder = frame[frame["section"] == 3]
+    assert list(dict.fromkeys(ladder["method"]))[-1] == "+ w and -w share (the default)"
 
 
 def test_the_density_notebook_finds_more_modes_under_narrower_kernels(runs):
