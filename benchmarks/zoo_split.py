@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.randomised import randomised
 from redlab.folding import fold_batchnorm
+from redlab.geometry import Geometry
 from redlab.hashing import hash_network
-from redlab.layers import weight_layers
 from redlab.result import Result
 from redlab.splitting import split_inputs
 from redlab.units import UNITS, split_layer
@@ -41,7 +41,7 @@ def measure_split(name: str, whole: bool) -> dict[str, str]:
     seconds = time.perf_counter() - start
     size = SIZES.get(name, 64)
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
-    pairs = (differences if whole else layer_differences)(hashed.network, image)
+    pairs = (differences if whole else layer_differences)(hashed.network, split, image)
     single, double = map(max, zip(*pairs, strict=True))
     layers = split.layers
     left = layers["products_after"].sum() / layers["products_before"].sum()
@@ -62,32 +62,41 @@ def reasons(split: Result) -> str:
     return "; ".join(f"{reason}: {count}" for reason, count in counts.most_common())
 
 
-def differences(hashed: nn.Module, image: Tensor) -> list[tuple[float, float]]:
+def differences(hashed: nn.Module, split: Result, image: Tensor) -> list[tuple[float, float]]:
     """Of the outputs, for every unit: in float32 and in float64."""
     exact = copy.deepcopy(hashed).double()
     found = []
     with torch.inference_mode():
         wanted, wanted_exactly = hashed(image), exact(image.double())
         for unit in UNITS:
-            split = split_inputs(hashed, unit, example=image).network
-            single = relative(split(image), wanted)
-            found.append((single, relative(split.double()(image.double()), wanted_exactly)))
+            network = by_unit(hashed, split, unit)
+            single = relative(network(image), wanted)
+            found.append((single, relative(network.double()(image.double()), wanted_exactly)))
     return found
 
 
-def layer_differences(hashed: nn.Module, image: Tensor) -> list[tuple[float, float]]:
-    """Of each layer's output on the input that it really gets, for every unit: in float32 and in float64."""
+def by_unit(hashed: nn.Module, split: Result, unit: str) -> nn.Module:
+    """``split``, which has the unit "channel", with another one; layers of one tap are the same under each."""
+    network = copy.deepcopy(split.network)
+    for name in split.plan["layers"]:
+        layer = hashed.get_submodule(name)
+        if unit != "channel" and len(Geometry.of(layer).taps) > 1:
+            network.set_submodule(name, split_layer(layer, unit))
+    return network
+
+
+def layer_differences(hashed: nn.Module, split: Result, image: Tensor) -> list[tuple[float, float]]:
+    """Of each split layer's output on the input that it really gets, for every unit: in float32 and in float64."""
     found: list[tuple[float, float]] = []
 
     def compare(layer: nn.Module, inputs: tuple, wanted: Tensor) -> None:
         wanted_exactly = copy.deepcopy(layer).double().forward(inputs[0].double())
-        for unit in UNITS:
-            split = split_layer(layer, unit)
-            single = relative(split(inputs[0]), wanted)
-            found.append((single, relative(split.double()(inputs[0].double()), wanted_exactly)))
+        for unit in UNITS if len(Geometry.of(layer).taps) > 1 else UNITS[:1]:
+            own = split_layer(layer, unit)
+            single = relative(own(inputs[0]), wanted)
+            found.append((single, relative(own.double()(inputs[0].double()), wanted_exactly)))
 
-    plain = [layer.module for layer in weight_layers(hashed) if not layer.skipped and layer.parameter == "weight"]
-    handles = [module.register_forward_hook(compare) for module in plain]
+    handles = [hashed.get_submodule(name).register_forward_hook(compare) for name in split.plan["layers"]]
     with torch.inference_mode():
         hashed(image)
     for handle in handles:

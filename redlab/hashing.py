@@ -14,7 +14,7 @@ import torch
 from numpy import ndarray
 from torch import nn
 
-from redlab.layers import Layer, copy_network, weight_layers
+from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.progress import progress
 from redlab.recipe import append_step
 from redlab.result import Result
@@ -147,7 +147,7 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
     row = {"layer": layer.name, "kind": layer.kind, "skipped": layer.skipped}
     if layer.skipped:
         count = 0 if "lazy" in layer.skipped else layer.weight.numel()
-        distinct = len(np.unique(_numpy(layer.weight))) if count else 0
+        distinct = count_distinct(layer.weight) if count else 0
         return row | {
             "weights": count,
             "distinct_before": distinct,

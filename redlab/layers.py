@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -73,6 +74,12 @@ def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
     if owner is not None:
         return f"shares its weight with {owner}"
     return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""
+
+
+def count_distinct(weight: torch.Tensor) -> int:
+    """How many different numbers a weight of any floating type holds."""
+    weight = weight.detach().cpu()
+    return len(np.unique((weight if weight.dtype == torch.float64 else weight.float()).numpy()))
 
 
 def copy_network(network: nn.Module, instead: dict[int, torch.Tensor] | None = None) -> nn.Module:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -19,7 +18,7 @@ from redlab.budget import BUDGETS, share_error
 from redlab.cost import by_module, measure_cost
 from redlab.folding import fold_batchnorm
 from redlab.hashing import hash_network
-from redlab.layers import Layer, weight_layers
+from redlab.layers import count_distinct, weight_layers
 from redlab.merging import merge_neurons
 from redlab.result import Result
 from redlab.splitting import as_dense, separate_kernels, split_inputs
@@ -203,12 +202,13 @@ def layer_table(network: nn.Module, results: list[Result], example: Tensor | Non
     cost, paths = by_module(network, measure_cost(network, example)), {m: p for p, m in network.named_modules()}
     steps = [_VERBS[result.plan["step"]] for result in results]
     tables = [result.layers.set_index("layer") for result in results]
-    last = {layer.name: _distinct(layer) for layer in weight_layers(as_dense(results[-1].network))}
+    left = [layer for layer in weight_layers(as_dense(results[-1].network)) if "lazy" not in layer.skipped]
+    distinct = {layer.name: count_distinct(layer.weight) for layer in left}
     rows = []
     for layer in weight_layers(network):
         own = [table.loc[layer.name] for table in tables]
         row = {"layer": layer.name, "kind": layer.kind, "weights": own[0]["weights"]}
-        row["distinct"] = last[layer.name]
+        row["distinct"] = distinct.get(layer.name, 0)
         for part in own:
             row |= {name: part[name] for name in _COLUMNS[4:-1] if name in part and not name.endswith("_before")}
         row |= {f"{name}_before": _first_of(own, f"{name}_before") for name in ("channels", "parameters")}
@@ -219,10 +219,6 @@ def layer_table(network: nn.Module, results: list[Result], example: Tensor | Non
     return (
         pd.DataFrame(rows)[[name for name in _COLUMNS if name in rows[0]]] if rows else pd.DataFrame(columns=_COLUMNS)
     )
-
-
-def _distinct(layer: Layer) -> int:
-    return 0 if "lazy" in layer.skipped else len(np.unique(layer.weight.detach().double().cpu().numpy()))
 
 
 def _first_of(rows: list[pd.Series], name: str) -> int:

@@ -17,31 +17,10 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.geometry import Geometry
+from redlab.tables import Table, remember
 
 # Values in a table of products that are there at once: 64 MB in float32.
 _AT_ONCE = 1 << 24
-
-
-class Table(nn.Module):
-    """What is multiplied: row r holds the products of input channel ``channels[r]`` with ``values[r]``.
-
-    Attributes:
-        values: (rows,) distinct weight values, or (rows, *kernel) distinct kernels.
-        channels: (rows,) int32.
-    """
-
-    def __init__(self, values: Tensor, channels: Tensor) -> None:
-        super().__init__()
-        self.values = nn.Parameter(values)
-        self.register_buffer("channels", channels)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def part(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Values and channels of some rows, and of one more behind them whose products are never read."""
-        values, channels = self.values[start:stop], self.channels[start:stop].long()
-        return F.pad(values, (0, 0) * (values.ndim - 1) + (0, 1)), F.pad(channels, (0, 1))
 
 
 class SplitLayer(nn.Module):
@@ -198,13 +177,6 @@ class SplitLayer(nn.Module):
         used = np.zeros(self._zero(table) + 1, bool)
         used[rows.cpu().numpy().ravel()] = True
         return used[:-1].reshape(1 + self.signed, -1)
-
-
-def remember(layer: nn.Module, other: nn.Module) -> None:
-    """Give ``layer`` the buffers of the ``other`` that it stands for: what folding noted of its outputs, say."""
-    for name, buffer in other.named_buffers(recurse=False):
-        if name != "lookup":
-            layer.register_buffer(name, buffer)
 
 
 class TapSplit(SplitLayer):

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from redlab.calls import record_calls
 from redlab.cost import by_module, measure_cost
 from redlab.graph import has_own_forward
-from redlab.layers import Layer, copy_network, weight_layers
+from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.progress import progress
 from redlab.recipe import append_step, drop_steps
 from redlab.result import Result
@@ -187,5 +186,5 @@ def _sizes(layer: Layer) -> dict[str, int]:
         return dict.fromkeys(("weights", "distinct", "channels_before", "channels_after"), 0)
     weight = layer.weight.detach()
     channels = weight.shape[1 if getattr(layer.module, "transposed", False) else 0]
-    distinct = len(np.unique(weight.double().cpu().numpy()))
+    distinct = count_distinct(weight)
     return {"weights": weight.numel(), "distinct": distinct, "channels_before": channels, "channels_after": channels}

@@ -8,7 +8,8 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.geometry import Geometry
-from redlab.split_layers import ChannelSplit, KernelSplit, SplitLayer, Table, TapSplit, remember
+from redlab.split_layers import ChannelSplit, KernelSplit, SplitLayer, TapSplit
+from redlab.tables import Table, remember
 
 UNITS = ("channel", "tap", "kernel")
 # Kernels are multiples of one another where they agree to so many digits after both are scaled to a peak of 1.
