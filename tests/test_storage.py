@@ -367,7 +367,10 @@ EDITS = {
     "negative": (lambda f: f["recipe"].update(input_shape=[1, -8, 8]), "'input_shape' must be"),
     "fraction": (lambda f: f["recipe"].update(input_shape=[1.0, 8, 8]), "'input_shape' must be"),
     "steps": (lambda f: f["recipe"].update(steps="fold"), "'steps'"),
-    "unknown step": (lambda f: f["recipe"]["steps"].append({"step": "eval"}), "'eval'; known steps: fold, hash, correct_biases, plan, split, separate"),
+    "unknown step": (
+        lambda f: f["recipe"]["steps"].append({"step": "eval"}),
+        "'eval'; known steps: fold, hash, correct",
+    ),
     "step of lists": (lambda f: f["recipe"]["steps"].append({"step": []}), "known steps"),
     "no step": (lambda f: f["recipe"]["steps"].append("fold"), "known steps"),
     "folded twice": (lambda f: f["recipe"]["steps"].append(f["recipe"]["steps"][0]), "step 3 of its recipe, 'fold'"),
@@ -578,3 +581,141 @@ def test_every_network_comes_back(name, tmp_path):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     loose = [t for module in opened.modules() for t in vars(module).values() if isinstance(t, torch.Tensor)]
     assert not any(tensor.is_meta for tensor in [*opened.parameters(), *opened.buffers(), *loose])
+
+
+# Split networks, which are saved as ordinary ones.
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> Path:
+    """What ``red_plus_plus`` makes: every layer split, biases corrected."""
+    from redlab import red_plus_plus
+
+    return save_network(red_plus_plus(load_network("digits/resnet")), tmp_path_factory.mktemp("split") / "net")
+
+
+def test_a_split_network_is_stored_as_an_ordinary_one(split):
+    names = load_file(split / WEIGHTS)
+    assert not [name for name in names if "lookup" in name or "tables" in name]
+    assert "layer1.0.conv1.weight:codes" in names
+    assert sorted(stored_bits(split)["layer"]) == sorted(layer.name for layer in weight_layers(hashed()))
+
+
+@pytest.mark.parametrize("unit", ["channel", "tap", "kernel"])
+@pytest.mark.parametrize("make", [hashed, merged, halved])
+def test_a_split_network_comes_back_split_bit_for_bit(make, unit, tmp_path):
+    from redlab import split_inputs
+    from redlab.split_layers import SplitLayer
+
+    network = split_inputs(make(), unit=unit, signed=unit == "tap").network
+    opened = load_network(save_network(network, tmp_path / "net"))
+    assert opened.redlab == network.redlab
+    assert str(opened) == str(network)
+    assert sum(isinstance(module, SplitLayer) for module in opened.modules()) == 8
+    states = network.state_dict(), opened.state_dict()
+    assert list(states[0]) == list(states[1])
+    assert all(same_bits(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("up_to_scale", [False, True])
+def test_a_separated_network_comes_back_separated(up_to_scale, tmp_path):
+    from redlab import separate_kernels
+
+    network = separate_kernels(uniform(), up_to_scale=up_to_scale).network
+    opened = load_network(save_network(network, tmp_path / "net"))
+    assert str(opened) == str(network)
+    states = network.state_dict(), opened.state_dict()
+    assert list(states[0]) == list(states[1])
+    images = example_input(network)
+    assert torch.equal(network(images), opened(images))
+
+
+def _separate(layers: list[str]) -> dict:
+    return {"step": "separate", "options": {"up_to_scale": False}, "layers": layers}
+
+
+def _split_step(change):
+    return lambda steps: change(steps[-1])
+
+
+SPLITS = {
+    "unknown layer": (_split_step(lambda s: s["layers"].append("nosuch")), "'nosuch'"),
+    "no layer": (_split_step(lambda s: s["layers"].append("relu")), "'relu'"),
+    "a letter": (_split_step(lambda s: s.update(layers="conv1")), "KeyError"),
+    "layers of lists": (_split_step(lambda s: s.update(layers=[[]])), "TypeError"),
+    "layers of numbers": (_split_step(lambda s: s.update(layers=[1, 2])), "KeyError"),
+    "layers none": (_split_step(lambda s: s.update(layers=None)), "TypeError"),
+    "no layers": (_split_step(lambda s: s.pop("layers")), "KeyError: 'layers'"),
+    "no options": (_split_step(lambda s: s.pop("options")), "KeyError: 'options'"),
+    "options of lists": (_split_step(lambda s: s.update(options=[])), "TypeError"),
+    "no unit": (_split_step(lambda s: s["options"].pop("unit")), "KeyError: 'unit'"),
+    "no sign": (_split_step(lambda s: s["options"].pop("signed")), "KeyError: 'signed'"),
+    "sign of text": (_split_step(lambda s: s["options"].update(signed="yes")), "step 'split'"),
+    "another step's options": (_split_step(lambda s: s.update(step="separate")), "KeyError: 'up_to_scale'"),
+    "twice": (lambda steps: steps.append(dict(steps[-1], layers=["conv1"], options={})), "KeyError: 'conv1'"),
+    "separated before": (lambda steps: steps.insert(0, _separate(["conv1"])), "KeyError: 'conv1'"),
+}
+
+
+@pytest.mark.parametrize("change", SPLITS)
+def test_split_steps_that_do_not_fit_are_refused_with_the_file(split, tmp_path, change):
+    folder = shutil.copytree(split, tmp_path / "net")
+    edit(folder, lambda facts: SPLITS[change][0](facts["recipe"]["steps"]))
+    message = refused(folder)
+    assert message.startswith(str(folder))
+    assert "does not fit" in message or "do not fit" in message
+    assert SPLITS[change][1] in message
+
+
+@pytest.mark.xfail(strict=True, reason="splitting.retake checks neither: only split_inputs does")
+@pytest.mark.parametrize(
+    "options",
+    [{"unit": "bogus"}, {"unit": 7}, {"unit": []}, {"signed": 7}, {"signed": -3}, {"signed": 10**30}],
+    ids=str,
+)
+def test_options_of_a_split_that_nobody_could_ask_for_are_refused(split, tmp_path, options):
+    folder = shutil.copytree(split, tmp_path / "net")
+    edit(folder, lambda facts: facts["recipe"]["steps"][-1]["options"].update(options))
+    assert "step 'split' of its recipe does not fit" in refused(folder)
+
+
+GAINED = {
+    "unknown layer": ["nosuch"],
+    "no layer": ["relu1"],
+    "a layer that has one": ["linear"],
+    "twice": ["conv1", "conv1"],
+    "a method": ["forward"],
+    "number": 7,
+    "text": "conv1",
+}
+
+
+@pytest.mark.parametrize("gained", GAINED)
+def test_biases_that_no_layer_can_gain_are_refused(split, tmp_path, gained):
+    folder = shutil.copytree(split, tmp_path / "net")
+    edit(folder, lambda facts: facts["recipe"]["steps"][2].update(gained=GAINED[gained]))
+    assert "step 3 of its recipe, 'correct_biases', does not fit digits/resnet" in refused(folder)
+    edit(folder, lambda facts: facts["recipe"]["steps"][2].pop("gained"))
+    assert "KeyError: 'gained'" in refused(folder)
+
+
+def test_weights_of_a_split_network_that_were_changed_are_refused_as_any_others(split, tmp_path):
+    folder = shutil.copytree(split, tmp_path / "net")
+    reseal(folder, lambda tensors: tensors.pop("linear.bias"))
+    assert "do not fit" in refused(folder)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_steps_of_a_split_network_open_or_are_refused(split, tmp_path, data):
+    folder = tmp_path / "fuzzed"
+    shutil.copytree(split, folder, dirs_exist_ok=True)
+    facts = json.loads((folder / FACTS).read_text())
+    step = data.draw(st.sampled_from([facts["recipe"]["steps"][k] for k in (2, 4)]))
+    place = data.draw(st.sampled_from([path for path in _places(step) if path]))
+    parent = step
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = data.draw(_JSON)
+    (folder / FACTS).write_text(json.dumps(facts))
+    open_or_refuse(folder)
