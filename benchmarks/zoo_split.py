@@ -51,7 +51,7 @@ def measure_split(name: str, whole: bool) -> dict[str, str]:
         "split": str((layers["skipped"] == "").sum()),
         "removed": f"{1 - left:.1%}",
         "single": f"{single:.1e}",
-        "double": f"{double:.1e}" + ("" if whole else ", layer by layer"),
+        "double": f"{double:.1e}" + ("" if whole else ", unit channel, layer by layer"),
         "split_seconds": f"{seconds:.0f}",
         "skipped": reasons(split),
     }
@@ -86,17 +86,17 @@ def by_unit(hashed: nn.Module, split: Result, unit: str) -> nn.Module:
 
 
 def layer_differences(hashed: nn.Module, split: Result, image: Tensor) -> list[tuple[float, float]]:
-    """Of each split layer's output on the input that it really gets, for every unit: in float32 and in float64."""
+    """Of each split layer's output on the input that it really gets, unit "channel": in float32 and in float64."""
     found: list[tuple[float, float]] = []
 
     def compare(layer: nn.Module, inputs: tuple, wanted: Tensor) -> None:
         wanted_exactly = copy.deepcopy(layer).double().forward(inputs[0].double())
-        for unit in UNITS if len(Geometry.of(layer).taps) > 1 else UNITS[:1]:
-            own = split_layer(layer, unit)
-            single = relative(own(inputs[0]), wanted)
-            found.append((single, relative(own.double()(inputs[0].double()), wanted_exactly)))
+        own = split.network.get_submodule(names[layer])
+        single = relative(own(inputs[0]), wanted)
+        found.append((single, relative(copy.deepcopy(own).double()(inputs[0].double()), wanted_exactly)))
 
-    handles = [hashed.get_submodule(name).register_forward_hook(compare) for name in split.plan["layers"]]
+    names = {hashed.get_submodule(name): name for name in split.plan["layers"]}
+    handles = [layer.register_forward_hook(compare) for layer in names]
     with torch.inference_mode():
         hashed(image)
     for handle in handles:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +41,8 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
     products, calls = _run(network, fit_example(network, example)[:1])
     rows, counted = [], set()
     for path, module in _modules(network):
-        own = {id(p): p for p in module.parameters(recurse=hasattr(module, "cost"))}
+        parameters = module.parameters(recurse=hasattr(module, "cost"))
+        own = {id(p): p for p in parameters if not isinstance(p, UninitializedParameter)}  # lazy: no shape yet
         new = [p for key, p in own.items() if key not in counted]
         counted.update(own)
         if own or products[path]:

@@ -29,6 +29,8 @@ def expected_unique(counts: ndarray, n: int, replace: bool = False, total: int |
         22.32
     """
     counts = np.asarray(counts, np.float64)
+    if not np.isfinite(counts).all():
+        raise ValueError("counts must be whole numbers of at least 0, not NaN or inf")
     total = int(counts.sum()) if total is None else total
     if (counts < 0).any() or (counts % 1 != 0).any() or counts.sum() > total:
         raise ValueError(f"counts must be whole numbers of at least 0, {total} in all at most")

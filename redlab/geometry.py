@@ -103,7 +103,7 @@ class Geometry:
         return x[(slice(None), slice(None), *parts)]
 
     def reach(self, space: tuple[int, ...]) -> Iterator[tuple[int, ndarray]]:
-        """Which taps meet an input position in some output: (how many positions, (taps,) bool), each set once."""
+        """Which taps meet an input position in some output: (how many positions, (taps,) bool)."""
         per_dimension = [self._reach_along(axis, size) for axis, size in enumerate(space)]
         for sets in product(*per_dimension):
             mask = np.ones((), bool)

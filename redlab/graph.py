@@ -20,6 +20,7 @@ from redlab.networks import example_input
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_CONVOLVES = {getattr(kind, "_conv_forward", None) for kind in _LAYERS}
 # A subclass with a forward of its own may do more than its name says: an activation after the norm, say.
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward, *(kind.forward for kind in _LAYERS)}
 
@@ -151,6 +152,7 @@ def is_layer(node: Node) -> bool:
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a layer or batch norm does more than PyTorch's class: by a forward of its own, or by a hook."""
     plain = getattr(module.forward, "__func__", None) in _FORWARDS
+    plain &= getattr(type(module), "_conv_forward", None) in _CONVOLVES
     return not plain or bool(module._forward_hooks or module._forward_pre_hooks)
 
 

@@ -92,6 +92,7 @@ def hash_weights(
     return _hash(weights, Rule(rule, bandwidth, max_error, levels, contrast, representative, rounding), force)
 
 
+@torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
 def hash_network(
     network: nn.Module,
     rule: str = "kde",

@@ -51,7 +51,7 @@ class SplitLayer(nn.Module):
         self.geometry, self.unit, self.signed = geometry, unit, signed
         self.tables = nn.ModuleList(tables)
         self.register_buffer("lookup", lookup)
-        self.scales = None if scales is None else nn.Parameter(scales)
+        self.scales = None if scales is None else nn.Parameter(scales, tables[0].values.requires_grad)
         self.bias = bias
 
     def extra_repr(self) -> str:
@@ -77,7 +77,7 @@ class SplitLayer(nn.Module):
 
     def _read(self, values: Tensor, rows: Tensor) -> Tensor:
         signs = [values, -values] if self.signed else [values]
-        return torch.cat([*signs, torch.zeros_like(values[:1])])[rows.long()]
+        return torch.cat([*signs, values.new_zeros(1, *values.shape[1:])])[rows.long()]
 
     @property
     def _per_tap(self) -> list[Table]:
@@ -92,14 +92,17 @@ class SplitLayer(nn.Module):
         flat = input.reshape(-1, self.geometry.inputs, *space)
         step = max(1, _AT_ONCE // max(1, self._largest(space)))
         parts = [self._images(flat[k : k + step], sizes) for k in range(0, len(flat), step)]
-        return (torch.cat(parts) if parts else input.new_zeros(0)).reshape(shape)
+        return (torch.cat(parts) if parts else input.reshape(-1)).reshape(shape)
 
     def output_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of the output for that of an input; ValueError where the layer doesn't take it."""
         own, dims = self.geometry, len(self.geometry.kernel)
         if len(shape) <= dims or shape[-1 - dims] != own.inputs or (dims and len(shape) > dims + 2):
             raise ValueError(f"a split {own.kind} of {own.inputs} channels got an input of shape {tuple(shape)}")
-        return torch.Size([*shape[: -1 - dims], own.outputs, *own.sizes(tuple(shape[len(shape) - dims :]))])
+        sizes = own.sizes(tuple(shape[len(shape) - dims :]))
+        if min(sizes, default=1) < 1:
+            raise ValueError(f"a split {own.kind} of kernel {own.kernel} got a smaller input, of shape {tuple(shape)}")
+        return torch.Size([*shape[: -1 - dims], own.outputs, *sizes])
 
     def _largest(self, space: tuple[int, ...]) -> int:
         """Values in a table of one image."""
@@ -142,7 +145,7 @@ class SplitLayer(nn.Module):
         if block < rows:
             negative = lookup >= rows if self.signed else torch.zeros_like(lookup, dtype=torch.bool)
             local = lookup - start - negative * rows
-            inside = (local >= 0) & (local < block) & (lookup < rows * (1 + self.signed))
+            inside = (local >= 0) & (local < block)
             lookup = torch.where(inside, local + negative * block, len(seen) - 1)
         return F.embedding_bag(lookup, seen, mode="sum", padding_idx=len(seen) - 1, per_sample_weights=self.scales)
 

@@ -86,12 +86,12 @@ def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Ten
     return _take(network, {"step": "separate", "options": {"up_to_scale": up_to_scale}}, example)
 
 
+@torch.inference_mode(False)
 def as_dense(network: nn.Module) -> nn.Module:
     """The same function with every split or separated layer as an ordinary one; ``network`` is left untouched."""
     dense = copy_network(network)
-    for path, module in list(dense.named_modules(remove_duplicate=False)):
-        if isinstance(module, SplitLayer):
-            dense = _replace(dense, path, module.dense())
+    for layer in [module for module in dense.modules() if isinstance(module, SplitLayer)]:
+        dense = _put(dense, layer, layer.dense())
     drop_steps(dense, STEPS)
     return dense
 
@@ -118,7 +118,8 @@ def _take(network: nn.Module, step: dict, example: Tensor | None) -> Result:
     for layer in layers:
         if "lazy" not in layer.skipped and not layer.weight.isfinite().all():
             raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
-    skipped = {layer.name: _why_not(layer, called) for layer in layers}
+    tied = {id(layer.weight) for layer in layers if layer.skipped.startswith("shares its weight")}
+    skipped = {layer.name: _why_not(layer, called, tied) for layer in layers}
     step["layers"] = [name for name, why in skipped.items() if not why]
     split = retake(split, step)
     append_step(split, step)
@@ -126,15 +127,19 @@ def _take(network: nn.Module, step: dict, example: Tensor | None) -> Result:
     return Result(split, _table(network, split, skipped, called, before), step)
 
 
-def _why_not(layer: Layer, called: dict[str, list[torch.Size]]) -> str:
+def _why_not(layer: Layer, called: dict[str, list[torch.Size]], tied: set[int]) -> str:
     if layer.skipped:
         return layer.skipped
+    if id(layer.weight) in tied:
+        return "another layer shares its weight"
     if layer.parameter != "weight":
         return "its weight is used without a call of the layer"
     if getattr(layer.module, "transposed", False):
         return "transposed convolutions are not split"
     if layer.name not in called:
         return "never called in a trial run: its weight is used otherwise, or not at all"
+    if layer.module.bias is not None and "bias" not in layer.module._parameters:
+        return "its bias is computed at every call"
     return "its class or a hook gives it a forward of its own" if has_own_forward(layer.module) else ""
 
 
@@ -185,6 +190,6 @@ def _sizes(layer: Layer) -> dict[str, int]:
     if "lazy" in layer.skipped:
         return dict.fromkeys(("weights", "distinct", "channels_before", "channels_after"), 0)
     weight = layer.weight.detach()
-    channels = weight.shape[1 if getattr(layer.module, "transposed", False) else 0]
+    channels = layer.module.out_channels if getattr(layer.module, "transposed", False) else len(weight)
     distinct = count_distinct(weight)
     return {"weights": weight.numel(), "distinct": distinct, "channels_before": channels, "channels_after": channels}

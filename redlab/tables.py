@@ -32,4 +32,4 @@ def remember(layer: nn.Module, other: nn.Module) -> None:
     """Give ``layer`` the buffers of the ``other`` that it stands for: what folding noted of its outputs, say."""
     for name, buffer in other.named_buffers(recurse=False):
         if name != "lookup":
-            layer.register_buffer(name, buffer)
+            layer.register_buffer(name, buffer, persistent=name not in other._non_persistent_buffers_set)

@@ -30,14 +30,15 @@ def split_layer(layer: nn.Module, unit: str, signed: bool = False, up_to_scale: 
 
 def _made(layer: nn.Module, unit: str, signed: bool, up_to_scale: bool) -> SplitLayer:
     geometry, weight, scales = Geometry.of(layer), layer.weight, None
-    if len(geometry.taps) == 1:  # one tap: the three units are one
+    # With one tap the three units are one; but channels count the image's positions, not those of its padding.
+    if len(geometry.taps) == 1 and not (unit == "channel" and geometry.padded):
         kind, parts = TapSplit, _scalars(geometry, weight, signed, per_tap=True)
     elif unit == "kernel":
         kind, (parts, scales) = KernelSplit, _kernels(geometry, weight, signed, up_to_scale)
     else:
         kind = TapSplit if unit == "tap" else ChannelSplit
         parts = _scalars(geometry, weight, signed, per_tap=unit == "tap")
-    return kind(geometry, unit, *parts, layer.bias, signed, scales)
+    return kind(geometry, unit, *parts, layer.bias, signed and scales is None, scales)
 
 
 def _channels(geometry: Geometry) -> ndarray:
@@ -108,7 +109,18 @@ def _first_multiple(rows: ndarray, channels: ndarray) -> tuple[ndarray, ndarray]
     if not len(rows):
         return np.zeros(0, np.int64), np.zeros(0)
     peaks = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1).astype(np.float64)
-    first = _first_of(np.round(rows / peaks, _DIGITS), channels)
+    shapes, near = rows / peaks, 10.0**-_DIGITS
+    # Rows that agree are neighbours along any direction; rounding them instead would part those that lie on an edge.
+    order = np.lexsort((shapes @ np.random.default_rng(0).standard_normal(shapes.shape[1]), channels))
+    alike = np.abs(np.diff(shapes[order], axis=0)).max(1) <= near
+    alike &= np.diff(channels[order]) == 0
+    classes = np.cumsum(np.concatenate([[0], ~alike]))
+    leaders = np.full(classes[-1] + 1, len(rows))
+    np.minimum.at(leaders, classes, order)
+    first = np.empty(len(rows), np.int64)
+    first[order] = leaders[classes]
+    far = np.abs(shapes - shapes[first]).max(1) > near  # the end of a chain of neighbours
+    first[far] = np.flatnonzero(far)
     return first, peaks[:, 0] / peaks[first, 0]
 
 
