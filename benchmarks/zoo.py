@@ -151,7 +151,7 @@ def table(rows: pd.DataFrame) -> str:
         f"Made by `make zoo`, torch {torch.__version__.split('+')[0]}. Channels are rows of conv and linear weights. "
         "Seconds: coupling, without building; in brackets the export of the network alone, which is part of it. "
         "Hashing is the default of `hash_network`, products are counted at the network's own image size (unit "
-        '"channel"), differences on small images, the largest of the three units.',
+        '"channel"), differences on small images; networks of more than 150 M parameters layer by layer, unit "channel".',
         "",
         "| " + " | ".join(COLUMNS.values()) + " |",
         "|---" * len(COLUMNS) + "|",

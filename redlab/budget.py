@@ -84,4 +84,5 @@ def _cheapest(costs: ndarray) -> ndarray:
         price = np.sqrt(low * high)
         chosen = _FACTORS[(costs + price * _FACTORS**2).argmin(1)]
         low, high = (price, high) if np.sqrt(np.mean(chosen**2)) > 1 else (low, price)
-    return _FACTORS[(costs + high * _FACTORS**2).argmin(1)]
+    chosen = _FACTORS[(costs + high * _FACTORS**2).argmin(1)]
+    return chosen / np.sqrt(np.mean(chosen**2))  # the last of the budget: the grid and the price leave some

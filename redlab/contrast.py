@@ -56,7 +56,7 @@ def _prune(heights: list[float], limit: float) -> ndarray:
             right[before] = after
         if after >= 0:
             left[after] = before
-        for near in (before, after):
+        for near in [near for near in (before, after) if near >= 0]:
             _refresh(heap, near, left, right, contrast)
     return np.flatnonzero(alive)
 

@@ -37,12 +37,14 @@ class Graph:
         tensors: the placeholder of every parameter and buffer by its dotted name. A tensor with several names (tied
             weights, a module registered twice) has one placeholder, so that its users are all its uses.
         layers: the conv or linear layer by the placeholder of its weight.
+        constants: the value of every other tensor that the network's code holds or makes, by its placeholder.
     """
 
     network: nn.Module
     fx: torch.fx.Graph
     tensors: dict[str, Node]
     layers: dict[Node, Layer]
+    constants: dict[Node, Tensor]
 
     def names(self, node: Node) -> list[str]:
         """The parameters and buffers among the arguments of ``node``, each by the first of its names."""
@@ -88,8 +90,17 @@ def trace(network: nn.Module, example: Tensor | None = None) -> Graph:
     except Exception as error:  # torch.export raises whatever the network's own code does
         raise ValueError(refusal(network, example, "be traced", error)) from error
     tensors = _tensors(network, program)
-    layers = {tensors[name]: layer for layer in weight_layers(network) if (name := f"{layer.name}.weight") in tensors}
-    return Graph(network, program.graph, tensors, layers)
+    layers = {
+        tensors[name]: layer for layer in weight_layers(network) if (name := _weight_of(network, layer)) in tensors
+    }
+    lifted = program.graph_signature.inputs_to_lifted_tensor_constants
+    constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
+    return Graph(network, program.graph, tensors, layers, constants)
+
+
+def _weight_of(network: nn.Module, layer: Layer) -> str:
+    """The dotted name of the layer's weight."""
+    return "weight" if layer.module is network else f"{layer.name}.weight"
 
 
 def fit_example(network: nn.Module, example: Tensor | None) -> Tensor:

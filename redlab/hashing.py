@@ -157,14 +157,22 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
             "error": 0.0,
         }, None
     before = as_vector_of(layer).weights.copy()
-    # Balanced rounding works row by row: those of a transposed convolution lie along the second axis.
-    rows = layer.weight.transpose(0, 1) if getattr(layer.module, "transposed", False) else layer.weight
-    hashed = _hash(rows, rule, force)
+    rows = _rows(layer)
+    hashed = _hash(rows.reshape(-1, *rows.shape[-layer.weight.ndim + 1 :]), rule, force)
     with torch.no_grad():
-        rows.copy_(hashed.values)  # the weight itself, or a view of it
+        rows.copy_(hashed.values.reshape(rows.shape))  # noqa: PD011  a tensor; the weight itself or a view of it
     row |= {"weights": before.size, "distinct_before": len(np.unique(before)), "distinct": len(hashed.codebook)}
     row |= {"modes": hashed.modes, "error": relative_error(before, _numpy(layer.weight).ravel())}
     return row | {"skipped": hashed.unchanged}, hashed.codebook
+
+
+def _rows(layer: Layer) -> torch.Tensor:
+    """The weight as balanced rounding wants it, a view: outputs, inputs, kernel; for a transposed convolution, whose
+    outputs lie along the second axis, the groups before them.
+    """
+    if not getattr(layer.module, "transposed", False):
+        return layer.weight
+    return layer.weight.unflatten(0, (layer.module.groups, -1)).transpose(1, 2)
 
 
 def as_vector_of(layer: Layer) -> Vector:
@@ -195,7 +203,7 @@ def _hash(weights: torch.Tensor | ndarray, rule: Rule, force: bool) -> Hashed:
     codebook = values[~np.isnan(cells.member)]
     modes = len(codebook)
     if cells.zeros:
-        codebook = np.sort(np.append(codebook, codebook.dtype.type(0)))
+        codebook = np.union1d(codebook, codebook.dtype.type(0))
     hashed = _like(cells.assign(values), weights).reshape(weights.shape)
     return Hashed(hashed, _like(codebook, weights), modes)
 
@@ -206,7 +214,7 @@ def _hash_scaled(
     """Float64 weights whose squares would overflow or vanish: hash them divided by a power of two, exactly."""
     if not isinstance(rule.bandwidth, str):
         rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
-    small = _hash(vector.times_two_to(-exponent).weights, rule, force)
+    small = _hash(vector.times_two_to(-exponent).weights.reshape(vector.shape), rule, force)
     values, codebook = np.ldexp(small.values, exponent), np.ldexp(small.codebook, exponent)
     return Hashed(_like(values, weights).reshape(weights.shape), _like(codebook, weights), small.modes, small.unchanged)
 

@@ -9,7 +9,7 @@ variance 1.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from redlab.graph import Graph, fit_example, is_layer, operation, trace
+from redlab.graph import Graph, fit_example, is_layer, module_path, operation, trace
+from redlab.layers import Layer
 
 # Functions of one value at a time.
 _FUNCTIONS = frozenset((
@@ -78,7 +79,7 @@ def mean_inputs(network: nn.Module, example: Tensor | None = None) -> MeanInputs
     graph = trace(network, example)
     named = [network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)]
     tensors = {name: tensor.detach() for each in named for name, tensor in each}
-    known: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()}
+    known: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()} | graph.constants
     inputs = MeanInputs()
     for node in graph.fx.nodes:
         if node.op == "placeholder" and node not in known:
@@ -112,7 +113,8 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
 
 
 def _through_layer(graph: Graph, node: Node, args: tuple, inputs: MeanInputs) -> Moments | _Unknown:
-    layer, given = graph.layers[node.args[1]], args[0]
+    layer, given = _called(graph, node), args[0]
+    given = _moments(given) if isinstance(given, Tensor) else given
     if isinstance(given, Moments):
         inputs.calls.setdefault(layer.name, []).append((node, given.mean))
     elif isinstance(given, _Unknown):
@@ -127,11 +129,18 @@ def _through_layer(graph: Graph, node: Node, args: tuple, inputs: MeanInputs) ->
     return Moments(mean, node.target(given.variance, args[1] ** 2, None, *args[3:]))
 
 
+def _called(graph: Graph, node: Node) -> Layer:
+    """The layer that runs ``node``: of several that share a weight, the one whose call it is."""
+    layer, path = graph.layers[node.args[1]], module_path(node)
+    module = graph.network.get_submodule(path)
+    return replace(layer, name=path, module=module) if path and type(module) is type(layer.module) else layer
+
+
 def _along_channels(values: Tensor, node: Node) -> Tensor:
     """(channels,) as the output of a layer has them: along the last axis of a linear one, else along the second."""
     shape = node.meta["val"].shape
     axis = len(shape) - 1 if operation(node) == "linear" else 1
-    return values.view([-1 if k == axis else 1 for k in range(len(shape))]).expand(1, *shape[1:])
+    return values.view([-1 if k == axis else 1 for k in range(len(shape))]).expand(shape)
 
 
 def _normed(given: Moments, weight: Tensor | None, bias: Tensor | None) -> Moments:
@@ -156,7 +165,9 @@ def _through_function(node: Node, args: tuple, kwargs: dict) -> Moments:
 
 
 def _moved(node: Node, args: tuple, kwargs: dict) -> Any:
-    parts = [node.target(part, *args[1:], **kwargs) for part in (args[0].mean, args[0].variance)]
+    # A border of another constant than zero has no variance either.
+    spread = args[:2] if operation(node) == "constant_pad_nd" or args[2:3] == ("constant",) else args
+    parts = [node.target(args[0].mean, *args[1:], **kwargs), node.target(args[0].variance, *spread[1:], **kwargs)]
     if isinstance(parts[0], Tensor):
         return Moments(*parts)
     return [Moments(*pair) for pair in zip(*parts, strict=True)]

@@ -159,11 +159,11 @@ def red_plus_plus_steps(
     """
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, not {budget!r}")
-    if isinstance(correct_bias, str) and correct_bias not in ("none", "batchnorm"):
+    if correct_bias is None or (isinstance(correct_bias, str) and correct_bias not in ("none", "batchnorm")):
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {correct_bias!r}")
     if not as_published:
         hashing |= {"rule": rule, "max_error": max_error, "rounding": rounding}
-    shared = not as_published and budget == "products" and isinstance(max_error, int | float)
+    shared = not as_published and budget == "products" and not isinstance(max_error, dict | None)
     folded: list[nn.Module] = []
 
     def fold(network: nn.Module) -> Result:

@@ -23,8 +23,8 @@ def balance(weights: ndarray, codes: ndarray, centres: ndarray, used: ndarray, s
         shape: of the weights, rows first; what follows the second axis is a kernel.
 
     Returns:
-        (N,) the new codes. No code changes by more than one used cell to either side; the sum of each kernel's errors
-        is below half the gap of its last candidate wherever there are enough candidates.
+        (N,) the new codes, at most one used cell from where they were. The sum of each row's errors is at most half the
+        widest gap, wherever there are enough candidates; rows come last and may disturb a kernel's sum by a flip.
     """
     rows = shape[0] if len(shape) > 1 else 1
     kernel = int(np.prod(shape[2:])) if weights.size else 1
@@ -63,7 +63,7 @@ def _settle(weights: ndarray, codes: ndarray, centres: ndarray, neighbours: tupl
     other = np.where(error > 0, neighbours[0][cell], neighbours[1][cell])
     gap = np.abs(centres[other] - centres[cell])
     helps = live & (other >= 0) & (error * total > 0)
-    order = np.argsort(np.where(helps, gap - 2 * np.abs(error), np.inf), axis=1)
+    order = np.argsort(np.where(helps, gap - 2 * np.abs(error), np.inf), axis=1, kind="stable")
     gap, helps = (np.take_along_axis(own, order, axis=1) for own in (gap, helps))
     # A flip is made while it takes less than twice what is left of the sum; what doesn't help stands last.
     flips = helps & (np.cumsum(gap, axis=1) - gap / 2 < np.abs(total))

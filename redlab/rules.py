@@ -65,7 +65,8 @@ class Cells:
     @property
     def used(self) -> int:
         """How many values the weights take, zero included."""
-        return int((~np.isnan(self.member)).sum()) + self.zeros
+        full = ~np.isnan(self.member)
+        return int(full.sum()) + (self.zeros and not (self.centres[full] == 0).any())
 
     def error(self) -> float:
         """Relative L2 error ||hash(W) - W|| / ||W||; 0 where all weights are 0."""

@@ -107,6 +107,8 @@ def retake(network: nn.Module, step: dict) -> nn.Module:
 def _maker(step: dict) -> Callable[[nn.Module], SplitLayer]:
     options = step["options"]
     if step["step"] == "split":
+        if options["unit"] not in UNITS or type(options["signed"]) is not bool:
+            raise ValueError(f"unit must be one of {', '.join(UNITS)} and signed true or false, not {options}")
         return lambda layer: split_layer(layer, options["unit"], options["signed"])
     return lambda layer: split_layer(layer, "kernel", up_to_scale=options["up_to_scale"])
 

@@ -667,7 +667,6 @@ def test_split_steps_that_do_not_fit_are_refused_with_the_file(split, tmp_path, 
     assert SPLITS[change][1] in message
 
 
-@pytest.mark.xfail(strict=True, reason="splitting.retake checks neither: only split_inputs does")
 @pytest.mark.parametrize(
     "options",
     [{"unit": "bogus"}, {"unit": 7}, {"unit": []}, {"signed": 7}, {"signed": -3}, {"signed": 10**30}],
