@@ -2,25 +2,13 @@
 
 import pytest
 import torch
+from nets import Net
 from torch import nn
 from torch.nn.utils import parametrizations
 from torchvision import models
 
 from redlab.calls import record_calls, try_out
 from redlab.recipe import Recipe
-
-
-class Net(nn.Module):
-    """Modules by name, and a function of them and the input."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def calls(network, *shape):

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import Net
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
@@ -60,19 +61,6 @@ def norms_left(network):
 def reasons(result):
     left = result.layers[result.layers["skipped"] != ""]
     return dict(zip(left["layer"], left["skipped"], strict=True))
-
-
-class Net(nn.Module):
-    """Modules by name, and a function of them and the input."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 FOLDABLE = {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import Net
 from torch import nn
 
 from redlab.bound_figures import plot_bound
@@ -27,19 +28,6 @@ def _seed():
     torch.manual_seed(0)
     yield
     plt.close("all")
-
-
-class Net(nn.Module):
-    """Modules by name, and a function of them and the input."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 @pytest.fixture(scope="module")

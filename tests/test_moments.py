@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import Net
 from scipy import stats
 from torch import Tensor, nn
 from torchvision import models
@@ -19,19 +20,6 @@ from redlab.moments import MeanInputs, mean_inputs
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-class Net(nn.Module):
-    """Modules by name, and a function of them and the input."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def normed(channels: int, inputs: int = 3) -> nn.Sequential:

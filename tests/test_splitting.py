@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import Net
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torchvision import models
@@ -30,19 +31,6 @@ COLUMNS = [
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-class Net(nn.Module):
-    """Modules by name, and a function of them and the input."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def hashed(network):
