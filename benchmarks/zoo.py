@@ -59,7 +59,7 @@ def main(names: list[str]) -> None:
     rows = pd.DataFrame(columns=list(COLUMNS)[1:])
     if ROWS.exists():
         rows = pd.read_csv(ROWS, dtype=str, keep_default_na=False).set_index("network")
-    todo = names or [name for name in torchvision_zoo.names() if name not in rows.index]
+    todo = names or [name for name in torchvision_zoo.names() if name not in rows.index or not rows.loc[name, "split"]]
     for name in (bar := tqdm(todo, unit="network")):
         bar.set_description(name)
         rows.loc[name] = measure(name)
@@ -151,7 +151,8 @@ def table(rows: pd.DataFrame) -> str:
         f"Made by `make zoo`, torch {torch.__version__.split('+')[0]}. Channels are rows of conv and linear weights. "
         "Seconds: coupling, without building; in brackets the export of the network alone, which is part of it. "
         "Hashing is the default of `hash_network`, products are counted at the network's own image size (unit "
-        '"channel"), differences on small images; networks of more than 150 M parameters layer by layer, unit "channel".',
+        '"channel"). Differences, on small images: of the whole network under unit "channel", and of every layer of '
+        "several taps on its own input under the other two; where it says so, layer by layer.",
         "",
         "| " + " | ".join(COLUMNS.values()) + " |",
         "|---" * len(COLUMNS) + "|",

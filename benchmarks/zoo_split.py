@@ -22,8 +22,8 @@ COLUMNS = {
     "folded": "norms folded",
     "split": "layers split",
     "removed": "products removed",
-    "single": "largest relative difference after splitting, float32, three units",
-    "double": "float64, unit channel",
+    "single": "largest relative difference after splitting, float32",
+    "double": "float64",
     "split_seconds": "seconds to fold, hash, split",
     "skipped": "not split, and why",
 }
@@ -63,39 +63,32 @@ def reasons(split: Result) -> str:
 
 
 def differences(hashed: nn.Module, split: Result, image: Tensor) -> list[tuple[float, float]]:
-    """Of the outputs: in float32 for every unit, in float64 for unit "channel"."""
+    """In float32 and float64: of the outputs under unit "channel", and of single layers under the other units."""
     with torch.inference_mode():
-        wanted = hashed(image)
-        single = [relative(by_unit(hashed, split, unit)(image), wanted) for unit in UNITS]
-        wanted = copy.deepcopy(hashed).double()(image.double())
-        double = relative(copy.deepcopy(split.network).double()(image.double()), wanted)
-    return [(difference, double) for difference in single]
+        single = relative(split.network(image), hashed(image))
+        exact, image = copy.deepcopy(hashed).double(), image.double()
+        double = relative(copy.deepcopy(split.network).double()(image), exact(image))
+    return [(single, double), *layer_differences(hashed, split, image.float(), UNITS[1:])]
 
 
-def by_unit(hashed: nn.Module, split: Result, unit: str) -> nn.Module:
-    """``split``, which has the unit "channel", with another one; layers of one tap are the same under each."""
-    if unit == "channel":
-        return split.network
-    network = copy.deepcopy(split.network)
-    for name in split.plan["layers"]:
-        layer = hashed.get_submodule(name)
-        if len(Geometry.of(layer).taps) > 1:
-            network.set_submodule(name, split_layer(layer, unit))
-    return network
-
-
-def layer_differences(hashed: nn.Module, split: Result, image: Tensor) -> list[tuple[float, float]]:
-    """Of each split layer's output on the input that it really gets, unit "channel": in float32 and in float64."""
+def layer_differences(
+    hashed: nn.Module, split: Result, image: Tensor, units: tuple[str, ...] = UNITS[:1]
+) -> list[tuple[float, float]]:
+    """Of the output of each split layer on the input that it really gets; a layer of one tap is the same for all units
+    and only taken under "channel".
+    """
     found: list[tuple[float, float]] = []
 
     def compare(layer: nn.Module, inputs: tuple, wanted: Tensor) -> None:
-        wanted_exactly = copy.deepcopy(layer).double().forward(inputs[0].double())
-        own = split.network.get_submodule(names[layer])
-        single = relative(own(inputs[0]), wanted)
-        found.append((single, relative(copy.deepcopy(own).double()(inputs[0].double()), wanted_exactly)))
+        exactly = copy.deepcopy(layer).double().forward(inputs[0].double())
+        for unit in units:
+            own = split_layer(layer, unit) if unit != UNITS[0] else split.network.get_submodule(names[layer])
+            single = relative(own(inputs[0]), wanted)
+            found.append((single, relative(copy.deepcopy(own).double()(inputs[0].double()), exactly)))
 
     names = {hashed.get_submodule(name): name for name in split.plan["layers"]}
-    handles = [layer.register_forward_hook(compare) for layer in names]
+    chosen = [layer for layer in names if UNITS[0] in units or len(Geometry.of(layer).taps) > 1]
+    handles = [layer.register_forward_hook(compare) for layer in chosen]
     with torch.inference_mode():
         hashed(image)
     for handle in handles:
