@@ -27,6 +27,7 @@ COLUMNS = {
     "split_seconds": "seconds to fold, hash, split",
     "skipped": "not split, and why",
 }
+TOKENS = 8
 # Where the image is small a network runs in seconds; these take none smaller.
 SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_b_16": 224, "vit_b_32": 224, "vit_l_16": 224, "vit_l_32": 224}
 SIZES |= {"vit_h_14": 224}
@@ -74,17 +75,18 @@ def differences(hashed: nn.Module, split: Result, image: Tensor) -> list[tuple[f
 def layer_differences(
     hashed: nn.Module, split: Result, image: Tensor, units: tuple[str, ...] = UNITS[:1]
 ) -> list[tuple[float, float]]:
-    """Of the output of each split layer on the input that it really gets; a layer of one tap is the same for all units
-    and only taken under "channel".
+    """Of the output of each split layer on the input that it really gets, of tokens the first eight; a layer of one
+    tap is the same for all units and only taken under "channel".
     """
     found: list[tuple[float, float]] = []
 
-    def compare(layer: nn.Module, inputs: tuple, wanted: Tensor) -> None:
-        exactly = copy.deepcopy(layer).double().forward(inputs[0].double())
+    def compare(layer: nn.Module, inputs: tuple, _: Tensor) -> None:
+        seen = inputs[0][:, :TOKENS] if isinstance(layer, nn.Linear) and inputs[0].ndim == 3 else inputs[0]
+        wanted, exactly = layer.forward(seen), copy.deepcopy(layer).double().forward(seen.double())
         for unit in units:
             own = split_layer(layer, unit) if unit != UNITS[0] else split.network.get_submodule(names[layer])
-            single = relative(own(inputs[0]), wanted)
-            found.append((single, relative(copy.deepcopy(own).double()(inputs[0].double()), exactly)))
+            single = relative(own(seen), wanted)
+            found.append((single, relative(copy.deepcopy(own).double()(seen.double()), exactly)))
 
     names = {hashed.get_submodule(name): name for name in split.plan["layers"]}
     chosen = [layer for layer in names if UNITS[0] in units or len(Geometry.of(layer).taps) > 1]
