@@ -84,7 +84,7 @@ def _expected_shifts(
     for name, calls in inputs.calls.items():
         if name in layers and name not in inputs.unknown:
             difference = before[name].weight - layers[name].weight
-            means = [node.target(mean, difference, None, *node.args[3:]) for node, mean in calls]
+            means = [node.target(given.mean, difference, None, *node.args[3:]) for node, given in calls]
             shifts[name] = torch.stack([_per_channel(mean, layers[name].module) for mean in means]).mean(0)
     return shifts, inputs.unknown
 

@@ -22,7 +22,7 @@ def own_rows(network: nn.Module, group: Group) -> ndarray:
     """(size, d) everything that each channel owns: equal rows mean channels that compute the same."""
     members = [member for member in group.producers if _split(member)[1] not in _REMEMBERED]
     return _side_by_side(
-        [_slices(_tensor(network, member.tensor), member.index, member.dim) for member in members], group.size
+        [slices_of(_tensor(network, member.tensor), member.index, member.dim) for member in members], group.size
     )
 
 
@@ -49,7 +49,7 @@ def dead_channels(folded: nn.Module, group: Group) -> ndarray:
         if isinstance(module, nn.Identity):  # a norm that was folded: its layer tells
             continue
         if name == "weight" and _outputs(module, member) and hasattr(module, "out_std"):
-            mean, std = (_slices(getattr(module, key), member.index) for key in _REMEMBERED)
+            mean, std = (slices_of(getattr(module, key), member.index) for key in _REMEMBERED)
             dead &= ((std < _TINY) & (mean <= 0)).all(1)
         elif name != "bias" and name not in _REMEMBERED:
             return np.zeros(group.size, bool)
@@ -65,11 +65,11 @@ def _effective(folded: nn.Module, member: Member) -> list[ndarray]:
     if isinstance(module, _BatchNorm) and module.running_mean is not None:
         # One tensor of the norm stands for it; how its statistics scale is no distance, what it does to a channel is.
         vectors = _scale_and_shift(module, tensor.device) if name == "running_mean" else ()
-        return [_slices(vector, member.index) for vector in vectors]
+        return [slices_of(vector, member.index) for vector in vectors]
     if name == "bias" and isinstance(module, _ConvNd | nn.Linear):
         return []  # comes with the weight: before the fold it may not have been there
     vectors = [module.bias] if name == "weight" and _outputs(module, member) and module.bias is not None else []
-    return [_slices(tensor, member.index, member.dim), *(_slices(vector, member.index) for vector in vectors)]
+    return [slices_of(tensor, member.index, member.dim), *(slices_of(vector, member.index) for vector in vectors)]
 
 
 def _outputs(module: nn.Module, member: Member) -> bool:
@@ -79,7 +79,7 @@ def _outputs(module: nn.Module, member: Member) -> bool:
     return isinstance(module, nn.Linear) and member.dim == 0
 
 
-def _slices(tensor: Tensor, index: Tensor, dim: int = 0) -> ndarray:
+def slices_of(tensor: Tensor, index: Tensor, dim: int = 0) -> ndarray:
     """(size, anything) the slices of ``tensor`` that belong to each channel, in float32 or float64."""
     tensor = tensor.detach().cpu()
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()

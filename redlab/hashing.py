@@ -160,7 +160,7 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
     rows = _rows(layer)
     hashed = _hash(rows.reshape(-1, *rows.shape[-layer.weight.ndim + 1 :]), rule, force)
     with torch.no_grad():
-        rows.copy_(hashed.values.reshape(rows.shape))  # noqa: PD011  a tensor; the weight itself or a view of it
+        rows.copy_(hashed.values.reshape(rows.shape))
     row |= {"weights": before.size, "distinct_before": len(np.unique(before)), "distinct": len(hashed.codebook)}
     row |= {"modes": hashed.modes, "error": relative_error(before, _numpy(layer.weight).ravel())}
     return row | {"skipped": hashed.unchanged}, hashed.codebook

@@ -54,14 +54,14 @@ class _Unknown:
 
 @dataclass
 class MeanInputs:
-    """What the layers of a network get on average.
+    """What the layers of a network get.
 
     Attributes:
-        calls: by layer name, for each of its calls: the traced call, and the mean of its input.
+        calls: by layer name, for each of its calls: the traced call, and the moments of its input.
         unknown: by layer name, why the mean is not known.
     """
 
-    calls: dict[str, list[tuple[Node, Tensor]]] = field(default_factory=dict)
+    calls: dict[str, list[tuple[Node, Moments]]] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
 
 
@@ -116,7 +116,7 @@ def _through_layer(graph: Graph, node: Node, args: tuple, inputs: MeanInputs) ->
     layer, given = _called(graph, node), args[0]
     given = _moments(given) if isinstance(given, Tensor) else given
     if isinstance(given, Moments):
-        inputs.calls.setdefault(layer.name, []).append((node, given.mean))
+        inputs.calls.setdefault(layer.name, []).append((node, given))
     elif isinstance(given, _Unknown):
         inputs.unknown.setdefault(layer.name, given.reason)
     if hasattr(layer.module, "out_mean"):

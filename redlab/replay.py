@@ -79,11 +79,11 @@ def _fold(network: nn.Module, step: dict) -> nn.Module:
     return network
 
 
-def _hash(network: nn.Module, step: dict) -> nn.Module:
-    return network  # other values in the same tensors
+def _other_values(network: nn.Module, step: dict) -> nn.Module:
+    return network  # in the same tensors
 
 
-def _correct_biases(network: nn.Module, step: dict) -> nn.Module:
+def _gain_biases(network: nn.Module, step: dict) -> nn.Module:
     for name in step["gained"]:
         layer = network.get_submodule(name)
         add_bias(layer, layer.weight.new_zeros(Geometry.of(layer).outputs))
@@ -104,8 +104,10 @@ def _plan(network: nn.Module, step: dict) -> nn.Module:
 
 _STEPS: dict[str, Callable[[nn.Module, dict], nn.Module]] = {
     "fold": _fold,
-    "hash": _hash,
-    "correct_biases": _correct_biases,
+    "hash": _other_values,
+    "correct_biases": _gain_biases,
+    "compensate": _gain_biases,
+    "prune_weights": _other_values,
     "plan": _plan,
     **dict.fromkeys(splitting.STEPS, _split),
 }

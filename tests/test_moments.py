@@ -39,7 +39,8 @@ def predict(network: nn.Module, *shape: int) -> MeanInputs:
 
 def only(inputs: MeanInputs, layer: str) -> Tensor:
     """The mean input of a layer that is called once."""
-    ((_, mean),) = inputs.calls[layer]
+    ((_, given),) = inputs.calls[layer]
+    mean = given.mean
     return mean
 
 
@@ -260,7 +261,7 @@ def test_linear_layers_take_their_statistics_along_the_last_axis():
 
 def test_every_call_of_a_layer_has_its_own_mean():
     network = Net(lambda net, x: net.b(F.relu(net.b(F.relu(net.a(x))))), a=normed(6), b=nn.Conv2d(6, 6, 1))
-    first, second = (mean for _, mean in predict(network).calls["b"])
+    first, second = (given.mean for _, given in predict(network).calls["b"])
     assert torch.allclose(first, everywhere(relu_of(*statistics(network.a[1]))[0], first), atol=2e-3)
     assert not torch.allclose(first, second)
 
@@ -372,7 +373,7 @@ def test_networks_that_squeeze_and_excite_are_known_throughout(name):
     inputs = mean_inputs(network, example)
     assert inputs.unknown == {}
     assert list(inputs.calls) == [layer.name for layer in weight_layers(network)]
-    means = [mean for calls in inputs.calls.values() for _, mean in calls]
+    means = [given.mean for calls in inputs.calls.values() for _, given in calls]
     assert all(mean.isfinite().all() and len(mean) == 1 for mean in means)
     assert sum(float(mean.abs().max()) > 0 for mean in means) == len(means) - 1  # all but the images
 
@@ -389,7 +390,7 @@ def test_every_kind_of_network_runs_through(name):
     network = fold_batchnorm(squeezed(name), example).network
     inputs = mean_inputs(network, example)
     assert inputs.calls
-    assert all(mean.isfinite().all() for calls in inputs.calls.values() for _, mean in calls)
+    assert all(given.mean.isfinite().all() for calls in inputs.calls.values() for _, given in calls)
 
 
 def measured(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -408,7 +409,7 @@ def per_channel(x: Tensor) -> Tensor:
 
 def far_off(network: nn.Module, images: Tensor) -> dict[str, float]:
     """By layer, but for the first: ||predicted - measured|| / ||measured|| over the mean inputs of the channels."""
-    predicted = {name: per_channel(mean) for name, ((_, mean),) in mean_inputs(network).calls.items()}
+    predicted = {name: per_channel(given.mean) for name, ((_, given),) in mean_inputs(network).calls.items()}
     found = measured(network, images)
     errors = {name: float((predicted[name] - found[name]).norm() / found[name].norm()) for name in found}
     return dict(list(errors.items())[1:])
@@ -430,6 +431,6 @@ def test_the_means_are_near_those_of_cifar10(real_data):
     assert np.mean(list(errors.values())) < 0.2
     assert max(errors.values()) < 0.35
     found = measured(network, images)
-    predicted = {name: per_channel(mean) for name, ((_, mean),) in mean_inputs(network).calls.items()}
+    predicted = {name: per_channel(given.mean) for name, ((_, given),) in mean_inputs(network).calls.items()}
     together = [np.corrcoef(predicted[name], found[name])[0, 1] for name in errors]
     assert np.mean(together) > 0.9

@@ -1,0 +1,136 @@
+"""Pruning of channels: scores and a request in, a plan out, which ``apply_plan`` carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+
+from redlab.baselines import CRITERIA
+from redlab.channel_table import channel_table
+from redlab.compensation import COMPENSATIONS, compensate, final_heir
+from redlab.cost import by_module, measure_cost
+from redlab.groups import Group
+from redlab.layers import weight_layers
+from redlab.plan import make_plan
+from redlab.pruning import apply_plan
+from redlab.result import Result
+from redlab.scores import Scores
+from redlab.selection import Products, Selector, check_share, count_of
+
+
+@torch.inference_mode(False)
+def prune_channels(
+    network: nn.Module,
+    scores: Scores,
+    ratio: float | None = None,
+    products: float | None = None,
+    scope: str = "global",
+    round_to: int = 1,
+    compensation: str | None = None,
+    example: Tensor | None = None,
+) -> Result:
+    """Remove the channels of lowest scores: exactly as many as asked for, ties in the order of the channels.
+
+    Each coupled group keeps its best channel, whatever is asked for.
+
+    Arguments:
+        network: left untouched; the one that ``scores`` are of.
+        ratio: the share of the scored channels to remove, in [0, 1], rounded down; or
+        products: the share of the network's products to keep, in [0, 1]: the fewest channels go that reach it.
+        scope: "global", one order over all groups; "layer", the same share of each group.
+        round_to: each group keeps a multiple of so many channels, or all; so fewer go than asked for.
+        compensation: what the layers that read a channel get in its place; by default what the criterion says.
+            "none"; "merge", its heir becomes the mean of both, the slices that read them are summed (RED);
+            "absorb", its heir stays and the slices are summed (Srinivas & Babu); "nearest", the kept channel of most
+            similar direction, scaled (Kim et al.); "reconstruct", all kept channels of the group by least squares,
+            with a constant for the mean (ours).
+        example: what the network takes, batch first; by default ``example_input(network)``.
+
+    Returns:
+        ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, parameters and products
+        before and after, the channels ``merged`` and ``removed``, ``skipped``. ``plan`` says where each channel goes,
+        under ``options`` what was asked for, and under ``achieved`` what was reached.
+
+    Raises:
+        ValueError: both or neither of ``ratio`` and ``products``, an option out of range or unknown, scores of weights
+            or of another network.
+    """
+    scores.check_of("channels")
+    kind = _compensation_of(scores, compensation)
+    selector, cost = Selector(scores.values, scope, round_to), measure_cost(network, example)
+    kept = _kept(network, scores, selector, cost, ratio, products)
+    groups = [replace(group, frozen=scores.skipped.get(group.name, "")) for group in scores.groups]
+    destinations = {name: _destination(mask, scores, name, kind) for name, mask in kept.items() if not mask.all()}
+    filled = compensate(network, groups, kept, scores.heirs, kind, example)
+    plan = make_plan(filled.groups, destinations)
+    smaller = apply_plan(filled.network, plan)
+    table = channel_table(network, smaller, groups, destinations, example, cost).rename(columns={"dead": "removed"})
+    options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "products": products, "scope": scope}
+    options |= {"round_to": round_to, "compensation": kind}
+    achieved = _achieved(kept, table) | ({"not compensated": dict(filled.without)} if filled.without else {})
+    return Result(smaller, table, plan | {"options": options, "achieved": achieved})
+
+
+def _compensation_of(scores: Scores, asked: str | None) -> str:
+    kind = (
+        CRITERIA[scores.criterion].compensation if asked is None and scores.criterion in CRITERIA else asked or "none"
+    )
+    if kind not in COMPENSATIONS:
+        raise ValueError(f"compensation must be one of {', '.join(COMPENSATIONS)}, not {kind!r}")
+    if kind in ("merge", "absorb") and not scores.heirs:
+        raise ValueError(
+            f"{scores.criterion} names no heirs, so that nothing can {kind}: redundancy and srinivas_babu do"
+        )
+    return kind
+
+
+def _kept(
+    network: nn.Module,
+    scores: Scores,
+    selector: Selector,
+    cost: pd.DataFrame,
+    ratio: float | None,
+    products: float | None,
+) -> dict[str, ndarray]:
+    if (ratio is None) == (products is None):
+        raise ValueError("give either ratio, the share of channels to remove, or products, the share to keep")
+    if ratio is not None:
+        check_share("ratio", ratio)
+        return selector.without(count_of(ratio, selector.total))
+    check_share("products", products)
+    count = products_of(network, scores.groups, cost)
+    return selector.down_to(products * cost.attrs["products"], count)
+
+
+def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame) -> Products:
+    """The products of ``network`` with fewer channels; ``cost`` is its own."""
+    paths = {module: path for path, module in network.named_modules()}
+    costs, shapes, products = by_module(network, cost), {}, {}
+    for layer in weight_layers(network):
+        path = paths[layer.module]
+        if layer.parameter == "weight" and not layer.skipped:
+            shapes[f"{path}.weight".lstrip(".")] = tuple(layer.weight.shape)
+            products[f"{path}.weight".lstrip(".")] = costs.get(path, {}).get("products", 0)
+    return Products(groups, shapes, products, cost.attrs["products"])
+
+
+def _destination(kept: ndarray, scores: Scores, name: str, kind: str) -> list[int]:
+    """The new index of each channel: -1 for those that go, their heir's for those that merge."""
+    new = np.where(kept, np.cumsum(kept) - 1, -1)
+    if kind == "merge":
+        heirs = [final_heir(scores.heirs[name], kept, channel) for channel in range(len(kept))]
+        new = np.array([new[heir] if heir >= 0 else -1 for heir in heirs])
+    return new.tolist()
+
+
+def _achieved(kept: dict[str, ndarray], table: pd.DataFrame) -> dict[str, float]:
+    total = sum(map(len, kept.values()))
+    gone = total - sum(int(mask.sum()) for mask in kept.values())
+    products = int(table["products_after"].sum()) / max(int(table["products_before"].sum()), 1)
+    return {"ratio": round(gone / max(total, 1), 6), "products": round(products, 6)}

@@ -1,0 +1,97 @@
+"""Scores: one number for every channel or weight that could go, the least important the lowest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy import ndarray
+
+from redlab.groups import Group
+
+NORMS = ("mean", "max", "rank")
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a criterion hands back: ``values`` as in ``Scores``, and the rest where it has any."""
+
+    values: Mapping[str, ndarray]
+    heirs: Mapping[str, ndarray] = field(default_factory=dict)
+    errors: Mapping[str, ndarray] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How important every channel of a network is, or every weight.
+
+    Attributes:
+        criterion: its name, and ``options`` those that it was called with.
+        of: "channels" or "weights".
+        values: float64; by the name of every coupled group that may lose channels (size,), or by the name of every
+            conv and linear layer an array of its weight's shape.
+        heirs: by group, where the criterion says so: the channel that each one's work falls to when it goes, -1 for
+            nobody's. An heir has a higher score, or the same and a lower number.
+        errors: by group, the standard error of estimated values.
+        skipped: by group or layer, why it has no scores.
+        groups: all coupled groups of the network, those that must stay too; none for weights.
+    """
+
+    criterion: str
+    options: dict[str, Any]
+    of: str
+    values: Mapping[str, ndarray]
+    heirs: Mapping[str, ndarray] = field(default_factory=dict)
+    errors: Mapping[str, ndarray] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    groups: Sequence[Group] = ()
+
+    def __post_init__(self) -> None:
+        for name, values in self.values.items():
+            if not np.isfinite(values).all():
+                where = "group" if self.of == "channels" else "layer"
+                raise ValueError(f"{self.criterion}: NaN or inf among the scores of {where} {name!r}")
+
+    def __len__(self) -> int:
+        return sum(values.size for values in self.values.values())
+
+    def check_of(self, of: str) -> None:
+        """Raises ValueError where these are not scores ``of`` what is asked for."""
+        if self.of != of:
+            raise ValueError(f"these are scores of {self.of}, not of {of}: score_{of} makes those")
+
+    def normalised(self, by: str = "mean") -> Scores:
+        """The same order within each group (layer), on a scale that can be compared across them: our choices.
+
+        Arguments:
+            by: "mean" or "max", which every score is divided by; "rank": ranks over their number, in (0, 1].
+
+        Raises:
+            ValueError: an unknown ``by``.
+        """
+        if by not in NORMS:
+            raise ValueError(f"by must be one of {', '.join(NORMS)}, not {by!r}")
+        return replace(self, values={name: _normalised(values, by) for name, values in self.values.items()})
+
+    def frame(self) -> pd.DataFrame:
+        """One row a channel: group, channel, score; or one row a weight: layer, weight (its flat index), score."""
+        names = ("group", "channel") if self.of == "channels" else ("layer", "weight")
+        columns = {
+            names[0]: np.repeat(list(self.values), [values.size for values in self.values.values()]),
+            names[1]: np.concatenate([np.arange(values.size) for values in self.values.values()] or [np.zeros(0, int)]),
+            "score": np.concatenate([values.ravel() for values in self.values.values()] or [np.zeros(0)]),
+        }
+        return pd.DataFrame(columns)
+
+
+def _normalised(values: ndarray, by: str) -> ndarray:
+    if by == "rank":
+        ranks = np.empty(values.size)
+        ranks[np.argsort(values, axis=None, kind="stable")] = np.arange(1, values.size + 1) / values.size
+        return ranks.reshape(values.shape)
+    scale = np.abs(values).mean() if by == "mean" else np.abs(values).max(initial=0)
+    return values / scale if scale > 0 else values

@@ -1,0 +1,80 @@
+"""Scoring: a criterion by its name, asked about every channel or every weight of a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from redlab.baselines import find_criterion
+from redlab.evaluation import in_eval_mode
+from redlab.layers import copy_network, weight_layers
+from redlab.scores import Scored, Scores
+from redlab.subject import Subject
+
+
+def score_channels(
+    network: nn.Module,
+    criterion: str,
+    dataset: Dataset | None = None,
+    *,
+    example: Tensor | None = None,
+    **options: Any,
+) -> Scores:
+    """How important each channel of ``network`` is, one score for what must stay in step.
+
+    Arguments:
+        network: left untouched; it is scored in eval mode, wherever it lies.
+        criterion: "random", "magnitude", "taylor", ...; ``redlab.baselines.CRITERIA`` has them all, its files say what
+            each computes and what options it takes.
+        dataset: of (image, label), read in its own order; ignored by criteria that need none.
+        example: what the network takes, batch first; by default ``example_input(network)``.
+
+    Raises:
+        ValueError: an unknown criterion or option, no dataset where one is needed, NaN or inf weights, no tracing.
+
+    Example:
+        >>> score_channels(load_network("digits/resnet"), "magnitude", p=2).frame()
+    """
+    found = find_criterion(criterion, "channels", options)
+    subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
+    with in_eval_mode(subject.network):
+        scored = found.channels(subject, **options)
+    unread = {group.name: "none of its layers' weights can be rewritten" for group in subject.groups}
+    unread = {name: why for name, why in unread.items() if name not in {group.name for group in subject.free}}
+    frozen = {group.name: group.frozen for group in subject.groups if group.frozen}
+    skipped = unread | frozen | dict(scored.skipped)
+    return _scores(criterion, options, "channels", scored, skipped, subject.groups)
+
+
+def score_weights(
+    network: nn.Module,
+    criterion: str,
+    dataset: Dataset | None = None,
+    *,
+    example: Tensor | None = None,
+    **options: Any,
+) -> Scores:
+    """How important each weight of every conv and linear layer is. Arguments and errors as in ``score_channels``."""
+    found = find_criterion(criterion, "weights", options)
+    subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
+    with in_eval_mode(subject.network):
+        scored = Scored(found.weights(subject, **options))
+    skipped = {layer.name: layer.skipped for layer in weight_layers(network) if layer.skipped}
+    return _scores(criterion, options, "weights", scored, skipped, ())
+
+
+def _scores(criterion: str, options: dict, of: str, scored: Scored, skipped: dict[str, str], groups: Any) -> Scores:
+    return Scores(criterion, options, of, scored.values, scored.heirs, scored.errors, skipped, tuple(groups))
+
+
+def _subject(network: nn.Module, criterion: str, dataset: Any, needs: bool, example: Tensor | None) -> Subject:
+    if needs and (dataset is None or len(dataset) == 0):
+        raise ValueError(f"{criterion} needs images: pass a dataset that holds some")
+    for layer in weight_layers(network):
+        if not layer.skipped and not bool(torch.isfinite(layer.weight).all()):
+            raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
+    # Its own copy: gradients, and what a criterion switches on for them, are not the caller's.
+    return Subject(copy_network(network).requires_grad_(), dataset, example)

@@ -1,0 +1,116 @@
+"""Selection: which of the scored go. Exactly k, ties in a stable order, and never all of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy import ndarray
+
+from redlab.groups import Group
+
+SCOPES = ("global", "layer")
+Kept = Mapping[str, ndarray]  # by group, a mask (size,)
+
+
+def lowest(values: ndarray, k: int) -> ndarray:
+    """The flat indices of the ``k`` lowest of ``values``; of equal ones those that come first."""
+    return np.argsort(values, axis=None, kind="stable")[:k]
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises ValueError where ``share`` is none."""
+    if not 0 <= share <= 1:  # NaN too
+        raise ValueError(f"{name} must lie in [0, 1], not be {share!r}")
+
+
+def count_of(ratio: float, n: int) -> int:
+    """``ratio`` of n, rounded down."""
+    return int(ratio * n + 1e-9)  # 0.29 * 100 is a little less than 29 in binary
+
+
+@dataclass(frozen=True, eq=False)
+class Selector:
+    """The order in which the channels of a network go.
+
+    Attributes:
+        scores: by group (size,). Lowest first; of equal ones the group that comes first, and in it the channel.
+        scope: "global", one order over all groups; "layer", the same share of every group.
+        round_to: every group keeps a multiple of so many channels, or all.
+    """
+
+    scores: Mapping[str, ndarray]
+    scope: str = "global"
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope must be one of {', '.join(SCOPES)}, not {self.scope!r}")
+        if self.round_to < 1 or self.round_to != int(self.round_to):
+            raise ValueError(f"round_to must be a whole number of at least 1, not {self.round_to!r}")
+
+    @property
+    def total(self) -> int:
+        """How many channels are scored."""
+        return sum(map(len, self.scores.values()))
+
+    def without(self, k: int) -> dict[str, ndarray]:
+        """What is kept when ``k`` channels go, or as many as can: each group keeps its best one.
+
+        For scope "layer" every group loses the share k / total of its own, rounded down.
+        """
+        gone = self._gone(k)
+        return {name: self._keep(values, gone[name]) for name, values in self.scores.items()}
+
+    def _gone(self, k: int) -> dict[str, int]:
+        """How many of each group."""
+        sizes = {name: len(values) for name, values in self.scores.items()}
+        if self.scope == "layer":
+            share = k / max(self.total, 1)
+            return {name: min(count_of(share, size), size - 1) for name, size in sizes.items()}
+        # The best of each group stays out of the order.
+        orders = {name: lowest(values, len(values) - 1) for name, values in self.scores.items()}
+        owner = np.repeat(list(orders), [len(order) for order in orders.values()])
+        values = np.concatenate([self.scores[name][order] for name, order in orders.items()] or [np.zeros(0)])
+        chosen = owner[lowest(values, k)]
+        return {name: int((chosen == name).sum()) for name in sizes}
+
+    def _keep(self, values: ndarray, gone: int) -> ndarray:
+        kept = min(-(-(len(values) - gone) // self.round_to) * self.round_to, len(values))
+        mask = np.ones(len(values), bool)
+        mask[lowest(values, len(values) - kept)] = False
+        return mask
+
+    def down_to(self, target: float, cost: Callable[[Kept], int]) -> dict[str, ndarray]:
+        """What is kept when the fewest channels go that bring ``cost`` to ``target`` or below, or else all that can."""
+        low, high = 0, self.total
+        while low < high:  # the cost falls with every channel that goes
+            middle = (low + high) // 2
+            low, high = (low, middle) if cost(self.without(middle)) <= target else (middle + 1, high)
+        return self.without(low)
+
+
+class Products:
+    """Products of a network with fewer channels, without building it: they go with the size of each weight.
+
+    Arguments:
+        groups: the coupled groups of the network.
+        shapes: by the dotted name of each conv and linear weight its shape, and ``products`` those of its layer.
+        total: the products of the network; those of no layer (attention) stay.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]], products: Mapping[str, int], total: int
+    ) -> None:
+        self._shapes, self._products, self._others = shapes, products, total - sum(products.values())
+        members = [(group.name, m) for group in groups for m in (*group.producers, *group.consumers)]
+        self._members = [(name, m.tensor, m.dim, m.index.shape[1]) for name, m in members if m.tensor in products]
+
+    def __call__(self, kept: Kept) -> int:
+        left = {name: list(shape) for name, shape in self._shapes.items()}
+        for group, tensor, dim, each in self._members:
+            left[tensor][dim] -= each * int((~kept[group]).sum()) if group in kept else 0
+        own = ((name, prod(shape), prod(self._shapes[name])) for name, shape in left.items())
+        return self._others + sum(self._products[name] * now // max(before, 1) for name, now, before in own)

@@ -1,0 +1,114 @@
+"""What a criterion looks at: a network, its coupled groups, and images where it needs some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from redlab.coupling import Group, Member, couple
+from redlab.filters import slices_of
+from redlab.folding import fold_batchnorm
+from redlab.layers import Layer, weight_layers
+from redlab.moments import MeanInputs, mean_inputs
+from redlab.networks import place_of
+from redlab.progress import progress
+
+REDUCTIONS: dict[str, Callable[[ndarray], ndarray]] = {
+    "mean": lambda rows: rows.mean(0),
+    "sum": lambda rows: rows.sum(0),
+    "max": lambda rows: rows.max(0),
+    "first": lambda rows: rows[0],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is scored.
+
+    Attributes:
+        network: in eval mode, and nobody else's: a criterion may use its gradients, and leaves its values alone.
+        dataset: of (image, label), or None for criteria that need no data.
+        example: what the network takes, batch first; None: ``example_input(network)``.
+    """
+
+    network: nn.Module
+    dataset: Dataset | None = None
+    example: Tensor | None = None
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """All coupled groups, those that must stay too."""
+        return couple(self.network, self.example)
+
+    @cached_property
+    def free(self) -> list[Group]:
+        """The groups that may lose channels, and whose layers' weights can be read."""
+        return [group for group in self.groups if not group.frozen and self._has_weights(group)]
+
+    def _has_weights(self, group: Group) -> bool:
+        return any(member.tensor in self.layers for member in group.producers)
+
+    @cached_property
+    def layers(self) -> dict[str, Layer]:
+        """By the dotted name of its weight, every conv and linear layer whose weight may be rewritten."""
+        paths = {module: path for path, module in self.network.named_modules()}
+        rows = [layer for layer in weight_layers(self.network) if not layer.skipped]
+        return {f"{paths[layer.module]}.{layer.parameter}".lstrip("."): layer for layer in rows}
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        """The network with its batch norms folded: the weights that it computes with."""
+        return fold_batchnorm(self.network, self.example).network
+
+    @cached_property
+    def mean_inputs(self) -> MeanInputs:
+        """Mean and variance of what each layer gets, as far as batch norm tells."""
+        return mean_inputs(self.folded, self.example)
+
+    def weights(self, folded: bool = False) -> dict[str, Tensor]:
+        """The weights of ``layers`` by their dotted names; detached."""
+        network = self.folded if folded else self.network
+        tensors = dict(network.named_parameters(remove_duplicate=False))
+        return {name: tensors[name].detach() for name in self.layers}
+
+    def batches(self, size: int, title: str = "") -> Iterator[tuple[Tensor, Tensor]]:
+        """The dataset in its own order, ``size`` images at once, where the network lies and in its dtype."""
+        if size < 1 or size != int(size):
+            raise ValueError(f"a batch has a whole number of images, at least 1, not {size!r}")
+        place = place_of(self.network)
+        loader = DataLoader(self.dataset, int(size), generator=torch.Generator())
+        for images, labels in progress(loader, title) if title else loader:
+            yield images.to(**place), labels.to(place["device"])
+
+    def minibatches(self, size: int, chunk: int, title: str) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        """Minibatches of ``size`` images, each as an iterator over parts of at most ``chunk`` of them."""
+        starts = range(0, len(self.dataset), size)
+        for start in progress(starts, title):
+            images = Subset(self.dataset, range(start, min(start + size, len(self.dataset))))
+            yield Subject(self.network, images).batches(min(chunk, size))
+
+
+def per_channel(group: Group, saliency: Mapping[str, Tensor], reduction: str = "mean") -> ndarray:
+    """(size,) the saliency of a group's channels: summed over each one's weights in a layer, then over the layers.
+
+    The one place where members of a coupled group are brought to one number a channel.
+
+    Arguments:
+        saliency: by the dotted name of a conv or linear weight, a tensor of its shape.
+        reduction: over the layers that produce the channels: "mean" (our choice), "sum", "max" or "first".
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+    rows = [_summed(saliency[member.tensor], member) for member in group.producers if member.tensor in saliency]
+    return REDUCTIONS[reduction](np.stack(rows)) if rows else np.zeros(group.size)
+
+
+def _summed(saliency: Tensor, member: Member) -> ndarray:
+    return slices_of(saliency, member.index, member.dim).sum(1, dtype=np.float64)

@@ -1,0 +1,86 @@
+"""Pruning of single weights: they become zero, and the network stays as large as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy import ndarray
+from torch import nn
+
+from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.recipe import append_step
+from redlab.result import Result
+from redlab.scores import Scores
+from redlab.selection import SCOPES, check_share, count_of, lowest
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str = "global") -> Result:
+    """Set the weights of lowest scores to zero: exactly the share asked for, ties in the order of the weights.
+
+    Arguments:
+        network: left untouched; the one that ``scores`` are of.
+        ratio: the share of the scored weights to set to zero, in [0, 1], rounded down.
+        scope: "global", one order over all layers; "layer", the same share of each.
+
+    Returns:
+        ``layers`` has a row per conv and linear layer: layer, kind, weights, the ``zeros`` among them, the ``distinct``
+        values left, ``error`` (relative L2), parameters before and after (those that are not zero), ``skipped``.
+
+    Raises:
+        ValueError: a share out of range, an unknown scope, scores of channels or of another network.
+    """
+    scores.check_of("weights")
+    check_share("ratio", ratio)
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
+    zeros = _zeros(scores, ratio, scope)
+    pruned = copy_network(network)
+    _check_layers(pruned, scores)
+    rows = []
+    for old, new in zip(weight_layers(network), weight_layers(pruned), strict=True):
+        if new.name in zeros:
+            new.weight.view(-1)[torch.from_numpy(zeros[new.name]).to(new.weight.device)] = 0
+        rows.append(_weight_row(old, new, scores.skipped.get(new.name, "")))
+    step = {"step": "prune_weights"}
+    append_step(pruned, step)
+    options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "scope": scope}
+    achieved = {"ratio": round(sum(map(len, zeros.values())) / max(len(scores), 1), 6)}
+    return Result(pruned, pd.DataFrame(rows), step | {"options": options, "achieved": achieved})
+
+
+def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:
+    """By layer the flat indices of the weights that become zero."""
+    if scope == "layer":
+        return {name: lowest(values, count_of(ratio, values.size)) for name, values in scores.values.items()}
+    starts = np.cumsum([0, *(values.size for values in scores.values.values())])
+    chosen = np.sort(lowest(np.concatenate([v.ravel() for v in scores.values.values()]), count_of(ratio, len(scores))))
+    places = np.searchsorted(chosen, starts)
+    return {name: chosen[places[k] : places[k + 1]] - starts[k] for k, name in enumerate(scores.values)}
+
+
+def _check_layers(network: nn.Module, scores: Scores) -> None:
+    shapes = {layer.name: tuple(layer.weight.shape) for layer in weight_layers(network) if "lazy" not in layer.skipped}
+    for name, values in scores.values.items():
+        if shapes.get(name) != values.shape:
+            raise ValueError(f"the scores are of another network: {name} is {shapes.get(name)}, not {values.shape}")
+
+
+def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
+    before, after = (torch.zeros(0) if "lazy" in layer.skipped else layer.weight for layer in (old, new))
+    length = float(before.double().norm())
+    return {
+        "layer": old.name,
+        "kind": old.kind,
+        "weights": before.numel(),
+        "zeros": int((after == 0).sum()),
+        "distinct": count_distinct(after),
+        "error": float((after.double() - before.double()).norm()) / length if length else 0.0,
+        "parameters_before": int((before != 0).sum()),
+        "parameters_after": int((after != 0).sum()),
+        "skipped": skipped,
+    }
