@@ -97,7 +97,8 @@ def test_stored_codes_take_3_percent_more_than_their_entropy_at_most(make, tmp_p
     assert list(table["layer"]) == list(layers)
     for row in table.itertuples():
         weight = layers[row.layer]
-        counts = np.unique(weight, return_counts=True)[1]
+        # Not as float16: numpy 2.4 sorts many of those wrongly on some processors (AVX-512 without its half precision).
+        counts = np.unique(weight.astype(np.float64), return_counts=True)[1]
         assert (row.weights, row.distinct) == (weight.size, len(counts))
         assert row.entropy == pytest.approx(stats.entropy(counts, base=2))
         codes = row.bits * weight.size / 8 - len(counts) * weight.itemsize
