@@ -1,44 +1,28 @@
-"""Training: ``train`` for any network, and ``python -m redlab.training NAME`` for the ones that ship."""
+"""Training: ``train`` for any network, and ``python -m redlab.training NAME`` for the ones that ship (``digits``)."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-import platform
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import typer
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
-from redlab.datasets import load_dataset
-from redlab.evaluation import evaluate
-from redlab.networks import build, input_shape, place_of
-from redlab.paths import PACKAGE
+from redlab.augmentation import flip_images, shift_images
+from redlab.networks import place_of
 from redlab.progress import progress
-from redlab.recipe import Recipe
+from redlab.states import assign, fingerprint, read_state, tensors_of, write_state
 
-DIGITS = ("digits/resnet", "digits/mobilenet", "digits/mlp")
-_SHIPPED = PACKAGE.parent / "data" / "digits"
-_EPOCHS = 60
-_SPLIT = (
-    "scikit-learn's load_digits, 1,797 images of 8x8: 1,437 to train and 360 to test, "
-    "train_test_split(test_size=360, stratify=labels, random_state=0)"
-)
+OnBatch = Callable[[nn.Module, int], None]
+Penalty = Callable[[nn.Module], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +31,9 @@ class Trained:
 
     Attributes:
         network: a trained copy, in eval mode.
-        history: one row an epoch: ``epoch``, ``loss`` (mean cross-entropy in nats), ``accuracy`` (percent, on the
-            augmented images as they passed), ``learning_rate`` (at the epoch's end).
+        history: one row an epoch: ``epoch``, ``loss`` (in nats, the mean of what is minimised: cross-entropy and
+            penalty), ``accuracy`` (percent, on the augmented images as they passed), ``learning_rate`` (at the epoch's
+            end).
     """
 
     network: nn.Module
@@ -65,8 +50,14 @@ def train(
     smoothing: float = 0.0,
     shift: int = 0,
     seed: int = 0,
+    *,
+    flip: bool = False,
+    schedule: str = "cosine",
+    on_batch: OnBatch | None = None,
+    penalty: Penalty | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Trained:
-    """Train a copy of ``network``: SGD with Nesterov momentum 0.9, a tenth of warm-up, then a cosine to zero.
+    """Train a copy of ``network`` by SGD with Nesterov momentum 0.9.
 
     ``network`` is left untouched, and so is torch's global random state: the same seed gives the same weights on one
     machine with the same number of threads. Parameters that do not require gradients stay as they are.
@@ -77,28 +68,125 @@ def train(
         weight_decay: on matrices and kernels only; biases and norms go free.
         smoothing: label smoothing, in [0, 1).
         shift: images move by up to so many pixels each way, zeros coming in.
+        flip: every second image, by chance, is mirrored left to right.
+        schedule: of the learning rate: "cosine", a tenth of warm-up, then a cosine to zero; or "constant".
+        on_batch: called before each minibatch with the copy that is trained and the number of the minibatch, from 0.
+        penalty: called for each minibatch with the copy; what it returns, in nats, is added to the loss.
+        checkpoint: a file that holds all that training needs to go on, written after every epoch. The same call finds
+            it and goes on there, to the same weights bit for bit; when all epochs are done it returns at once. Of the
+            network the values are compared, of the images only how many there are, of the hooks whether there are any:
+            these must depend on nothing but their arguments and torch's global generator.
 
     Raises:
-        ValueError: an empty dataset, negative ``epochs``, or no parameter to train.
+        ValueError: an empty dataset, negative ``epochs``, no parameter to train, an unknown ``schedule``; a checkpoint
+            of another call, or one that is damaged.
         FloatingPointError: the loss is no longer finite.
+        OSError: the checkpoint could not be written; the one before is still there.
     """
+    options = _Options(epochs, learning_rate, batch_size, weight_decay, smoothing, shift, flip, schedule, seed)
     if len(dataset) == 0 or epochs < 0:
         raise ValueError(f"training needs images and epochs >= 0, not {len(dataset)} images for {epochs} epochs")
-    network = copy.deepcopy(network)
+    if schedule not in _SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(_SCHEDULES)}, not {schedule!r}")
     # Everything random (order, shifts, dropout) draws from the global generators, which come back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        loader = _loader(dataset, batch_size)
-        optimizer = _optimizer(network, learning_rate, weight_decay)
-        schedule = LambdaLR(optimizer, _warm_cosine(epochs * len(loader)))
-        rows = []
-        for epoch in progress(range(1, epochs + 1), "train"):
-            loss, accuracy = _one_epoch(network, loader, optimizer, schedule, smoothing, shift)
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss} in epoch {epoch}: try a lower learning_rate")
-            rows.append((epoch, loss, accuracy, schedule.get_last_lr()[0]))
-    optimizer.zero_grad(set_to_none=True)
-    return Trained(network.eval(), pd.DataFrame(rows, columns=["epoch", "loss", "accuracy", "learning_rate"]))
+        run = _Run(copy.deepcopy(network), dataset, options, on_batch, penalty)
+        if checkpoint is not None:
+            call = asdict(options) | {"images": len(dataset), "network": fingerprint(network)}
+            call |= {"on_batch": on_batch is not None, "penalty": penalty is not None}
+            run.resume(read_state(checkpoint, call))
+        for _ in progress(range(len(run.rows), epochs), "train"):
+            run.epoch()
+            if checkpoint is not None:
+                write_state(checkpoint, call, run.state())
+    return run.trained()
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What a training depends on beside the network, the images and the hooks."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    weight_decay: float
+    smoothing: float
+    shift: int
+    flip: bool
+    schedule: str
+    seed: int
+
+
+class _Run:
+    """A training under way: ``network`` is its own."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        dataset: Dataset,
+        options: _Options,
+        on_batch: OnBatch | None,
+        penalty: Penalty | None,
+    ) -> None:
+        self.network, self.options, self.on_batch, self.penalty = network, options, on_batch, penalty
+        self.loader = _loader(dataset, options.batch_size)
+        self.optimizer = _optimizer(network, options.learning_rate, options.weight_decay)
+        self.rates = LambdaLR(self.optimizer, _SCHEDULES[options.schedule](options.epochs * len(self.loader)))
+        self.rows: list[list] = []
+
+    def epoch(self) -> None:
+        """One pass over the images, and its row of the history."""
+        self.network.train()
+        loss_sum, right, seen, number = 0.0, 0, 0, len(self.rows) + 1
+        for batch, (images, labels) in enumerate(self.loader, len(self.rows) * len(self.loader)):
+            loss, hits = self._step(batch, images, labels)
+            loss_sum += loss * len(labels)
+            right += hits
+            seen += len(labels)
+        if not math.isfinite(loss_sum):
+            raise FloatingPointError(f"the loss is {loss_sum / seen} in epoch {number}: try a lower learning_rate")
+        self.rows.append([number, loss_sum / seen, 100 * right / seen, self.rates.get_last_lr()[0]])
+
+    def _step(self, batch: int, images: Tensor, labels: Tensor) -> tuple[float, int]:
+        """Of one minibatch the loss in nats, and how many images were right."""
+        place = place_of(self.network)
+        images = flip_images(shift_images(images, self.options.shift), self.options.flip).to(**place)
+        labels = labels.to(place["device"])
+        if self.on_batch is not None:
+            self.on_batch(self.network, batch)
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.options.smoothing)
+        if self.penalty is not None:
+            loss = loss + self.penalty(self.network)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.rates.step()
+        return float(loss.detach()), int((logits.argmax(1) == labels).sum())
+
+    def state(self) -> dict:
+        """All that the next epoch depends on."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        parts = {"optimizer": self.optimizer.state_dict(), "rates": self.rates.state_dict(), "rows": self.rows}
+        return parts | {"tensors": tensors_of(self.network), "generator": torch.get_rng_state(), "cuda": cuda}
+
+    def resume(self, state: dict | None) -> None:
+        """Go on from there; None: from the start."""
+        if state is None:
+            return
+        assign(self.network, state["tensors"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rates.load_state_dict(state["rates"])
+        self.rows = state["rows"]
+        torch.set_rng_state(state["generator"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+    def trained(self) -> Trained:
+        self.optimizer.zero_grad(set_to_none=True)
+        columns = ["epoch", "loss", "accuracy", "learning_rate"]
+        return Trained(self.network.eval(), pd.DataFrame(self.rows, columns=columns))
 
 
 def _loader(dataset: Dataset, batch_size: int) -> DataLoader:
@@ -129,103 +217,15 @@ def _warm_cosine(steps: int) -> Callable[[int], float]:
     return factor
 
 
-def _one_epoch(
-    network: nn.Module, loader: DataLoader, optimizer: SGD, schedule: LambdaLR, smoothing: float, shift: int
-) -> tuple[float, float]:
-    """(mean loss in nats, accuracy in percent) of one pass."""
-    network.train()
-    place = place_of(network)
-    loss_sum, right, seen = 0.0, 0, 0
-    for images, labels in loader:
-        images, labels = _shifted(images, shift).to(**place), labels.to(place["device"])
-        logits = network(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        loss_sum += float(loss.detach()) * len(labels)
-        right += int((logits.argmax(1) == labels).sum())
-        seen += len(labels)
-    return loss_sum / seen, 100 * right / seen
-
-
-def _shifted(images: Tensor, shift: int) -> Tensor:
-    """Each image moved by its own random whole pixels in [-shift, shift], both ways; (n, c, h, w) stays that shape."""
-    if shift == 0:
-        return images
-    n, _, height, width = images.shape
-    padded = F.pad(images, (shift,) * 4)
-    down, right = torch.randint(0, 2 * shift + 1, (2, n, 1, 1))
-    rows = torch.arange(height).reshape(1, -1, 1) + down
-    columns = torch.arange(width).reshape(1, 1, -1) + right
-    # Advanced indices around a slice put the indexed axes first: (n, h, w, c).
-    return padded[torch.arange(n).reshape(-1, 1, 1), :, rows, columns].permute(0, 3, 1, 2)
-
-
-def main(
-    name: Annotated[str, typer.Argument(help="digits/resnet, digits/mobilenet, digits/mlp, or the part after digits/")],
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
-    epochs: Annotated[int, typer.Option(help="passes over the training split", min=1)] = _EPOCHS,
-    out: Annotated[Path, typer.Option(help="folder for NAME.safetensors and NAME.json")] = _SHIPPED,
-) -> None:
-    """Train one of the networks that ship, and write its weights and its card."""
-    full = name if name in DIGITS else f"digits/{name}"
-    if full not in DIGITS:
-        raise typer.BadParameter(f"unknown network {name!r}; known: {', '.join(DIGITS)}")
-    torch.set_num_threads(1)  # sums are rounded in the same order however many cores there are
-    began = time.perf_counter()
-    trained = train_digits(full, seed, epochs)
-    card = _card(full, seed, epochs, trained.network) | {"seconds": round(time.perf_counter() - began, 1)}
-    _write(out, full.removeprefix("digits/"), trained.network, card)
-    print(f"{full}: test accuracy {card['test_accuracy']} %, {card['parameters']:,} parameters, {card['seconds']} s")
-
-
-def train_digits(name: str, seed: int, epochs: int) -> Trained:
-    """Train ``name`` on the digits' training split by one recipe, fixed without a look at the test split."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build(name)
-    network.redlab = Recipe(name, input_shape(name))
-    return train(network, load_dataset("digits", "train"), epochs, smoothing=0.1, shift=1, seed=seed)
-
-
-def _card(name: str, seed: int, epochs: int, network: nn.Module) -> dict:
-    return {
-        "network": name,
-        "command": f"python -m redlab.training {name} --seed {seed}"
-        + (f" --epochs {epochs}" if epochs != _EPOCHS else ""),
-        "seed": seed,
-        "epochs": epochs,
-        "date": date.today().isoformat(),
-        "test_accuracy": round(evaluate(network, load_dataset("digits", "test")).accuracy, 2),
-        "train_accuracy": round(evaluate(network, load_dataset("digits", "train")).accuracy, 2),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "input_shape": list(input_shape(name)),
-        "data": _SPLIT,
-        "recipe": "SGD, Nesterov momentum 0.9, peak learning rate 0.1, warm-up and cosine, batch 64, "
-        "weight decay 5e-4, label smoothing 0.1, shifts of up to 1 pixel; last epoch kept",
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "scikit-learn", "numpy")},
-    }
-
-
-def _write(folder: Path, name: str, network: nn.Module, card: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-    _replace(folder / f"{name}.safetensors", save(tensors))
-    _replace(folder / f"{name}.json", (json.dumps(card, indent=2) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    # A run that is killed here leaves the old file whole, or none.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+_SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {
+    "cosine": _warm_cosine,
+    "constant": lambda steps: lambda step: 1.0,
+}
 
 
 if __name__ == "__main__":
+    import typer
+
+    from redlab.digits import main
+
     typer.run(main)

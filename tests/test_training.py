@@ -1,18 +1,16 @@
-"""Training: deterministic, on a copy, and the command that writes what ships."""
+"""Training: deterministic, on a copy, and resumed as if it had never stopped."""
 
 from __future__ import annotations
 
-import json
-import os
+import copy
+import resource
 
+import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
-from typer import BadParameter
 
-from redlab import training
 from redlab.datasets import load_dataset
 from redlab.evaluation import evaluate
 from redlab.storage import load_network
@@ -70,31 +68,6 @@ def test_no_epochs_return_a_copy():
     assert trained.history.empty
 
 
-def test_shifts_move_each_image_by_whole_pixels():
-    images = torch.zeros(64, 1, 5, 5)
-    images[:, :, 2, 2] = 1
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        moved = training._shifted(images, 1)
-    assert moved.shape == images.shape
-    assert torch.equal(moved.sum((1, 2, 3)), torch.ones(64))
-    places = {tuple(place) for place in moved.nonzero()[:, 2:].tolist()}
-    assert places == {(row, column) for row in (1, 2, 3) for column in (1, 2, 3)}
-    assert torch.equal(training._shifted(images, 0), images)
-
-
-def test_a_shift_brings_in_zeros_and_keeps_channels_apart():
-    image = torch.arange(1.0, 19.0).reshape(1, 2, 3, 3)
-    with torch.random.fork_rng():
-        for seed in range(20):
-            torch.manual_seed(seed)
-            moved = training._shifted(image, 1)
-            # The second channel holds the first plus nine, wherever a pixel is not a zero that came in.
-            inside = moved[0, 0] > 0
-            assert torch.equal(moved[0, 1][inside], moved[0, 0][inside] + 9)
-            assert moved[0, 1][~inside].count_nonzero() == 0
-
-
 def test_bad_requests_are_refused():
     network = load_network("digits/mlp")
     with pytest.raises(ValueError, match="nothing to train"):
@@ -105,51 +78,115 @@ def test_bad_requests_are_refused():
         train(network, TensorDataset(torch.ones(0, 64), torch.ones(0, dtype=torch.long)), 1)
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         train(network, _small(), 3, learning_rate=1e30)
+    with pytest.raises(ValueError, match="one of cosine, constant, not 'linear'"):
+        train(network, _small(), 1, schedule="linear")
 
 
-def test_the_command_writes_weights_and_a_card_without_touching_what_ships(tmp_path, capsys):
-    shipped = {file.name: file.stat().st_mtime_ns for file in training._SHIPPED.glob("*")}
-    threads = torch.get_num_threads()
-    try:
-        for out in ("a", "b"):
-            training.main("mlp", seed=1, epochs=1, out=tmp_path / out)
-    finally:
-        torch.set_num_threads(threads)
-    assert "digits/mlp: test accuracy" in capsys.readouterr().out
-    assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["mlp.json", "mlp.safetensors"]
-    assert (tmp_path / "a/mlp.safetensors").read_bytes() == (tmp_path / "b/mlp.safetensors").read_bytes()
-    card = json.loads((tmp_path / "a/mlp.json").read_text())
-    assert card["command"] == "python -m redlab.training digits/mlp --seed 1 --epochs 1"
-    assert str(tmp_path) not in json.dumps(card)
-    network = load_network("digits/mlp", weights=None)
-    network.load_state_dict(load_file(tmp_path / "a/mlp.safetensors"))
-    assert evaluate(network, load_dataset("digits")).accuracy == pytest.approx(card["test_accuracy"], abs=0.01)
-    assert shipped == {file.name: file.stat().st_mtime_ns for file in training._SHIPPED.glob("*")}
+def test_a_constant_schedule_has_no_warm_up():
+    history = train(load_network("digits/mlp"), _small(), 3, learning_rate=0.05, schedule="constant").history
+    assert list(history["learning_rate"]) == [0.05] * 3
 
 
-def test_an_unknown_network_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(BadParameter, match="digits/resnet, digits/mobilenet, digits/mlp"):
-        training.main("vgg", out=tmp_path)
+def test_flips_change_what_is_seen():
+    plain, flipped = (train(load_network("digits/mlp"), _small(), 1, flip=flip).network for flip in (False, True))
+    assert not _same(plain, flipped)
 
 
-def test_a_run_killed_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "mlp.safetensors"
-    path.write_bytes(b"old")
+def test_hooks_get_the_copy_in_training_and_the_number_of_the_minibatch():
+    network, seen = load_network("digits/mlp"), []
 
-    def killed(*_):
-        raise KeyboardInterrupt
+    def watch(copied, number):
+        assert copied is not network
+        assert copied.training
+        seen.append(number)
 
-    monkeypatch.setattr(os, "replace", killed)
+    plain = train(network, _small(), 2, batch_size=50)
+    watched = train(network, _small(), 2, batch_size=50, on_batch=watch)
+    assert seen == [0, 1, 2, 3]
+    assert _same(plain.network, watched.network)
+
+
+def test_a_penalty_is_minimised_and_part_of_the_loss():
+    def penalty(copied):
+        return 10 * copied.classifier.weight.square().sum()
+
+    network = load_network("digits/mlp")
+    plain, punished = (train(network, _small(), 3, learning_rate=0.01, penalty=p) for p in (None, penalty))
+    assert punished.network.classifier.weight.norm() < 0.5 * plain.network.classifier.weight.norm()
+    assert punished.history["loss"].iloc[0] > plain.history["loss"].iloc[0]
+    with pytest.raises(FloatingPointError, match="the loss is inf in epoch 1"):
+        train(network, _small(), 1, penalty=lambda copied: torch.tensor(torch.inf))
+
+
+def _stop_at(batch):
+    """A hook that stops training there, and counts from where it goes on."""
+
+    def hook(network, number):
+        hook.seen.append(number)
+        if number == batch:
+            raise KeyboardInterrupt
+
+    hook.seen = []
+    return hook
+
+
+@pytest.mark.parametrize("name", ["digits/mlp", "digits/resnet"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_training_that_was_killed_goes_on_to_the_same_bits(name, schedule, tmp_path):
+    network, file = load_network(name, weights=None), tmp_path / "new/state.pt"
+    options = {"epochs": 4, "shift": 1, "flip": True, "smoothing": 0.1, "schedule": schedule, "seed": 5}
+    whole = train(network, _small(), **options, on_batch=_stop_at(None))
     with pytest.raises(KeyboardInterrupt):
-        training._replace(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+        train(network, _small(), **options, on_batch=_stop_at(5), checkpoint=file)  # in the third epoch of two each
+    assert [path.name for path in file.parent.iterdir()] == ["state.pt"]
+    before = torch.random.get_rng_state()
+    rest = _stop_at(None)
+    resumed = train(network, _small(), **options, on_batch=rest, checkpoint=file)
+    assert rest.seen == [4, 5, 6, 7]
+    assert _same(whole.network, resumed.network)
+    pd.testing.assert_frame_equal(whole.history, resumed.history, check_exact=True)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", ["resnet", "mobilenet", "mlp"])
-def test_cards_tell_command_seed_and_accuracies(name):
-    card = json.loads((training._SHIPPED / f"{name}.json").read_text())
-    assert card["command"] == f"python -m redlab.training digits/{name} --seed 0"
-    assert card["network"] == f"digits/{name}"
-    assert card["seed"] == 0
-    assert card["train_accuracy"] >= card["test_accuracy"] > 96
+def test_a_finished_training_is_not_repeated(tmp_path):
+    network, hook = load_network("digits/mlp"), _stop_at(None)
+    first, again = (train(network, _small(), 2, on_batch=hook, checkpoint=tmp_path / "state.pt") for _ in range(2))
+    assert hook.seen == [0, 1, 2, 3]
+    assert _same(first.network, again.network)
+    assert first.history.equals(again.history)
+    assert not again.network.training
+
+
+def test_the_checkpoint_of_another_call_is_refused_and_says_what_differs(tmp_path):
+    network, file = load_network("digits/mlp"), tmp_path / "state.pt"
+    train(network, _small(), 1, checkpoint=file)
+    written = file.read_bytes()
+    other = copy.deepcopy(network)
+    other.classifier.bias.data[0] += 1
+    calls = {
+        "epochs is 1 there and 2 here": (network, _small(), {"epochs": 2}),
+        "learning_rate is 0.1 there and 0.2 here, seed is 0": (network, _small(), {"learning_rate": 0.2, "seed": 1}),
+        "images is 100 there and 99 here": (network, _small(99), {}),
+        "network is ": (other, _small(), {}),
+        "penalty is False there": (network, _small(), {"penalty": lambda copied: torch.zeros(())}),
+    }
+    for message, (trained, images, changed) in calls.items():
+        with pytest.raises(ValueError, match=message):
+            train(trained, images, **{"epochs": 1, **changed}, checkpoint=file)
+    assert file.read_bytes() == written
+
+
+def test_a_full_disk_is_an_oserror_and_leaves_the_old_checkpoint_whole(tmp_path):
+    network, file = load_network("digits/mlp"), tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(network, _small(), 3, on_batch=_stop_at(2), checkpoint=file)
+    written = file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # the system refuses larger files
+    try:
+        with pytest.raises(OSError, match="too large"):
+            train(network, _small(), 3, on_batch=_stop_at(None), checkpoint=file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == written
+    assert list(tmp_path.iterdir()) == [file]
