@@ -62,19 +62,30 @@ def prune_channels(
             or of another network.
     """
     scores.check_of("channels")
+    _check_groups(network, scores)
     kind = _compensation_of(scores, compensation)
     selector, cost = Selector(scores.values, scope, round_to), measure_cost(network, example)
     kept = _kept(network, scores, selector, cost, ratio, products)
     groups = [replace(group, frozen=scores.skipped.get(group.name, "")) for group in scores.groups]
     destinations = {name: _destination(mask, scores, name, kind) for name, mask in kept.items() if not mask.all()}
     filled = compensate(network, groups, kept, scores.heirs, kind, example)
-    plan = make_plan(filled.groups, destinations)
-    smaller = apply_plan(filled.network, plan)
+    smaller = apply_plan(filled.network, make_plan(filled.groups, destinations))
     table = channel_table(network, smaller, groups, destinations, example, cost).rename(columns={"dead": "removed"})
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "products": products, "scope": scope}
     options |= {"round_to": round_to, "compensation": kind}
-    achieved = _achieved(kept, table) | ({"not compensated": dict(filled.without)} if filled.without else {})
-    return Result(smaller, table, plan | {"options": options, "achieved": achieved})
+    achieved = _achieved(kept, table, cost) | ({"not compensated": dict(filled.without)} if filled.without else {})
+    return Result(smaller, table, make_plan(groups, destinations) | {"options": options, "achieved": achieved})
+
+
+def _check_groups(network: nn.Module, scores: Scores) -> None:
+    named = (network.named_parameters, network.named_buffers)
+    tensors = {name: tensor for each in named for name, tensor in each(remove_duplicate=False)}
+    scored = [group for group in scores.groups if group.name in scores.values]
+    for member in [member for group in scored for member in (*group.producers, *group.consumers)]:
+        shape = tuple(tensors[member.tensor].shape) if member.tensor in tensors else ()
+        if shape[member.dim : member.dim + 1] != (member.width,):
+            found = f"has the shape {shape}" if shape else "is not there"
+            raise ValueError(f"the scores are of another network: here {member.tensor} {found}")
 
 
 def _compensation_of(scores: Scores, asked: str | None) -> str:
@@ -102,10 +113,10 @@ def _kept(
         raise ValueError("give either ratio, the share of channels to remove, or products, the share to keep")
     if ratio is not None:
         check_share("ratio", ratio)
-        return selector.without(count_of(ratio, selector.total))
+        return selector.at(ratio)
     check_share("products", products)
     count = products_of(network, scores.groups, cost)
-    return selector.down_to(products * cost.attrs["products"], count)
+    return selector.down_to(count_of(products, cost.attrs["products"]), count)
 
 
 def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame) -> Products:
@@ -129,8 +140,9 @@ def _destination(kept: ndarray, scores: Scores, name: str, kind: str) -> list[in
     return new.tolist()
 
 
-def _achieved(kept: dict[str, ndarray], table: pd.DataFrame) -> dict[str, float]:
+def _achieved(kept: dict[str, ndarray], table: pd.DataFrame, cost: pd.DataFrame) -> dict[str, float]:
+    """Products that no layer of the table makes, those of attention, stay."""
     total = sum(map(len, kept.values()))
     gone = total - sum(int(mask.sum()) for mask in kept.values())
-    products = int(table["products_after"].sum()) / max(int(table["products_before"].sum()), 1)
+    products = 1 - int((table["products_before"] - table["products_after"]).sum()) / max(cost.attrs["products"], 1)
     return {"ratio": round(gone / max(total, 1), 6), "products": round(products, 6)}

@@ -74,7 +74,10 @@ def compensate(
     if find is None or not losing:
         return Compensated(network, groups, {})
     subject = Subject(network, None, example)
-    found = {group.name: find(subject, group, kept[group.name], heirs.get(group.name)) for group in losing}
+    found = {
+        group.name: _why_not(subject, group) or find(subject, group, kept[group.name], heirs.get(group.name))
+        for group in losing
+    }
     filled, gained = copy_network(network), []
     for name, shares in found.items():
         for share in shares if not isinstance(shares, str) else ():
@@ -82,6 +85,12 @@ def compensate(
     append_step(filled, {"step": "compensate", "gained": gained})
     without = {name: why for name, why in found.items() if isinstance(why, str)}
     return Compensated(filled, [_with_biases(group, gained) for group in groups], without)
+
+
+def _why_not(subject: Subject, group: Group) -> str:
+    """What is found holds for the folded network; a norm that the readers took there scales what they get here."""
+    norms = {member.tensor.rpartition(".")[0] for member in group.producers}.intersection(subject.folded_ahead)
+    return f"fold_batchnorm first: {', '.join(sorted(norms))} goes into the layer behind it" if norms else ""
 
 
 def _with_biases(group: Group, gained: Sequence[str]) -> Group:

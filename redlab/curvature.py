@@ -24,8 +24,8 @@ def expected_change(subject: Subject, batch_size: int, chunk: int, probes: int, 
     """Mean over minibatches of (-z g + z^2/2 h)^2, g and h the first and second derivatives of the loss at z = 1.
 
     The diagonal h is exact up to 1,000 gates in all: one product with the Hessian a gate. Above it is Hutchinson's
-    estimate, the mean of v * Hv over ``probes`` random signs v; ``errors`` then tells its standard error, handed on to
-    the score to first order.
+    estimate, the mean of v * Hv over ``probes`` random signs v. The square of an estimate is too large by its variance,
+    which is taken off: a score may be below 0. ``errors`` tells the standard error of the score.
     """
     groups = [group for group in subject.free if group.consumers]
     exact = sum(group.size for group in groups) <= EXACT_UP_TO
@@ -34,8 +34,8 @@ def expected_change(subject: Subject, batch_size: int, chunk: int, probes: int, 
     for minibatch in subject.minibatches(batch_size, chunk, "curvature"):
         first, second, spread = _derivatives(subject, groups, list(minibatch), 0 if exact else probes, generator)
         change = second / 2 - first
-        changes.append(change.square())
-        errors.append((change * spread).square())  # d(change^2) = 2 change * dh / 2
+        changes.append(change.square() - spread.square() / 4)
+        errors.append((change * spread).square() + spread**4 / 8)  # (change + spread / 2 N(0, 1))^2 has this variance
     sizes = [group.size for group in groups]
     scores = torch.stack(changes).mean(0).split(sizes)
     values = {group.name: score.numpy() for group, score in zip(groups, scores, strict=True)}

@@ -79,6 +79,13 @@ def _outputs(module: nn.Module, member: Member) -> bool:
     return isinstance(module, nn.Linear) and member.dim == 0
 
 
+def is_depthwise(network: nn.Module, member: Member) -> bool:
+    """Whether ``member`` is the weight of a convolution that filters each channel for itself, and makes none anew."""
+    path, name = _split(member)
+    module = network.get_submodule(path)
+    return name == "weight" and isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
+
+
 def slices_of(tensor: Tensor, index: Tensor, dim: int = 0) -> ndarray:
     """(size, anything) the slices of ``tensor`` that belong to each channel, in float32 or float64."""
     tensor = tensor.detach().cpu()

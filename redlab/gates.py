@@ -51,7 +51,7 @@ class Watch(TorchFunctionMode):
         self.calls: dict[str, list[Call]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func not in _LAYERS:
+        if func not in _LAYERS or len(args) < 2:  # a call by keywords is nobody's layer
             return func(*args, **(kwargs or {}))
         given, weight, *others = args
         given = given if given.requires_grad else given.detach().requires_grad_()

@@ -8,7 +8,7 @@ rectified normal variable in Hermite polynomials (Mehler's formula).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from redlab.filters import slices_of
+from redlab.filters import is_depthwise, slices_of
 from redlab.groups import Group, Member
 from redlab.moments import MeanInputs
 from redlab.subject import Subject
@@ -33,7 +33,7 @@ class Reader:
     Attributes:
         member: its input slices.
         mean: (groups of the layer, size) of each channel, and ``covariance`` (size, size) of all, float64. A channel
-            of a grouped convolution is one input of every group.
+            of a grouped convolution is one input of every group, and the variance their mean.
     """
 
     member: Member
@@ -46,12 +46,12 @@ def readers_of(subject: Subject, group: Group) -> list[Reader] | str:
     correlation, readers = _correlation(subject, group), []
     for member in group.consumers:
         name = subject.layers[member.tensor].name if member.tensor in subject.layers else member.tensor
-        if name not in subject.mean_inputs.calls:
+        if name in subject.mean_inputs.unknown or name not in subject.mean_inputs.calls:
             return f"what {name} gets is not known: {subject.mean_inputs.unknown.get(name, 'it is never called')}"
         mean, variance = _marginals(subject.mean_inputs, name, member)
-        total = variance.sum(0)
-        covariance = correlation * np.sqrt(np.outer(total, total))
-        covariance[np.diag_indices(len(total))] += _RIDGE * total.mean() + np.finfo(np.float32).tiny
+        spread = np.sqrt(variance.mean(0))
+        covariance = correlation * np.outer(spread, spread)
+        covariance[np.diag_indices(len(spread))] += _RIDGE * variance.mean() + np.finfo(np.float32).tiny
         readers.append(Reader(member, mean, covariance))
     return readers or "no layer reads its channels"
 
@@ -73,20 +73,26 @@ def _per_input(values: Tensor, node: torch.fx.Node) -> Tensor:
 
 def _correlation(subject: Subject, group: Group) -> ndarray:
     """(size, size) between the channels as their readers get them."""
-    rows = np.concatenate([_smoothed(subject, member) for member in _weights(subject, group)], axis=1)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
-    correlation = rows @ rows.T
-    makers = {member.tensor for member in _weights(subject, group)}
-    layer = subject.folded.get_submodule(next(iter(makers)).rpartition(".")[0])
-    if group.relu and len(makers) == 1 and hasattr(layer, "out_mean"):
-        index = next(_weights(subject, group)).index[:, 0]
-        return _rectified(correlation, layer.out_mean[index].double().cpu(), layer.out_std[index].double().cpu())
+    weights = [member for member in group.producers if member.tensor in subject.layers]
+    passed = [member for member in weights if is_depthwise(subject.folded, member)]
+    made = [member for member in weights if member not in passed]
+    correlation = _cosines(subject, made) if made else np.eye(group.size)
+    rectify = group.relu and len(made) == 1
+    for k, member in enumerate((*made[-1:], *passed)):
+        # What passes through a depthwise convolution keeps a share of its correlation: that of the two filters.
+        correlation = correlation * _cosines(subject, [member]) if k else correlation
+        layer = subject.folded.get_submodule(member.tensor.rpartition(".")[0])
+        if rectify and hasattr(layer, "out_mean"):
+            statistics = (values[member.index[:, 0]].double().cpu() for values in (layer.out_mean, layer.out_std))
+            correlation = _rectified(correlation, *statistics)
     np.fill_diagonal(correlation, 1)
     return correlation
 
 
-def _weights(subject: Subject, group: Group) -> Iterator[Member]:
-    return (member for member in group.producers if member.tensor in subject.layers)
+def _cosines(subject: Subject, members: Sequence[Member]) -> ndarray:
+    rows = np.concatenate([_smoothed(subject, member) for member in members], axis=1)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    return rows @ rows.T
 
 
 def _smoothed(subject: Subject, member: Member) -> ndarray:

@@ -35,7 +35,7 @@ class Scores:
         values: float64; by the name of every coupled group that may lose channels (size,), or by the name of every
             conv and linear layer an array of its weight's shape.
         heirs: by group, where the criterion says so: the channel that each one's work falls to when it goes, -1 for
-            nobody's. An heir has a higher score, or the same and a lower number.
+            nobody's. No heir has a lower score, and a line of heirs ends at the channel of the highest.
         errors: by group, the standard error of estimated values.
         skipped: by group or layer, why it has no scores.
         groups: all coupled groups of the network, those that must stay too; none for weights.
@@ -86,6 +86,14 @@ class Scores:
             "score": np.concatenate([values.ravel() for values in self.values.values()] or [np.zeros(0)]),
         }
         return pd.DataFrame(columns)
+
+
+def turn(cost: float, last: float) -> float:
+    """The score of a channel that goes at this cost, after one that scores ``last``: no less, and more than above 0.
+
+    Costs may fall from turn to turn, and among equal scores the channel of lower number would go first.
+    """
+    return max(cost, last * (1 + 1e-12))
 
 
 def _normalised(values: ndarray, by: str) -> ndarray:

@@ -15,6 +15,7 @@ from redlab.scores import Scored, Scores
 from redlab.subject import Subject
 
 
+@torch.inference_mode(False)  # whatever the caller's mode: its tensors have no gradients
 def score_channels(
     network: nn.Module,
     criterion: str,
@@ -49,6 +50,7 @@ def score_channels(
     return _scores(criterion, options, "channels", scored, skipped, subject.groups)
 
 
+@torch.inference_mode(False)
 def score_weights(
     network: nn.Module,
     criterion: str,

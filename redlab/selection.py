@@ -28,7 +28,7 @@ def check_share(name: str, share: float) -> None:
 
 def count_of(ratio: float, n: int) -> int:
     """``ratio`` of n, rounded down."""
-    return int(ratio * n + 1e-9)  # 0.29 * 100 is a little less than 29 in binary
+    return int(ratio * n * (1 + 1e-12))  # 0.29 * 100 is a little less than 29 in binary
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +57,24 @@ class Selector:
         return sum(map(len, self.scores.values()))
 
     def without(self, k: int) -> dict[str, ndarray]:
-        """What is kept when ``k`` channels go, or as many as can: each group keeps its best one.
+        """What is kept when ``k`` channels go, or at scope "layer" the share k / total of each group."""
+        return self.at(k / max(self.total, 1))
 
-        For scope "layer" every group loses the share k / total of its own, rounded down.
-        """
-        gone = self._gone(k)
+    def at(self, ratio: float) -> dict[str, ndarray]:
+        """What is kept when this share goes, rounded down, or as much as can: each group keeps its best channel."""
+        gone = self._gone(ratio)
         return {name: self._keep(values, gone[name]) for name, values in self.scores.items()}
 
-    def _gone(self, k: int) -> dict[str, int]:
+    def _gone(self, ratio: float) -> dict[str, int]:
         """How many of each group."""
-        sizes = {name: len(values) for name, values in self.scores.items()}
         if self.scope == "layer":
-            share = k / max(self.total, 1)
-            return {name: min(count_of(share, size), size - 1) for name, size in sizes.items()}
+            return {name: min(count_of(ratio, len(own)), len(own) - 1) for name, own in self.scores.items()}
         # The best of each group stays out of the order.
         orders = {name: lowest(values, len(values) - 1) for name, values in self.scores.items()}
-        owner = np.repeat(list(orders), [len(order) for order in orders.values()])
+        owner = np.repeat(np.arange(len(orders)), [len(order) for order in orders.values()])
         values = np.concatenate([self.scores[name][order] for name, order in orders.items()] or [np.zeros(0)])
-        chosen = owner[lowest(values, k)]
-        return {name: int((chosen == name).sum()) for name in sizes}
+        counts = np.bincount(owner[lowest(values, count_of(ratio, self.total))], minlength=len(orders))
+        return dict(zip(orders, counts.tolist(), strict=True))
 
     def _keep(self, values: ndarray, gone: int) -> ndarray:
         kept = min(-(-(len(values) - gone) // self.round_to) * self.round_to, len(values))

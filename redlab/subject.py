@@ -19,6 +19,7 @@ from redlab.layers import Layer, weight_layers
 from redlab.moments import MeanInputs, mean_inputs
 from redlab.networks import place_of
 from redlab.progress import progress
+from redlab.result import Result
 
 REDUCTIONS: dict[str, Callable[[ndarray], ndarray]] = {
     "mean": lambda rows: rows.mean(0),
@@ -63,9 +64,18 @@ class Subject:
         return {f"{paths[layer.module]}.{layer.parameter}".lstrip("."): layer for layer in rows}
 
     @cached_property
+    def _fold(self) -> Result:
+        return fold_batchnorm(self.network, self.example)
+
+    @property
     def folded(self) -> nn.Module:
         """The network with its batch norms folded: the weights that it computes with."""
-        return fold_batchnorm(self.network, self.example).network
+        return self._fold.network
+
+    @property
+    def folded_ahead(self) -> list[str]:
+        """The batch norms among them that the layer behind them took: in ``network`` it reads other numbers."""
+        return self._fold.plan["ahead"]
 
     @cached_property
     def mean_inputs(self) -> MeanInputs:
@@ -80,8 +90,7 @@ class Subject:
 
     def batches(self, size: int, title: str = "") -> Iterator[tuple[Tensor, Tensor]]:
         """The dataset in its own order, ``size`` images at once, where the network lies and in its dtype."""
-        if size < 1 or size != int(size):
-            raise ValueError(f"a batch has a whole number of images, at least 1, not {size!r}")
+        check_count("images at once", size)
         place = place_of(self.network)
         loader = DataLoader(self.dataset, int(size), generator=torch.Generator())
         for images, labels in progress(loader, title) if title else loader:
@@ -89,10 +98,17 @@ class Subject:
 
     def minibatches(self, size: int, chunk: int, title: str) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Minibatches of ``size`` images, each as an iterator over parts of at most ``chunk`` of them."""
+        check_count("batch_size", size)
         starts = range(0, len(self.dataset), size)
         for start in progress(starts, title):
             images = Subset(self.dataset, range(start, min(start + size, len(self.dataset))))
             yield Subject(self.network, images).batches(min(chunk, size))
+
+
+def check_count(name: str, count: float, least: int = 1) -> None:
+    """Raises ValueError where ``count`` is no whole number of at least ``least``."""
+    if not count >= least or count != int(count):
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {count!r}")
 
 
 def per_channel(group: Group, saliency: Mapping[str, Tensor], reduction: str = "mean") -> ndarray:

@@ -44,7 +44,8 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     rows = []
     for old, new in zip(weight_layers(network), weight_layers(pruned), strict=True):
         if new.name in zeros:
-            new.weight.view(-1)[torch.from_numpy(zeros[new.name]).to(new.weight.device)] = 0
+            places = np.unravel_index(zeros[new.name], new.weight.shape)  # whatever its strides
+            new.weight[tuple(torch.from_numpy(place).to(new.weight.device) for place in places)] = 0
         rows.append(_weight_row(old, new, scores.skipped.get(new.name, "")))
     step = {"step": "prune_weights"}
     append_step(pruned, step)
@@ -58,7 +59,8 @@ def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:
     if scope == "layer":
         return {name: lowest(values, count_of(ratio, values.size)) for name, values in scores.values.items()}
     starts = np.cumsum([0, *(values.size for values in scores.values.values())])
-    chosen = np.sort(lowest(np.concatenate([v.ravel() for v in scores.values.values()]), count_of(ratio, len(scores))))
+    values = np.concatenate([np.zeros(0), *(values.ravel() for values in scores.values.values())])
+    chosen = np.sort(lowest(values, count_of(ratio, len(scores))))
     places = np.searchsorted(chosen, starts)
     return {name: chosen[places[k] : places[k + 1]] - starts[k] for k, name in enumerate(scores.values)}
 

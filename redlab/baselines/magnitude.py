@@ -22,8 +22,8 @@ def magnitude(subject: Subject, p: float = 1, folded: bool = False, reduction: s
         folded: of the weights as batch norm scales them (our addition), not of those of the layer alone.
         reduction: over the layers of a coupled group, of the sums before the root.
     """
-    if not p > 0:
-        raise ValueError(f"p must be positive, not {p!r}")
+    if not 0 < p < np.inf:
+        raise ValueError(f"p must be positive and finite, not {p!r}")
     powers = {name: weight.abs().double() ** p for name, weight in subject.weights(folded).items()}
     return Scored({group.name: per_channel(group, powers, reduction) ** (1 / p) for group in subject.free})
 

@@ -15,7 +15,7 @@ from numpy import ndarray
 from redlab.filters import slices_of
 from redlab.progress import progress
 from redlab.readers import Reader, readers_of
-from redlab.scores import Scored
+from redlab.scores import Scored, turn
 from redlab.subject import Subject
 
 
@@ -37,7 +37,7 @@ def _scores(states: list[_State]) -> ndarray:
     for _ in range(n - 1):
         errors = np.where(alive, sum(state.errors() for state in states), np.inf)
         going = int(errors.argmin())
-        alive[going], top = False, max(top, float(errors[going]))
+        alive[going], top = False, turn(float(errors[going]), top)
         scores[going] = top
         for state in states:
             state.remove(going)

@@ -12,7 +12,7 @@ from numpy import ndarray
 from redlab.filters import effective_rows, slices_of
 from redlab.groups import Group
 from redlab.progress import progress
-from redlab.scores import Scored
+from redlab.scores import Scored, turn
 from redlab.similarity import pairwise_distances
 from redlab.subject import Subject
 
@@ -44,7 +44,7 @@ def _merged(squares: ndarray, read: ndarray) -> tuple[ndarray, ndarray]:
     for _ in range(n - 1):
         saliency = cost * distances[np.arange(n), nearest]
         going = int(saliency.argmin())
-        heir, top = int(nearest[going]), max(top, float(saliency[going]))
+        heir, top = int(nearest[going]), turn(float(saliency[going]), top)
         scores[going], heirs[going] = top, heir
         read[heir] += read[going]
         cost[heir], cost[going] = (read[heir] ** 2).mean(), np.inf

@@ -23,7 +23,7 @@ from torch import Tensor
 from redlab.curvature import expected_change
 from redlab.gates import gate_gradients
 from redlab.scores import Scored
-from redlab.subject import Subject, per_channel
+from redlab.subject import Subject, check_count, per_channel
 
 FORMS = ("gate", "joint", "independent")
 SKIP_FIXES = ("producers", "mean", "official", "none")
@@ -51,6 +51,8 @@ def taylor(
         chunk: images at once; memory only, no score depends on it.
     """
     _check(form, order, skip_fix)
+    check_count("batch_size", batch_size)
+    check_count("probes", probes, 2)  # one tells no error
     if form != "gate":
         return _of_rows(subject, form, batch_size, chunk)
     if order == 2:
@@ -76,15 +78,15 @@ def _mean_square(gradients: Tensor, batch_size: int) -> ndarray:
 
 
 def _of_rows(subject: Subject, form: str, batch_size: int, chunk: int) -> Scored:
-    totals = {group.name: np.zeros(group.size) for group in subject.free}
-    products = list(_weight_products(subject, batch_size, chunk))
-    for product in products:
+    totals, count = {group.name: np.zeros(group.size) for group in subject.free}, 0
+    for product in _weight_products(subject, batch_size, chunk):
+        count += 1
         if form == "independent":
             product = {name: own.square() for name, own in product.items()}
         for group in subject.free:
             sums = per_channel(group, product, "sum")
-            totals[group.name] += (sums**2 if form == "joint" else sums) / len(products)
-    return Scored(totals)
+            totals[group.name] += sums**2 if form == "joint" else sums
+    return Scored({name: total / count for name, total in totals.items()})
 
 
 def taylor_of_weights(subject: Subject, batch_size: int = 64, chunk: int = 128) -> dict[str, ndarray]:
