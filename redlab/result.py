@@ -42,7 +42,8 @@ class Result:
 
     def _asked(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.plan.get("options", {}).items())
-        return f"{self.plan.get('step', 'step')}({options})"
+        reached = ", ".join(f"{name} {value}" for name, value in self.plan.get("achieved", {}).items())
+        return f"{self.plan.get('step', 'step')}({options})" + (f" reached {reached}" if reached else "")
 
     def _achieved(self) -> list[str]:
         lines = []

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset
 
 from redlab.baselines import find_criterion
@@ -78,5 +79,8 @@ def _subject(network: nn.Module, criterion: str, dataset: Any, needs: bool, exam
     for layer in weight_layers(network):
         if not layer.skipped and not bool(torch.isfinite(layer.weight).all()):
             raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
-    # Its own copy: gradients, and what a criterion switches on for them, are not the caller's.
-    return Subject(copy_network(network).requires_grad_(), dataset, example)
+    own = copy_network(network)  # gradients, and what a criterion switches on for them, are not the caller's
+    for parameter in own.parameters():
+        if not is_lazy(parameter) and parameter.is_floating_point():
+            parameter.requires_grad_()
+    return Subject(own, dataset, example)

@@ -16,6 +16,8 @@ from redlab.result import Result
 from redlab.scores import Scores
 from redlab.selection import SCOPES, check_share, count_of, lowest
 
+_COLUMNS = ["layer", "kind", "weights", "zeros", "distinct", "error", "parameters_before", "parameters_after", "skipped"]
+
 
 @torch.inference_mode(False)
 @torch.no_grad()
@@ -51,7 +53,7 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     append_step(pruned, step)
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "scope": scope}
     achieved = {"ratio": round(sum(map(len, zeros.values())) / max(len(scores), 1), 6)}
-    return Result(pruned, pd.DataFrame(rows), step | {"options": options, "achieved": achieved})
+    return Result(pruned, pd.DataFrame(rows, columns=_COLUMNS), step | {"options": options, "achieved": achieved})
 
 
 def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:
