@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -84,11 +85,16 @@ class Selector:
 
     def down_to(self, target: float, cost: Callable[[Kept], int]) -> dict[str, ndarray]:
         """What is kept when the fewest channels go that bring ``cost`` to ``target`` or below, or else all that can."""
-        low, high = 0, self.total
-        while low < high:  # the cost falls with every channel that goes
-            middle = (low + high) // 2
-            low, high = (low, middle) if cost(self.without(middle)) <= target else (middle + 1, high)
-        return self.without(low)
+        shares = self._shares
+        # The cost falls with every channel that goes.
+        first = bisect_left(shares, True, hi=len(shares) - 1, key=lambda share: cost(self.at(share)) <= target)
+        return self.at(shares[first])
+
+    @property
+    def _shares(self) -> list[float]:
+        """Every share at which one more channel goes."""
+        sizes = map(len, self.scores.values()) if self.scope == "layer" else [self.total]
+        return np.unique([0.0, *(k / size for size in sizes for k in range(1, size + 1))]).tolist()
 
 
 class Products:
