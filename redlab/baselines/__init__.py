@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy import ndarray
 
+from redlab.baselines.flexrel import flexrel, flexrel_of_weights
 from redlab.baselines.magnitude import magnitude, magnitude_of_weights
 from redlab.baselines.neuron_merging import neuron_merging
 from redlab.baselines.random import random, random_weights
@@ -44,6 +45,7 @@ CRITERIA: dict[str, Criterion] = {
     "neuron_merging": Criterion(neuron_merging, compensation="nearest"),
     "reconstruction": Criterion(reconstruction, compensation="reconstruct"),
     "taylor": Criterion(taylor, taylor_of_weights, data=True),
+    "flexrel": Criterion(flexrel, flexrel_of_weights, data=True),
 }
 
 
