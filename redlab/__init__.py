@@ -38,6 +38,7 @@ _HOME = {
     "fold_batchnorm": "folding",
     "hash_network": "hashing",
     "hash_weights": "hashing",
+    "iterative_prune": "iterative",
     "list_networks": "networks",
     "load_dataset": "datasets",
     "load_network": "storage",

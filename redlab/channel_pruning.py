@@ -34,6 +34,7 @@ def prune_channels(
     round_to: int = 1,
     compensation: str | None = None,
     example: Tensor | None = None,
+    count: int | None = None,
 ) -> Result:
     """Remove the channels of lowest scores: exactly as many as asked for, ties in the order of the channels.
 
@@ -51,6 +52,7 @@ def prune_channels(
             similar direction, scaled (Kim et al.); "reconstruct", all kept channels of the group by least squares,
             with a constant for the mean (ours).
         example: what the network takes, batch first; by default ``example_input(network)``.
+        count: how many of the scored channels to remove, in place of ``ratio``; beside ``products``, the most that go.
 
     Returns:
         ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, parameters and products
@@ -58,14 +60,14 @@ def prune_channels(
         under ``options`` what was asked for, and under ``achieved`` what was reached.
 
     Raises:
-        ValueError: both or neither of ``ratio`` and ``products``, an option out of range or unknown, scores of weights
-            or of another network.
+        ValueError: none of ``ratio``, ``products`` and ``count``, or the first beside another; an option out of range
+            or unknown; scores of weights or of another network.
     """
     scores.check_of("channels")
     _check_groups(network, scores)
     kind = _compensation_of(scores, compensation)
     selector, cost = Selector(scores.values, scope, round_to), measure_cost(network, example)
-    kept = _kept(network, scores, selector, cost, ratio, products)
+    kept = _kept(network, scores, selector, cost, ratio, products, count)
     groups = [replace(group, frozen=scores.skipped.get(group.name, "")) for group in scores.groups]
     destinations = {name: _destination(mask, scores, name, kind) for name, mask in kept.items() if not mask.all()}
     filled = compensate(network, groups, kept, scores.heirs, kind, example)
@@ -73,6 +75,7 @@ def prune_channels(
     table = channel_table(network, smaller, groups, destinations, example, cost).rename(columns={"dead": "removed"})
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "products": products, "scope": scope}
     options |= {"round_to": round_to, "compensation": kind}
+    options |= {} if count is None else {"count": count}
     achieved = _achieved(kept, table, cost) | ({"not compensated": dict(filled.without)} if filled.without else {})
     return Result(smaller, table, make_plan(groups, destinations) | {"options": options, "achieved": achieved})
 
@@ -108,15 +111,22 @@ def _kept(
     cost: pd.DataFrame,
     ratio: float | None,
     products: float | None,
+    most: int | None,
 ) -> dict[str, ndarray]:
-    if (ratio is None) == (products is None):
-        raise ValueError("give either ratio, the share of channels to remove, or products, the share to keep")
+    if (ratio is None) == (products is None and most is None):
+        raise ValueError(
+            "give either ratio, the share of channels to remove, or products, the share to keep, or count, how many go"
+        )
+    if most is not None and (most < 0 or most != int(most)):
+        raise ValueError(f"count must be a whole number of channels, not {most!r}")
     if ratio is not None:
         check_share("ratio", ratio)
         return selector.at(ratio)
+    if products is None:
+        return selector.without(most)
     check_share("products", products)
-    count = products_of(network, scores.groups, cost)
-    return selector.down_to(count_of(products, cost.attrs["products"]), count)
+    left = products_of(network, scores.groups, cost)
+    return selector.down_to(count_of(products, cost.attrs["products"]), left, most)
 
 
 def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame) -> Products:

@@ -39,11 +39,16 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
         raise ValueError(f"{source}: {error}") from error
     for number, step in enumerate(recipe.steps, 1):
         try:
-            network = _STEPS[step["step"]](network, step)
+            network = take_step(network, step)
         except Exception as error:  # a plan that was tampered with may break anything: a name, a shape, an index
             what = f"step {number} of its recipe, {step['step']!r}, does not fit {recipe.architecture}"
             raise ValueError(f"{source}: {what} ({type(error).__name__}: {error})") from error
     return network.to(dtype).eval()
+
+
+def take_step(network: nn.Module, step: dict) -> nn.Module:
+    """The network that one recorded step makes of ``network``, as far as its shapes go; its values mean nothing yet."""
+    return _STEPS[step["step"]](network, step)
 
 
 def finish(network: nn.Module, source: Path) -> nn.Module:

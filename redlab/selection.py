@@ -83,9 +83,13 @@ class Selector:
         mask[lowest(values, len(values) - kept)] = False
         return mask
 
-    def down_to(self, target: float, cost: Callable[[Kept], int]) -> dict[str, ndarray]:
-        """What is kept when the fewest channels go that bring ``cost`` to ``target`` or below, or else all that can."""
-        shares = self._shares
+    def down_to(self, target: float, cost: Callable[[Kept], int], most: int | None = None) -> dict[str, ndarray]:
+        """What is kept when the fewest channels go that bring ``cost`` to ``target`` or below, or else all that can.
+
+        ``most``: no more channels than that go, whether or not the target is reached.
+        """
+        top = 1 if most is None else most / max(self.total, 1)
+        shares = [share for share in self._shares if share <= top]
         # The cost falls with every channel that goes.
         first = bisect_left(shares, True, hi=len(shares) - 1, key=lambda share: cost(self.at(share)) <= target)
         return self.at(shares[first])
