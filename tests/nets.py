@@ -1,11 +1,15 @@
 """Small networks for the tests, and what is done to them."""
 
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import TensorDataset
+
+from redlab import load_network, prune_channels, score_channels
 
 
 class Net(nn.Module):
@@ -83,6 +87,17 @@ def flat():
     ).eval()
 
 
+DIGITS = ("digits/resnet", "digits/mobilenet", "digits/mlp")
+SMALL = {"grouped": (3, 8, 8), "depthwise": (3, 8, 8), "concatenated": (3, 8, 8), "flat": (3, 4, 4)}
+
+
+def made(name, count=4):
+    """A network of ``DIGITS`` or ``SMALL`` with random statistics, and images for it."""
+    if name in DIGITS:
+        return randomised(load_network(name)), torch.randn(count, 1, 8, 8)
+    return globals()[name](), torch.randn(count, *SMALL[name])
+
+
 def labelled(example, count=12, classes=5, seed=0):
     """A dataset of random images like ``example`` and random labels."""
     draw = torch.Generator().manual_seed(seed)
@@ -103,6 +118,15 @@ def copy_channel(network, group, source, target, scale=1.0, readers=False):
     for member in group.consumers if readers else group.producers:
         slices = tensor_of(network, member.tensor).movedim(member.dim, 0)
         slices[member.index[target]] = scale * slices[member.index[source]]
+
+
+def prune_these(network, gone, images, compensation="none", heirs=None, scores=None):
+    """Prune exactly the channels of ``gone``, by group; ``scores``: any of the network, where there are some."""
+    scores = score_channels(network, "magnitude", example=images[:1]) if scores is None else scores
+    kept = {name: np.isin(np.arange(own.size), gone.get(name, []), invert=True) for name, own in scores.values.items()}
+    scores = replace(scores, values={name: mask.astype(float) for name, mask in kept.items()}, heirs=heirs or {})
+    share = sum(map(len, gone.values())) / len(scores)
+    return prune_channels(network, scores, share, compensation=compensation, example=images[:1])
 
 
 @torch.no_grad()
