@@ -33,11 +33,16 @@ def interleaved(contestants: dict[str, Callable[[], object]], rounds: int, again
 
 def store(benchmark: str, frame: pd.DataFrame) -> None:
     """Replace the rows of ``benchmark`` in results.parquet, with the machine that they were measured on."""
-    frame = frame.assign(benchmark=benchmark, machine=f"{platform.machine()}, {_cpu()}, {os.cpu_count()} cores")
+    frame = frame.assign(benchmark=benchmark, machine=machine())
     if RESULTS.exists():
         old = pd.read_parquet(RESULTS)
         frame = pd.concat([old[old["benchmark"] != benchmark], frame], ignore_index=True)
     frame.to_parquet(RESULTS)
+
+
+def machine() -> str:
+    """What things are measured on, in words."""
+    return f"{platform.machine()}, {_cpu()}, {os.cpu_count()} cores"
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy import ndarray
-from torch import nn
+from torch import Tensor, nn
 
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.recipe import append_step
@@ -16,7 +16,17 @@ from redlab.result import Result
 from redlab.scores import Scores
 from redlab.selection import SCOPES, check_share, count_of, lowest
 
-_COLUMNS = ["layer", "kind", "weights", "zeros", "distinct", "error", "parameters_before", "parameters_after", "skipped"]
+_COLUMNS = [
+    "layer",
+    "kind",
+    "weights",
+    "zeros",
+    "distinct",
+    "error",
+    "parameters_before",
+    "parameters_after",
+    "skipped",
+]
 
 
 @torch.inference_mode(False)
@@ -88,3 +98,22 @@ def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
         "parameters_after": int((after != 0).sum()),
         "skipped": skipped,
     }
+
+
+def sparse_bytes(network: nn.Module) -> int:
+    """What the tensors of ``network`` take when zeros are left out, in bytes (our convention).
+
+    A conv or linear weight takes a bit for each of its places and its numbers that are not zero, or all its numbers,
+    whichever is less; other tensors take all of theirs. A tensor with two names counts once.
+    """
+    weights = {id(layer.weight) for layer in weight_layers(network) if "lazy" not in layer.skipped}
+    tensors = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
+    return sum(_sparse(tensor) if key in weights else _dense(tensor) for key, tensor in tensors.items())
+
+
+def _dense(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _sparse(tensor: Tensor) -> int:
+    return min(_dense(tensor), -(-tensor.numel() // 8) + int((tensor != 0).sum()) * tensor.element_size())

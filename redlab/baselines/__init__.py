@@ -13,9 +13,11 @@ from numpy import ndarray
 from redlab.baselines.flexrel import flexrel, flexrel_of_weights
 from redlab.baselines.magnitude import magnitude, magnitude_of_weights
 from redlab.baselines.neuron_merging import neuron_merging
+from redlab.baselines.oracle import oracle
 from redlab.baselines.random import random, random_weights
 from redlab.baselines.reconstruction import reconstruction
 from redlab.baselines.redundancy import redundancy
+from redlab.baselines.singe import singe
 from redlab.baselines.srinivas_babu import srinivas_babu
 from redlab.baselines.taylor import taylor, taylor_of_weights
 from redlab.scores import Scored
@@ -46,6 +48,8 @@ CRITERIA: dict[str, Criterion] = {
     "reconstruction": Criterion(reconstruction, compensation="reconstruct"),
     "taylor": Criterion(taylor, taylor_of_weights, data=True),
     "flexrel": Criterion(flexrel, flexrel_of_weights, data=True),
+    "singe": Criterion(singe, data=True),
+    "oracle": Criterion(oracle, data=True),
 }
 
 
