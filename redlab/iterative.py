@@ -50,31 +50,25 @@ def iterative_prune(
 ) -> Result:
     """Prune ``network`` round after round: score, remove ``step`` channels, learn from a few minibatches.
 
-    The way of Molchanov et al. (CVPR 2019, arXiv 1906.10771), for any criterion of ``score_channels``. Batch norms are
-    not folded. Where the paper is silent or differs, our choices: scores are measured in eval mode, on images of their
-    own; each stretch of learning starts a new optimizer, without warm-up; the last round removes only as many channels
-    as bring the products to ``target``.
+    The way of Molchanov et al. (CVPR 2019, arXiv 1906.10771), for any criterion. Our choices: scores are measured in
+    eval mode, on images of their own; each stretch of learning starts a new optimizer, without warm-up; the last round
+    removes only as many channels as bring the products to ``target``. Batch norms are not folded.
 
     Arguments:
         network: left untouched, as is torch's global random state.
+        criterion: one of ``score_channels``; or "spp", for which ``redlab.baselines.spp`` says what differs.
         dataset: of (image, label), for scores and learning; None where neither needs any.
-        target: the share of the network's products to keep, in [0, 1]; each coupled group keeps its best channel, and
-            where no more can go the rounds end above it.
+        target: the share of the network's products to keep, in [0, 1]; each coupled group keeps its best channel.
         step: channels that go in a round, or their share of those that may go, in (0, 1), at least one. Where
             ``round_to`` or scope "layer" let none go, two steps go at once, or three, ...
         fine_tune: None, no learning at all; or a dict with any of ``FineTuning``'s attributes: ``every`` (minibatches
             between two removals, 10), ``learning_rate`` (0.01), ``batch_size`` (64), ``weight_decay`` (5e-4),
             ``epochs`` (of a final training, 0), ``shift``, ``flip``.
-        momentum: what scores keep of their running average over the rounds, in [0, 1); channels that stay carry it
-            along. By default 0.9 for taylor, as in the paper, and 0 for others.
+        momentum: of the scores' running average over the rounds, in [0, 1); by default 0.9 for taylor, else 0.
         score_images: how many images the scores of a round see, other ones in each; at most all.
-        seed: of all that is random, that of the criterion too: images and their order are functions of it and the
-            round.
-        folder: where the state after every round is kept; the same call goes on from there, to the same result bit
-            for bit.
-        round_to, scope: as in ``prune_channels``.
-        example: what the network takes, batch first; by default ``example_input(network)``.
-        options: the criterion's.
+        seed: of all that is random, in the criterion too; images and their order are functions of it and the round.
+        folder: keeps the state of every round; the same call goes on from there, to the same result bit for bit.
+        round_to, scope: as in ``prune_channels``, and ``example``; ``options`` are the criterion's.
 
     Returns:
         ``layers`` as of ``prune_channels``, from the original network to the last. ``plan`` holds ``options``,
@@ -83,8 +77,7 @@ def iterative_prune(
         The recipe of the network holds the plan of every round.
 
     Raises:
-        ValueError: an unknown criterion, option or key, a number out of range, no images where some are needed; a
-            folder that holds the state of another call.
+        ValueError: an unknown criterion, option or key, a number out of range, no images, a folder of another call.
         OSError: the state could not be written; the one before is still there.
     """
     tuning = None if fine_tune is None else FineTuning.of(fine_tune)

@@ -59,8 +59,8 @@ def train(
 ) -> Trained:
     """Train a copy of ``network`` by SGD with Nesterov momentum 0.9.
 
-    ``network`` is left untouched, and so is torch's global random state: the same seed gives the same weights on one
-    machine with the same number of threads. Parameters that do not require gradients stay as they are.
+    ``network`` and torch's global random state are left untouched: the same seed gives the same weights on one machine
+    with the same number of threads. Parameters that do not require gradients stay as they are.
 
     Arguments:
         epochs: passes over ``dataset``; 0 returns the copy.
@@ -70,16 +70,15 @@ def train(
         shift: images move by up to so many pixels each way, zeros coming in.
         flip: every second image, by chance, is mirrored left to right.
         schedule: of the learning rate: "cosine", a tenth of warm-up, then a cosine to zero; or "constant".
-        on_batch: called before each minibatch with the copy that is trained and the number of the minibatch, from 0.
+        on_batch: called before each minibatch with the copy that is trained and the minibatch's number, from 0.
         penalty: called for each minibatch with the copy; what it returns, in nats, is added to the loss.
-        checkpoint: a file that holds all that training needs to go on, written after every epoch. The same call finds
-            it and goes on there, to the same weights bit for bit; when all epochs are done it returns at once. Of the
-            network the values are compared, of the images only how many there are, of the hooks whether there are any:
+        checkpoint: a file, written after every epoch, from which the same call goes on to the same weights bit for bit,
+            or returns at once. Compared are the network's values, the number of images, and whether there are hooks:
             these must depend on nothing but their arguments and torch's global generator.
 
     Raises:
-        ValueError: an empty dataset, negative ``epochs``, no parameter to train, an unknown ``schedule``; a checkpoint
-            of another call, or one that is damaged.
+        ValueError: no images, nothing to train, negative ``epochs``, an unknown ``schedule``; a checkpoint that is
+            another call's, or damaged.
         FloatingPointError: the loss is no longer finite.
         OSError: the checkpoint could not be written; the one before is still there.
     """
@@ -88,13 +87,13 @@ def train(
         raise ValueError(f"training needs images and epochs >= 0, not {len(dataset)} images for {epochs} epochs")
     if schedule not in _SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(_SCHEDULES)}, not {schedule!r}")
-    # Everything random (order, shifts, dropout) draws from the global generators, which come back afterwards.
+    # All that is random (order, shifts, dropout) draws from the global generators, which come back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         run = _Run(copy.deepcopy(network), dataset, options, on_batch, penalty)
         if checkpoint is not None:
-            call = asdict(options) | {"images": len(dataset), "network": fingerprint(network)}
-            call |= {"on_batch": on_batch is not None, "penalty": penalty is not None}
+            hooks = {"on_batch": on_batch is not None, "penalty": penalty is not None}
+            call = asdict(options) | {"images": len(dataset), "network": fingerprint(network), **hooks}
             run.resume(read_state(checkpoint, call))
         for _ in progress(range(len(run.rows), epochs), "train"):
             run.epoch()

@@ -131,16 +131,17 @@ def spp(
 ) -> Result:
     """``iterative_prune(network, "spp", ...)``, which says what the arguments mean, but for the following.
 
-    A round is an update of p and ``step`` iterations under it. L1 norms are means over the layers that make a channel,
-    and over all updates so far; R is the same share of every group, as small as brings the products to ``target``; each
-    round starts a new optimizer: our choices. A shut channel is read as 0, which is what removing it does.
+    A round is an update of p and ``step`` iterations under it. A shut channel is read as 0, which is what removing it
+    does. Our choices: L1 norms are means over the layers that make a channel, and over all updates so far; R is the
+    same share of every group, the smallest that brings the products to ``target``, whatever ``scope`` says; each round
+    starts a new optimizer; ``momentum`` is refused and ``score_images`` not used.
 
     Arguments:
         step: iterations between two updates, t; where the images run out they come again.
         fine_tune: how it learns; ``every`` is not used. None: by the defaults, for without learning it is nothing.
         a, u: of ``delta``.
-        cap: updates at most. Groups that have not reached R then lose their channels of highest p, and ``achieved``
-            says under "completed" how many those were.
+        cap: updates at most: ranks that keep changing may keep every p below 1. Groups that have not reached R then
+            lose their channels of highest p, and ``achieved`` says under "completed" how many those were.
 
     Raises: as ``iterative_prune``.
     """
