@@ -96,6 +96,11 @@ def turn(cost: float, last: float) -> float:
     return max(cost, last * (1 + 1e-12))
 
 
+def last_turn(last: float) -> float:
+    """The score of the channel that outlasts all others, the one before it at ``last``."""
+    return float(last) * (1 + 1e-9) + 1e-38
+
+
 def _normalised(values: ndarray, by: str) -> ndarray:
     if by == "rank":
         ranks = np.empty(values.size)

@@ -15,7 +15,7 @@ from numpy import ndarray
 from redlab.filters import slices_of
 from redlab.progress import progress
 from redlab.readers import Reader, readers_of
-from redlab.scores import Scored, turn
+from redlab.scores import Scored, last_turn, turn
 from redlab.subject import Subject
 
 
@@ -41,7 +41,7 @@ def _scores(states: list[_State]) -> ndarray:
         scores[going] = top
         for state in states:
             state.remove(going)
-    scores[alive] = top * (1 + 1e-9) + np.finfo(np.float32).tiny
+    scores[alive] = last_turn(top)
     return scores
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.filters import effective_rows
-from redlab.scores import Scored
+from redlab.scores import Scored, last_turn
 from redlab.similarity import Dendrogram, dendrogram
 from redlab.subject import Subject
 
@@ -42,5 +42,5 @@ def joining_heights(tree: Dendrogram) -> tuple[ndarray, ndarray]:
     for k, (one, other, height, _) in enumerate(tree.merges):
         early, late = sorted((leader[int(one)], leader[int(other)]))
         leader[u + k], heirs[late], heights[late] = early, early, height
-    heirs[0], heights[0] = -1, heights.max(initial=0) * (1 + 1e-9) + np.finfo(np.float32).tiny
+    heirs[0], heights[0] = -1, last_turn(heights.max(initial=0))
     return heights, heirs

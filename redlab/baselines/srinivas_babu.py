@@ -12,7 +12,7 @@ from numpy import ndarray
 from redlab.filters import effective_rows, slices_of
 from redlab.groups import Group
 from redlab.progress import progress
-from redlab.scores import Scored, turn
+from redlab.scores import Scored, last_turn, turn
 from redlab.similarity import pairwise_distances
 from redlab.subject import Subject
 
@@ -53,5 +53,5 @@ def _merged(squares: ndarray, read: ndarray) -> tuple[ndarray, ndarray]:
         nearest[stale] = distances[stale].argmin(1)
         nearest[going] = going
         distances[going, going] = np.inf
-    scores[np.isfinite(cost)] = top * (1 + 1e-9) + np.finfo(np.float32).tiny
+    scores[np.isfinite(cost)] = last_turn(top)
     return scores, heirs
