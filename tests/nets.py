@@ -43,6 +43,16 @@ def mlp(*widths):
     return nn.Sequential(*layers[:-1]).double().eval()
 
 
+def read_twice(inputs, width, one, two):
+    """A linear layer that two others read, behind a ReLU."""
+
+    def forward(net, x):
+        x = net.one(x).relu()
+        return torch.cat([net.two(x), net.three(x)], 1)
+
+    return Net(forward, one=nn.Linear(inputs, width), two=nn.Linear(width, one), three=nn.Linear(width, two))
+
+
 def grouped():
     """A residual block with a grouped convolution, as in ResNeXt; takes 3 channels."""
     parts = [*_conv(16, 32, 1), *_conv(32, 32, 3, groups=4), *_conv(32, 16, 1)[:2]]
