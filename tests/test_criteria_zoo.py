@@ -1,0 +1,52 @@
+"""Every criterion on every kind of network: what comes out is smaller, dense, and runs."""
+
+import pytest
+import torch
+from nets import DIGITS, labelled
+
+from redlab import load_network, prune_channels, score_channels
+from redlab.baselines import CRITERIA
+
+ZOO = ["resnet18", "mobilenet_v2", "densenet121", "resnext50_32x4d"]
+each_criterion = pytest.mark.parametrize("criterion", [name for name, own in CRITERIA.items() if own.channels])
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def check(network, criterion, images, dataset):
+    """Score, take 30 % of the channels, and look at what is left."""
+    scores = score_channels(network, criterion, dataset, example=images[:1])
+    assert len(scores.values) > 1
+    result = prune_channels(network, scores, 0.3, example=images[:1])
+    gone = sum(len(where) - len({*where} - {-1}) for where in result.plan["groups"].values())
+    assert gone == int(0.3 * len(scores))
+    layers, smaller = result.layers, result.network
+    assert (layers["channels_before"] - layers["channels_after"] == layers["merged"] + layers["removed"]).all()
+    assert layers["products_after"].sum() < 0.9 * layers["products_before"].sum()
+    assert "not compensated" not in result.plan["achieved"]
+    with torch.no_grad():
+        wanted, got = network(images), smaller(images)
+    assert got.shape == wanted.shape
+    assert got.isfinite().all()
+    assert not torch.equal(got, wanted)
+    old, new = network.state_dict(), smaller.state_dict()
+    assert all(tensor.numel() <= old[name].numel() for name, tensor in new.items() if name in old)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in smaller.modules())
+
+
+@each_criterion
+@pytest.mark.parametrize("name", DIGITS)
+def test_small_networks_get_smaller(name, criterion):
+    images = torch.randn(2, 1, 8, 8)
+    check(load_network(name), criterion, images, labelled(images, 8, 10))
+
+
+@pytest.mark.slow
+@each_criterion
+@pytest.mark.parametrize("name", ZOO)
+def test_torchvision_gets_smaller(name, criterion):
+    images = torch.randn(2, 3, 64, 64)
+    check(load_network(f"torchvision/{name}", weights=None), criterion, images, labelled(images, 4, 1000))
