@@ -47,7 +47,8 @@ def prune_channels(
         scope: "global", one order over all groups; "layer", the same share of each group.
         round_to: each group keeps a multiple of so many channels, or all; so fewer go than asked for.
         compensation: what the layers that read a channel get in its place; by default what the criterion says.
-            "none"; "merge", its heir becomes the mean of both, the slices that read them are summed (RED);
+            "none"; "merge", its heir becomes the mean of both, the slices that read them are summed (RED; fold batch
+            norms first, as for ``merge_neurons``);
             "absorb", its heir stays and the slices are summed (Srinivas & Babu); "nearest", the kept channel of most
             similar direction, scaled (Kim et al.); "reconstruct", all kept channels of the group by least squares,
             with a constant for the mean (ours).

@@ -149,7 +149,11 @@ def final_heir(heirs: ndarray, kept: ndarray, channel: int) -> int:
 
 
 def _nearest(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | None) -> list[Share] | str:
-    """The kept channel of most similar direction, scaled by the lengths; none where all directions are opposite."""
+    """The kept channel of most similar direction, scaled by the lengths; none where all directions are opposite.
+
+    A depthwise convolution that the channels pass through counts as one more layer that makes them: there the scale is
+    not exact, even for multiples.
+    """
     rows = effective_rows(subject.folded, group).astype(np.float64)
     lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-30)
     cosines = (rows[~kept] @ rows[kept].T) / np.outer(lengths[~kept], lengths[kept])

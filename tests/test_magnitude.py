@@ -101,3 +101,12 @@ def test_scores_of_weights_are_their_absolute_values():
     scores = score_weights(network, "magnitude").values
     for layer in weight_layers(network):
         np.testing.assert_array_equal(scores[layer.name], layer.weight.detach().abs().numpy())
+
+
+def test_neuron_merging_takes_what_folded_magnitude_takes_and_compensates():
+    network = load_network("digits/mlp")
+    merging = score_channels(network, "neuron_merging", p=2)
+    folded = score_channels(network, "magnitude", p=2, folded=True)
+    assert merging.frame().equals(folded.frame())
+    for scores, kind in ((merging, "nearest"), (folded, "none")):
+        assert prune_channels(network, scores, 0.1).plan["options"]["compensation"] == kind
