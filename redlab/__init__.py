@@ -101,6 +101,7 @@ _HOME = {
     "stored_bits": "storage",
     "unit_map": "split_studies",
     "weight_layers": "layers",
+    "with_latency": "pruning_studies",
     "with_times": "split_studies",
 }
 __all__ = sorted(_HOME)

@@ -13,16 +13,17 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from redlab.baselines import find_criterion
+from redlab.baselines import CRITERIA, find_criterion
 from redlab.baselines.oracle import mean_square, removal_changes
 from redlab.channel_pruning import prune_channels
 from redlab.coupling import couple
 from redlab.evaluation import evaluate
+from redlab.iterative import iterative_prune
 from redlab.layers import copy_network
 from redlab.progress import progress
 from redlab.result import Result
-from redlab.scores import Scores
 from redlab.scoring import score_channels, score_weights
+from redlab.split_studies import read_benchmark
 from redlab.subject import Subject
 from redlab.training import train
 from redlab.weight_pruning import prune_weights, sparse_bytes
@@ -46,9 +47,11 @@ def compare_criteria(
 
     Arguments:
         test: what accuracy is measured on, and ``training`` what criteria see and fine-tuning learns from.
-        methods: by name the ``criterion``, its options, and ``scope``, ``round_to``, ``compensation``.
+        methods: by name the ``criterion``, its options, and ``scope``, ``round_to``, ``compensation``; or, with a
+            ``step`` among them, arguments of ``iterative_prune``.
         keeps: shares of the products to keep.
-        seeds: of the images that a criterion sees, of the random criterion and of fine-tuning.
+        seeds: of the images that a criterion sees, of the random criterion and of fine-tuning. Where a method draws
+            nothing, the first alone.
         fine_tune: arguments of ``train`` for what follows each pruning; by default nothing does.
         before: the accuracy of the network as it came, where it is known; it is measured otherwise.
 
@@ -58,11 +61,11 @@ def compare_criteria(
         holds the accuracy of the network as it came.
     """
     rows = []
-    jobs = [(name, seed) for name in methods for seed in seeds]
+    jobs = [
+        (name, seed) for name, method in methods.items() for seed in (seeds if _draws(method, fine_tune) else seeds[:1])
+    ]
     for name, seed in progress(jobs, "methods"):
-        scores = _scored(network, training, methods[name], seed)
-        for keep in keeps:
-            result = prune_channels(network, scores, products=keep, **_picked(methods[name], _SELECTS))
+        for keep, result in _pruned(network, training, methods[name], keeps, seed):
             own = {"method": name, "keep": keep, "seed": seed, **_left(result)}
             rows += [own | stage for stage in _stages(result.network, test, training, seed, fine_tune)]
     frame = pd.DataFrame(rows)
@@ -70,12 +73,26 @@ def compare_criteria(
     return frame
 
 
-def _scored(network: nn.Module, training: Dataset, method: Mapping[str, Any], seed: int) -> Scores:
+def _draws(method: Mapping[str, Any], fine_tune: Mapping[str, Any] | None) -> bool:
+    """Whether seeds change anything."""
+    name = method["criterion"]
+    return fine_tune is not None or "step" in method or name == "random" or CRITERIA[name].data
+
+
+def _pruned(
+    network: nn.Module, training: Dataset, method: Mapping[str, Any], keeps: Sequence[float], seed: int
+) -> Iterator[tuple[float, Result]]:
+    if "step" in method:
+        for keep in keeps:
+            yield keep, iterative_prune(network, dataset=training, target=keep, seed=seed, **method)
+        return
     options = {name: value for name, value in method.items() if name not in ("criterion", *_SELECTS)}
     if method["criterion"] == "random":
         options["seed"] = seed
     images = np.random.default_rng(seed).permutation(len(training))[:SCORE_IMAGES].tolist()
-    return score_channels(network, method["criterion"], Subset(training, images), **options)
+    scores = score_channels(network, method["criterion"], Subset(training, images), **options)
+    for keep in keeps:
+        yield keep, prune_channels(network, scores, products=keep, **_picked(method, _SELECTS))
 
 
 def _picked(method: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -251,3 +268,20 @@ def _size_at(points: pd.DataFrame, accuracy: float) -> float:
         return float(size)
     smaller, short = ordered[reached[0] - 1]
     return float(size - (size - smaller) * (found - accuracy) / (found - short))
+
+
+def with_latency(frame: pd.DataFrame, network: str) -> pd.DataFrame:
+    """The rows of ``compare_criteria`` whose networks ``make bench`` timed, with their ``milliseconds``, batch 1.
+
+    Arguments:
+        network: its name; empty where it was not timed.
+    """
+    try:
+        measured = read_benchmark(f"latency after pruning, {network}")
+    except ValueError:
+        return frame.iloc[:0].assign(milliseconds=0.0)
+    times = {
+        (row.method, round(row.share, 4)): 1000 * row.seconds for row in measured.dropna(subset="method").itertuples()
+    }
+    found = [times.get((row.method, round(row.keep, 4)), np.nan) for row in frame.itertuples()]
+    return frame.assign(milliseconds=found).dropna(subset="milliseconds")

@@ -16,6 +16,9 @@ CHANGES = {
     "03_output_merging": ({"alphas": [0.4]}, "accuracy"),
     "04_input_splitting": ({"max_error": 0.4}, "share"),
     "05_red_and_red_plus_plus": ({"max_errors": [0.6]}, "share"),
+    "06_taylor_importance": ({"keeps": [0.8]}, "products"),
+    "07_flexrel": ({"ratios": [0.4]}, "accuracy"),
+    "09_pruning_vs_accuracy": ({"keeps": [0.8]}, "products"),
 }
 
 
@@ -91,6 +94,19 @@ def test_the_density_notebook_finds_more_modes_under_narrower_kernels(runs):
     modes = runs("01_weight_density").results.set_index("bandwidth")["modes"]
     widths = ["silverman", "silverman/2", "silverman/4", "silverman/8", "silverman/16", "median_gap"]
     assert modes[widths].is_monotonic_increasing
+
+
+def test_the_taylor_notebook_measures_itself_against_the_oracle(runs):
+    frame = runs("06_taylor_importance").results.groupby("method").first()
+    assert frame["spearman"].drop("oracle").between(-1, 1).all()
+    assert frame.loc["second order", "spearman"] > frame.loc["magnitude", "spearman"]
+
+
+def test_the_pruning_notebook_compares_all_criteria_at_equal_products(runs):
+    frame = runs("09_pruning_vs_accuracy").results
+    assert (frame["products"] <= frame["keep"] + 1e-9).all()
+    assert {"Taylor, iterative", "SPP", "reconstruction", "SInGE", "FlexRel"} <= set(frame["method"])
+    assert set(frame["stage"]) == {"pruned", "fine-tuned"}
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
