@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nets import concatenated, depthwise, flat, grouped, mlp
 from torch import nn
@@ -37,6 +37,7 @@ def gone(kept):
 
 
 @given(percent=st.integers(0, 100), n=st.integers(0, 10**9))
+@example(percent=29, n=10**8)  # 28,999,999.999999996 in binary
 def test_a_share_in_percent_is_rounded_down_as_in_decimal(percent, n):
     assert count_of(percent / 100, n) == Fraction(percent, 100) * n // 1
 
