@@ -37,6 +37,23 @@ def randomised(network):
     return network.eval()
 
 
+@torch.no_grad()
+def randomise(network):
+    """Any network in eval mode; what hides errors in torchvision's values is drawn anew, gammas of both signs."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(module, _BatchNorm) and module.weight is not None:
+            module.weight.uniform_(0.7, 1.3).mul_(torch.randn_like(module.weight).sign())
+            module.bias.normal_(0, 0.3)
+        if isinstance(getattr(module, "layer_scale", None), nn.Parameter):
+            module.layer_scale.normal_(1, 0.3)
+    if isinstance(head := getattr(getattr(network, "heads", None), "head", None), nn.Linear):
+        head.weight.normal_(0, 0.02)
+    return network.eval()
+
+
 def mlp(*widths):
     """Linear layers with ReLUs between them, in float64."""
     layers = [module for one, other in pairwise(widths) for module in (nn.Linear(one, other), nn.ReLU())]

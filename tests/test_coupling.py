@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import randomise
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrizations
 
@@ -47,22 +47,6 @@ def trained(name):
 
 def is_fixed_size(name):
     return any(part in name for part in ("vit", "swin", "inception"))
-
-
-@torch.no_grad()
-def randomise(network):
-    for module in network.modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-        if isinstance(module, _BatchNorm) and module.weight is not None:
-            module.weight.uniform_(0.7, 1.3).mul_(torch.randn_like(module.weight).sign())
-            module.bias.normal_(0, 0.3)
-        if isinstance(getattr(module, "layer_scale", None), nn.Parameter):
-            module.layer_scale.normal_(1, 0.3)
-    if isinstance(head := getattr(getattr(network, "heads", None), "head", None), nn.Linear):
-        head.weight.normal_(0, 0.02)
-    return network.eval()
 
 
 def difference(one, other, example):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Net
+from nets import Net, randomise
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
@@ -20,19 +20,6 @@ from redlab.recipe import Recipe
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def randomise(network):
-    """Statistics and affine parameters as training might leave them; gammas of both signs."""
-    with torch.no_grad():
-        for norm in network.modules():
-            if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
-                norm.running_mean.normal_(0, 0.3)
-                norm.running_var.uniform_(0.5, 2)
-            if isinstance(norm, _BatchNorm) and norm.weight is not None:
-                norm.weight.uniform_(0.7, 1.3).mul_(torch.randn_like(norm.weight).sign())
-                norm.bias.normal_(0, 0.3)
-    return network.eval()
 
 
 def difference(one, other, example):

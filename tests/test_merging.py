@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nets import randomised
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,15 +37,7 @@ def _seed():
 
 
 def untrained(name):
-    network = load_network(name, weights=None)
-    with torch.no_grad():
-        for norm in network.modules():
-            if isinstance(norm, _BatchNorm):
-                norm.running_mean.normal_(0, 0.3)
-                norm.running_var.uniform_(0.5, 2)
-                norm.weight.uniform_(0.5, 1.5)
-                norm.bias.normal_(0, 0.3)
-    return network
+    return randomised(load_network(name, weights=None))
 
 
 def images_for(network, count=2):
