@@ -42,11 +42,11 @@ METHODS = {
 }
 FINE_TUNE = {"epochs": 1, "learning_rate": 0.01, "batch_size": 128, "shift": 4, "flip": True}
 TUNED = (
-    "random, same share of each layer",
     "magnitude L1, same share of each layer",
     "reconstruction (ours)",
     "Taylor, first order",
     "Taylor, channels reconstructed",
+    "random, same share of each layer",
 )
 LEFT_OUT = (("cifar10/resnet56", "SInGE"),)  # a gradient for each group, step and minibatch: half an hour
 FINE_TUNE_IMAGES = 20_000
