@@ -17,9 +17,9 @@ _LEFT = {
     "kilobytes": "size (kB)",
 }
 _KINDS = {
-    "pearson_minibatch": ("-", "Pearson, change over a minibatch"),
-    "pearson": ("--", "Pearson, change over all images"),
-    "spearman": (":", "Spearman, change over all images"),
+    "pearson_minibatch": ("-", "Pearson, per minibatch"),
+    "pearson": ("--", "Pearson, all images"),
+    "spearman": (":", "Spearman, all images"),
 }
 _SHARES = ("products", "parameters", "ratio")
 
@@ -64,7 +64,7 @@ def plot_agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 @styled
 def plot_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Correlation with the oracle against minibatch size: columns of ``correlations``, batch, and images (which)."""
-    ax = ax or _axes(7, 4)
+    ax = ax or _axes(9, 4)
     for k, (images, part) in enumerate(frame.groupby("images", sort=False)):
         for which, (dash, title) in _KINDS.items():
             label = f"{images}: {title}"
@@ -143,7 +143,7 @@ def plot_savings(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.annotate(text, (size if np.isfinite(size) else 0, place), ha="left", va="center", fontsize=9)
     names = {0.0: "0 (magnitude)", 1.0: "1 (relevance)"}
     ax.set_yticks(range(len(frame)), [names.get(delta, f"{delta:g}") for delta in frame["delta"]])
-    ax.invert_yaxis()
+    ax.set_ylim(len(frame) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="size (kB)", ylabel="delta", title=_saving(frame))
     ax.set_xlim(0, 1.25 * (frame["kilobytes"].max() if best is not None else 1))

@@ -119,6 +119,8 @@ def test_the_committed_notebook_is_thin_clean_and_executed(name):
     assert not any(line.startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines())
     outputs = [output for cell in code for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
+    drawn = [cell for cell in code if "save_figure(" in cell.source]
+    assert all(any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in drawn)
     text = nbformat.writes(book)
     assert len(text) < 500_000
     assert "widget-view" not in text
