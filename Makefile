@@ -10,7 +10,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
 
 figures: $(INSTALLED)  ## execute every notebook; the figures land in figures/
-	@$(BIN)/python -m redlab.cli run
+	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli run
 
 test: $(INSTALLED)  ## the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -28,7 +28,7 @@ zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on whe
 	@$(BIN)/python -m benchmarks.zoo
 
 refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
-	@$(BIN)/python -m redlab.cli refresh
+	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli refresh
 
 lint: $(INSTALLED)  ## what ruff has to say
 	@$(BIN)/python -m ruff check .

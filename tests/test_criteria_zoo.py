@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from nets import DIGITS, labelled
+from nets import labelled, made
 
 from redlab import load_network, prune_channels, score_channels
 from redlab.baselines import CRITERIA
 from redlab.coupling import couple
 
+slow = pytest.mark.slow
 ZOO = ["resnet18", "mobilenet_v2", "densenet121", "resnext50_32x4d"]
 each_criterion = pytest.mark.parametrize("criterion", [name for name, own in CRITERIA.items() if own.channels])
 
@@ -39,13 +40,15 @@ def check(network, criterion, images, dataset, **options):
 
 
 @each_criterion
-@pytest.mark.parametrize("name", DIGITS)
+@pytest.mark.parametrize(
+    "name", ["digits/resnet", "digits/mlp", "depthwise", pytest.param("digits/mobilenet", marks=slow)]
+)
 def test_small_networks_get_smaller(name, criterion):
-    images = torch.randn(2, 1, 8, 8)
-    check(load_network(name), criterion, images, labelled(images, 8, 10))
+    network, images = made(name, 2)
+    check(network, criterion, images, labelled(images, 8))
 
 
-@pytest.mark.slow
+@slow
 @each_criterion
 @pytest.mark.parametrize("name", ZOO)
 def test_torchvision_gets_smaller(name, criterion):
