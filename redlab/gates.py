@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from redlab.groups import Group
 from redlab.subject import Subject
 
-_LAYERS = frozenset((
+LAYERS = frozenset((
     F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d
 ))  # fmt: skip
 
@@ -51,7 +51,7 @@ class Watch(TorchFunctionMode):
         self.calls: dict[str, list[Call]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func not in _LAYERS or len(args) < 2:  # a call by keywords is nobody's layer
+        if func not in LAYERS or len(args) < 2:  # a call by keywords is nobody's layer
             return func(*args, **(kwargs or {}))
         given, weight, *others = args
         given = given if given.requires_grad else given.detach().requires_grad_()

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from redlab.gates import _LAYERS, Call, Watch
+from redlab.gates import LAYERS, Call, Watch
 from redlab.subject import Subject
 
 BACKENDS = ("lrp", "gradient")
@@ -191,7 +191,7 @@ class _Recorder(Watch):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func in _LAYERS:
+        if func in LAYERS:
             return self._layer(func, super().__torch_function__(func, types, args, kwargs), args, kwargs)
         if self._epsilon is not None and args and isinstance(args[0], Tensor) and args[0].requires_grad:
             if func in _ACTIVATIONS:

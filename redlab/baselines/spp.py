@@ -5,8 +5,9 @@ network learns, small ones ever more often, until as many as wanted are always s
     Delta(r) = A exp(-alpha r),  r <= N;   2uA - A exp(-alpha (2N - r)),  r > N
     alpha = (ln 2 - ln u) / (R n),  N = -ln(u) / alpha:   Delta(0) = A, Delta(N) = uA, Delta(R n) = 0
 
-As in the authors' code, which was read: a channel with p = 1 is out for good and is not ranked any more, and R n counts
-those that are still to go. So never more than R n go, and the last one needs no more updates than the first.
+As in code that we take for the authors' (Caffe_IncReg, a copy): a channel with p = 1 is out for good and is not ranked
+any more, and R n counts those that are still to go. So never more than R n go, and the last one needs no more updates
+than the first.
 """
 
 from __future__ import annotations
