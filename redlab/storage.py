@@ -139,6 +139,8 @@ def check_target(folder: str | Path) -> None:
 
 
 def _stamp_of(network: nn.Module) -> Recipe:
+    if hasattr(network, "dpp"):
+        raise ValueError("this network has masks that learn, which no folder keeps: save harden(network)")
     if (recipe := recipe_of(network)) is None:
         raise ValueError(
             f"this {type(network).__name__} has no recipe, so that nobody could build it again. Stamp it before the "

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,7 +23,10 @@ from redlab.progress import progress
 from redlab.states import assign, fingerprint, read_state, tensors_of, write_state
 
 OnBatch = Callable[[nn.Module, int], None]
+OnEpoch = Callable[[nn.Module, int], None]
 Penalty = Callable[[nn.Module], Tensor]
+Observe = Callable[[nn.Module], Any]
+MakeOptimizer = Callable[[nn.Module], Optimizer]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +38,12 @@ class Trained:
         history: one row an epoch: ``epoch``, ``loss`` (in nats, the mean of what is minimised: cross-entropy and
             penalty), ``accuracy`` (percent, on the augmented images as they passed), ``learning_rate`` (at the epoch's
             end).
+        observations: what ``observe`` returned, before the first epoch and after each.
     """
 
     network: nn.Module
     history: pd.DataFrame
+    observations: list = field(default_factory=list)
 
 
 def train(
@@ -54,8 +60,12 @@ def train(
     flip: bool = False,
     schedule: str = "cosine",
     on_batch: OnBatch | None = None,
+    on_epoch: OnEpoch | None = None,
     penalty: Penalty | None = None,
+    observe: Observe | None = None,
+    optimizer: MakeOptimizer | None = None,
     checkpoint: str | Path | None = None,
+    depends: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train a copy of ``network`` by SGD with Nesterov momentum 0.9.
 
@@ -71,10 +81,16 @@ def train(
         flip: every second image, by chance, is mirrored left to right.
         schedule: of the learning rate: "cosine", a tenth of warm-up, then a cosine to zero; or "constant".
         on_batch: called before each minibatch with the copy that is trained and the minibatch's number, from 0.
+        on_epoch: called before each epoch with the copy and the epoch's number, from 0.
         penalty: called for each minibatch with the copy; what it returns, in nats, is added to the loss.
+        observe: called with the copy, in eval mode, before the first epoch and after each; it returns numbers, text and
+            tensors in dicts and lists, which end up in ``observations``.
+        optimizer: makes another optimizer for the copy, whose learning rates follow ``schedule``; ``learning_rate`` and
+            ``weight_decay`` are not used then.
         checkpoint: a file, written after every epoch, from which the same call goes on to the same weights bit for bit,
             or returns at once. Compared are the network's values, the number of images, and whether there are hooks:
-            these must depend on nothing but their arguments and torch's global generator.
+            these must depend on nothing but their arguments, torch's global generator and ``depends``.
+        depends: what else the result depends on, as plain data; compared too.
 
     Raises:
         ValueError: no images, nothing to train, negative ``epochs``, an unknown ``schedule``; a checkpoint that is
@@ -90,11 +106,13 @@ def train(
     # All that is random (order, shifts, dropout) draws from the global generators, which come back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        run = _Run(copy.deepcopy(network), dataset, options, on_batch, penalty)
+        hooks = _Hooks(on_batch, on_epoch, penalty, observe, optimizer)
+        run = _Run(copy.deepcopy(network), dataset, options, hooks)
         if checkpoint is not None:
-            hooks = {"on_batch": on_batch is not None, "penalty": penalty is not None}
-            call = asdict(options) | {"images": len(dataset), "network": fingerprint(network), **hooks}
+            call = asdict(options) | {"images": len(dataset), "network": fingerprint(network)}
+            call |= hooks.given | dict(depends or {})
             run.resume(read_state(checkpoint, call))
+        run.begin()
         for _ in progress(range(len(run.rows), epochs), "train"):
             run.epoch()
             if checkpoint is not None:
@@ -117,25 +135,47 @@ class _Options:
     seed: int
 
 
+@dataclass(frozen=True)
+class _Hooks:
+    """What the caller does to a training."""
+
+    on_batch: OnBatch | None
+    on_epoch: OnEpoch | None
+    penalty: Penalty | None
+    observe: Observe | None
+    optimizer: MakeOptimizer | None
+
+    @property
+    def given(self) -> dict[str, bool]:
+        """Which of them there are."""
+        return {name: hook is not None for name, hook in vars(self).items()}
+
+
 class _Run:
     """A training under way: ``network`` is its own."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        dataset: Dataset,
-        options: _Options,
-        on_batch: OnBatch | None,
-        penalty: Penalty | None,
-    ) -> None:
-        self.network, self.options, self.on_batch, self.penalty = network, options, on_batch, penalty
+    def __init__(self, network: nn.Module, dataset: Dataset, options: _Options, hooks: _Hooks) -> None:
+        self.network, self.options, self.hooks = network, options, hooks
         self.loader = _loader(dataset, options.batch_size)
-        self.optimizer = _optimizer(network, options.learning_rate, options.weight_decay)
+        make = hooks.optimizer or (lambda own: sgd(own, options.learning_rate, options.weight_decay))
+        self.optimizer = make(network)
         self.rates = LambdaLR(self.optimizer, _SCHEDULES[options.schedule](options.epochs * len(self.loader)))
         self.rows: list[list] = []
+        self.observations: list = []
+
+    def begin(self) -> None:
+        """What is seen before anything was learnt."""
+        if not self.rows:
+            self._observe()
+
+    def _observe(self) -> None:
+        if self.hooks.observe is not None:
+            self.observations.append(self.hooks.observe(self.network.eval()))
 
     def epoch(self) -> None:
         """One pass over the images, and its row of the history."""
+        if self.hooks.on_epoch is not None:
+            self.hooks.on_epoch(self.network, len(self.rows))
         self.network.train()
         loss_sum, right, seen, number = 0.0, 0, 0, len(self.rows) + 1
         for batch, (images, labels) in enumerate(self.loader, len(self.rows) * len(self.loader)):
@@ -146,18 +186,19 @@ class _Run:
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss is {loss_sum / seen} in epoch {number}: try a lower learning_rate")
         self.rows.append([number, loss_sum / seen, 100 * right / seen, self.rates.get_last_lr()[0]])
+        self._observe()
 
     def _step(self, batch: int, images: Tensor, labels: Tensor) -> tuple[float, int]:
         """Of one minibatch the loss in nats, and how many images were right."""
         place = place_of(self.network)
         images = flip_images(shift_images(images, self.options.shift), self.options.flip).to(**place)
         labels = labels.to(place["device"])
-        if self.on_batch is not None:
-            self.on_batch(self.network, batch)
+        if self.hooks.on_batch is not None:
+            self.hooks.on_batch(self.network, batch)
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.options.smoothing)
-        if self.penalty is not None:
-            loss = loss + self.penalty(self.network)
+        if self.hooks.penalty is not None:
+            loss = loss + self.hooks.penalty(self.network)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -168,6 +209,7 @@ class _Run:
         """All that the next epoch depends on."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         parts = {"optimizer": self.optimizer.state_dict(), "rates": self.rates.state_dict(), "rows": self.rows}
+        parts |= {"observations": self.observations}
         return parts | {"tensors": tensors_of(self.network), "generator": torch.get_rng_state(), "cuda": cuda}
 
     def resume(self, state: dict | None) -> None:
@@ -177,7 +219,7 @@ class _Run:
         assign(self.network, state["tensors"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rates.load_state_dict(state["rates"])
-        self.rows = state["rows"]
+        self.rows, self.observations = state["rows"], state["observations"]
         torch.set_rng_state(state["generator"])
         if state["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
@@ -185,7 +227,7 @@ class _Run:
     def trained(self) -> Trained:
         self.optimizer.zero_grad(set_to_none=True)
         columns = ["epoch", "loss", "accuracy", "learning_rate"]
-        return Trained(self.network.eval(), pd.DataFrame(self.rows, columns=columns))
+        return Trained(self.network.eval(), pd.DataFrame(self.rows, columns=columns), self.observations)
 
 
 def _loader(dataset: Dataset, batch_size: int) -> DataLoader:
@@ -194,15 +236,22 @@ def _loader(dataset: Dataset, batch_size: int) -> DataLoader:
     return DataLoader(dataset, batch_size, shuffle=True, drop_last=drop_last)
 
 
-def _optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> SGD:
+def sgd(network: nn.Module, learning_rate: float, weight_decay: float, others: Sequence[dict] = ()) -> SGD:
+    """The optimizer of ``train``: ``weight_decay`` on matrices and kernels only.
+
+    Arguments:
+        others: groups of parameters with options of their own.
+    """
+    apart = {id(parameter) for group in others for parameter in group["params"]}
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not trainable:
+    trainable = [parameter for parameter in trainable if id(parameter) not in apart]
+    if not trainable and not apart:
         raise ValueError(f"{type(network).__name__} has no parameter that requires a gradient: nothing to train")
     groups = [
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return SGD([g for g in groups if g["params"]], learning_rate, momentum=0.9, nesterov=True)
+    return SGD([g for g in [*groups, *others] if g["params"]], learning_rate, momentum=0.9, nesterov=True)
 
 
 def _warm_cosine(steps: int) -> Callable[[int], float]:

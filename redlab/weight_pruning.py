@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,17 +54,17 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     zeros = _zeros(scores, ratio, scope)
     pruned = copy_network(network)
     _check_layers(pruned, scores)
-    rows = []
-    for old, new in zip(weight_layers(network), weight_layers(pruned), strict=True):
-        if new.name in zeros:
-            places = np.unravel_index(zeros[new.name], new.weight.shape)  # whatever its strides
-            new.weight[tuple(torch.from_numpy(place).to(new.weight.device) for place in places)] = 0
-        rows.append(_weight_row(old, new, scores.skipped.get(new.name, "")))
+    for layer in weight_layers(pruned):
+        if layer.name in zeros:
+            places = np.unravel_index(zeros[layer.name], layer.weight.shape)  # whatever its strides
+            layer.weight[tuple(torch.from_numpy(place).to(layer.weight.device) for place in places)] = 0
     step = {"step": "prune_weights"}
     append_step(pruned, step)
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "scope": scope}
     achieved = {"ratio": round(sum(map(len, zeros.values())) / max(len(scores), 1), 6)}
-    return Result(pruned, pd.DataFrame(rows, columns=_COLUMNS), step | {"options": options, "achieved": achieved})
+    return Result(
+        pruned, weight_table(network, pruned, scores.skipped), step | {"options": options, "achieved": achieved}
+    )
 
 
 def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:
@@ -84,6 +85,13 @@ def _check_layers(network: nn.Module, scores: Scores) -> None:
             raise ValueError(f"the scores are of another network: {name} is {shapes.get(name)}, not {values.shape}")
 
 
+def weight_table(before: nn.Module, after: nn.Module, skipped: Mapping[str, str]) -> pd.DataFrame:
+    """What setting weights to zero did to each layer: the rows that every step which does so returns."""
+    pairs = zip(weight_layers(before), weight_layers(after), strict=True)
+    rows = [_weight_row(old, new, skipped.get(old.name, "")) for old, new in pairs]
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
 def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
     before, after = (torch.zeros(0) if "lazy" in layer.skipped else layer.weight for layer in (old, new))
     length = float(before.double().norm())
@@ -98,6 +106,22 @@ def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
         "parameters_after": int((after != 0).sum()),
         "skipped": skipped,
     }
+
+
+def hold_zeros(pruned: nn.Module) -> Callable[[nn.Module, int], None]:
+    """A hook for ``train(on_batch=...)``: what is zero in the conv and linear weights of ``pruned`` becomes so again.
+
+    Call it once more on what was trained, for the last minibatch.
+    """
+    kept = {layer.name: layer.weight.detach() != 0 for layer in weight_layers(pruned) if not layer.skipped}
+
+    @torch.no_grad()
+    def hold(network: nn.Module, _: int = 0) -> None:
+        for layer in weight_layers(network):
+            if layer.name in kept:
+                layer.weight.mul_(kept[layer.name])
+
+    return hold
 
 
 def sparse_bytes(network: nn.Module) -> int:

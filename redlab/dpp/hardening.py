@@ -1,0 +1,130 @@
+"""From masks that learnt to an ordinary network: ``harden``."""
+
+from __future__ import annotations
+
+from math import lgamma, log
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from redlab.channel_table import channel_table
+from redlab.dpp.masks import Mask, MaskedWeight, begin_pass, end_pass
+from redlab.dpp.quantization import RoundedInput, round_input
+from redlab.dpp.sparsifying import Sparsity, sparsity_of
+from redlab.layers import copy_network, weight_layers
+from redlab.plan import make_plan
+from redlab.pruning import apply_plan
+from redlab.recipe import append_step
+from redlab.result import Result
+from redlab.weight_pruning import weight_table
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def harden(network: nn.Module, example: Tensor | None = None) -> Result:
+    """The ordinary network that computes what ``network``, made by ``sparsify``, computes in eval mode.
+
+    Weights that no mask keeps are zero; with granularity "filter" the channels leave (``apply_plan``). Weights of 8 or
+    1 bits have their rounded values; inputs are not rounded any more, since no ordinary layer does that.
+
+    Arguments:
+        network: left untouched.
+        example: what the network takes, batch first, for the products of "filter"; by default
+            ``example_input(network)``.
+
+    Returns:
+        ``layers`` as of ``prune_weights``, or with "filter" of ``prune_channels``, and for every layer: ``k`` and ``n``
+        (of a row of its own mask; 0 and 0 without one), ``sparsity`` (share of
+        its weights that are zero, or left), ``bits`` of a weight that is kept, and ``bits_per_weight`` of all that
+        the network had: those bits, and for zeros that stay log2 C(n, k) a row to say where they are (our convention).
+
+    Raises:
+        ValueError: a network that ``sparsify`` did not make.
+    """
+    sparsity = sparsity_of(network)
+    before, after = (_plain(network, masked) for masked in (False, True))
+    if sparsity.of_channels:
+        return _without_channels(sparsity, before, after, example)
+    table = weight_table(before, after, sparsity.skipped)
+    append_step(after, {"step": "prune_weights"})
+    table["sparsity"] = table["zeros"] / table["weights"].clip(lower=1)
+    table = _with_bits(table, before, sparsity)
+    achieved = {"sparsity": round(float(table["zeros"].sum() / table["weights"].sum()), 6), **_mean_bits(table)}
+    return Result(after, table, {"step": "harden", "options": sparsity.options, "achieved": achieved})
+
+
+def _without_channels(sparsity: Sparsity, before: nn.Module, after: nn.Module, example: Tensor | None) -> Result:
+    destinations = {name: _destinations(mask) for name, mask in sparsity.masks.items()}
+    plan = make_plan(sparsity.groups, destinations)
+    smaller = apply_plan(after, plan)
+    table = channel_table(before, smaller, list(sparsity.groups), destinations, example)
+    table = table.rename(columns={"dead": "removed"})
+    left = [layer.weight.numel() for layer in weight_layers(smaller)]
+    table["sparsity"] = 1 - left / table["weights"].clip(lower=1)
+    table = _with_bits(table, before, sparsity)
+    products = table["products_after"].sum() / max(table["products_before"].sum(), 1)
+    gone = sum(where.count(-1) for where in destinations.values()) / sum(map(len, destinations.values()))
+    achieved = {"ratio": round(gone, 6), "products": round(float(products), 6), **_mean_bits(table)}
+    return Result(smaller, table, plan | {"options": sparsity.options, "achieved": achieved})
+
+
+def _destinations(mask: Mask) -> list[int]:
+    kept = mask.eval()()[0] > 0
+    return torch.where(kept, kept.cumsum(0) - 1, -1).tolist()
+
+
+def _plain(network: nn.Module, masked: bool) -> nn.Module:
+    """A copy in ordinary layers, with the weights that eval mode computes with, or the ones behind the masks."""
+    plain = copy_network(network).eval()
+    for module in list(plain.modules()):
+        if parametrize.is_parametrized(module, "weight") and isinstance(
+            module.parametrizations.weight[0], MaskedWeight
+        ):
+            _unmask(module, masked)
+        if isinstance(getattr(module, "rounded_input", None), RoundedInput):
+            del module.rounded_input
+            _unhook(module)
+    _unhook(plain)
+    del plain.dpp
+    return plain.train(network.training)
+
+
+def _unmask(layer: nn.Module, masked: bool) -> None:
+    # Not remove_parametrizations: copies share their made-up class, and it would take the weight off all of them.
+    original = layer.parametrizations.weight.original
+    weight = layer.weight if masked else original
+    kind = parametrize.type_before_parametrizations(layer)
+    del layer.parametrizations
+    layer.__class__ = kind
+    layer.weight = nn.Parameter(weight.detach().clone(), original.requires_grad)
+
+
+def _unhook(module: nn.Module) -> None:
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (begin_pass, end_pass, round_input)]:
+            del hooks[key]
+            module._forward_hooks_always_called.pop(key, None)
+
+
+def _with_bits(table: pd.DataFrame, before: nn.Module, sparsity: Sparsity) -> pd.DataFrame:
+    """The table with k, n, and the bits that a layer's weights take."""
+    rows = []
+    for layer, share in zip(weight_layers(before), 1 - table["sparsity"], strict=True):
+        k, n = sparsity.count(layer.name)
+        masked = layer.name in sparsity.layers and sparsity.options["weight_bits"] < 32
+        bits = sparsity.options["weight_bits"] if masked else 8 * layer.weight.element_size()
+        place = place_bits(n, k) / n if n else 0.0
+        rows.append({"k": k, "n": n, "bits": bits, "bits_per_weight": bits * share + place})
+    return pd.concat([table, pd.DataFrame(rows)], axis=1)
+
+
+def place_bits(n: int, k: int) -> float:
+    """log2 C(n, k): what it takes to say which k of n there are."""
+    return (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(2)
+
+
+def _mean_bits(table: pd.DataFrame) -> dict[str, float]:
+    mean = (table["bits_per_weight"] * table["weights"]).sum() / max(table["weights"].sum(), 1)
+    return {"bits per weight": round(float(mean), 3)}

@@ -1,0 +1,169 @@
+"""Masks as parts of a network: logits that learn which k of n to keep, and where their ones and zeros stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from redlab.dpp.draws import draw_mask
+
+TEMPERATURE = 5.0  # where METHODS' schedule starts
+
+
+class Mask(nn.Module):
+    """Exactly ``k`` ones in each row, drawn anew for every forward pass of the network; in eval mode the k largest.
+
+    Arguments:
+        logits: Phi (rows, n).
+        estimator: "k_step" or "one_shot".
+        noise: c, the scale of the Gumbel noise.
+        tiles: how many rows in turn belong to one unit of the layer.
+    """
+
+    def __init__(self, logits: Tensor, k: int, estimator: str, noise: float = 1.0, tiles: int = 1) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+        self.k, self.estimator, self.noise, self.tiles = k, estimator, noise, tiles
+        self.temperature = TEMPERATURE
+        self._keeping, self._drawn = False, None
+
+    def forward(self) -> Tensor:
+        """(rows, n) of zeros and ones."""
+        if self._drawn is not None:
+            return self._drawn
+        noise = self.noise if self.training else 0.0
+        drawn = draw_mask(self.logits, self.k, self.temperature, noise, self.estimator)
+        self._drawn = drawn if self._keeping else None
+        return drawn
+
+    def keep(self, keeping: bool) -> None:
+        """From now on the same mask at every call, or a new one at each."""
+        self._keeping, self._drawn = keeping, None
+
+    def extra_repr(self) -> str:
+        rows, n = self.logits.shape
+        return f"{self.k} of {n} in {rows} rows, {self.estimator}, noise={self.noise:g}"
+
+
+def masks_in(network: nn.Module) -> list[Mask]:
+    """Every mask in ``network`` once, in the order of the modules."""
+    return [module for module in network.modules() if isinstance(module, Mask)]
+
+
+def begin_pass(network: nn.Module, _: Any) -> None:
+    """A hook before the forward pass: one mask for all that reads it until ``end_pass``."""
+    for mask in masks_in(network):
+        mask.keep(True)
+
+
+def end_pass(network: nn.Module, *_: Any) -> None:
+    """A hook after the forward pass."""
+    for mask in masks_in(network):
+        mask.keep(False)
+
+
+@dataclass(frozen=True)
+class Units:
+    """How the weight of a conv or linear layer is made of output units, inputs and taps.
+
+    Attributes:
+        shape: of the weight.
+        groups: of the convolution, and whether it is ``transposed``.
+    """
+
+    shape: tuple[int, ...]
+    groups: int = 1
+    transposed: bool = False
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Units:
+        weight = layer.weight
+        return cls(tuple(weight.shape), getattr(layer, "groups", 1), getattr(layer, "transposed", False))
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Output units, inputs that each reads, taps."""
+        first, second = self.shape[:2]
+        if self.transposed:
+            first, second = second * self.groups, first // self.groups
+        return first, second, prod(self.shape[2:])
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """(units, inputs, taps)."""
+        if self.transposed:
+            weight = weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
+        return weight.reshape(self.sizes)
+
+    def weight(self, rows: Tensor) -> Tensor:
+        """The inverse of ``rows``."""
+        if not self.transposed:
+            return rows.reshape(self.shape)
+        return rows.unflatten(0, (self.groups, -1)).transpose(1, 2).reshape(self.shape)
+
+
+class UnitMask(nn.Module):
+    """A mask of the weights, kernels or tiles of every unit of one layer, as a factor of its weight."""
+
+    def __init__(self, mask: Mask, units: Units) -> None:
+        super().__init__()
+        self.mask, self.units = mask, units
+
+    def forward(self) -> Tensor:
+        """Zeros and ones of the weight's shape."""
+        outputs, inputs, taps = self.units.sizes
+        drawn = self.mask()
+        if drawn.numel() == outputs * inputs:  # a kernel, all its taps together
+            return self.units.weight(drawn.reshape(outputs, inputs, 1).expand(-1, -1, taps))
+        return self.units.weight(drawn.reshape(outputs, inputs, taps))
+
+
+class ChannelMask(nn.Module):
+    """A mask of the channels of a coupled group, as a factor of the weight of a layer that reads them.
+
+    Arguments:
+        mask: of one row.
+        index: (size, m) the slices along ``dim`` that each channel is, of ``width``; ``ndim`` is the weight's.
+    """
+
+    index: Tensor
+
+    def __init__(self, mask: Mask, index: Tensor, width: int, dim: int, ndim: int) -> None:
+        super().__init__()
+        self.mask, self.width = mask, width
+        self.register_buffer("index", index, persistent=False)
+        self._shape = [-1 if axis == dim else 1 for axis in range(ndim)]
+
+    def forward(self) -> Tensor:
+        """Zeros and ones that broadcast over the weight."""
+        gate = self.mask()[0]
+        factor = torch.ones(self.width, dtype=gate.dtype, device=gate.device)
+        factor = factor.index_put((self.index.flatten(),), gate.repeat_interleave(self.index.shape[1]))
+        return factor.view(self._shape)
+
+
+class MaskedWeight(nn.Module):
+    """What a layer computes with in place of its weight W: A W, rounded where that is wanted; a parametrization.
+
+    Arguments:
+        parts: what makes A, as a product.
+        rounding: W and A in, the weight out.
+    """
+
+    def __init__(self, parts: Sequence[nn.Module], rounding: nn.Module) -> None:
+        super().__init__()
+        self.parts, self.rounding = nn.ModuleList(parts), rounding
+
+    def factor(self, weight: Tensor) -> Tensor:
+        """A, which broadcasts over the weight, in its dtype."""
+        factor = self.parts[0]()
+        for part in self.parts[1:]:
+            factor = factor * part()
+        return factor.to(weight.dtype)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.rounding(weight, self.factor(weight))

@@ -1,0 +1,295 @@
+"""From a network to one with masks that learn: ``sparsify``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from redlab.dpp.draws import ESTIMATORS
+from redlab.dpp.masks import ChannelMask, Mask, MaskedWeight, UnitMask, Units, begin_pass, end_pass
+from redlab.dpp.quantization import ACTIVATION_BITS, WEIGHT_BITS, RoundedInput, RoundedWeight, round_input
+from redlab.groups import Group
+from redlab.layers import Layer, copy_network, weight_layers
+from redlab.scoring import score_channels
+
+GRANULARITIES = ("weight", "kernel", "filter", "tile")
+STARTS = ("random", "magnitude")
+Keep = float | int | Mapping[str, float | int]
+_K_STEPS = 16  # up to so many draws "auto" takes the paper's estimator
+_SPREAD = {"kernel": 1.0}  # standard deviation of random logits; 0.5 elsewhere
+_FAINT = 1e-8  # of the largest weight of a row: no logit is minus infinity
+
+
+@dataclass(frozen=True, eq=False)
+class Sparsity:
+    """What ``sparsify`` did to a network, which carries it as ``network.dpp``.
+
+    Attributes:
+        options: what was asked for, as plain data.
+        masks: by the name of the layer, or of the coupled group (granularity "filter").
+        skipped: by the name of the layer or group, why it has no mask.
+        layers: the names of those whose weight is masked.
+        groups: the coupled groups of the network (granularity "filter").
+    """
+
+    options: dict[str, Any]
+    masks: dict[str, Mask]
+    skipped: dict[str, str]
+    layers: tuple[str, ...]
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def of_channels(self) -> bool:
+        """Whether whole channels go."""
+        return self.options["granularity"] == "filter"
+
+    def count(self, layer: str) -> tuple[int, int]:
+        """k and n of a row of the layer's own mask; 0 and 0 where it has none."""
+        mask = None if self.of_channels else self.masks.get(layer)
+        return (0, 0) if mask is None else (mask.k, mask.logits.shape[1])
+
+
+def sparsity_of(network: nn.Module) -> Sparsity:
+    """Raises ValueError where ``network`` has no masks."""
+    if not isinstance(sparsity := getattr(network, "dpp", None), Sparsity):
+        raise ValueError(f"this {type(network).__name__} has no masks: make it with sparsify(network, keep)")
+    return sparsity
+
+
+@torch.inference_mode(False)
+def sparsify(
+    network: nn.Module,
+    keep: Keep,
+    granularity: str = "weight",
+    *,
+    estimator: str = "auto",
+    tiles: int = 4,
+    start: str = "random",
+    noise: float = 1.0,
+    weight_bits: int = 32,
+    activation_bits: int = 32,
+    learn: bool = True,
+    seed: int = 0,
+    example: Tensor | None = None,
+) -> nn.Module:
+    """A copy of ``network`` whose conv and linear layers learn which k of n of their parts to keep (DPP).
+
+    Dynamic probabilistic pruning (Gonzalez-Carabarin et al., arXiv 2105.12686): in training mode every forward pass
+    draws one mask by Gumbel noise, with exactly k ones a row; in eval mode the k largest logits are kept. Nothing is
+    trained here: ``train_masks`` does that, and ``harden`` makes an ordinary network of the result.
+
+    Arguments:
+        network: left untouched. Biases, norms and tied weights get no masks.
+        keep: a share of n in (0, 1], k = max(1, round(keep n)); or an int, k itself, at most n; or either by the name
+            of a layer (for "filter" of a coupled group), and those left out stay whole.
+        granularity: what k and n count: "weight", of every output unit's weights; "kernel", of the k x k kernels that a
+            unit reads (a linear layer's are single weights); "filter", of the channels of each coupled group, by one
+            mask for all layers that read them; "tile", of the weights in each of a unit's ``tiles`` blocks.
+        estimator: of the gradient: "k_step", the paper's relaxation; "one_shot" (ours); "auto", k_step for k <= 16.
+        tiles: blocks of equal size in turn; layers whose units do not divide into them are skipped. An int ``keep``
+            is the k of the unit, and ``tiles`` must divide it.
+        start: of the logits: "random", of standard deviation 0.5, kernels 1 (the paper's figures, read as such); or
+            "magnitude" (ours), the logarithm of the mean absolute weight, so that draws are in proportion to it.
+        noise: the scale c of the Gumbel noise, at least 0; 0 trains with the k largest.
+        weight_bits: 32, 8 or 1 (signs alone), and ``activation_bits``: 32 or 8, of what masked layers get.
+        learn: False fixes the masks as they start: no gradient and no noise.
+        seed: of random logits; torch's global generator is left alone.
+        example: what the network takes, batch first, for "filter"; by default ``example_input(network)``.
+
+    Returns:
+        The network, in the mode of the one given. Its attribute ``dpp`` names the masks and what was skipped, and why.
+
+    Raises:
+        ValueError: an option out of range or unknown, a layer that isn't there, weights that are not finite, a network
+            that has masks already, or none that could get one.
+    """
+    asked = _Asked(keep, granularity, estimator, tiles, start, noise, weight_bits, activation_bits, learn, seed)
+    if hasattr(network, "dpp"):
+        raise ValueError("the network has masks already: harden(network) first")
+    sparse = copy_network(network)
+    _check_finite(sparse)
+    made = (_OfChannels if granularity == "filter" else _OfUnits)(sparse, asked, example)
+    made.place()
+    if unknown := [name for name in asked.named if name not in made.masks]:
+        reason = made.skipped.get(unknown[0]) or f"it is none of {', '.join(made.masks) or 'those that may have one'}"
+        raise ValueError(f"keep names {unknown[0]!r}, which gets no mask: {reason}")
+    if not made.masks:
+        reasons = "; ".join(f"{name}: {why}" for name, why in made.skipped.items()) or "it has no conv or linear layer"
+        raise ValueError(f"no part of {type(network).__name__} can get a mask: {reasons}")
+    sparse.dpp = Sparsity(asked.options, made.masks, made.skipped, tuple(made.layers), tuple(made.groups))
+    sparse.register_forward_pre_hook(begin_pass)
+    sparse.register_forward_hook(end_pass, always_call=True)
+    return sparse.train(network.training)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, checked when it is put together."""
+
+    keep: Keep
+    granularity: str
+    estimator: str
+    tiles: int
+    start: str
+    noise: float
+    weight_bits: int
+    activation_bits: int
+    learn: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        known = {"granularity": GRANULARITIES, "estimator": ("auto", *ESTIMATORS), "start": STARTS}
+        known |= {"weight_bits": WEIGHT_BITS, "activation_bits": ACTIVATION_BITS}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, not {getattr(self, name)!r}")
+        for keep in self.keep.values() if isinstance(self.keep, Mapping) else [self.keep]:
+            _check_keep(keep)
+        if not 0 <= self.noise < float("inf"):
+            raise ValueError(f"noise must be a number of at least 0, not {self.noise!r}")
+        if self.tiles < 1 or self.tiles != int(self.tiles):
+            raise ValueError(f"tiles must be a whole number of at least 1, not {self.tiles!r}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As plain data."""
+        keep = dict(self.keep) if isinstance(self.keep, Mapping) else self.keep
+        own = {name: value for name, value in vars(self).items() if name not in ("keep", "tiles")}
+        return {"keep": keep} | own | ({"tiles": self.tiles} if self.granularity == "tile" else {})
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The layers or groups that ``keep`` names."""
+        return tuple(self.keep) if isinstance(self.keep, Mapping) else ()
+
+    def count(self, name: str, n: int, tiles: int = 1) -> int | None:
+        """k of ``n``, each of so many tiles; None: it stays whole."""
+        keep = self.keep.get(name) if isinstance(self.keep, Mapping) else self.keep
+        if not isinstance(keep, Integral):
+            return None if keep is None else max(1, round(keep * n))
+        if keep % tiles:
+            raise ValueError(f"keep must be a multiple of tiles, {tiles}, not {keep}")
+        return min(int(keep) // tiles, n)
+
+
+def _check_keep(keep: Any) -> None:
+    whole = isinstance(keep, Integral) and not isinstance(keep, bool) and keep >= 1
+    if not (whole or (isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < keep <= 1)):
+        raise ValueError(f"keep must be a share in (0, 1] or a whole number of at least 1, not {keep!r}")
+
+
+def _check_finite(network: nn.Module) -> None:
+    for layer in weight_layers(network):
+        if "lazy" not in layer.skipped and not layer.weight.isfinite().all():
+            raise ValueError(f"{layer.name}: its weights hold NaN or inf")
+
+
+class _Masks:
+    """Masks being made for ``network``, in place."""
+
+    def __init__(self, network: nn.Module, asked: _Asked, example: Tensor | None) -> None:
+        self.network, self.asked, self.example = network, asked, example
+        self.masks: dict[str, Mask] = {}
+        self.skipped: dict[str, str] = {}
+        self.layers: list[str] = []
+        self.groups: list[Group] = []
+        self._generator = torch.Generator().manual_seed(asked.seed)
+
+    def place(self) -> None:
+        """Put them there."""
+        raise NotImplementedError
+
+    def mask(self, k: int, saliency: Tensor, tiles: int = 1) -> Mask:
+        """``k`` of n in each row; ``saliency`` (rows, n), as the logits shall lie, is what "magnitude" starts from."""
+        asked, estimator = self.asked, self.asked.estimator
+        if estimator == "auto":
+            estimator = "k_step" if k <= _K_STEPS else "one_shot"
+        if asked.start == "random":
+            spread = _SPREAD.get(asked.granularity, 0.5)
+            logits = (spread * torch.randn(saliency.shape, generator=self._generator)).to(saliency)
+        else:
+            peak = saliency.amax(1, keepdim=True)
+            logits = (saliency / peak.where(peak > 0, 1)).clamp(min=_FAINT).log()
+        mask = Mask(logits, k, estimator, asked.noise if asked.learn else 0.0, tiles)
+        mask.logits.requires_grad_(asked.learn)
+        return mask
+
+    def attach(self, name: str, layer: nn.Module, parts: list[nn.Module]) -> None:
+        """Make ``layer`` compute with its masked weight, and with rounded inputs where that is asked for."""
+        self.layers.append(name)
+        rounding = RoundedWeight(self.asked.weight_bits)
+        parametrize.register_parametrization(layer, "weight", MaskedWeight(parts, rounding), unsafe=True)
+        if self.asked.activation_bits < 32:
+            layer.rounded_input = RoundedInput().to(layer.weight)
+            layer.register_forward_pre_hook(round_input)
+
+
+class _OfUnits(_Masks):
+    """Of the weights, kernels or tiles of each layer's units."""
+
+    def place(self) -> None:
+        layers = list(weight_layers(self.network))
+        tied = Counter(id(layer.weight) for layer in layers)
+        for layer in layers:
+            if reason := _why_whole(layer, tied[id(layer.weight)] > 1) or self._place(layer):
+                self.skipped[layer.name] = reason
+
+    def _place(self, layer: Layer) -> str:
+        """Why there is no mask, or ""."""
+        units = Units.of(layer.module)
+        rows = units.rows(layer.weight.detach().abs())
+        saliency = rows.mean(2) if self.asked.granularity == "kernel" else rows.flatten(1)
+        tiles = int(self.asked.tiles) if self.asked.granularity == "tile" else 1
+        if saliency.shape[1] % tiles:
+            return f"its {saliency.shape[1]} weights a unit do not divide into {tiles} tiles"
+        saliency = saliency.reshape(len(saliency) * tiles, -1)
+        if (k := self.asked.count(layer.name, saliency.shape[1], tiles)) is None:
+            return "keep does not name it"
+        self.masks[layer.name] = self.mask(k, saliency, tiles)
+        self.attach(layer.name, layer.module, [UnitMask(self.masks[layer.name], units)])
+        return ""
+
+
+def _why_whole(layer: Layer, tied: bool) -> str:
+    if layer.skipped and not tied:
+        return layer.skipped
+    if layer.parameter != "weight":
+        return "it is a projection inside an attention module, no layer of its own"
+    return "it shares its weight with another layer" if tied else ""
+
+
+class _OfChannels(_Masks):
+    """Of the channels of coupled groups."""
+
+    def place(self) -> None:
+        scores = score_channels(self.network, "magnitude", example=self.example)
+        self.groups, self.skipped = list(scores.groups), dict(scores.skipped)
+        layers = {f"{path}.weight".lstrip("."): module for path, module in self.network.named_modules()}
+        parts: dict[str, list[nn.Module]] = {}
+        for group in [group for group in self.groups if group.name in scores.values]:
+            if reason := self._place(group, torch.from_numpy(scores.values[group.name]), layers, parts):
+                self.skipped[group.name] = reason
+        for name, own in parts.items():
+            self.attach(name.removesuffix("weight").rstrip("."), layers[name], own)
+
+    def _place(self, group: Group, saliency: Tensor, layers: Mapping[str, nn.Module], parts: dict) -> str:
+        """Add a part for each layer that reads the group to ``parts``; or why there is no mask."""
+        if (k := self.asked.count(group.name, group.size)) is None:
+            return "keep does not name it"
+        if strange := [m.tensor for m in group.consumers if not isinstance(layers.get(m.tensor), _ConvNd | nn.Linear)]:
+            return f"{strange[0]} reads it, which is the weight of no conv or linear layer"
+        weight = layers[group.consumers[0].tensor].weight
+        self.masks[group.name] = mask = self.mask(k, saliency[None].to(weight))
+        for member in group.consumers:
+            ndim = layers[member.tensor].weight.ndim
+            part = ChannelMask(mask, member.index.to(weight.device), member.width, member.dim, ndim)
+            parts.setdefault(member.tensor, []).append(part)
+        return ""

@@ -1,0 +1,95 @@
+"""Pictures of masks that learn: their logits, how sure they are, and what they cost."""
+
+from __future__ import annotations
+
+from math import log
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from redlab.dpp.draws import largest
+from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, RED, _axes, _legend, styled
+
+
+@styled
+def plot_masks(logits: dict[str, Tensor], k: int, title: str = "") -> Figure:
+    """Logits as heat maps, and under each the mask of the ``k`` largest of every row.
+
+    Arguments:
+        logits: by what is written above each, (rows, n); all of one shape, such as before and after training. Rows are
+            output units, columns inputs.
+    """
+    figure, grid = plt.subplots(
+        2, len(logits), figsize=(3.6 * len(logits), 5.2), squeeze=False, sharex=True, sharey=True
+    )
+    for column, (name, own) in zip(grid.T, logits.items(), strict=True):
+        # From each row's k-th largest up and down: what lies above it is kept.
+        centred = (own - own.topk(k).values[:, -1:]).numpy()
+        reach = np.percentile(np.abs(centred), 98)
+        picture = column[0].imshow(centred, cmap="cividis", aspect="auto", vmin=-reach, vmax=reach, rasterized=True)
+        column[1].imshow(largest(own, k), cmap="Greys", aspect="auto", vmin=0, vmax=1, rasterized=True)
+        column[0].set_title(name)
+        column[1].set_xlabel("input")
+        figure.colorbar(picture, ax=column[0], label="logit above the row's k-th")
+        for ax in column:
+            ax.grid(False)
+    for ax, what in zip(grid[:, 0], ("logits", "mask"), strict=True):
+        ax.set_ylabel(f"output unit ({what})")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+@styled
+def plot_mask_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``mask_metrics`` of one layer by ``epoch``: its entropy, and that of inclusion where it is there, in nats.
+
+    Lines mark log n, where all entries are alike, and log k, where k of them share everything.
+    """
+    ax = ax or _axes(5, 3.4)
+    marks = {"log n": frame["log_n"].iloc[0], "log k": frame["log_k"].iloc[0]}
+    for name, place in marks.items():
+        ax.axhline(place, color=INK, linewidth=0.9, linestyle=":")
+        ax.annotate(f"{name} = {place:.2f}", (1, place), xycoords=("axes fraction", "data"), xytext=(0, 2),
+                    textcoords="offset points", ha="right", va="bottom", fontsize=9)  # fmt: skip
+    ax.plot(frame["epoch"], frame["entropy"], color=BLUE, marker="o", markersize=3, label="logits, H(softmax)")
+    if "inclusion_entropy" in frame:
+        ax.plot(frame["epoch"], frame["inclusion_entropy"], color=RED, linestyle="--", marker="s", markersize=3,
+                label="inclusion, H(pi / k)")  # fmt: skip
+    ax.set(xlabel="epoch", ylabel="entropy (nats)", ylim=(-0.1 * marks["log n"], 1.15 * marks["log n"]))
+    _legend(ax)
+    return ax
+
+
+@styled
+def plot_diversity(frame: pd.DataFrame, what: str = "diversity", ax: Axes | None = None) -> Axes:
+    """How much the masks of a layer's units differ, epoch by epoch, a line a layer.
+
+    Arguments:
+        what: "diversity", of the logits, as a share of the log of the number of units or of n, whichever is less: the
+            most that there can be; or "hamming", of the masks, as a share of what units of random masks would have.
+    """
+    ax = ax or _axes(6, 3.4)
+    for number, (layer, own) in enumerate(frame.groupby("layer", sort=False)):
+        ax.plot(own["epoch"], 100 * _share(own, what), color=COLOURS[number % len(COLOURS)], label=layer,
+                linestyle=DASHES[number % len(DASHES)], marker=MARKERS[number % len(MARKERS)],
+                markersize=3)  # fmt: skip
+    titles = {
+        "diversity": ("divergence (% of the most)", "Do units prefer different inputs?"),
+        "hamming": ("distance (% of random masks')", "Do units keep different inputs?"),
+    }
+    label, title = titles[what]
+    ax.set(xlabel="epoch", ylabel=label, title=title, ylim=(0, None))
+    _legend(ax)
+    return ax
+
+
+def _share(own: pd.DataFrame, what: str) -> pd.Series:
+    if what == "hamming":
+        random = 2 * own["k"] * (1 - own["k"] / own["n"])
+        return own["hamming"] / random.where(random > 0, 1)
+    most = np.minimum(own["log_n"], own["rows"].map(log))
+    return own["diversity"] / most.where(most > 0, 1)

@@ -1,0 +1,86 @@
+"""Comparisons of learnt masks with other ways to as many zeros, at the same training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from torch import nn
+from torch.utils.data import Dataset
+
+from redlab.dpp.hardening import harden, place_bits
+from redlab.dpp.sparsifying import sparsify
+from redlab.evaluation import evaluate
+from redlab.mask_training import adam, train_masks
+from redlab.progress import progress
+from redlab.scoring import score_weights
+from redlab.training import train
+from redlab.weight_pruning import hold_zeros, prune_weights
+
+_OF_MASKS = ("mu", "temperatures", "logit_rate", "draws", "watch", "learning_rate")
+
+
+def compare_masks(
+    network: nn.Module,
+    test: Dataset,
+    training: Dataset,
+    methods: Mapping[str, Mapping[str, Any]],
+    keeps: Sequence[float],
+    seeds: Sequence[int] = (0,),
+    **tuning: Any,
+) -> pd.DataFrame:
+    """Train ``network`` with few of its weights by several methods, all for as long, and measure what it can.
+
+    Arguments:
+        test: what accuracy is measured on, and ``training`` what is learnt from.
+        methods: by name options of ``sparsify``; or a data-free ``criterion`` of single weights and its ``scope``:
+            zeros are chosen once, and stay while the rest is trained with the same optimizer.
+        keeps: shares to keep, what of is said by the granularity.
+        seeds: of random logits, noise and the order of images.
+        tuning: arguments of ``train_masks``.
+
+    Returns:
+        A row a method, share and seed: these; ``sparsity``, the share of the conv and linear weights that are zero or
+        gone; ``bits`` a weight, as ``harden`` says; ``accuracy`` in percent, inputs rounded where the method does so.
+        ``attrs["before"]`` holds the accuracy of the network as it came.
+    """
+    jobs = [(name, keep, seed) for name in methods for keep in keeps for seed in seeds]
+    rows = []
+    for name, keep, seed in progress(jobs, "masks"):
+        run = _chosen_once if "criterion" in methods[name] else _learnt
+        found = run(network, test, training, methods[name], keep, seed, tuning)
+        rows.append({"method": name, "keep": keep, "seed": seed, **found})
+    frame = pd.DataFrame(rows)
+    frame.attrs["before"] = evaluate(network, test).accuracy
+    return frame
+
+
+_Tuning = Mapping[str, Any]
+
+
+def _learnt(
+    network: nn.Module, test: Dataset, training: Dataset, method: _Tuning, keep: float, seed: int, tuning: _Tuning
+) -> dict[str, float]:
+    trained = train_masks(sparsify(network, keep, **method, seed=seed), training, seed=seed, **tuning).network
+    table = harden(trained).layers
+    share = table["weights"] / table["weights"].sum()
+    own = {"sparsity": (table["sparsity"] * share).sum(), "bits": (table["bits_per_weight"] * share).sum()}
+    return own | {"accuracy": evaluate(trained, test).accuracy}
+
+
+def _chosen_once(
+    network: nn.Module, test: Dataset, training: Dataset, method: _Tuning, keep: float, seed: int, tuning: _Tuning
+) -> dict[str, float]:
+    pruned = prune_weights(
+        network, score_weights(network, method["criterion"]), 1 - keep, method.get("scope", "global")
+    )
+    hold, plain = hold_zeros(pruned.network), {name: own for name, own in tuning.items() if name not in _OF_MASKS}
+    make = adam(tuning.get("learning_rate", 2e-3))
+    trained = train(pruned.network, training, seed=seed, on_batch=hold, optimizer=make, **plain).network
+    hold(trained)
+    counts = pruned.layers[["weights", "parameters_after"]].itertuples(index=False)
+    total = pruned.layers["weights"].sum()
+    bits = sum(32 * kept + place_bits(weights, kept) for weights, kept in counts) / total
+    own = {"sparsity": pruned.layers["zeros"].sum() / total, "bits": bits}
+    return own | {"accuracy": evaluate(trained, test).accuracy}
