@@ -71,9 +71,17 @@ def save_figure(figure: Figure, name: str) -> None:
 
 @styled
 def small_multiples(
-    frame: pd.DataFrame, plot: Callable[[pd.DataFrame, Axes], Axes], by: str, columns: int = 4, title: str = ""
+    frame: pd.DataFrame,
+    plot: Callable[[pd.DataFrame, Axes], Axes],
+    by: str,
+    columns: int = 4,
+    title: str = "",
+    legend: bool = False,
 ) -> Figure:
-    """One small picture for each value of column ``by``, in the frame's order, axis names on the outer ones only."""
+    """One small picture for each value of column ``by``, in the frame's order, axis names on the outer ones only.
+
+    With ``legend``, that of the first picture stands below for all.
+    """
     groups = list(frame.groupby(by, sort=False))
     columns = min(columns, len(groups))
     rows = -(-len(groups) // columns)
@@ -85,6 +93,10 @@ def small_multiples(
         ax.set_title(f"{value}\n{ax.get_title()}".strip(), fontsize=9)
         ax.set_xlabel(ax.get_xlabel() if k + columns >= len(groups) else "")
         ax.set_ylabel(ax.get_ylabel() if k % columns == 0 else "")
+    if legend:
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        for ax in grid.flat[: len(groups)]:
+            ax.get_legend().remove()
     figure.suptitle(title, fontsize=12)
     return figure
 

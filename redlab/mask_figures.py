@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from redlab.dpp.draws import largest
@@ -44,6 +45,19 @@ def plot_masks(logits: dict[str, Tensor], k: int, title: str = "") -> Figure:
 
 
 @styled
+def plot_inclusion(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """One case of ``known_masks``: how much of p each entry has, and how probable it is that the mask keeps it."""
+    ax = ax or _axes(4.2, 3)
+    ax.bar(frame["entry"] - 0.2, 100 * frame["p"], width=0.4, color=BLUE, label="share of p")
+    ax.bar(frame["entry"] + 0.2, 100 * frame["pi"], width=0.4, color=RED, label="is in the mask")
+    first = frame.iloc[0]
+    ax.set(xlabel="entry", ylabel="probability (%)", ylim=(0, 105))
+    ax.set_title(f"H(p) = {first['entropy']:.2f}, H(pi / k) = {first['inclusion_entropy']:.2f} nats")
+    _legend(ax)
+    return ax
+
+
+@styled
 def plot_mask_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """``mask_metrics`` of one layer by ``epoch``: its entropy, and that of inclusion where it is there, in nats.
 
@@ -51,15 +65,17 @@ def plot_mask_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = ax or _axes(5, 3.4)
     marks = {"log n": frame["log_n"].iloc[0], "log k": frame["log_k"].iloc[0]}
-    for name, place in marks.items():
+    for (name, place), side in zip(marks.items(), ("bottom", "top"), strict=True):
         ax.axhline(place, color=INK, linewidth=0.9, linestyle=":")
-        ax.annotate(f"{name} = {place:.2f}", (1, place), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                    textcoords="offset points", ha="right", va="bottom", fontsize=9)  # fmt: skip
+        offset = (3, 2 if side == "bottom" else -2)
+        ax.annotate(f"{name} = {place:.2f}", (0, place), xycoords=("axes fraction", "data"), xytext=offset,
+                    textcoords="offset points", ha="left", va=side, fontsize=9)  # fmt: skip
     ax.plot(frame["epoch"], frame["entropy"], color=BLUE, marker="o", markersize=3, label="logits, H(softmax)")
     if "inclusion_entropy" in frame:
         ax.plot(frame["epoch"], frame["inclusion_entropy"], color=RED, linestyle="--", marker="s", markersize=3,
                 label="inclusion, H(pi / k)")  # fmt: skip
-    ax.set(xlabel="epoch", ylabel="entropy (nats)", ylim=(-0.1 * marks["log n"], 1.15 * marks["log n"]))
+    ax.set(xlabel="epoch", ylabel="entropy (nats)", ylim=(-0.1 * marks["log n"], 1.2 * marks["log n"]))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(ax)
     return ax
 

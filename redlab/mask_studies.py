@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from redlab.dpp.hardening import harden, place_bits
+from redlab.dpp.metrics import inclusion_probabilities, mask_metrics
 from redlab.dpp.sparsifying import sparsify
 from redlab.evaluation import evaluate
 from redlab.mask_training import adam, train_masks
@@ -18,7 +20,7 @@ from redlab.scoring import score_weights
 from redlab.training import train
 from redlab.weight_pruning import hold_zeros, prune_weights
 
-_OF_MASKS = ("mu", "temperatures", "logit_rate", "draws", "watch", "learning_rate")
+_OF_MASKS = ("mu", "temperatures", "noises", "logit_rate", "draws", "watch", "learning_rate")
 
 
 def compare_masks(
@@ -28,6 +30,7 @@ def compare_masks(
     methods: Mapping[str, Mapping[str, Any]],
     keeps: Sequence[float],
     seeds: Sequence[int] = (0,),
+    before: float | None = None,
     **tuning: Any,
 ) -> pd.DataFrame:
     """Train ``network`` with few of its weights by several methods, all for as long, and measure what it can.
@@ -38,6 +41,7 @@ def compare_masks(
             zeros are chosen once, and stay while the rest is trained with the same optimizer.
         keeps: shares to keep, what of is said by the granularity.
         seeds: of random logits, noise and the order of images.
+        before: the accuracy of the network as it came, where it is known; it is measured otherwise.
         tuning: arguments of ``train_masks``.
 
     Returns:
@@ -52,7 +56,7 @@ def compare_masks(
         found = run(network, test, training, methods[name], keep, seed, tuning)
         rows.append({"method": name, "keep": keep, "seed": seed, **found})
     frame = pd.DataFrame(rows)
-    frame.attrs["before"] = evaluate(network, test).accuracy
+    frame.attrs["before"] = evaluate(network, test).accuracy if before is None else before
     return frame
 
 
@@ -84,3 +88,30 @@ def _chosen_once(
     bits = sum(32 * kept + place_bits(weights, kept) for weights, kept in counts) / total
     own = {"sparsity": pruned.layers["zeros"].sum() / total, "bits": bits}
     return own | {"accuracy": evaluate(trained, test).accuracy}
+
+
+def known_masks(n: int = 16, k: int = 4, draws: int = 4096) -> pd.DataFrame:
+    """Four rows of logits whose entropies one can tell by hand, and what their masks do.
+
+    Returns:
+        A row a case and entry: ``case``, ``entry``, ``p`` (softmax of the logits), ``pi`` (the probability that the
+        entry is among the ``k`` drawn), and of the case ``entropy`` H(p), ``inclusion_entropy`` H(pi / k), in nats,
+        ``log_k``, ``log_n``.
+    """
+    wins = torch.arange(n) < k
+    logits = {
+        "all alike": torch.zeros(n),
+        "k alike, the rest far below": torch.where(wins, 12.0, 0.0),
+        "one far above, the rest alike": torch.where(torch.arange(n) < 1, 12.0, 0.0),
+        "each far above the next": -6.0 * torch.arange(n),
+    }
+    frames = []
+    for case, own in logits.items():
+        network = sparsify(nn.Linear(n, 1), k)
+        mask = network.dpp.masks["Linear"]
+        mask.logits = nn.Parameter(own[None], requires_grad=False)
+        pi = inclusion_probabilities(mask, draws, torch.Generator().manual_seed(0)).mean(0)[0]
+        found = mask_metrics(network, draws)[["entropy", "inclusion_entropy", "log_k", "log_n"]].iloc[0]
+        columns = {"case": case, "entry": range(1, n + 1), "p": own.softmax(0).numpy(), "pi": pi.numpy()}
+        frames.append(pd.DataFrame(columns).assign(**found))
+    return pd.concat(frames, ignore_index=True)

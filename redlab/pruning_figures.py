@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, _axes, _legend, styled
 
@@ -15,13 +16,15 @@ _LEFT = {
     "milliseconds": "time of one image (ms, batch 1)",
     "ratio": "weights set to zero (%)",
     "kilobytes": "size (kB)",
+    "sparsity": "weights that are zero or gone (%)",
+    "bits": "bits a weight, positions included (log)",
 }
 _KINDS = {
     "pearson_minibatch": ("-", "Pearson, per minibatch"),
     "pearson": ("--", "Pearson, all images"),
     "spearman": (":", "Spearman, all images"),
 }
-_SHARES = ("products", "parameters", "ratio")
+_SHARES = ("products", "parameters", "ratio", "sparsity")
 
 
 @styled
@@ -98,6 +101,11 @@ def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = No
     if (before := frame.attrs.get("before")) is not None:
         ax.axhline(before, color=INK, linewidth=0.8, label=f"before: {before:.2f} %")
     ax.set(xlabel=_LEFT[x], ylabel="accuracy (%)")
+    if x == "bits":
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
     _legend(ax)
     return ax
 

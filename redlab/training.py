@@ -23,7 +23,6 @@ from redlab.progress import progress
 from redlab.states import assign, fingerprint, read_state, tensors_of, write_state
 
 OnBatch = Callable[[nn.Module, int], None]
-OnEpoch = Callable[[nn.Module, int], None]
 Penalty = Callable[[nn.Module], Tensor]
 Observe = Callable[[nn.Module], Any]
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -60,7 +59,6 @@ def train(
     flip: bool = False,
     schedule: str = "cosine",
     on_batch: OnBatch | None = None,
-    on_epoch: OnEpoch | None = None,
     penalty: Penalty | None = None,
     observe: Observe | None = None,
     optimizer: MakeOptimizer | None = None,
@@ -81,7 +79,6 @@ def train(
         flip: every second image, by chance, is mirrored left to right.
         schedule: of the learning rate: "cosine", a tenth of warm-up, then a cosine to zero; or "constant".
         on_batch: called before each minibatch with the copy that is trained and the minibatch's number, from 0.
-        on_epoch: called before each epoch with the copy and the epoch's number, from 0.
         penalty: called for each minibatch with the copy; what it returns, in nats, is added to the loss.
         observe: called with the copy, in eval mode, before the first epoch and after each; it returns numbers, text and
             tensors in dicts and lists, which end up in ``observations``.
@@ -106,7 +103,7 @@ def train(
     # All that is random (order, shifts, dropout) draws from the global generators, which come back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        hooks = _Hooks(on_batch, on_epoch, penalty, observe, optimizer)
+        hooks = _Hooks(on_batch, penalty, observe, optimizer)
         run = _Run(copy.deepcopy(network), dataset, options, hooks)
         if checkpoint is not None:
             call = asdict(options) | {"images": len(dataset), "network": fingerprint(network)}
@@ -140,7 +137,6 @@ class _Hooks:
     """What the caller does to a training."""
 
     on_batch: OnBatch | None
-    on_epoch: OnEpoch | None
     penalty: Penalty | None
     observe: Observe | None
     optimizer: MakeOptimizer | None
@@ -174,8 +170,6 @@ class _Run:
 
     def epoch(self) -> None:
         """One pass over the images, and its row of the history."""
-        if self.hooks.on_epoch is not None:
-            self.hooks.on_epoch(self.network, len(self.rows))
         self.network.train()
         loss_sum, right, seen, number = 0.0, 0, 0, len(self.rows) + 1
         for batch, (images, labels) in enumerate(self.loader, len(self.rows) * len(self.loader)):
@@ -228,6 +222,11 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         columns = ["epoch", "loss", "accuracy", "learning_rate"]
         return Trained(self.network.eval(), pd.DataFrame(self.rows, columns=columns), self.observations)
+
+
+def minibatches(dataset: Dataset, batch_size: int) -> int:
+    """How many an epoch of ``train`` has."""
+    return len(_loader(dataset, batch_size))
 
 
 def _loader(dataset: Dataset, batch_size: int) -> DataLoader:

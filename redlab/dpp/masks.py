@@ -21,7 +21,7 @@ class Mask(nn.Module):
     Arguments:
         logits: Phi (rows, n).
         estimator: "k_step" or "one_shot".
-        noise: c, the scale of the Gumbel noise.
+        noise: c, the scale of the Gumbel noise. ``calm``, at first 1, is what training leaves of it.
         tiles: how many rows in turn belong to one unit of the layer.
     """
 
@@ -29,14 +29,14 @@ class Mask(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(logits)
         self.k, self.estimator, self.noise, self.tiles = k, estimator, noise, tiles
-        self.temperature = TEMPERATURE
+        self.temperature, self.calm = TEMPERATURE, 1.0
         self._keeping, self._drawn = False, None
 
     def forward(self) -> Tensor:
         """(rows, n) of zeros and ones."""
         if self._drawn is not None:
             return self._drawn
-        noise = self.noise if self.training else 0.0
+        noise = self.calm * self.noise if self.training else 0.0
         drawn = draw_mask(self.logits, self.k, self.temperature, noise, self.estimator)
         self._drawn = drawn if self._keeping else None
         return drawn
