@@ -20,6 +20,7 @@ from redlab.coupling import couple
 from redlab.evaluation import evaluate
 from redlab.iterative import iterative_prune
 from redlab.layers import copy_network
+from redlab.mask_training import prune_by_masks
 from redlab.progress import progress
 from redlab.result import Result
 from redlab.scoring import score_channels, score_weights
@@ -48,7 +49,7 @@ def compare_criteria(
     Arguments:
         test: what accuracy is measured on, and ``training`` what criteria see and fine-tuning learns from.
         methods: by name the ``criterion``, its options, and ``scope``, ``round_to``, ``compensation``; or, with a
-            ``step`` among them, arguments of ``iterative_prune``.
+            ``step`` among them, arguments of ``iterative_prune``; or, with the criterion "dpp", of ``prune_by_masks``.
         keeps: shares of the products to keep.
         seeds: of the images that a criterion sees, of the random criterion and of fine-tuning. Where a method draws
             nothing, the first alone.
@@ -76,7 +77,7 @@ def compare_criteria(
 def _draws(method: Mapping[str, Any], fine_tune: Mapping[str, Any] | None) -> bool:
     """Whether seeds change anything."""
     name = method["criterion"]
-    return fine_tune is not None or "step" in method or name == "random" or CRITERIA[name].data
+    return fine_tune is not None or "step" in method or name in ("random", "dpp") or CRITERIA[name].data
 
 
 def _pruned(
@@ -87,6 +88,10 @@ def _pruned(
             yield keep, iterative_prune(network, dataset=training, target=keep, seed=seed, **method)
         return
     options = {name: value for name, value in method.items() if name not in ("criterion", *_SELECTS)}
+    if method["criterion"] == "dpp":
+        for keep in keeps:
+            yield keep, prune_by_masks(network, training, keep, seed=seed, **options)
+        return
     if method["criterion"] == "random":
         options["seed"] = seed
     images = np.random.default_rng(seed).permutation(len(training))[:SCORE_IMAGES].tolist()

@@ -71,7 +71,7 @@ def sparsify(
     granularity: str = "weight",
     *,
     whole: Sequence[str] = (),
-    estimator: str = "k_step",
+    estimator: str = "auto",
     tiles: int = 4,
     start: str = "random",
     noise: float = 1.0,
@@ -95,9 +95,8 @@ def sparsify(
             unit reads (a linear layer's are single weights); "filter", of the channels of each coupled group, by one
             mask for all layers that read them; "tile", of the weights in each of a unit's ``tiles`` blocks.
         whole: names of layers (groups) that get no mask: the first one, say, whose units read few weights.
-        estimator: of the gradient: "k_step", the paper's relaxation, for any k (DRAWS); "one_shot" (ours), in half the
-            time and less accurate: on ``digits/mlp``, a fifth of the weights, 20 epochs, NUMBERS; "auto", k_step for
-            k <= 16, else one_shot.
+        estimator: of the gradient: "k_step", the paper's relaxation; "one_shot" (ours), in less time; "auto", k_step
+            for k <= 16, else one_shot. Networks learn as well by one as by the other (benchmarks/dpp.md).
         tiles: blocks of equal size in turn; layers whose units do not divide into them are skipped. An int ``keep``
             is the k of the unit, and ``tiles`` must divide it.
         start: of the logits: "random", of standard deviation 0.5, kernels 1 (the paper's figures, read as such); or
