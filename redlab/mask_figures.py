@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -67,9 +68,10 @@ def plot_mask_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     marks = {"log n": frame["log_n"].iloc[0], "log k": frame["log_k"].iloc[0]}
     for (name, place), side in zip(marks.items(), ("bottom", "top"), strict=True):
         ax.axhline(place, color=INK, linewidth=0.9, linestyle=":")
-        offset = (3, 2 if side == "bottom" else -2)
-        ax.annotate(f"{name} = {place:.2f}", (0, place), xycoords=("axes fraction", "data"), xytext=offset,
-                    textcoords="offset points", ha="left", va=side, fontsize=9)  # fmt: skip
+        text = ax.annotate(f"{name} = {place:.2f}", (1, place), xycoords=("axes fraction", "data"),
+                           xytext=(0, 2 if side == "bottom" else -2), textcoords="offset points",
+                           ha="right", va=side, fontsize=9)  # fmt: skip
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     ax.plot(frame["epoch"], frame["entropy"], color=BLUE, marker="o", markersize=3, label="logits, H(softmax)")
     if "inclusion_entropy" in frame:
         ax.plot(frame["epoch"], frame["inclusion_entropy"], color=RED, linestyle="--", marker="s", markersize=3,

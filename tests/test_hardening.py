@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import cache
 from math import comb, log2
 
 import pytest
@@ -25,6 +26,14 @@ def _seed():
     torch.manual_seed(0)
 
 
+@cache
+def hardened(name, granularity, bits):
+    """A shipped network, with masks, and the result; for tests that leave them as they are."""
+    network = load_network(name)
+    sparse = sparsify(network.eval(), 0.4, granularity, weight_bits=bits)
+    return network, sparse, harden(sparse)
+
+
 def agrees(sparse, hard, images):
     """Whether ``hard`` answers as ``sparse`` does in eval mode: to the bit, or nearly so where channels left."""
     if sparse.dpp.of_channels:
@@ -37,11 +46,9 @@ def agrees(sparse, hard, images):
 @each_granularity
 @pytest.mark.parametrize("name", DIGITS)
 def test_the_ordinary_network_computes_what_the_masked_one_does_in_eval_mode(name, granularity, bits):
-    network, images = load_network(name), torch.randn(8, 1, 8, 8)
-    sparse = sparsify(network, 0.4, granularity, weight_bits=bits)
-    hard = harden(sparse).network
-    assert agrees(sparse, hard, images)
-    assert difference(network, hard, images) > 0.1
+    (network, sparse, result), images = hardened(name, granularity, bits), torch.randn(8, 1, 8, 8)
+    assert agrees(sparse, result.network, images)
+    assert difference(network, result.network, images) > 0.1
 
 
 @each_granularity
@@ -152,8 +159,7 @@ def test_shut_channels_leave(name):
 @each_granularity
 @pytest.mark.parametrize("name", ["digits/resnet", "digits/mlp"])
 def test_the_ordinary_network_is_saved_and_comes_back(granularity, name, tmp_path):
-    sparse = sparsify(load_network(name), 0.4, granularity, weight_bits=8)
-    result, images = harden(sparse), torch.randn(4, 1, 8, 8)
+    (_, sparse, result), images = hardened(name, granularity, 8), torch.randn(4, 1, 8, 8)
     with pytest.raises(ValueError, match=r"harden\(network\)"):
         save_network(sparse, tmp_path / "sparse")
     save_network(result, tmp_path / "hard")
@@ -170,9 +176,7 @@ def test_the_ordinary_network_is_saved_and_comes_back(granularity, name, tmp_pat
 @each_granularity
 @pytest.mark.parametrize("name", DIGITS)
 def test_the_table_has_a_row_a_layer_and_agrees_with_the_weights(name, granularity, bits):
-    network = load_network(name)
-    sparse = sparsify(network, 0.4, granularity, weight_bits=bits)
-    result = harden(sparse)
+    network, sparse, result = hardened(name, granularity, bits)
     layers = result.layers
     assert list(layers["layer"]) == [layer.name for layer in weight_layers(network)]
     assert not layers.isna().any(axis=None)

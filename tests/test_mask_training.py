@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import TensorDataset
 
 from redlab import (
@@ -19,8 +18,10 @@ from redlab import (
     sparsify,
     train_masks,
 )
-from redlab.dpp.masks import Mask, masks_in
+from redlab.dpp.draws import draw_mask
+from redlab.dpp.masks import masks_in
 from redlab.layers import weight_layers
+from redlab.states import write_state
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +47,29 @@ def same(a, b):
     return list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def schedules(monkeypatch, network, *call, stop=None, **options):
-    """What the masks of a network have whenever one is drawn in training; ``stop``: killed after so many minibatches."""
-    seen, forward = [], Mask.forward
+def assert_same(one, other):
+    """Two trainings ended in the same bits."""
+    assert same(one.network, other.network)
+    pd.testing.assert_frame_equal(one.history, other.history, check_exact=True)
+    pd.testing.assert_frame_equal(one.metrics, other.metrics, check_exact=True)
+    left = [[(mask.temperature, mask.calm) for mask in masks_in(own.network)] for own in (one, other)]
+    assert left[0] == left[1]
 
-    def watch(mask):
-        if mask.training:
-            seen.append((mask.temperature, mask.calm * mask.noise))
-        return forward(mask)
+
+def schedules(monkeypatch, network, *call, **options):
+    """What the masks of a network have in each minibatch, and what training returned."""
+    seen = []
+
+    def watch(logits, k, temperature, noise, estimator):
+        seen.append((temperature, noise))
+        return draw_mask(logits, k, temperature, noise, estimator)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Mask, "forward", watch)
+        patched.setattr("redlab.dpp.masks.draw_mask", watch)
         result = train_masks(network, *call, **options)
-    each = len(masks_in(network))
-    assert all(len(set(seen[i : i + each])) == 1 for i in range(0, len(seen), each)), "all masks have the same"
-    return np.array(seen[::each]), result
+    seen = np.array(seen).reshape(-1, len(masks_in(network)), 2)
+    assert (seen == seen[:, :1]).all(), "all masks have the same"
+    return seen[:, 0], result
 
 
 def test_temperature_and_noise_fall_in_a_line_and_are_what_masks_have(sparse, few, monkeypatch):
@@ -142,23 +151,17 @@ def test_only_the_logits_have_their_own_learning_rate(few):
     assert unlearnt.metrics.groupby("layer")["entropy"].nunique().eq(1).all()
 
 
-class _Killed(Exception):
-    pass
-
-
 def killed_after(monkeypatch, epochs):
-    """Training stops in the epoch after so many."""
-    begun = []
-    train = nn.Module.train
+    """Training stops once so many epochs are in the file."""
+    written = []
 
-    def counted(module, mode=True):
-        if mode and hasattr(module, "dpp"):
-            begun.append(module)
-            if len(begun) > epochs:
-                raise _Killed
-        return train(module, mode)
+    def write(*call):
+        write_state(*call)
+        written.append(call)
+        if len(written) == epochs:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(nn.Module, "train", counted)
+    monkeypatch.setattr("redlab.training.write_state", write)
 
 
 @pytest.mark.parametrize(("name", "granularity"), [("digits/mlp", "weight"), ("digits/resnet", "filter")])
@@ -169,18 +172,17 @@ def test_training_that_was_killed_goes_on_to_the_same_bits(name, granularity, fe
     whole_seen, whole = schedules(monkeypatch, sparse, few, 3, **options)
     with monkeypatch.context() as patched:
         killed_after(patched, 2)
-        with pytest.raises(_Killed):
+        with pytest.raises(KeyboardInterrupt):
             train_masks(sparse, few, 3, **options, checkpoint=file)
     seen, resumed = schedules(monkeypatch, sparse, few, 3, **options, checkpoint=file)
     np.testing.assert_array_equal(seen, whole_seen[-2:])
-    for _ in range(2):
-        assert same(whole.network, resumed.network)
-        pd.testing.assert_frame_equal(whole.history, resumed.history, check_exact=True)
-        pd.testing.assert_frame_equal(whole.metrics, resumed.metrics, check_exact=True)
-        assert torch.equal(whole.logits[layer], resumed.logits[layer])
-        left = [[(mask.temperature, mask.calm) for mask in masks_in(own.network)] for own in (whole, resumed)]
-        assert left[0] == left[1]
-        resumed = train_masks(sparse, few, 3, **options, checkpoint=file)  # which is there and finished
+    assert_same(whole, resumed)
+    assert torch.equal(whole.logits[layer], resumed.logits[layer])
+
+
+def test_a_finished_training_comes_back_from_its_file_whole(sparse, few, tmp_path):
+    whole, again = (train_masks(sparse, few, 1, checkpoint=tmp_path / "state") for _ in range(2))
+    assert_same(whole, again)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_no_epochs_return_what_came(sparse, few):
 
 
 def test_bad_requests_are_refused(sparse, few):
-    with pytest.raises(ValueError, match="no mask is called 'nowhere'; there are hidden.0.linear, "):
+    with pytest.raises(ValueError, match="no mask is called 'nowhere'; there are hidden"):
         train_masks(sparse, few, 1, watch=["nowhere"])
     for bad in ({"mu": -1.0}, {"mu": float("nan")}, {"temperatures": (5.0, 0.0)}, {"noises": (1.0, -0.1)}):
         with pytest.raises(ValueError, match="mu and noises must be at least 0 and temperatures above 0"):
@@ -230,10 +232,13 @@ def test_bad_requests_are_refused(sparse, few):
         train_masks(sparse, few, 1, draws=3)
     with pytest.raises(ValueError, match="has no masks"):
         train_masks(load_network("digits/mlp"), few, 1)
-    with pytest.raises(ValueError, match="0 images"):
-        train_masks(sparse, TensorDataset(torch.ones(0, 1, 8, 8), torch.ones(0, dtype=torch.long)), 1)
     with pytest.raises(ValueError, match="epochs >= 0"):
         train_masks(sparse, few, -1)
+
+
+def test_no_images_are_refused_as_train_does(sparse):
+    with pytest.raises(ValueError, match="training needs images"):
+        train_masks(sparse, TensorDataset(torch.ones(0, 1, 8, 8), torch.ones(0, dtype=torch.long)), 1)
 
 
 @pytest.mark.parametrize("products", [0.5, 0.1])

@@ -18,6 +18,7 @@ CHANGES = {
     "05_red_and_red_plus_plus": ({"max_errors": [0.6]}, "share"),
     "06_taylor_importance": ({"keeps": [0.8]}, "products"),
     "07_flexrel": ({"ratios": [0.4]}, "accuracy"),
+    "08_dpp_mask_entropy": ({"keeps": [0.5, 0.5]}, "sparsity"),
     "09_pruning_vs_accuracy": ({"keeps": [0.8]}, "products"),
 }
 
@@ -102,10 +103,16 @@ def test_the_taylor_notebook_measures_itself_against_the_oracle(runs):
     assert frame.loc["second order", "spearman"] > frame.loc["magnitude", "spearman"]
 
 
+def test_the_mask_notebook_keeps_as_many_weights_as_it_says(runs):
+    frame = runs("08_dpp_mask_entropy").results.set_index("method")
+    assert frame.loc["DPP, weights", "sparsity"] == pytest.approx(0.8, abs=0.005)
+    assert frame.loc["DPP, 1 bit", "bits"] < frame.loc["DPP, 8 bits", "bits"] < frame.loc["DPP, weights", "bits"]
+
+
 def test_the_pruning_notebook_compares_all_criteria_at_equal_products(runs):
     frame = runs("09_pruning_vs_accuracy").results
     assert (frame["products"] <= frame["keep"] + 1e-9).all()
-    assert {"Taylor, iterative", "SPP", "reconstruction", "SInGE", "FlexRel"} <= set(frame["method"])
+    assert {"Taylor, iterative", "SPP", "DPP", "reconstruction", "SInGE", "FlexRel"} <= set(frame["method"])
     assert set(frame["stage"]) == {"pruned", "fine-tuned"}
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from redlab.datasets import load_dataset
 from redlab.evaluation import evaluate
 from redlab.storage import load_network
-from redlab.training import train
+from redlab.training import minibatches, sgd, train
 
 
 def _same(a: nn.Module, b: nn.Module) -> bool:
@@ -118,6 +118,74 @@ def test_a_penalty_is_minimised_and_part_of_the_loss():
         train(network, _small(), 1, penalty=lambda copied: torch.tensor(torch.inf))
 
 
+def test_what_is_observed_is_the_copy_in_eval_mode_before_the_first_epoch_and_after_each():
+    network, seen = load_network("digits/mlp").train(), []
+
+    def norm(copied):
+        return float(copied.classifier.weight.detach().norm())
+
+    def observe(copied):
+        assert copied is not network
+        assert not copied.training
+        seen.append(copied.classifier.bias.detach().clone())
+        return {"norm": norm(copied), "names": ["classifier"]}
+
+    plain = train(network, _small(), 2)
+    watched = train(network, _small(), 2, observe=observe)
+    assert _same(plain.network, watched.network)
+    assert (len(watched.observations), plain.observations) == (3, [])
+    assert torch.equal(seen[0], network.classifier.bias)
+    assert torch.equal(seen[2], watched.network.classifier.bias)
+    assert not torch.equal(seen[1], seen[2])
+    assert watched.observations[2] == {"norm": norm(watched.network), "names": ["classifier"]}
+    assert train(network, _small(), 0, observe=observe).observations[0] == watched.observations[0]
+
+
+def test_another_optimizer_takes_the_place_of_sgd_and_follows_the_schedule():
+    network = load_network("digits/mlp")
+
+    def half(copied):
+        groups = [{"params": copied.hidden.parameters(), "lr": 0.0}, {"params": copied.classifier.parameters()}]
+        return torch.optim.Adam(groups, lr=0.01)
+
+    trained = train(network, _small(), 3, optimizer=half, learning_rate=1e30)
+    assert torch.equal(trained.network.hidden[0].linear.weight, network.hidden[0].linear.weight)
+    assert not torch.equal(trained.network.classifier.weight, network.classifier.weight)
+    own = train(network, _small(), 3, optimizer=lambda copied: sgd(copied, 0.05, 1e-3))
+    assert _same(own.network, train(network, _small(), 3, learning_rate=0.05, weight_decay=1e-3).network)
+    rates = train(network, _small(), 3, optimizer=lambda copied: torch.optim.Adam(copied.parameters(), 0.01)).history
+    ordinary = train(network, _small(), 3, learning_rate=0.01).history
+    assert rates["learning_rate"].tolist() == ordinary["learning_rate"].tolist()
+
+
+def test_parameters_may_have_sgd_options_of_their_own():
+    network = load_network("digits/mlp")
+    bias = network.classifier.bias
+
+    def make(copied):
+        return sgd(copied, 0.1, 1e-3, [{"params": [copied.classifier.bias], "lr": 0.0, "weight_decay": 0.0}])
+
+    trained = train(network, _small(), 1, optimizer=make).network
+    assert torch.equal(trained.classifier.bias, bias)
+    assert not torch.equal(trained.classifier.weight, network.classifier.weight)
+    groups = make(network).param_groups
+    assert [group["weight_decay"] for group in groups] == [1e-3, 0, 0]
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def test_an_epoch_has_as_many_minibatches_as_its_hook_is_called():
+    for images, size in [(100, 50), (101, 50), (65, 64), (10, 64)]:
+        numbers = []
+        train(
+            load_network("digits/mlp"),
+            _small(images),
+            1,
+            batch_size=size,
+            on_batch=lambda _, n, to=numbers: to.append(n),
+        )
+        assert len(numbers) == minibatches(_small(images), size)
+
+
 def _stop_at(batch):
     """A hook that stops training there, and counts from where it goes on."""
 
@@ -135,6 +203,9 @@ def _stop_at(batch):
 def test_training_that_was_killed_goes_on_to_the_same_bits(name, schedule, tmp_path):
     network, file = load_network(name, weights=None), tmp_path / "new/state.pt"
     options = {"epochs": 4, "shift": 1, "flip": True, "smoothing": 0.1, "schedule": schedule, "seed": 5}
+    options |= {
+        "observe": lambda copied: [copied.training, *(float(own.detach().sum()) for own in copied.parameters())]
+    }
     whole = train(network, _small(), **options, on_batch=_stop_at(None))
     with pytest.raises(KeyboardInterrupt):
         train(network, _small(), **options, on_batch=_stop_at(5), checkpoint=file)  # in the third epoch of two each
@@ -145,6 +216,8 @@ def test_training_that_was_killed_goes_on_to_the_same_bits(name, schedule, tmp_p
     assert rest.seen == [4, 5, 6, 7]
     assert _same(whole.network, resumed.network)
     pd.testing.assert_frame_equal(whole.history, resumed.history, check_exact=True)
+    assert len(resumed.observations) == 5
+    assert resumed.observations == whole.observations
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -169,6 +242,9 @@ def test_the_checkpoint_of_another_call_is_refused_and_says_what_differs(tmp_pat
         "images is 100 there and 99 here": (network, _small(99), {}),
         "network is ": (other, _small(), {}),
         "penalty is False there": (network, _small(), {"penalty": lambda copied: torch.zeros(())}),
+        "observe is False there": (network, _small(), {"observe": lambda copied: 0}),
+        "optimizer is False there": (network, _small(), {"optimizer": lambda copied: sgd(copied, 0.1, 5e-4)}),
+        "mu is None there and 0.5 here": (network, _small(), {"depends": {"mu": 0.5}}),
     }
     for message, (trained, images, changed) in calls.items():
         with pytest.raises(ValueError, match=message):

@@ -10,8 +10,10 @@ from nets import labelled, mlp
 from torch import nn
 from torch.nn.utils import prune
 
-from redlab import load_network, prune_weights, save_network, score_channels, score_weights, weight_layers
+from redlab import load_dataset, load_network, prune_weights, save_network, score_channels, score_weights, weight_layers
 from redlab.selection import count_of
+from redlab.training import train
+from redlab.weight_pruning import hold_zeros
 
 RATIOS = [0, 0.1, 0.29, 0.5, 0.999, 1]
 
@@ -159,3 +161,25 @@ def test_scores_of_channels_or_of_another_network_are_refused(scores):
 def test_a_network_without_weights_has_none_to_lose():
     result = prune_weights(nn.ReLU(), score_weights(nn.ReLU(), "random"), 0.5)
     assert "0 layers" in str(result)
+
+
+def test_zeros_are_held_while_the_rest_is_trained():
+    pruned = prune_weights(
+        load_network("digits/mlp"), score_weights(load_network("digits/mlp"), "magnitude"), 0.8
+    ).network
+    hold = hold_zeros(pruned)
+    zeros = {name: weight == 0 for name, weight in weights(pruned).items()}
+    seen = []
+
+    def watch(network, number):
+        hold(network, number)
+        seen.append(all((weight[zeros[name]] == 0).all() for name, weight in weights(network).items()))
+
+    trained = train(pruned, load_dataset("digits", "train", limit=128), 1, on_batch=watch).network
+    assert seen == [True, True]
+    grown = sum(int((weight[zeros[name]] != 0).sum()) for name, weight in weights(trained).items())
+    assert grown > 0, "the last minibatch has filled them"
+    hold(trained)
+    for name, weight in weights(trained).items():
+        assert torch.equal(weight == 0, zeros[name])
+        assert not torch.equal(weight, weights(pruned)[name])
