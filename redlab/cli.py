@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from redlab.cli_compress import compress
+from redlab.cli_sweep import sweep
+from redlab.terminal import shown, stop
 
 if TYPE_CHECKING:
     from redlab.runs import Run, RunFailed
@@ -114,6 +116,7 @@ def lab(context: typer.Context) -> None:
     os.execve(sys.executable, [*command, *context.args], surroundings)
 
 
+app.command()(sweep)
 app.command()(compress)
 
 
@@ -122,12 +125,7 @@ def _checked(function: Callable, *args: Any) -> Any:
     try:
         return function(*args)
     except (ValueError, TypeError, FileNotFoundError) as error:
-        _stop(error, code=2)
-
-
-def _stop(message: object, code: int) -> NoReturn:
-    typer.echo(f"redlab: {message}", err=True)
-    raise typer.Exit(code)
+        stop(error, code=2)
 
 
 def _found(names: list[str]) -> list[Path]:
@@ -135,14 +133,14 @@ def _found(names: list[str]) -> list[Path]:
 
     wanted = names or _checked(list_notebooks)
     if not wanted:
-        _stop("there are no notebooks here", code=2)
+        stop("there are no notebooks here", code=2)
     # dict: a notebook named twice is run once
     return list(dict.fromkeys(_checked(find_notebook, name) for name in wanted))
 
 
 def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
     """The parameters for one notebook out of ``NAME=VALUE`` words, checked; ValueError or TypeError otherwise."""
-    from redlab.notebooks import changed_parameters, default_parameters
+    from redlab.notebooks import changed_parameters, default_parameters, known_network
 
     defaults = default_parameters(notebook)
     params = {}
@@ -152,7 +150,7 @@ def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
             raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
         params[name] = _value(text, defaults.get(name))
     changed = changed_parameters(notebook, params)
-    return {name: _network(value) if name == "network" else value for name, value in changed.items()}
+    return {name: known_network(value) if name == "network" else value for name, value in changed.items()}
 
 
 def _value(text: str, default: Any) -> Any:
@@ -171,21 +169,6 @@ def _value(text: str, default: Any) -> Any:
         return value
 
 
-def _network(name: str | None) -> str | None:
-    """``name`` where redlab knows it, the absolute path of a saved network's folder, or a ValueError with the names."""
-    from redlab.networks import input_shape
-
-    if name is None:
-        return None
-    try:
-        input_shape(name)
-        return name
-    except ValueError:
-        if Path(name).is_dir():  # absolute: a kernel works in notebooks/
-            return str(Path(name).resolve())
-        raise
-
-
 def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:
     """Run each job, go on where one fails, and end with the list of failures and exit code 1 if there are any."""
     from redlab.runs import RunFailed
@@ -202,16 +185,16 @@ def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool]
             failures.append(failed)
             typer.echo((f"{title}: " if live else "") + f"FAILED, {failed.error}")
     if failures:
-        _stop(_report(failures, len(jobs)), code=1)
+        stop(_report(failures, len(jobs)), code=1)
 
 
 def _outcome(run: Run) -> str:
     how = "was done before" if run.cached else f"done in {run.seconds:.1f} s"
     count = len(run.figures)
-    where = _shown(run.published or run.folder / "figures")
+    where = shown(run.published or run.folder / "figures")
     figures = f"{count} figure{'s' if count != 1 else ''} in {where}" if count else "no figures"
     results = run.folder / "results.parquet"
-    return f"{how}; {figures}; " + (f"results in {_shown(results)}" if results.is_file() else "no results")
+    return f"{how}; {figures}; " + (f"results in {shown(results)}" if results.is_file() else "no results")
 
 
 def _report(failures: list[RunFailed], total: int) -> str:
@@ -219,14 +202,8 @@ def _report(failures: list[RunFailed], total: int) -> str:
     for failed in failures:
         message = failed.message.strip().splitlines() or [""]
         lines.append(f"  {failed.name}: {failed.error}: {message[0]}")
-        lines.append(f"    {_shown(failed.notebook)}")
+        lines.append(f"    {shown(failed.notebook)}")
     return "\n".join(lines)
-
-
-def _shown(path: Path) -> str:
-    """``path`` from here where it lies below, absolute otherwise."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 if __name__ == "__main__":

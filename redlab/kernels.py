@@ -12,14 +12,28 @@ from typing import Any
 
 from redlab.paths import data_root
 
+# OpenMP (torch), and numba, which would take all cores otherwise.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _PACKAGES = ("redlab", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
 
 
-def execute(path: Path, work: Path, changed: dict[str, Any], progress: bool = False) -> None:
+def execute(
+    path: Path,
+    work: Path,
+    changed: dict[str, Any],
+    progress: bool = False,
+    timeout: float | None = None,
+    threads: int | None = None,
+) -> None:
     """Execute the notebook ``path`` into ``work/executed.ipynb``, with ``changed`` injected after its parameters.
+
+    Arguments:
+        timeout: seconds that a cell may take.
+        threads: of the kernel; None leaves that to its environment.
 
     Raises:
         papermill.PapermillExecutionError: where a cell failed.
+        nbclient.exceptions.CellTimeoutError: where one took longer than ``timeout``.
         nbclient.exceptions.DeadKernelError: where the kernel died.
     """
     import papermill
@@ -34,13 +48,14 @@ def execute(path: Path, work: Path, changed: dict[str, Any], progress: bool = Fa
         language="python",
         progress_bar={"desc": path.stem, "leave": False} if progress else False,
         resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` would change this process's
-        kernel_manager_class=_kernel_manager(_kernel_environment(work)),
+        kernel_manager_class=_kernel_manager(_kernel_environment(work, threads)),
+        execution_timeout=timeout,
         extra_arguments=["--log-level=CRITICAL"],  # a kernel that is told to stop calls that an error, on our terminal
         coalesce_streams=True,  # how a kernel's prints fall into messages differs from run to run
     )
 
 
-def _kernel_environment(work: Path) -> dict[str, str]:
+def _kernel_environment(work: Path, threads: int | None) -> dict[str, str]:
     # Without MPLBACKEND a kernel draws into the notebook, whatever the caller's shell asked for.
     inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return {
@@ -49,6 +64,7 @@ def _kernel_environment(work: Path) -> dict[str, str]:
         "REDLAB_OUT": str(work),
         "REDLAB_DATA": str(data_root()),  # absolute: the kernel works in another folder
         "TQDM_DISABLE": "1",  # a bar would leave widget state in the notebook
+        **({} if threads is None else dict.fromkeys(_THREADS, str(threads))),
     }
 
 
@@ -76,12 +92,12 @@ def _kernel_manager(environment: dict[str, str]) -> type:
     return Manager
 
 
-def surroundings(folder: Path) -> dict[str, Any]:
+def surroundings(folder: Path, threads: int | None = None) -> dict[str, Any]:
     """What the results may depend on beyond the key: versions, platform, threads, commit. No host and no user name."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "threads": int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or os.cpu_count() or 1),
+        "threads": threads or int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or os.cpu_count() or 1),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "commit": _commit(folder),
     }

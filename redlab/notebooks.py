@@ -120,6 +120,25 @@ def changed_parameters(notebook: Path, params: dict[str, Any]) -> dict[str, Any]
     return {name: value for name, value in given.items() if json.dumps(value) != json.dumps(defaults[name])}
 
 
+def known_network(name: str | None) -> str | None:
+    """``name`` where redlab knows it, or the absolute path of a saved network's folder; None stays None.
+
+    Raises:
+        ValueError: neither; the message holds the names that are known.
+    """
+    from redlab.networks import input_shape
+
+    if name is None:
+        return None
+    try:
+        input_shape(name)
+        return name
+    except ValueError:
+        if Path(name).is_dir():  # absolute: a kernel works in notebooks/
+            return str(Path(name).resolve())
+        raise
+
+
 def _fits(value: Any, default: Any) -> bool:
     if value is None or default is None:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -83,6 +84,9 @@ def run_notebook(
     notebooks: Path | None = None,
     again: bool = False,
     progress: bool = False,
+    timeout: float | None = None,
+    threads: int | None = None,
+    publish: bool = True,
 ) -> Run:
     """Execute a notebook, unless the same was done before: same cells, same package, same parameters.
 
@@ -93,12 +97,14 @@ def run_notebook(
         notebooks: the folder of the notebooks; default the checkout's. ``runs/`` and ``figures/`` lie beside it.
         again: execute it even where it was done before (data outside the package, say, is no part of the key).
         progress: show a bar over its cells.
-
-    With default parameters the figures are copied into ``figures/`` as well.
+        timeout: seconds that each cell may take; by default any time.
+        threads: of its kernel; by default as many as its libraries like.
+        publish: with default parameters, copy the figures into ``figures/`` as well.
 
     Raises:
         ValueError, TypeError: an unknown notebook or parameter, or a value of the wrong type; nothing was executed.
-        RunFailed: a cell failed or the kernel died; the next call tries again.
+        RunFailed: a cell failed or took too long, or the kernel died; the next call tries again.
+        OSError: the disk is full; nothing half-written is left, and finished runs are whole.
     """
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
@@ -106,8 +112,8 @@ def run_notebook(
     folder = Path(out or notebooks.parent / "runs").resolve() / path.stem / run_key(path, changed)
     with _locked(folder):
         run = None if again else _finished(folder)
-        run = run or _execute(path, folder, changed, progress)
-    if changed or path.parent != notebooks:
+        run = run or _execute(path, folder, changed, progress, timeout, threads)
+    if changed or path.parent != notebooks or not publish:
         return run
     return replace(run, published=_publish(run.figures, notebooks.parent / "figures"))
 
@@ -177,29 +183,58 @@ def _finished(folder: Path) -> Run | None:
     return Run(folder, facts["notebook"], facts["parameters"], facts["seconds"], cached=True)
 
 
-def _execute(path: Path, folder: Path, changed: dict[str, Any], progress: bool) -> Run:
+def _execute(
+    path: Path, folder: Path, changed: dict[str, Any], progress: bool, timeout: float | None, threads: int | None
+) -> Run:
     """Execute under a temporary name; what appears under ``folder`` is whole, whether done or failed."""
     work = _part(folder)
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed: the lock is ours, so nobody works there
-    (work / "figures").mkdir(parents=True)
-    facts = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}, **surroundings(path.parent)}
+    facts = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}}
+    facts |= surroundings(path.parent, threads)
     start = time.perf_counter()
-    try:
-        execute(path, work, changed, progress)
-    except Exception as error:
-        failure = _failure(error, work)
-        _write_json(work / "failed.json", {**facts, **failure})
-        _replace(work, folder)
-        raise RunFailed(folder, path.stem, **failure) from error
-    facts["seconds"] = round(time.perf_counter() - start, 3)
-    _write_json(work / "run.json", facts)
+    with _room(work, path.stem):
+        (work / "figures").mkdir(parents=True)
+        try:
+            execute(path, work, changed, progress, timeout, threads)
+        except Exception as error:
+            if _is_full(error):
+                raise
+            failure = _failure(error, work)
+            _write_json(work / "failed.json", {**facts, **failure})
+            _replace(work, folder)
+            raise RunFailed(folder, path.stem, **failure) from error
+        facts["seconds"] = round(time.perf_counter() - start, 3)
+        _write_json(work / "run.json", facts)
     _replace(work, folder)
     return Run(folder, path.stem, facts["parameters"], facts["seconds"])
 
 
+@contextmanager
+def _room(work: Path, name: str) -> Iterator[None]:
+    """Where the disk is full inside, ``work`` goes, and the error says what happened."""
+    try:
+        yield
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+        what = f"{os.strerror(error.errno)} while {name} was run in {work.parent}"
+        rest = "nothing half-written is left and finished runs are whole: make room and call again"
+        raise OSError(error.errno, f"{what}; {rest}") from error
+
+
+def _is_full(error: Exception) -> bool:
+    """No space left, a file over the limit, a quota used up."""
+    full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in full
+
+
 def _failure(error: Exception, work: Path) -> dict[str, str]:
     executed = work / "executed.ipynb"
-    cells = read_cells(executed) if executed.is_file() else []
+    try:
+        cells = read_cells(executed)
+    except (OSError, ValueError):  # no kernel started, or it was cut off while it was written
+        cells = []
     started = [cell["source"] for cell in cells if cell["metadata"].get("papermill", {}).get("start_time")]
     kind, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     return {"error": kind, "message": message, "cell": started[-1] if started else ""}

@@ -5,6 +5,7 @@ import json
 from functools import cache
 from math import comb, log2
 
+import numpy as np
 import pytest
 import torch
 from nets import DIGITS, SMALL, difference, made, mlp
@@ -227,6 +228,18 @@ def test_layers_without_masks_are_in_the_table_and_stay():
     assert torch.equal(result.network[2].weight, network[2].weight)
 
 
+def test_layers_without_a_shape_yet_are_in_the_table_with_the_reason():
+    network = nn.Sequential(nn.Linear(4, 5), nn.LazyLinear(3))
+    layers = harden(sparsify(network, 2)).layers
+    assert layers["skipped"].tolist() == ["", "its weight has no shape yet (lazy): run the network once"]
+
+
+@pytest.mark.parametrize("keep", [np.float32(0.5), np.int64(5), {"classifier": np.int64(5)}])
+def test_the_plan_is_plain_data_though_numpy_said_what_to_keep(keep):
+    plan = harden(sparsify(load_network("digits/mlp"), keep)).plan
+    assert json.loads(json.dumps(plan)) == plan
+
+
 def test_tied_weights_stay_tied():
     network = mlp(4, 4, 4, 3)
     network[2].weight = network[0].weight
@@ -244,7 +257,8 @@ def test_the_result_says_what_was_asked_for_and_reached():
     assert "sparsity 0.75" in str(result)
 
 
-@pytest.mark.parametrize("network", [nn.Linear(3, 4), load_network("digits/mlp")])
-def test_a_network_without_masks_is_refused(network):
-    with pytest.raises(ValueError, match="has no masks: make it with sparsify"):
-        harden(network)
+def test_a_network_without_masks_is_refused():
+    hard = harden(sparsify(load_network("digits/mlp"), 0.5)).network
+    for network in (nn.Linear(3, 4), load_network("digits/mlp"), hard):
+        with pytest.raises(ValueError, match="has no masks: make it with sparsify"):
+            harden(network)

@@ -1,0 +1,85 @@
+"""``redlab sweep``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redlab.terminal import shown, stop
+
+if TYPE_CHECKING:
+    from redlab.sweeps import Swept
+
+
+def sweep(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yml", help="Keys: notebook, grid, points, seeds.")],
+    jobs: Annotated[int, typer.Option(help="Notebooks side by side; the cores are divided among them.")] = 1,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where run folders are kept; default: runs/")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that a cell may take; default: any time.")] = None,
+    plot: Annotated[
+        tuple[str, str, str] | None, typer.Option(metavar="X Y BY", help="Draw column Y over X, a line for each BY.")
+    ] = None,
+) -> None:
+    """Execute a notebook at every point of a sweep.
+
+    What was done before is not done again; points that failed are tried again. Exit codes: 0 done, 1 some point failed
+    or the disk is full (what is done stays done), 2 wrong usage, and nothing was executed.
+    """
+    from redlab.specs import read_spec
+    from redlab.sweeps import run_sweep
+
+    try:
+        found = read_spec(spec)
+        swept = run_sweep(found, out, jobs, dask, timeout, watched=lambda done, total: _told(done, total, found.points))
+    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
+        stop(error, 2)
+    except OSError as error:
+        stop(error, 1)
+    _finish(swept, plot, out)
+
+
+def _told(done: Iterable, total: int, points: tuple[dict[str, Any], ...]) -> Iterator:
+    """The outcomes as they come, behind a bar on a terminal, with a line for each elsewhere."""
+    from redlab.progress import progress
+    from redlab.runs import Run
+
+    live = sys.stderr.isatty()
+    for count, (number, outcome) in enumerate(progress(done, "points", total), 1):
+        how = f"FAILED, {outcome.error}" if not isinstance(outcome, Run) else f"done in {outcome.seconds:.1f} s"
+        how = "was done before" if getattr(outcome, "cached", False) else how
+        if not live:
+            typer.echo(f"[{count}/{total}] {describe(points[number])}: {how}")
+        yield number, outcome
+
+
+def describe(point: dict[str, Any]) -> str:
+    """A point in a line."""
+    return ", ".join(f"{name}={value}" for name, value in point.items()) or "default parameters"
+
+
+def _finish(swept: Swept, plot: tuple[str, str, str] | None, out: Path | None) -> None:
+    for failed in swept.failures:
+        typer.echo(f"  {failed.name}: {failed.error}: {(failed.message.strip().splitlines() or [''])[0]}", err=True)
+        typer.echo(f"    {shown(failed.notebook)}", err=True)
+    if swept.runs:
+        frame = swept.frame()
+        folder = swept.runs[0].folder.parent
+        typer.echo(f"{len(swept.runs)} points, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
+        if plot:
+            typer.echo(f"plot in {shown(_draw(frame, plot, folder))}")
+    if swept.failures:
+        stop(f"{len(swept.failures)} of {len(swept.outcomes)} points failed; the next call tries them again", 1)
+
+
+def _draw(frame: Any, plot: tuple[str, str, str], folder: Path) -> Path:
+    from redlab.sweep_figures import draw_sweep
+
+    try:
+        return draw_sweep(frame, *plot, folder)
+    except ValueError as error:
+        stop(error, 2)

@@ -1,0 +1,69 @@
+"""Engines: where the points of a sweep run. One joblib call serves threads here and a Dask cluster elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_CONNECT = 30  # seconds to find a scheduler, and a worker
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_each(jobs: int) -> int | None:
+    """Threads for each of ``jobs`` kernels side by side, so that together they fill the cores; None: as they like."""
+    if jobs == 1:
+        return None
+    own = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return min(max(1, cores() // jobs), int(own) if own.isdigit() and int(own) else cores())
+
+
+def check_engine(jobs: int, dask: str | None) -> None:
+    """Raises ValueError where ``jobs`` is no count, or stands beside ``dask``."""
+    if isinstance(jobs, bool) or jobs != int(jobs) or jobs < 1:
+        raise ValueError(f"jobs must be a whole number of at least 1, not {jobs!r}")
+    if dask is not None and jobs != 1:
+        raise ValueError("give either jobs or dask: a cluster has as many jobs as its workers have threads")
+
+
+def map_unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: int, dask: str | None) -> Iterator[Any]:
+    """What ``function`` returns for each tuple of arguments, as it comes.
+
+    Arguments:
+        jobs: calls at once, in threads: a notebook's kernel is a process of its own anyway.
+        dask: the address of a Dask scheduler, whose workers make the calls instead; both must find the same files.
+
+    Raises:
+        ConnectionError: no scheduler there, or no worker. ModuleNotFoundError: Dask is not installed.
+    """
+    from joblib import Parallel, delayed, parallel_config
+
+    tasks = [delayed(function)(*call) for call in calls]
+    if dask is None:
+        yield from Parallel(jobs, backend="threading", return_as="generator_unordered")(tasks)
+        return
+    with _connected(dask), parallel_config("dask", wait_for_workers_timeout=_CONNECT):
+        yield from Parallel(-1, batch_size=1, return_as="generator_unordered")(tasks)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("a Dask cluster needs the extra: pip install 'redlab[cluster]'") from error
+    try:
+        client = Client(address, timeout=_CONNECT)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConnectionError(f"no Dask scheduler answers at {address} ({error})") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_CONNECT)
+        except TimeoutError as error:
+            raise ConnectionError(f"the Dask scheduler at {address} has no workers") from error
+        yield

@@ -1,0 +1,73 @@
+"""What many runs recorded, as one frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+def load_runs(folder: str | Path) -> pd.DataFrame:
+    """The results of every finished run below ``folder``, one under the other.
+
+    Of several runs of one point (the package has changed in between) the last one counts. Runs that failed, that go
+    on, or that recorded nothing are left out; ``attrs["without"]`` lists the folders of those that recorded nothing.
+
+    Returns:
+        The columns that the notebooks recorded; before them ``notebook``, and every parameter by its name (lists as
+        JSON; "parameter_NAME" where the notebook recorded a column of that name); after them ``seconds`` and ``run``,
+        the run's folder, relative to ``folder``.
+
+    Raises:
+        FileNotFoundError: no such folder. ValueError: a file of a finished run is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    marks = [path for path in folder.rglob("run.json") if not _hidden(path.relative_to(folder))]
+    last: dict[str, Path] = {}
+    for mark in sorted(marks, key=lambda path: (path.stat().st_mtime_ns, path)):
+        facts = _facts(mark.parent)
+        last[json.dumps([facts["notebook"], facts["parameters"]], sort_keys=True)] = mark.parent
+    return join_runs(sorted(last.values()), folder)
+
+
+def join_runs(folders: Sequence[Path], root: Path | None = None) -> pd.DataFrame:
+    """``load_runs`` of these folders of finished runs, in their order; paths relative to ``root``."""
+    found = [folder for folder in folders if (folder / "results.parquet").is_file()]
+    frames = [_frame(folder, folder.relative_to(root) if root else folder) for folder in found]
+    joined = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["notebook", "seconds", "run"])
+    joined.attrs = {"without": [str(folder) for folder in folders if folder not in found]}
+    return joined
+
+
+def _hidden(path: Path) -> bool:
+    """Whether it is under a temporary name."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return {key: facts[key] for key in ("notebook", "parameters", "seconds")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'run.json'} is damaged ({error!r}): delete the folder, and run it again") from None
+
+
+def _frame(folder: Path, name: Path) -> pd.DataFrame:
+    facts = _facts(folder)
+    try:
+        frame = pd.read_parquet(folder / "results.parquet")
+    except (OSError, ValueError) as error:
+        what = f"{folder / 'results.parquet'} is damaged ({error})"
+        raise ValueError(f"{what}: delete the folder, and run it again") from None
+    frame.attrs = {}
+    own = {"notebook": facts["notebook"]}
+    for parameter, value in facts["parameters"].items():
+        column = f"parameter_{parameter}" if parameter in frame else parameter
+        own[column] = json.dumps(value) if isinstance(value, list | dict) else value
+    before = pd.DataFrame(own, index=frame.index)
+    return pd.concat([before, frame], axis=1).assign(seconds=facts["seconds"], run=name.as_posix())

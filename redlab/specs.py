@@ -1,0 +1,118 @@
+"""Specifications of sweeps: YAML in, the points in it out, every one checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from redlab.notebooks import changed_parameters, default_parameters, find_notebook, known_network, unknown
+
+KEYS = ("notebook", "grid", "points", "seeds")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A sweep that was checked.
+
+    Attributes:
+        notebook: the file.
+        points: the parameters of each point that differ from the notebook's defaults; no two alike.
+    """
+
+    notebook: Path
+    points: tuple[dict[str, Any], ...]
+
+
+def read_spec(spec: str | Path | Mapping[str, Any], notebooks: Path | None = None) -> Spec:
+    """The points of a sweep: each of ``points`` with each combination of ``grid`` and each seed.
+
+    Arguments:
+        spec: a YAML file, or what it would hold:
+            notebook: its number, name, or a part of it;
+            grid: by parameter a list of values, all combinations of which are taken;
+            points: a list of parameter sets;
+            seeds: a list, or how many (0, 1, ...); the notebook's parameter ``seed`` or ``seeds`` gets each of them.
+        notebooks: the folder of the notebooks; default the checkout's.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: what is wrong and what would be right; nothing has run.
+    """
+    content, where = (dict(spec), "the sweep") if isinstance(spec, Mapping) else (_read(Path(spec)), str(spec))
+    try:
+        return _checked(content, notebooks)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold the keys {', '.join(KEYS)}")
+    return content
+
+
+def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
+    for key in content:
+        if key not in KEYS:
+            raise ValueError(unknown("key", str(key), list(KEYS)))
+    if not content.get("notebook"):
+        raise ValueError("it must name a notebook")
+    notebook = find_notebook(str(content["notebook"]), notebooks)
+    defaults = default_parameters(notebook)
+    distinct: dict[str, dict[str, Any]] = {}
+    for point in _points(content, defaults):
+        typed = {name: _typed(value, defaults.get(name)) for name, value in point.items()}
+        changed = changed_parameters(notebook, typed)
+        if "network" in changed:
+            changed["network"] = known_network(changed["network"])
+        distinct[json.dumps(changed, sort_keys=True)] = changed
+    return Spec(notebook, tuple(distinct.values()))
+
+
+def _points(content: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    grid, points = content.get("grid") or {}, content.get("points") or [{}]
+    seeds = _seeds(content["seeds"], defaults) if content.get("seeds") is not None else [{}]
+    if not isinstance(grid, dict) or not all(isinstance(own, list) and own for own in grid.values()):
+        raise ValueError("grid must give each parameter a list of values")
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ValueError("points must be a list of parameter sets")
+    names = [*{name for point in points for name in point}, *grid, *seeds[0]]
+    if twice := sorted(name for name in set(names) if names.count(name) > 1):
+        raise ValueError(f"{twice[0]!r} is set twice: in grid, in points, or by seeds")
+    for point, values, seed in product(points, product(*grid.values()), seeds):
+        yield {**point, **dict(zip(grid, values, strict=True)), **seed}
+
+
+def _seeds(given: Any, defaults: dict[str, Any]) -> list[dict[str, Any]]:
+    seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not isinstance(seeds, list) or not seeds or any(not isinstance(s, int) or isinstance(s, bool) for s in seeds):
+        raise ValueError(f"seeds must be a list of whole numbers, or how many, not {given!r}")
+    if "seed" in defaults:
+        return [{"seed": seed} for seed in seeds]
+    if "seeds" in defaults:
+        return [{"seeds": [seed]} for seed in seeds]
+    raise ValueError("the notebook has no parameter `seed` or `seeds`: leave seeds out")
+
+
+def _typed(value: Any, default: Any) -> Any:
+    """YAML takes 1e-3 for a word: where the default is a number, or a list of them, it is one."""
+    if isinstance(value, list):
+        kind = default[0] if isinstance(default, list) and default else default
+        return [_typed(item, kind) for item in value]
+    if isinstance(value, str) and isinstance(default, float):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
