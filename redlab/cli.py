@@ -88,15 +88,30 @@ def run(
 
 
 @app.command()
-def refresh(notebooks: Names = []) -> None:  # noqa: B006
+def refresh(
+    notebooks: Names = [],  # noqa: B006
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where outputs differ.")] = False,
+) -> None:
     """Execute notebooks and write them back with outputs.
 
     Default parameters; times, widget state and paths of this machine are left out, so that a diff is a new result.
+    With --check, cells that train in front of the reader (tagged unstable) are compared by the shape of their outputs.
     """
-    from redlab.runs import refresh
+    from redlab.runs import check_outputs, refresh
 
     jobs = [(path, _checked(_parameters, path, [])) for path in _found(notebooks)]
-    _run_all(jobs, lambda path, params, bar: refresh(path, progress=bar))
+    if not check:
+        return _run_all(jobs, lambda path, params, bar: refresh(path, progress=bar))
+    changed: dict[str, list[str]] = {}
+
+    def compare(path: Path, params: dict, bar: bool) -> Run:
+        run, changed[path.stem] = check_outputs(path, progress=bar)
+        return run
+
+    _run_all(jobs, compare)
+    lines = [f"  {name}, {line}" for name, own in changed.items() for line in own]
+    if lines:
+        stop("\n".join(["outputs differ from the committed ones", *lines]), code=1)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

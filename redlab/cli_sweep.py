@@ -24,6 +24,9 @@ def sweep(
     plot: Annotated[
         tuple[str, str, str] | None, typer.Option(metavar="X Y BY", help="Draw column Y over X, a line for each BY.")
     ] = None,
+    where: Annotated[
+        list[str], typer.Option(metavar="NAME=VALUE", help="Draw only rows that have it; repeatable.")
+    ] = [],  # noqa: B006  typer copies it
 ) -> None:
     """Execute a notebook at every point of a sweep.
 
@@ -40,7 +43,7 @@ def sweep(
         stop(error, 2)
     except OSError as error:
         stop(error, 1)
-    _finish(swept, plot, out)
+    _finish(swept, plot, where)
 
 
 def _told(done: Iterable, total: int, points: tuple[dict[str, Any], ...]) -> Iterator:
@@ -62,7 +65,7 @@ def describe(point: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in point.items()) or "default parameters"
 
 
-def _finish(swept: Swept, plot: tuple[str, str, str] | None, out: Path | None) -> None:
+def _finish(swept: Swept, plot: tuple[str, str, str] | None, where: list[str]) -> None:
     for failed in swept.failures:
         typer.echo(f"  {failed.name}: {failed.error}: {(failed.message.strip().splitlines() or [''])[0]}", err=True)
         typer.echo(f"    {shown(failed.notebook)}", err=True)
@@ -71,15 +74,15 @@ def _finish(swept: Swept, plot: tuple[str, str, str] | None, out: Path | None) -
         folder = swept.runs[0].folder.parent
         typer.echo(f"{len(swept.runs)} points, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
         if plot:
-            typer.echo(f"plot in {shown(_draw(frame, plot, folder))}")
+            typer.echo(f"plot in {shown(_draw(frame, plot, where, folder))}")
     if swept.failures:
         stop(f"{len(swept.failures)} of {len(swept.outcomes)} points failed; the next call tries them again", 1)
 
 
-def _draw(frame: Any, plot: tuple[str, str, str], folder: Path) -> Path:
-    from redlab.sweep_figures import draw_sweep
+def _draw(frame: Any, plot: tuple[str, str, str], where: list[str], folder: Path) -> Path:
+    from redlab.sweep_figures import draw_sweep, rows_where
 
     try:
-        return draw_sweep(frame, *plot, folder)
+        return draw_sweep(rows_where(frame, where), *plot, folder)
     except ValueError as error:
         stop(error, 2)

@@ -30,10 +30,11 @@ def plot_masks(logits: dict[str, Tensor], k: int, title: str = "") -> Figure:
     )
     for column, (name, own) in zip(grid.T, logits.items(), strict=True):
         # From each row's k-th largest up and down: what lies above it is kept.
+        own = own.float()
         centred = (own - own.topk(k).values[:, -1:]).numpy()
         reach = np.percentile(np.abs(centred), 98)
         picture = column[0].imshow(centred, cmap="cividis", aspect="auto", vmin=-reach, vmax=reach, rasterized=True)
-        column[1].imshow(largest(own, k), cmap="Greys", aspect="auto", vmin=0, vmax=1, rasterized=True)
+        column[1].imshow(largest(own, k).numpy(), cmap="Greys", aspect="auto", vmin=0, vmax=1, rasterized=True)
         column[0].set_title(name)
         column[1].set_xlabel("input")
         figure.colorbar(picture, ax=column[0], label="logit above the row's k-th")

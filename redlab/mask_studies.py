@@ -67,9 +67,8 @@ def _learnt(
     network: nn.Module, test: Dataset, training: Dataset, method: _Tuning, keep: float, seed: int, tuning: _Tuning
 ) -> dict[str, float]:
     trained = train_masks(sparsify(network, keep, **method, seed=seed), training, seed=seed, **tuning).network
-    table = harden(trained).layers
-    share = table["weights"] / table["weights"].sum()
-    own = {"sparsity": (table["sparsity"] * share).sum(), "bits": (table["bits_per_weight"] * share).sum()}
+    achieved = harden(trained).plan["achieved"]
+    own = {"sparsity": achieved["sparsity"], "bits": achieved["bits per weight"]}
     return own | {"accuracy": evaluate(trained, test).accuracy}
 
 

@@ -89,6 +89,8 @@ def train_masks(
     if not (mu >= 0 and min(noises) >= 0 and min(temperatures) > 0):
         what = f"not {mu!r}, {noises!r} and {temperatures!r}"
         raise ValueError(f"mu and noises must be at least 0 and temperatures above 0, {what}")
+    if len(dataset) == 0:
+        raise ValueError("training needs images, and there are none")
     schedule = _Schedule(temperatures, noises, epochs, minibatches(dataset, batch_size))
     trained = train(
         network,
@@ -105,7 +107,7 @@ def train_masks(
         optimizer=adam(learning_rate, logit_rate),
         checkpoint=checkpoint,
         depends={
-            **sparsity.options,
+            "masks": sparsity.options,
             "mu": mu,
             "temperatures": temperatures,
             "noises": noises,
@@ -113,6 +115,8 @@ def train_masks(
         }
         | {"logit_rate": logit_rate, "draws": draws, "watch": list(watch)},
     )
+    if epochs:  # also where the training was read from its checkpoint
+        schedule.set(trained.network, epochs * schedule.minibatches - 1)
     seen = trained.observations
     metrics = pd.DataFrame([{"epoch": epoch} | row for epoch, own in enumerate(seen) for row in own["metrics"]])
     logits = {name: torch.stack([own["logits"][name] for own in seen]) for name in watch}

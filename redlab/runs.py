@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from redlab.kernels import execute, surroundings
 from redlab.notebooks import changed_parameters, default_parameters, find_notebook, read_cells, scrub
+from redlab.outputs import changed_cells
 from redlab.paths import PACKAGE, checkout, data_root, shipped
 
 if TYPE_CHECKING:
     import pandas as pd
+    from nbformat import NotebookNode
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,33 @@ def refresh(name: str | int | Path, *, notebooks: Path | None = None, progress: 
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
     run = run_notebook(path, notebooks=notebooks, again=True, progress=progress)
-    notebook = scrub(nbformat.read(run.folder / "executed.ipynb", as_version=4), _private(run.folder, notebooks.parent))
+    notebook = _scrubbed(run, notebooks)
     draft = path.with_name(f".{path.name}.part")
     draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
     os.replace(draft, path)
     return run
+
+
+def check_outputs(
+    name: str | int | Path, *, notebooks: Path | None = None, progress: bool = False
+) -> tuple[Run, list[str]]:
+    """Execute a notebook as ``refresh`` does, write nothing back, and say which cells show something else now.
+
+    Raises: as ``run_notebook``.
+    """
+    import nbformat
+
+    notebooks = (notebooks or checkout() / "notebooks").resolve()
+    path = find_notebook(name, notebooks)
+    run = run_notebook(path, notebooks=notebooks, again=True, progress=progress, publish=False)
+    return run, changed_cells(nbformat.read(path, as_version=4), _scrubbed(run, notebooks))
+
+
+def _scrubbed(run: Run, notebooks: Path) -> NotebookNode:
+    """What was executed, as it is committed."""
+    import nbformat
+
+    return scrub(nbformat.read(run.folder / "executed.ipynb", as_version=4), _private(run.folder, notebooks.parent))
 
 
 def _private(folder: Path, root: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -42,6 +43,23 @@ def plot_sweep(frame: pd.DataFrame, x: str, y: str, by: str, ax: Axes | None = N
     ax.set(xlabel=_title(x), ylabel=_title(y), title=f"{_title(y)} over {_title(x)}, a line for each {_title(by)}")
     _legend(ax)
     return ax
+
+
+def rows_where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """The rows in which every ``NAME=VALUE`` holds, values compared as text.
+
+    Raises:
+        ValueError: no such column, or no row is left.
+    """
+    for condition in conditions:
+        name, _, value = condition.partition("=")
+        if name not in frame:
+            raise ValueError(unknown("column", name, list(frame)))
+        known = frame[name].astype(str)
+        frame = frame[known == value]
+        if frame.empty:
+            raise ValueError(f"no row has {condition}; {name} is {', '.join(dict.fromkeys(known))}")
+    return frame
 
 
 def draw_sweep(frame: pd.DataFrame, x: str, y: str, by: str, folder: Path) -> Path:

@@ -19,7 +19,8 @@ from redlab.dpp.sparsifying import GRANULARITIES
 from redlab.layers import weight_layers
 
 each_granularity = pytest.mark.parametrize("granularity", GRANULARITIES)
-each_width = pytest.mark.parametrize("bits", [32, 8, 1])
+CASES = [(name, bits) for name in ("digits/resnet", "digits/mlp") for bits in (32, 8, 1)]
+each_case = pytest.mark.parametrize(("name", "bits"), [*CASES, ("digits/mobilenet", 32)])
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +44,8 @@ def agrees(sparse, hard, images):
         return torch.equal(sparse.eval()(images), hard(images))
 
 
-@each_width
+@each_case
 @each_granularity
-@pytest.mark.parametrize("name", DIGITS)
 def test_the_ordinary_network_computes_what_the_masked_one_does_in_eval_mode(name, granularity, bits):
     (network, sparse, result), images = hardened(name, granularity, bits), torch.randn(8, 1, 8, 8)
     assert agrees(sparse, result.network, images)
@@ -173,9 +173,8 @@ def test_the_ordinary_network_is_saved_and_comes_back(granularity, name, tmp_pat
     assert json.loads(json.dumps(result.plan)) == result.plan
 
 
-@each_width
+@each_case
 @each_granularity
-@pytest.mark.parametrize("name", DIGITS)
 def test_the_table_has_a_row_a_layer_and_agrees_with_the_weights(name, granularity, bits):
     network, sparse, result = hardened(name, granularity, bits)
     layers = result.layers

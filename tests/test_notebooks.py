@@ -1,10 +1,13 @@
 """Every notebook, headlessly through papermill: quick, with its results read back, and once more with one change."""
 
+import re
+
 import nbformat
 import pytest
 
+import redlab
 from redlab import list_networks, run_notebook
-from redlab.notebooks import list_notebooks, read_cells
+from redlab.notebooks import default_parameters, list_notebooks, read_cells
 from redlab.paths import checkout
 
 NOTEBOOKS = list_notebooks()
@@ -132,6 +135,20 @@ def test_the_committed_notebook_is_thin_clean_and_executed(name):
     assert len(text) < 500_000
     assert "widget-view" not in text
     assert str(checkout()) not in text
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_parameter_says_what_it_is_in_words_that_are_known(name):
+    source = next(
+        cell["source"]
+        for cell in read_cells(checkout() / "notebooks" / f"{name}.ipynb")
+        if "parameters" in cell["metadata"].get("tags", [])
+    )
+    helps = dict(re.findall(r"^(\w+) = .*?  # (.+)$", source, re.M))
+    assert list(helps) == list(default_parameters(checkout() / "notebooks" / f"{name}.ipynb"))
+    # A word with an underscore or in backticks is a name: of ours, or of another parameter.
+    names = set(re.findall(r"`([^`]+)`|(\w+_\w+)", " ".join(helps.values())))
+    assert {a or b for a, b in names} <= {*redlab.__all__, *helps}
 
 
 def test_the_front_page_lists_every_notebook():

@@ -238,12 +238,12 @@ def test_a_state_is_loaded_into_another_copy(granularity):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @each_granularity
-def test_masks_are_of_the_dtype_of_the_network_and_so_is_what_it_computes(dtype, granularity):
+def test_what_a_network_computes_keeps_its_dtype_and_logits_have_no_fewer_than_32_bits(dtype, granularity):
     network = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4)).to(dtype)
     example = torch.randn(1, 8, dtype=dtype)
     sparse = sparsify(network, 4, granularity, example=example, weight_bits=8, activation_bits=8).train()
     for mask in masks_in(sparse):
-        assert mask.logits.dtype == mask().dtype == dtype
+        assert mask.logits.dtype == mask().dtype == (dtype if dtype == torch.float64 else torch.float32)
         assert (mask().sum(1) == mask.k).all()
     answer = sparse(torch.randn(5, 8, dtype=dtype))
     assert answer.dtype == dtype

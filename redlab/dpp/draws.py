@@ -18,12 +18,12 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 
 ESTIMATORS = ("k_step", "one_shot")
 _TAKEN = 1e-20  # what is left of the probability of an entry that an earlier draw took, as in the authors' code
-_FAR = 600.0  # exp of more is no double; so far above the k-th largest an entry has all of its softmax
+_FAR = 600.0  # exp of much more is no double
 
 
 def gumbel_like(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -39,12 +39,13 @@ def largest(values: Tensor, k: int) -> Tensor:
         FloatingPointError: where ``values``, on the CPU, holds NaN.
     """
     smallest = values.topk(k, sorted=False).values.amin(1, keepdim=True)
-    if type(values) is Tensor and values.device.type == "cpu":  # elsewhere a look at values costs more, or is refused
+    # Elsewhere a look at values costs more than it saves, or is refused.
+    if type(values) in (Tensor, nn.Parameter) and values.device.type == "cpu":
+        if smallest.isnan().any() or values.amax().isnan():
+            raise FloatingPointError("the logits of a mask are NaN: try a lower learning rate")
         mask = values >= smallest
         if int(mask.sum()) == k * len(values):
             return mask
-        if values.isnan().any():
-            raise FloatingPointError("the logits of a mask are NaN: try a lower learning rate")
     above, tied = values > smallest, values == smallest
     return above | (tied & (tied.cumsum(1) <= k - above.sum(1, keepdim=True)))
 
@@ -98,15 +99,31 @@ class _KStep(_Draw):
         x, g = perturbed.double() / ctx.temperature, gradient.double()
         order = x.masked_fill(~mask, -math.inf).topk(ctx.k).indices
         q = math.exp(math.log(_TAKEN) / ctx.temperature)
-        e = (x - x.gather(1, order[:, -1:])).clamp_(max=_FAR).exp_()
-        taken, own = e.gather(1, order), g.gather(1, order)
-        e = e.masked_fill(mask, 0)
-        z = e.sum(1, keepdim=True) + _remaining(taken, q)
-        b = ((e * g).sum(1, keepdim=True) + _remaining(taken * own, q)) / z
-        u, v = 1 / z, b / z
-        result = e.mul_(g.mul_(u.sum(1, keepdim=True)).sub_(v.sum(1, keepdim=True)))
-        result.scatter_(1, order, taken * (own * _until(u, q) - _until(v, q)))
-        return (result / ctx.temperature).to(perturbed.dtype), None, None, None
+        x = x - x.gather(1, order[:, -1:])
+        made = (_by_loop if (x > _FAR).any() else _by_sums)(x, g, order, mask, q)
+        return (made / ctx.temperature).to(perturbed.dtype), None, None, None
+
+
+def _by_sums(x: Tensor, g: Tensor, order: Tensor, mask: Tensor, q: float) -> Tensor:
+    """(rows, n) T times the gradient; ``x`` counts from the k-th largest, ``order`` (rows, k) is that of the draws."""
+    e = x.exp()
+    taken, own = e.gather(1, order), g.gather(1, order)
+    e = e.masked_fill(mask, 0)
+    z = e.sum(1, keepdim=True) + _remaining(taken, q)
+    b = ((e * g).sum(1, keepdim=True) + _remaining(taken * own, q)) / z
+    u, v = 1 / z, b / z
+    made = e * (g * u.sum(1, keepdim=True) - v.sum(1, keepdim=True))
+    return made.scatter(1, order, taken * (own * _until(u, q) - _until(v, q)))
+
+
+def _by_loop(x: Tensor, g: Tensor, order: Tensor, _: Tensor, q: float) -> Tensor:
+    """The same, draw by draw, for logits so far apart that their exponentials do not fit into one number."""
+    made = torch.zeros_like(x)
+    for drawn in order.T[..., None]:
+        soft = torch.softmax(x, 1)
+        made += soft * (g - (soft * g).sum(1, keepdim=True))
+        x = x.scatter_add(1, drawn, torch.full_like(x[:, :1], math.log(q)))
+    return made
 
 
 def _remaining(values: Tensor, q: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from redlab.channel_table import channel_table
+from redlab.dpp.draws import largest
 from redlab.dpp.masks import Mask, MaskedWeight, begin_pass, end_pass
 from redlab.dpp.quantization import RoundedInput, round_input
 from redlab.dpp.sparsifying import Sparsity, sparsity_of
@@ -51,7 +52,7 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
     append_step(after, {"step": "prune_weights"})
     table["sparsity"] = table["zeros"] / table["weights"].clip(lower=1)
     table = _with_bits(table, before, sparsity)
-    achieved = {"sparsity": round(float(table["zeros"].sum() / table["weights"].sum()), 6), **_mean_bits(table)}
+    achieved = _means(table)
     return Result(after, table, {"step": "harden", "options": sparsity.options, "achieved": achieved})
 
 
@@ -66,12 +67,12 @@ def _without_channels(sparsity: Sparsity, before: nn.Module, after: nn.Module, e
     table = _with_bits(table, before, sparsity)
     products = table["products_after"].sum() / max(table["products_before"].sum(), 1)
     gone = sum(where.count(-1) for where in destinations.values()) / sum(map(len, destinations.values()))
-    achieved = {"ratio": round(gone, 6), "products": round(float(products), 6), **_mean_bits(table)}
+    achieved = {"ratio": round(gone, 6), "products": round(float(products), 6), **_means(table)}
     return Result(smaller, table, plan | {"options": sparsity.options, "achieved": achieved})
 
 
 def _destinations(mask: Mask) -> list[int]:
-    kept = mask.eval()()[0] > 0
+    kept = largest(mask.logits.detach(), mask.k)[0]
     return torch.where(kept, kept.cumsum(0) - 1, -1).tolist()
 
 
@@ -99,6 +100,8 @@ def _unmask(layer: nn.Module, masked: bool) -> None:
     del layer.parametrizations
     layer.__class__ = kind
     layer.weight = nn.Parameter(weight.detach().clone(), original.requires_grad)
+    others = {name: layer._parameters.pop(name) for name in list(layer._parameters) if name != "weight"}
+    layer._parameters.update(others)  # behind the weight again
 
 
 def _unhook(module: nn.Module) -> None:
@@ -114,9 +117,9 @@ def _with_bits(table: pd.DataFrame, before: nn.Module, sparsity: Sparsity) -> pd
     for layer, share in zip(weight_layers(before), 1 - table["sparsity"], strict=True):
         k, n = sparsity.count(layer.name)
         masked = layer.name in sparsity.layers and sparsity.options["weight_bits"] < 32
-        bits = sparsity.options["weight_bits"] if masked else 8 * layer.weight.element_size()
-        place = place_bits(n, k) / n if n else 0.0
-        rows.append({"k": k, "n": n, "bits": bits, "bits_per_weight": bits * share + place})
+        bits = sparsity.options["weight_bits"] if masked else 8 * layer.weight.dtype.itemsize
+        places = len(sparsity.masks[layer.name].logits) * place_bits(n, k) / layer.weight.numel() if n else 0.0
+        rows.append({"k": k, "n": n, "bits": bits, "bits_per_weight": bits * share + places})
     return pd.concat([table, pd.DataFrame(rows)], axis=1)
 
 
@@ -125,6 +128,8 @@ def place_bits(n: int, k: int) -> float:
     return (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(2)
 
 
-def _mean_bits(table: pd.DataFrame) -> dict[str, float]:
-    mean = (table["bits_per_weight"] * table["weights"]).sum() / max(table["weights"].sum(), 1)
-    return {"bits per weight": round(float(mean), 3)}
+def _means(table: pd.DataFrame) -> dict[str, float]:
+    """Over all weights that the network had."""
+    share = table["weights"] / max(table["weights"].sum(), 1)
+    names = {"sparsity": "sparsity", "bits per weight": "bits_per_weight"}
+    return {name: round(float((table[column] * share).sum()), 6) for name, column in names.items()}

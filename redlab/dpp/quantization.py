@@ -7,7 +7,6 @@ Forward they are rounded; backward the rounding is a hard tanh, whose gradient p
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 WEIGHT_BITS = (32, 8, 1)
@@ -21,14 +20,15 @@ def round_to_grid(values: Tensor, peak: Tensor) -> Tensor:
 
     The gradient is 1 within [-peak, peak] and 0 beyond.
     """
-    step = peak.clamp(min=torch.finfo(values.dtype).tiny) / _HALF
-    inside = torch.maximum(torch.minimum(values, peak), -peak)
-    return _straight_through((inside.detach() / step).round().clamp(-128, 127) * step, inside)
+    step = torch.where(peak > 0, peak, 1) / _HALF
+    within = values * (values.detach().abs() <= peak)
+    return _straight_through((values.detach() / step).round().clamp(-128, 127) * step, within)
 
 
 def signs(values: Tensor) -> Tensor:
     """1 where a value is 0 or more, else -1; the gradient is that of a hard tanh, 1 within [-1, 1] and 0 beyond."""
-    return _straight_through(torch.where(values >= 0, 1.0, -1.0).to(values.dtype), F.hardtanh(values))
+    within = values * (values.detach().abs() <= 1)
+    return _straight_through(torch.where(values >= 0, 1.0, -1.0).to(values.dtype), within)
 
 
 def _straight_through(value: Tensor, gradient_of: Tensor) -> Tensor:

@@ -114,9 +114,8 @@ def sparsify(
         ValueError: an option out of range or unknown, a layer that isn't there, weights that are not finite, a network
             that has masks already, or none that could get one.
     """
-    asked = _Asked(
-        keep, granularity, tuple(whole), estimator, tiles, start, noise, weight_bits, activation_bits, learn, seed
-    )
+    whole = (whole,) if isinstance(whole, str) else tuple(whole)
+    asked = _Asked(keep, granularity, whole, estimator, tiles, start, noise, weight_bits, activation_bits, learn, seed)
     if hasattr(network, "dpp"):
         raise ValueError("the network has masks already: harden(network) first")
     sparse = copy_network(network)
@@ -166,7 +165,8 @@ class _Asked:
     def options(self) -> dict[str, Any]:
         """As plain data."""
         own = dict(vars(self))
-        own["keep"] = dict(self.keep) if isinstance(self.keep, Mapping) else self.keep
+        named = isinstance(self.keep, Mapping)
+        own["keep"] = {name: _number(keep) for name, keep in self.keep.items()} if named else _number(self.keep)
         own["whole"] = list(self.whole)
         left_out = {"whole": not self.whole, "tiles": self.granularity != "tile"}
         return {name: value for name, value in own.items() if not left_out.get(name)}
@@ -181,6 +181,11 @@ class _Asked:
         if keep % tiles:
             raise ValueError(f"keep must be a multiple of tiles, {tiles}, not {keep}")
         return min(int(keep) // tiles, n)
+
+
+def _number(keep: Real) -> int | float:
+    """As JSON knows it: numpy has numbers of its own."""
+    return int(keep) if isinstance(keep, Integral) else float(keep)
 
 
 def _check_keep(keep: Any) -> None:
@@ -224,6 +229,8 @@ class _Masks:
     def mask(self, k: int, saliency: Tensor, tiles: int = 1) -> Mask:
         """``k`` of n in each row; ``saliency`` (rows, n), as the logits shall lie, is what "magnitude" starts from."""
         asked, estimator = self.asked, self.asked.estimator
+        # Logits of 16 bits could not tell close ones apart.
+        saliency = saliency if saliency.dtype == torch.float64 else saliency.float()
         if estimator == "auto":
             estimator = "k_step" if k <= _K_STEPS else "one_shot"
         if asked.start == "random":
@@ -239,10 +246,10 @@ class _Masks:
     def attach(self, name: str, layer: nn.Module, parts: list[nn.Module]) -> None:
         """Make ``layer`` compute with its masked weight, and with rounded inputs where that is asked for."""
         self.layers.append(name)
-        rounding = RoundedWeight(self.asked.weight_bits)
+        rounding, weight = RoundedWeight(self.asked.weight_bits), layer.weight.detach()
         parametrize.register_parametrization(layer, "weight", MaskedWeight(parts, rounding), unsafe=True)
         if self.asked.activation_bits < 32:
-            layer.rounded_input = RoundedInput().to(layer.weight)
+            layer.rounded_input = RoundedInput().to(weight)
             layer.register_forward_pre_hook(round_input)
 
 
