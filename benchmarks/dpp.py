@@ -26,7 +26,7 @@ KEEP, SEEDS = 0.2, (0, 1, 2)
 # By network: training images, and arguments of ``train_masks``.
 TRAININGS = {
     "digits/mlp": (1_437, {"epochs": 60, "smoothing": 0.1, "shift": 1}),
-    "digits/resnet": (1_437, {"epochs": 60, "smoothing": 0.1, "shift": 1}),
+    "digits/resnet": (1_437, {"epochs": 30, "smoothing": 0.1, "shift": 1}),
     "cifar10/resnet20": (20_000, {"epochs": 2, "shift": 4, "flip": True, "batch_size": 128}),
 }
 METHODS = {
@@ -45,7 +45,6 @@ _OF_TRAINING = ("mu", "noises")
 _ON_CIFAR = (  # a training takes minutes there
     "DPP, random start",
     "DPP, start at magnitudes",
-    "DPP, 8-bit weights and inputs",
     "magnitude of each unit, chosen once",
     "magnitude of the whole network, chosen once",
 )
