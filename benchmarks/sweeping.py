@@ -55,7 +55,7 @@ def _write(folder: Path) -> Path:
 
 
 def _overhead(notebook: Path, notebooks: Path, points: count) -> None:
-    """One point of some seconds, by papermill alone and as a sweep; new parameters each time, so that nothing is kept."""
+    """One point of some seconds, by papermill alone and as a sweep; new parameters each time: nothing is kept."""
 
     def alone() -> None:
         values = {"steps": CALIBRATION, "point": next(points)}
