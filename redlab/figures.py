@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from redlab.captions import keep_caption
 from redlab.paths import checkout
 
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
@@ -57,7 +58,7 @@ plt.draw_if_interactive()
 def save_figure(figure: Figure, name: str) -> None:
     """Write ``figure`` as NAME.png (300 dpi) and NAME.pdf: to the run's folder under a runner, else to ``figures/``.
 
-    The same figure gives the same bytes again: no dates are stored.
+    The same figure gives the same bytes again: no dates are stored. A runner's folder also gets what it shows in words.
     """
     out = os.environ.get("REDLAB_OUT")
     folder = Path(out) / "figures" if out else checkout() / "figures"
@@ -67,6 +68,8 @@ def save_figure(figure: Figure, name: str) -> None:
         figure.savefig(
             folder / f"{name}.pdf", dpi=100, metadata={"CreationDate": None, "Creator": None, "Producer": None}
         )
+    if out:
+        keep_caption(Path(out), name, figure)
 
 
 @styled
