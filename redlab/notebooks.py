@@ -172,7 +172,7 @@ def scrub(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
         if not cell.metadata.get("tags", True):  # papermill gives every cell an empty list
             del cell.metadata["tags"]
         if cell.cell_type == "code":
-            cell.outputs = [_without_paths(out, paths) for out in cell.outputs if _WIDGET not in out.get("data", {})]
+            cell.outputs = [without_paths(out, paths) for out in cell.outputs if _WIDGET not in out.get("data", {})]
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -180,17 +180,19 @@ def scrub(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
     return notebook
 
 
-def _without_paths(value: Any, paths: dict[str, str]) -> Any:
+def without_paths(value: Any, paths: dict[str, str]) -> Any:
+    """Text, or plain data that holds it, with each of ``paths`` as what stands for it; data is changed in place."""
     if isinstance(value, dict):
         for key, item in value.items():
-            value[key] = _without_paths(item, paths)
+            value[key] = without_paths(item, paths)
     if isinstance(value, list):
-        return [_without_paths(item, paths) for item in value]
+        return [without_paths(item, paths) for item in value]
     if not isinstance(value, str):
         return value
     for path in sorted(paths, key=len, reverse=True):  # the innermost folder first
         value = re.sub(rf"{re.escape(path)}(/|(?![\w.-]))", _stand_in(paths[path]), value)
-    return _CELL_FILE.sub("<cell>", value)
+    # Looked for first: on the long line of a picture the pattern alone takes time that grows with its square.
+    return _CELL_FILE.sub("<cell>", value) if "/ipykernel_" in value else value
 
 
 def _stand_in(alias: str):

@@ -190,10 +190,12 @@ def _scrubbed(run: Run, notebooks: Path) -> NotebookNode:
     """What was executed, as it is committed."""
     import nbformat
 
-    return scrub(nbformat.read(run.folder / "executed.ipynb", as_version=4), _private(run.folder, notebooks.parent))
+    return scrub(
+        nbformat.read(run.folder / "executed.ipynb", as_version=4), private_paths(run.folder, notebooks.parent)
+    )
 
 
-def _private(folder: Path, root: Path) -> dict[str, str]:
+def private_paths(folder: Path, root: Path) -> dict[str, str]:
     """The paths that would tell where this machine keeps things, each with what the reader sees instead."""
     home, data = str(Path.home()), str(data_root())
     paths = {str(_part(folder)): "", str(folder): "", str(root): "", str(PACKAGE.parent): "", sys.prefix: ".venv"}
