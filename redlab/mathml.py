@@ -1,0 +1,53 @@
+"""Formulas in markdown as MathML, which browsers show without a script.
+
+A formula is taken out before markdown is converted, which would take its underscores for emphasis, and put in after.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+
+# Code comes first: dollars in it are dollars. After Pandoc, $5 and $6 are no formula: no space inside, no digit behind.
+_FORMULA = re.compile(
+    r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))|(?P<escaped>\\\$)"
+    r"|\$\$(?P<block>(?:(?!\$\$).)+?)\$\$"
+    r"|\$(?=\S)(?P<inline>(?:(?!\n\s*\n)(?:\\.|[^$\\]))+?)(?<=\S)\$(?!\d)",
+    re.DOTALL,
+)
+_TOKEN = re.compile(r"xformula(\d+)x")
+
+
+def hide_math(markdown: str, formulas: list[str]) -> str:
+    """``markdown`` with a token of letters and digits for each formula, whose MathML is appended to ``formulas``."""
+
+    def hide(match: re.Match) -> str:
+        tex = match["block"] or match["inline"]
+        if tex is None:
+            return match[0]
+        formulas.append(to_mathml(tex, block=match["block"] is not None))
+        return f"xformula{len(formulas) - 1}x"
+
+    return _FORMULA.sub(hide, markdown)
+
+
+def show_math(html: str, formulas: list[str]) -> str:
+    """``html`` with the formulas where ``hide_math`` left their tokens."""
+    return _TOKEN.sub(lambda match: formulas[int(match[1])] if int(match[1]) < len(formulas) else match[0], html)
+
+
+def drop_math(text: str) -> str:
+    """``text`` without tokens, for places where no element can stand."""
+    return " ".join(_TOKEN.sub("", text).split())
+
+
+def to_mathml(tex: str, block: bool = False) -> str:
+    """TeX as a ``<math>`` element; as code, just as it was typed, where it can't be read."""
+    from latex2mathml.converter import convert
+
+    try:
+        element = convert(tex, display="block" if block else "inline")
+    except Exception:  # its errors have no common class, and a report is worth more than one formula
+        return f"<code>{escape(tex)}</code>"
+    # log n, not logn: the space that TeX leaves after the name of a function.
+    return re.sub(r"(<mi>[a-z]{2,}</mi>)(?=<m[in]>)", r'\1<mspace width="0.17em"/>', element)

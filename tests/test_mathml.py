@@ -1,0 +1,34 @@
+"""Formulas in markdown: found where they are, left alone where they are none."""
+
+import pytest
+
+from redlab.mathml import drop_math, hide_math, show_math, to_mathml
+
+
+@pytest.mark.parametrize("text", ["`$HOME` and `$x$`", "```\n$x$ $$y$$\n```", r"\$x\$", "costs $5 and $6", "a $ b $ c"])
+def test_dollars_of_code_and_money_stay(text):
+    formulas = []
+    assert hide_math(text, formulas) == text
+    assert formulas == []
+
+
+def test_formulas_come_back_where_they_were():
+    formulas = []
+    hidden = hide_math("of $a_1$, $b_1$ and\n$$\\sum_i\nx_i$$", formulas)
+    assert "$" not in hidden
+    assert "_" not in hidden  # which markdown would take for emphasis
+    shown = show_math(hidden, formulas)
+    assert shown.count("<math") == 3
+    assert shown.count('display="block"') == 1
+    assert shown.startswith("of <math")
+    assert drop_math(hidden) == "of , and"
+    assert show_math("xformula9x", formulas) == "xformula9x"
+
+
+def test_what_cannot_be_read_is_shown_as_typed():
+    assert to_mathml(r"\left(a<b") == r"<code>\left(a&lt;b</code>"
+
+
+def test_a_function_keeps_its_distance():
+    assert '<mi>log</mi><mspace width="0.17em"/><mi>n</mi>' in to_mathml(r"\log n")
+    assert "mspace" not in to_mathml("h(n)")
