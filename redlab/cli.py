@@ -12,11 +12,12 @@ import typer
 from typer.core import TyperCommand
 
 from redlab.cli_compress import compress
+from redlab.cli_report import report
 from redlab.cli_sweep import sweep
-from redlab.terminal import shown, stop
+from redlab.terminal import stop
 
 if TYPE_CHECKING:
-    from redlab.runs import Run, RunFailed
+    from redlab.runs import Run
 
 app = typer.Typer(
     add_completion=False,
@@ -132,6 +133,7 @@ def lab(context: typer.Context) -> None:
 
 
 app.command()(sweep)
+app.command()(report)
 app.command()(compress)
 
 
@@ -185,40 +187,13 @@ def _value(text: str, default: Any) -> Any:
 
 
 def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:
-    """Run each job, go on where one fails, and end with the list of failures and exit code 1 if there are any."""
+    """Run each job, and end with the list of failures and exit code 1 if there are any."""
+    from redlab.cli_runs import run_each, told
     from redlab.runs import RunFailed
 
-    failures = []
-    for number, (path, params) in enumerate(jobs, 1):
-        title = f"[{number}/{len(jobs)}] {path.stem}"
-        live = sys.stderr.isatty()  # a live bar takes the line until the result does
-        typer.echo("" if live else f"{title}: ", nl=False)
-        try:
-            done = run_one(path, params, live)
-            typer.echo((f"{title}: " if live else "") + _outcome(done))
-        except RunFailed as failed:
-            failures.append(failed)
-            typer.echo((f"{title}: " if live else "") + f"FAILED, {failed.error}")
-    if failures:
-        stop(_report(failures, len(jobs)), code=1)
-
-
-def _outcome(run: Run) -> str:
-    how = "was done before" if run.cached else f"done in {run.seconds:.1f} s"
-    count = len(run.figures)
-    where = shown(run.published or run.folder / "figures")
-    figures = f"{count} figure{'s' if count != 1 else ''} in {where}" if count else "no figures"
-    results = run.folder / "results.parquet"
-    return f"{how}; {figures}; " + (f"results in {shown(results)}" if results.is_file() else "no results")
-
-
-def _report(failures: list[RunFailed], total: int) -> str:
-    lines = [f"{len(failures)} of {total} notebooks failed; the next call tries them again"]
-    for failed in failures:
-        message = failed.message.strip().splitlines() or [""]
-        lines.append(f"  {failed.name}: {failed.error}: {message[0]}")
-        lines.append(f"    {shown(failed.notebook)}")
-    return "\n".join(lines)
+    outcomes = run_each(jobs, run_one)
+    if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
+        stop(told(failures, len(jobs)), code=1)
 
 
 if __name__ == "__main__":
