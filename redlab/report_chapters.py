@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redlab.commands import command_of
 from redlab.notebooks import scrub, without_paths
 from redlab.report_html import Chapter, markdown_chapter, notebook_chapter
 from redlab.report_pictures import embed_figures
@@ -54,7 +55,7 @@ def chapter_of(
     book = scrub(book, private)
     embed_figures(book, outcome.folder)
     chapter = notebook_chapter(book, outcome.name, known)
-    before = _failure(outcome, private) if failed else _made(sources[0], day)
+    before = _failure(outcome, path, private) if failed else _made(sources[0], day)
     frames = [_whole(source) for source in sources]
     return replace(chapter, body="\n".join([before, chapter.body, *filter(None, frames)]))
 
@@ -109,12 +110,13 @@ def _whole(source: Source) -> str:
     return whole_frame(frame, title, f"runs/{source.run.name}/{source.run.folder.name}/results.parquet")
 
 
-def _failure(failed: RunFailed, private: dict[str, str]) -> str:
+def _failure(failed: RunFailed, notebook: Path, private: dict[str, str]) -> str:
     said = without_paths(f"{failed.error}: {failed.message}", private).strip()
     cell = f"<pre>{escape(without_paths(failed.cell, private))}</pre>" if failed.cell else ""
     where = " in this cell" if cell else ""
-    tail = "What follows is what was executed before." if cell else ""
-    return f'<div class="failed"><p>This notebook failed{where}: {escape(said)}</p>{cell}<p>{tail}</p></div>'
+    tail = " What follows is what was executed before." if cell else ""
+    again = f"<code>{escape(command_of(notebook, {}))}</code> tries again.{tail}"
+    return f'<div class="failed"><p>This notebook failed{where}: {escape(said)}</p>{cell}<p>{again}</p></div>'
 
 
 def _read(path: Path) -> NotebookNode:

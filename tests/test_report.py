@@ -180,6 +180,7 @@ def test_missing_runs_are_executed_and_a_failed_notebook_is_shown_in_its_place(m
     assert (page.open, page.broken, page.fetched) == ([], [], [])
     second = made.part("02_second", "made")
     assert second.index("02 · Second") < second.index("This notebook failed") < second.index("as far as here")
+    assert "<code>redlab run 02</code> tries again" in second
     assert "never" not in second
     assert "papermill" not in second.lower()
     assert 'href="#02_second">02 · Second</a> <span class="mark">failed' in made.html
