@@ -35,6 +35,7 @@ METHODS = {
     "DPP, random start, noise to the end": {"noises": (1.0, 1.0)},
     "DPP, random start, k-step gradient": {"estimator": "k_step"},
     "DPP, start at magnitudes": {"start": "magnitude"},
+    "DPP, start at magnitudes, a tenth of the noise": {"start": "magnitude", "noise": 0.1},
     "DPP, 8-bit weights and inputs": {"weight_bits": 8, "activation_bits": 8},
     "DPP, binary weights, 8-bit inputs": {"weight_bits": 1, "activation_bits": 8},
     "magnitude of each unit, chosen once": {"start": "magnitude", "learn": False},
@@ -45,6 +46,7 @@ _OF_TRAINING = ("mu", "noises")
 _ON_CIFAR = (  # a training takes minutes there
     "DPP, random start",
     "DPP, start at magnitudes",
+    "DPP, start at magnitudes, a tenth of the noise",
     "magnitude of each unit, chosen once",
     "magnitude of the whole network, chosen once",
 )
