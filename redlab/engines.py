@@ -1,11 +1,14 @@
-"""Engines: where the points of a sweep run. One joblib call serves threads here and a Dask cluster elsewhere."""
+"""Engines: where the points of a sweep run: threads here (joblib), or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 _CONNECT = 30  # seconds to find a scheduler, and a worker
 
@@ -39,20 +42,40 @@ def map_unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: in
         dask: the address of a Dask scheduler, whose workers make the calls instead; both must find the same files.
 
     Raises:
-        ConnectionError: no scheduler there, or no worker. ModuleNotFoundError: Dask is not installed.
+        ConnectionError: no scheduler there, or no worker; or they went away, and what is done stays done.
+        ModuleNotFoundError: Dask is not installed.
     """
-    from joblib import Parallel, delayed, parallel_config
+    from joblib import Parallel, delayed
 
-    tasks = [delayed(function)(*call) for call in calls]
     if dask is None:
+        tasks = [delayed(function)(*call) for call in calls]
         yield from Parallel(jobs, backend="threading", return_as="generator_unordered")(tasks)
-        return
-    with _connected(dask), parallel_config("dask", wait_for_workers_timeout=_CONNECT):
-        yield from Parallel(-1, batch_size=1, return_as="generator_unordered")(tasks)
+    else:
+        yield from _on_cluster(function, calls, dask)
+
+
+def _on_cluster(function: Callable[..., Any], calls: Iterable[tuple], address: str) -> Iterator[Any]:
+    # Not joblib's Dask backend: with one thread in the whole cluster it makes every call here, without a word, and it
+    # hands workers that come later nothing to do.
+    with _connected(address) as client:
+        from distributed import CancelledError, KilledWorker, as_completed
+
+        killed = None
+        for future in as_completed([client.submit(function, *call, pure=False) for call in calls]):
+            try:
+                done = future.result()
+            except KilledWorker as error:  # the other calls go on
+                killed = error
+                continue
+            except CancelledError as error:
+                raise ConnectionError(f"the Dask scheduler at {address} went away; call again to go on") from error
+            yield done
+    if killed:
+        raise ConnectionError(f"workers of {address} died again and again; call again to go on ({killed})")
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[None]:
+def _connected(address: str) -> Iterator[Client]:
     try:
         from distributed import Client
     except ModuleNotFoundError as error:
@@ -66,4 +89,4 @@ def _connected(address: str) -> Iterator[None]:
             client.wait_for_workers(1, timeout=_CONNECT)
         except TimeoutError as error:
             raise ConnectionError(f"the Dask scheduler at {address} has no workers") from error
-        yield
+        yield client
