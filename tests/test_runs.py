@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 from nbformat import v4
+from tiny import write_notebook
 
 from redlab import runs
 from redlab.notebooks import changed_parameters, default_parameters, find_notebook, list_notebooks
@@ -50,14 +51,6 @@ if how == "die":
 if how == "raise" and not os.path.exists("mended"):
     raise ZeroDivisionError("not yet")
 """
-
-
-def write_notebook(path: Path, parameters: str | None, *cells: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tagged = [v4.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]})] if parameters else []
-    code = [v4.new_code_cell(cell.strip()) for cell in cells]
-    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# Tiny"), *tagged, *code]), path)
-    return path
 
 
 @pytest.fixture
