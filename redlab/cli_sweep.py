@@ -69,7 +69,8 @@ def _finish(swept: Swept, plot: tuple[str, str, str] | None, out: Path | None) -
     if swept.runs:
         frame = _frame(swept)
         folder = swept.runs[0].folder.parent
-        typer.echo(f"{len(swept.runs)} points, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
+        points = "1 point" if len(swept.runs) == 1 else f"{len(swept.runs)} points"
+        typer.echo(f"{points}, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
         if plot:
             typer.echo(f"plot in {shown(_draw(frame, plot, folder))}")
     if swept.failures:

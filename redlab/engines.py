@@ -42,7 +42,7 @@ def map_unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: in
         dask: the address of a Dask scheduler, whose workers make the calls instead; both must find the same files.
 
     Raises:
-        ConnectionError: no scheduler there, or no worker; or they went away, and what is done stays done.
+        ConnectionError: no scheduler there, no worker, or none like this process; or they went away.
         ModuleNotFoundError: Dask is not installed.
     """
     from joblib import Parallel, delayed
@@ -67,6 +67,9 @@ def _on_cluster(function: Callable[..., Any], calls: Iterable[tuple], address: s
             except KilledWorker as error:  # the other calls go on
                 killed = error
                 continue
+            except (ModuleNotFoundError, RuntimeError) as error:  # RuntimeError: the scheduler could not unpickle
+                what = f"the cluster at {address} lacks what this process has: {error.__cause__ or error}"
+                raise ConnectionError(f"{what}; its scheduler and workers need the same environment") from error
             except CancelledError as error:
                 raise ConnectionError(f"the Dask scheduler at {address} went away; call again to go on") from error
             yield done

@@ -117,7 +117,7 @@ def test_failures_are_kept_with_their_notebooks_listed_and_tried_again(tmp_path,
     assert times_executed(log) == {2: 4}
     assert len(re.findall(r"^\[\d/4\] .*how=\w+.*: FAILED, \w+Error$", said, re.M)) == 3
     assert len(re.findall(r"^\[\d/4\] .*: done in [\d.]+ s$", said, re.M)) == 1
-    assert re.search(r"^1 points, 2 rows, in out/01_counted", said, re.M)
+    assert re.search(r"^1 point, 2 rows, in out/01_counted", said, re.M)
     listed = dict(re.findall(r"  01_counted: (\w+): .*\n    (out/.*executed.ipynb)\n", complained))
     assert set(listed) == {"ZeroDivisionError", "DeadKernelError", "CellTimeoutError"}
     assert "not yet" in Path(listed["ZeroDivisionError"]).read_text()
