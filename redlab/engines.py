@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -83,10 +84,14 @@ def _connected(address: str) -> Iterator[Client]:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("a Dask cluster needs the extra: pip install 'redlab[cluster]'") from error
+    failure = ""
     try:
         client = Client(address, timeout=_CONNECT)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConnectionError(f"no Dask scheduler answers at {address} ({error})") from error
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: it must talk TLS, and does not
+        failure = str(error) or type(error).__name__
+    if failure:
+        gc.collect()  # closes the client that failed; by chance inside the next one, it would wait for itself for ever
+        raise ConnectionError(f"no Dask scheduler answers at {address} ({failure})")
     with client:
         try:
             client.wait_for_workers(1, timeout=_CONNECT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -129,6 +130,20 @@ def test_no_scheduler_at_the_address_is_a_clear_error_soon(impatient, tmp_path, 
 def test_an_address_that_cannot_be_used_is_a_clear_error(impatient, address):
     with pytest.raises(ConnectionError, match=f"no Dask scheduler answers at {address}"):
         list(map_unordered(where, [(0,)], 1, address))
+
+
+def test_a_client_that_failed_is_gone_before_the_next_one(impatient):
+    """Collected inside the next one it would wait for a lock that its own thread holds."""
+    from distributed import Client
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(ConnectionError):
+            list(map_unordered(where, [(0,)], 1, "tcp://127.0.0.1:1"))
+        assert not [found for found in gc.get_objects() if type(found) is Client]
+    finally:
+        gc.enable()
 
 
 def test_a_scheduler_without_workers_is_a_clear_error_soon(impatient):
