@@ -92,6 +92,22 @@ def test_a_scheduler_that_dies_in_the_middle_ends_the_sweep_with_a_message(tmp_p
             next(done)
 
 
+def test_a_call_that_kills_every_worker_is_given_up_after_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")  # by default it may try three others
+    with cluster(tmp_path, 2) as (address, _, team):
+        done = map_unordered(die_or_tell, [(False,), (False,), (True,)], 1, address)
+        assert {next(done), next(done)} <= {worker.pid for worker in team}
+        with pytest.raises(ConnectionError, match="died again and again; call again to go on"):
+            next(done)
+
+
+def die_or_tell(die: bool) -> int:
+    if die:
+        time.sleep(1)  # so that Dask does not blame what this worker did before as well
+        os._exit(1)
+    return os.getpid()
+
+
 def test_a_cluster_of_another_environment_is_a_clear_error(tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def act(): pass")
     monkeypatch.syspath_prepend(tmp_path)
