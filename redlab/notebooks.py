@@ -162,9 +162,10 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 def _plain(value: Any, default: Any = None) -> Any:
-    """``value`` as JSON knows it: tuples as lists, and an int as a float where the default is one."""
+    """``value`` as JSON knows it: tuples as lists, and an int as a float where the default is one or holds them."""
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        kinds = default if isinstance(default, list) else []
+        return [_plain(item, kinds[0] if {type(kind) for kind in kinds} == {float} else None) for item in value]
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole and isinstance(default, float) else value
 
