@@ -157,7 +157,7 @@ def _found(names: list[str]) -> list[Path]:
 
 def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
     """The parameters for one notebook out of ``NAME=VALUE`` words, checked; ValueError or TypeError otherwise."""
-    from redlab.notebooks import changed_parameters, default_parameters, known_network
+    from redlab.notebooks import changed_parameters, default_parameters, known_networks
 
     defaults = default_parameters(notebook)
     params = {}
@@ -166,8 +166,7 @@ def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
         params[name] = _value(text, defaults.get(name))
-    changed = changed_parameters(notebook, params)
-    return {name: known_network(value) if name == "network" else value for name, value in changed.items()}
+    return known_networks(changed_parameters(notebook, params))
 
 
 def _value(text: str, default: Any) -> Any:

@@ -70,13 +70,21 @@ def _finish(swept: Swept, plot: tuple[str, str, str] | None, where: list[str]) -
         typer.echo(f"  {failed.name}: {failed.error}: {(failed.message.strip().splitlines() or [''])[0]}", err=True)
         typer.echo(f"    {shown(failed.notebook)}", err=True)
     if swept.runs:
-        frame = swept.frame()
+        frame = _frame(swept)
         folder = swept.runs[0].folder.parent
-        typer.echo(f"{len(swept.runs)} points, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
+        points = "1 point" if len(swept.runs) == 1 else f"{len(swept.runs)} points"
+        typer.echo(f"{points}, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
         if plot:
             typer.echo(f"plot in {shown(_draw(frame, plot, where, folder))}")
     if swept.failures:
         stop(f"{len(swept.failures)} of {len(swept.outcomes)} points failed; the next call tries them again", 1)
+
+
+def _frame(swept: Swept) -> Any:
+    try:
+        return swept.frame()
+    except ValueError as error:  # a file was damaged since
+        stop(error, 1)
 
 
 def _draw(frame: Any, plot: tuple[str, str, str], where: list[str], folder: Path) -> Path:

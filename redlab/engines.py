@@ -1,11 +1,15 @@
-"""Engines: where the points of a sweep run. One joblib call serves threads here and a Dask cluster elsewhere."""
+"""Engines: where the points of a sweep run: threads here (joblib), or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 _CONNECT = 30  # seconds to find a scheduler, and a worker
 
@@ -39,31 +43,58 @@ def map_unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: in
         dask: the address of a Dask scheduler, whose workers make the calls instead; both must find the same files.
 
     Raises:
-        ConnectionError: no scheduler there, or no worker. ModuleNotFoundError: Dask is not installed.
+        ConnectionError: no scheduler there, no worker, or none like this process; or they went away.
+        ModuleNotFoundError: Dask is not installed.
     """
-    from joblib import Parallel, delayed, parallel_config
+    from joblib import Parallel, delayed
 
-    tasks = [delayed(function)(*call) for call in calls]
     if dask is None:
+        tasks = [delayed(function)(*call) for call in calls]
         yield from Parallel(jobs, backend="threading", return_as="generator_unordered")(tasks)
-        return
-    with _connected(dask), parallel_config("dask", wait_for_workers_timeout=_CONNECT):
-        yield from Parallel(-1, batch_size=1, return_as="generator_unordered")(tasks)
+    else:
+        yield from _on_cluster(function, calls, dask)
+
+
+def _on_cluster(function: Callable[..., Any], calls: Iterable[tuple], address: str) -> Iterator[Any]:
+    # Not joblib's Dask backend: with one thread in the whole cluster it makes every call here, without a word, and it
+    # hands workers that come later nothing to do.
+    with _connected(address) as client:
+        from distributed import CancelledError, KilledWorker, as_completed
+
+        killed = None
+        for future in as_completed([client.submit(function, *call, pure=False) for call in calls]):
+            try:
+                done = future.result()
+            except KilledWorker as error:  # the other calls go on
+                killed = error
+                continue
+            except (ModuleNotFoundError, RuntimeError) as error:  # RuntimeError: the scheduler could not unpickle
+                what = f"the cluster at {address} lacks what this process has: {error.__cause__ or error}"
+                raise ConnectionError(f"{what}; its scheduler and workers need the same environment") from error
+            except CancelledError as error:
+                raise ConnectionError(f"the Dask scheduler at {address} went away; call again to go on") from error
+            yield done
+    if killed:
+        raise ConnectionError(f"workers of {address} died again and again; call again to go on ({killed})")
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[None]:
+def _connected(address: str) -> Iterator[Client]:
     try:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("a Dask cluster needs the extra: pip install 'redlab[cluster]'") from error
+    failure = ""
     try:
         client = Client(address, timeout=_CONNECT)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConnectionError(f"no Dask scheduler answers at {address} ({error})") from error
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: it must talk TLS, and does not
+        failure = str(error) or type(error).__name__
+    if failure:
+        gc.collect()  # closes the client that failed; by chance inside the next one, it would wait for itself for ever
+        raise ConnectionError(f"no Dask scheduler answers at {address} ({failure})")
     with client:
         try:
             client.wait_for_workers(1, timeout=_CONNECT)
         except TimeoutError as error:
             raise ConnectionError(f"the Dask scheduler at {address} has no workers") from error
-        yield
+        yield client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -28,7 +29,7 @@ def execute(
     """Execute the notebook ``path`` into ``work/executed.ipynb``, with ``changed`` injected after its parameters.
 
     Arguments:
-        timeout: seconds that a cell may take.
+        timeout: seconds that a cell may take, rounded up to whole ones.
         threads: of the kernel; None leaves that to its environment.
 
     Raises:
@@ -49,7 +50,7 @@ def execute(
         progress_bar={"desc": path.stem, "leave": False} if progress else False,
         resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` would change this process's
         kernel_manager_class=_kernel_manager(_kernel_environment(work, threads)),
-        execution_timeout=timeout,
+        execution_timeout=None if timeout is None else math.ceil(timeout),
         extra_arguments=["--log-level=CRITICAL"],  # a kernel that is told to stop calls that an error, on our terminal
         coalesce_streams=True,  # how a kernel's prints fall into messages differs from run to run
     )

@@ -112,12 +112,22 @@ def changed_parameters(notebook: Path, params: dict[str, Any]) -> dict[str, Any]
     defaults = default_parameters(notebook)
     for name, value in params.items():
         if name not in defaults:
-            raise ValueError(unknown(f"parameter of {notebook.stem}", name, list(defaults)))
+            raise ValueError(unknown(f"parameter of {notebook.stem}", str(name), list(defaults)))
         if not _fits(value, defaults[name]):
             kind = type(defaults[name]).__name__
             raise TypeError(f"parameter {name!r} of {notebook.stem} is {kind} like {defaults[name]!r}; got {value!r}")
     given = {name: _plain(value, defaults[name]) for name, value in params.items()}
     return {name: value for name, value in given.items() if json.dumps(value) != json.dumps(defaults[name])}
+
+
+def known_networks(params: dict[str, Any]) -> dict[str, Any]:
+    """``params`` with ``known_network`` of those called ``network`` and ``networks``."""
+    found = dict(params)
+    if "network" in found:
+        found["network"] = known_network(found["network"])
+    if isinstance(found.get("networks"), list):
+        found["networks"] = [known_network(name) for name in found["networks"]]
+    return found
 
 
 def known_network(name: str | None) -> str | None:
@@ -152,9 +162,10 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 def _plain(value: Any, default: Any = None) -> Any:
-    """``value`` as JSON knows it: tuples as lists, and an int as a float where the default is one."""
+    """``value`` as JSON knows it: tuples as lists, and an int as a float where the default is one or holds them."""
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        kinds = default if isinstance(default, list) else []
+        return [_plain(item, kinds[0] if {type(kind) for kind in kinds} == {float} else None) for item in value]
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole and isinstance(default, float) else value
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+_OWN = ("notebook", "seconds", "run")
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -17,9 +19,10 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     on, or that recorded nothing are left out; ``attrs["without"]`` lists the folders of those that recorded nothing.
 
     Returns:
-        The columns that the notebooks recorded; before them ``notebook``, and every parameter by its name (lists as
-        JSON; "parameter_NAME" where the notebook recorded a column of that name); after them ``seconds`` and ``run``,
-        the run's folder, relative to ``folder``.
+        The columns that the notebooks recorded, and levels of their index that have a name; before them ``notebook``,
+        and every parameter by its name (lists as JSON); after them ``seconds`` and ``run``, the run's folder, relative
+        to ``folder``. What the notebook recorded keeps its name: beside it stand "parameter_NAME", "run_notebook",
+        "run_seconds" and "run_folder".
 
     Raises:
         FileNotFoundError: no such folder. ValueError: a file of a finished run is damaged.
@@ -65,9 +68,18 @@ def _frame(folder: Path, name: Path) -> pd.DataFrame:
         what = f"{folder / 'results.parquet'} is damaged ({error})"
         raise ValueError(f"{what}: delete the folder, and run it again") from None
     frame.attrs = {}
-    own = {"notebook": facts["notebook"]}
+    named = [level for level in frame.index.names if level is not None and level not in frame]
+    frame = (frame.reset_index(named) if named else frame).reset_index(drop=True)
+    own = {_free("notebook", frame, "run_notebook"): facts["notebook"]}
     for parameter, value in facts["parameters"].items():
-        column = f"parameter_{parameter}" if parameter in frame else parameter
+        column = _free(parameter, [*frame, *_OWN], f"parameter_{parameter}")
         own[column] = json.dumps(value) if isinstance(value, list | dict) else value
-    before = pd.DataFrame(own, index=frame.index)
-    return pd.concat([before, frame], axis=1).assign(seconds=facts["seconds"], run=name.as_posix())
+    after = {
+        _free("seconds", frame, "run_seconds"): facts["seconds"],
+        _free("run", frame, "run_folder"): name.as_posix(),
+    }
+    return pd.concat([pd.DataFrame(own, index=frame.index), frame], axis=1).assign(**after)
+
+
+def _free(name: str, taken: Container, other: str) -> str:
+    return other if name in taken else name

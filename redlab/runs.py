@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -23,6 +25,9 @@ from redlab.paths import PACKAGE, checkout, data_root, shipped
 if TYPE_CHECKING:
     import pandas as pd
     from nbformat import NotebookNode
+
+
+_PROCESS = secrets.token_hex(4)
 
 
 @dataclass(frozen=True)
@@ -99,18 +104,20 @@ def run_notebook(
         notebooks: the folder of the notebooks; default the checkout's. ``runs/`` and ``figures/`` lie beside it.
         again: execute it even where it was done before (data outside the package, say, is no part of the key).
         progress: show a bar over its cells.
-        timeout: seconds that each cell may take; by default any time.
+        timeout: seconds that each cell may take, rounded up to whole ones; by default any time.
         threads: of its kernel; by default as many as its libraries like.
         publish: with default parameters, copy the figures into ``figures/`` as well.
 
     Raises:
         ValueError, TypeError: an unknown notebook or parameter, or a value of the wrong type; nothing was executed.
         RunFailed: a cell failed or took too long, or the kernel died; the next call tries again.
-        OSError: the disk is full; nothing half-written is left, and finished runs are whole.
+        OSError: the disk is full; nothing of this run is left, and finished runs are whole.
     """
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
     changed = changed_parameters(path, params or {})
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
     folder = Path(out or notebooks.parent / "runs").resolve() / path.stem / run_key(path, changed)
     with _locked(folder):
         run = None if again else _finished(folder)
@@ -203,10 +210,14 @@ def private_paths(folder: Path, root: Path) -> dict[str, str]:
 
 
 def _finished(folder: Path) -> Run | None:
-    if not (folder / "run.json").is_file():
+    """The run that is done; None where there is none, or where a file of it was damaged since."""
+    results = folder / "results.parquet"
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = Run(folder, facts["notebook"], facts["parameters"], facts["seconds"], cached=True)
+        return run if not results.exists() or results.read_bytes().endswith(b"PAR1") else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return Run(folder, facts["notebook"], facts["parameters"], facts["seconds"], cached=True)
 
 
 def _execute(
@@ -214,7 +225,8 @@ def _execute(
 ) -> Run:
     """Execute under a temporary name; what appears under ``folder`` is whole, whether done or failed."""
     work = _part(folder)
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed: the lock is ours, so nobody works there
+    for left in folder.parent.glob(f".{folder.name}.*part"):  # by a run that was killed: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
     facts = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}}
     facts |= surroundings(path.parent, threads)
     start = time.perf_counter()
@@ -245,7 +257,7 @@ def _room(work: Path, name: str) -> Iterator[None]:
             raise
         shutil.rmtree(work, ignore_errors=True)
         what = f"{os.strerror(error.errno)} while {name} was run in {work.parent}"
-        rest = "nothing half-written is left and finished runs are whole: make room and call again"
+        rest = "nothing of this run is left, and finished runs are whole: make room and call again"
         raise OSError(error.errno, f"{what}; {rest}") from error
 
 
@@ -267,7 +279,8 @@ def _failure(error: Exception, work: Path) -> dict[str, str]:
 
 
 def _part(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.part")
+    # A name of this process alone: the kernel of a killed one lives up to a second longer, and may still write.
+    return folder.with_name(f".{folder.name}.{_PROCESS}.part")
 
 
 @contextmanager

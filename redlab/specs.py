@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from redlab.notebooks import changed_parameters, default_parameters, find_notebook, known_network, unknown
+from redlab.notebooks import changed_parameters, default_parameters, find_notebook, known_networks, unknown
 
 KEYS = ("notebook", "grid", "points", "seeds")
 
@@ -51,10 +51,19 @@ def read_spec(spec: str | Path | Mapping[str, Any], notebooks: Path | None = Non
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            seen = set()
+            for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+                if key.value in seen:  # YAML itself would take the last, without a word
+                    raise ValueError(f"{path}: {key.value!r} is set twice: again in line {key.start_mark.line + 1}")
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -73,19 +82,18 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     distinct: dict[str, dict[str, Any]] = {}
     for point in _points(content, defaults):
         typed = {name: _typed(value, defaults.get(name)) for name, value in point.items()}
-        changed = changed_parameters(notebook, typed)
-        if "network" in changed:
-            changed["network"] = known_network(changed["network"])
+        changed = known_networks(changed_parameters(notebook, typed))
         distinct[json.dumps(changed, sort_keys=True)] = changed
     return Spec(notebook, tuple(distinct.values()))
 
 
 def _points(content: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    grid, points = content.get("grid") or {}, content.get("points") or [{}]
+    grid, points = ({} if content.get("grid") is None else content["grid"]), content.get("points")
+    points = [{}] if points is None else points
     seeds = _seeds(content["seeds"], defaults) if content.get("seeds") is not None else [{}]
     if not isinstance(grid, dict) or not all(isinstance(own, list) and own for own in grid.values()):
         raise ValueError("grid must give each parameter a list of values")
-    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+    if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
         raise ValueError("points must be a list of parameter sets")
     names = [*{name for point in points for name in point}, *grid, *seeds[0]]
     if twice := sorted(name for name in set(names) if names.count(name) > 1):

@@ -22,11 +22,13 @@ def plot_sweep(frame: pd.DataFrame, x: str, y: str, by: str, ax: Axes | None = N
     values come.
 
     Raises:
-        ValueError: no such column, or a ``y`` that is no number.
+        ValueError: no such column, no rows, or a ``y`` that is no number.
     """
     for column in (x, y, by):
         if column not in frame:
             raise ValueError(unknown("column", column, list(frame)))
+    if frame.empty:
+        raise ValueError("there are no rows to draw")
     if not is_numeric_dtype(frame[y]):
         raise ValueError(f"column {y!r} holds {frame[y].iloc[0]!r}, no number: it cannot be drawn upwards")
     ax = ax or _axes(7, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -12,9 +13,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from nbclient.exceptions import DeadKernelError
 from nbformat import v4
+from tiny import write_notebook
 
-from redlab import runs
+from redlab import kernels, runs
 from redlab.notebooks import changed_parameters, default_parameters, find_notebook, list_notebooks
 from redlab.runs import RunFailed, output_folder, record, refresh, run_key, run_notebook
 
@@ -50,14 +53,6 @@ if how == "die":
 if how == "raise" and not os.path.exists("mended"):
     raise ZeroDivisionError("not yet")
 """
-
-
-def write_notebook(path: Path, parameters: str | None, *cells: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tagged = [v4.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]})] if parameters else []
-    code = [v4.new_code_cell(cell.strip()) for cell in cells]
-    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# Tiny"), *tagged, *code]), path)
-    return path
 
 
 @pytest.fixture
@@ -153,6 +148,77 @@ def test_a_kernel_that_dies_leaves_no_finished_run(notebooks):
     assert not list(caught.value.folder.parent.glob("*.part"))
 
 
+@pytest.mark.parametrize("written", [None, '{"cells": [{"cell_t', "\xff", "{}"])
+def test_a_notebook_cut_off_while_it_was_written_does_not_hide_the_reason(notebooks, monkeypatch, written):
+    def execute(_path, work, *_):
+        if written is not None:
+            (work / "executed.ipynb").write_text(written, encoding="latin-1")
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(runs, "execute", execute)
+    with pytest.raises(RunFailed, match="01_tiny failed: DeadKernelError: Kernel died; see ") as caught:
+        run_notebook("01", notebooks=notebooks)
+    assert caught.value.cell == ""
+    assert json.loads((caught.value.folder / "failed.json").read_text())["error"] == "DeadKernelError"
+    assert caught.value.notebook.name == ("failed.json" if written is None else "executed.ipynb")
+
+
+def test_a_disk_that_fills_up_while_a_failure_is_written_is_told_and_nothing_is_left(notebooks, monkeypatch):
+    def execute(_path, work, *_):
+        (work / "executed.ipynb").write_text("half")
+        raise DeadKernelError("Kernel died")
+
+    def write(*_):
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(runs, "execute", execute)
+    monkeypatch.setattr(runs, "_write_json", write)
+    with pytest.raises(OSError, match=r"No space left on device while 01_tiny was run in .*: make room and call again"):
+        run_notebook("01", notebooks=notebooks)
+    assert [path.suffix for path in (notebooks.parent / "runs" / "01_tiny").iterdir()] == [".lock"]
+
+
+def test_an_input_output_error_of_another_kind_is_a_failure_like_any_other(notebooks, monkeypatch):
+    def execute(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(runs, "execute", execute)
+    with pytest.raises(RunFailed, match=r"01_tiny failed: OSError: .*Input/output error"):
+        run_notebook("01", notebooks=notebooks)
+
+
+def test_figures_of_default_parameters_are_published_unless_told_not_to(notebooks, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda _path, work, *_: (work / "figures" / "01_tiny.png").touch())
+    assert run_notebook("01", notebooks=notebooks, publish=False).published is None
+    assert not (notebooks.parent / "figures").exists()
+    assert run_notebook("01", notebooks=notebooks).cached
+    assert (notebooks.parent / "figures" / "01_tiny.png").is_file()
+
+
+def test_time_and_threads_reach_the_kernel(notebooks, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **options: asked.update(options))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    run = run_notebook("01", notebooks=notebooks, timeout=1.5, threads=3)
+    assert asked["execution_timeout"] == 2  # whole seconds, as nbclient wants them
+    assert type(asked["execution_timeout"]) is int
+    assert json.loads((run.folder / "run.json").read_text())["threads"] == 3
+    environment = kernels._kernel_environment(run.folder, 3)
+    assert {environment[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")} == {"3"}
+
+    run = run_notebook("01", notebooks=notebooks, again=True)
+    assert asked["execution_timeout"] is None
+    assert json.loads((run.folder / "run.json").read_text())["threads"] == 7
+    assert kernels._kernel_environment(run.folder, None)["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_a_time_that_is_none_is_refused_before_anything_runs(notebooks, no_kernel, timeout):
+    with pytest.raises(ValueError, match="timeout must be a positive number of seconds"):
+        run_notebook("01", notebooks=notebooks, timeout=timeout)
+    assert not (notebooks.parent / "runs").exists()
+
+
 def test_refreshing_writes_the_same_bytes_again_and_nothing_of_this_machine(notebooks):
     path = write_notebook(notebooks / "01_tiny.ipynb", PARAMETERS, BODY, LOUD)
     refresh("tiny", notebooks=notebooks)
@@ -204,6 +270,8 @@ def test_a_parameter_given_its_default_is_as_good_as_not_given(notebooks):
     path = notebooks / "01_tiny.ipynb"
     assert changed_parameters(path, {"n": 3, "ratio": 0.5, "levels": (1, 2), "flag": False, "anything": None}) == {}
     assert changed_parameters(path, {"ratio": 1, "levels": (2,)}) == {"ratio": 1.0, "levels": [2]}
+    floats = write_notebook(path.with_name("05_floats.ipynb"), "rates = [0.5, 1.0]\nmixed = [1, 0.5]")
+    assert changed_parameters(floats, {"rates": [0.5, 1], "mixed": (1, 0.5)}) == {}
     assert changed_parameters(path, {"n": None, "anything": "word"}) == {"n": None, "anything": "word"}
 
 
