@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from remote import die_or_tell, where
 from test_cli import redlab_says
 from tiny import is_alive, told, wait_until, write_counted
 
@@ -101,24 +102,12 @@ def test_a_call_that_kills_every_worker_is_given_up_after_the_others(tmp_path, m
             next(done)
 
 
-def die_or_tell(die: bool) -> int:
-    if die:
-        time.sleep(1)  # so that Dask does not blame what this worker did before as well
-        os._exit(1)
-    return os.getpid()
-
-
 def test_a_cluster_of_another_environment_is_a_clear_error(tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def act(): pass")
     monkeypatch.syspath_prepend(tmp_path)
     act = importlib.import_module("only_here").act
     with cluster(tmp_path, 1) as (address, _, _), pytest.raises(ConnectionError, match="No module named 'only_here'"):
         list(map_unordered(act, [()], 1, address))
-
-
-def where(seconds: float) -> int:
-    time.sleep(seconds)
-    return os.getpid()
 
 
 @pytest.fixture
