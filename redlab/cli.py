@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from redlab.cli_compress import compress
+from redlab.cli_inspect import inspect
 
 if TYPE_CHECKING:
     from redlab.runs import Run, RunFailed
@@ -115,6 +116,7 @@ def lab(context: typer.Context) -> None:
 
 
 app.command()(compress)
+app.command()(inspect)
 
 
 def _checked(function: Callable, *args: Any) -> Any:

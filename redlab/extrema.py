@@ -64,9 +64,14 @@ def find_extrema(vector: Vector, h: float) -> Extrema:
 def on_tiles(vector: Vector, h: float) -> Extrema:
     """The same for a grid of any length: sort, shorten the gaps that no kernel reaches across, walk tile by tile."""
     places = _Places(vector.weights if vector.ascending else np.sort(vector.weights), h / CELLS)
-    parts = [_tile_slopes(places, start, min(start + _TILE, places.size)) for start in range(0, places.size, _TILE)]
-    turns, heights = _extrema(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    turns, heights = places.weights_at(turns), heights * CELLS / (vector.size * h)
+    last, found = (np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)), []
+    for start in range(0, places.size, _TILE):
+        slopes = _tile_slopes(places, start, min(start + _TILE, places.size))
+        slopes = tuple(np.concatenate(pair) for pair in zip(last, slopes, strict=True))
+        found.append(_extrema(*slopes))
+        last = tuple(part[-1:] for part in slopes)  # whether the next tile goes on as this one ends
+    turns, heights = (np.concatenate(part) for part in zip(*found, strict=True))
+    turns, heights = places.weights_at(turns), heights * (CELLS / (vector.size * h))
     return Extrema(turns, heights, turns, heights)
 
 

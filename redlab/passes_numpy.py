@@ -104,7 +104,11 @@ def take(values: ndarray, codes: ndarray) -> ndarray:
 
 
 def _codes(weights: ndarray, low: float, high: float, edges: ndarray) -> ndarray:
-    table = slots(weights.dtype, low, high, edges)
+    return look_up(weights, low, edges, slots(weights.dtype, low, high, edges))
+
+
+def look_up(weights: ndarray, low: float, edges: ndarray, table: tuple[float, ndarray, ndarray] | None) -> ndarray:
+    """The cell of each weight, by what ``slots`` returned for these edges."""
     if table is None:
         return np.searchsorted(edges, weights, side="right")
     scale, first, threshold = table
