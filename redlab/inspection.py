@@ -137,10 +137,10 @@ def summarise(frame: pd.DataFrame) -> list[str]:
     """``inspect_checkpoint`` in a few lines: what was hashed, what is left, what was not measured and why."""
     hashed = frame[(frame["unhashed"] == "") & (frame["skipped"] == "")]
     wide = frame[wide_tensors(frame)]
-    lines = [f"{len(frame)} tensors, {frame['weights'].sum():,} weights, {len(hashed)} tensors hashed"]
+    lines = [f"{len(frame)} tensor{'s' * (len(frame) != 1)}, {frame['weights'].sum():,} weights; {len(hashed)} hashed"]
     if len(hashed):
         before, after, error = hashed["distinct_before"].sum(), hashed["distinct"].sum(), hashed["error"]
-        lines.append(f"distinct values of these: {before:,} -> {after:,}")
+        lines.append(f"distinct values of those hashed: {before:,} -> {after:,}")
         lines.append(f"their relative error: {error.mean():.3g} on average, {error.max():.3g} at most")
     if len(wide):
         weights, repeated = wide["weights"].sum(), wide["duplicates"].sum()

@@ -87,11 +87,16 @@ def _records(path: Path) -> dict[int, int]:
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             members = archive.infolist()
-            _check_members(path, members)
-            plain = all(order == _ORDER for order in _named(archive, "byteorder")) and _plain(archive)
-            return {_begin(file, member): member.file_size for member in members} if plain else {}
-    except (zipfile.BadZipFile, struct.error) as error:
-        _refuse(path, f"is truncated or damaged ({error}): download or save it again")
+            if not (refused := _why_refused(members)):
+                plain = all(order == _ORDER for order in _named(archive, "byteorder")) and _plain(archive)
+                records = {_begin(file, member): member.file_size for member in members}
+    except PermissionError:
+        raise
+    except Exception as error:  # a damaged archive raises as much as a damaged pickle
+        _refuse(path, f"is truncated or damaged ({_first_line(error)}): download or save it again")
+    if refused:
+        _refuse(path, refused)
+    return records if plain else {}
 
 
 def _named(archive: zipfile.ZipFile, name: str) -> list[bytes]:
@@ -107,11 +112,12 @@ def _plain(archive: zipfile.ZipFile) -> bool:
     return all(name in _ORDINARY or "_rebuild" not in name for name in names)
 
 
-def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+def _why_refused(members: list[zipfile.ZipInfo]) -> str:
     if any(member.filename.endswith("/constants.pkl") for member in members):
-        _refuse(path, "is TorchScript, which is code: redlab never runs code from a checkpoint; save its state_dict()")
+        return "is TorchScript, which is code: redlab never runs code from a checkpoint; save its state_dict()"
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        _refuse(path, "is compressed, which torch.save never does: load it elsewhere and save it again")
+        return "is compressed, which torch.save never does: load it elsewhere and save it again"
+    return ""
 
 
 def _begin(file: BinaryIO, member: zipfile.ZipInfo) -> int:
@@ -211,11 +217,12 @@ def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:
             "tensors of its state_dict() alone"
         )
     # Only the first sentence: torch goes on with advice to load the file unsafely.
-    reason = str(error).partition("\n")[0].partition(". ")[0]
-    return (
-        f"{path} cannot be read, it is damaged or no checkpoint ({type(error).__name__} {reason}): download or save "
-        "it again"
-    )
+    reason = f"{type(error).__name__} {_first_line(error).partition('. ')[0]}"
+    return f"{path} cannot be read, it is damaged or no checkpoint ({reason}): download or save it again"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _wanted(path: Path, zipped: bool) -> list[str]:

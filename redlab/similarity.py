@@ -20,7 +20,7 @@ _CANCELLED = {4: 1e-2, 8: 1e-8}
 # Rows of distances that are worked out together; values in flight where pairs are computed anew: they stay in cache.
 _BLOCK, _CHUNK = 256, 1 << 18
 # Numbers, and rows, of which duplicates are looked for together.
-_PART = 1 << 22, 1 << 16
+_PART = 1 << 21, 1 << 16
 
 
 def exact_duplicates(rows: ndarray) -> ndarray:
@@ -60,7 +60,9 @@ def count_duplicates(rows: Tensor) -> int:
     step = max(1, _CHUNK // rows.shape[1])
     sums = np.concatenate([_checksums(rows[start : start + step]) for start in range(0, len(rows), step)])
     part = (sums >> np.uint64(40)) % np.uint64(parts)
-    return sum(_repeated(rows[np.flatnonzero(part == k)]) for k in range(parts))
+    order = np.argsort(part, kind="stable")
+    ends = np.searchsorted(part[order], np.arange(1, parts))
+    return sum(_repeated(rows[rows_of]) for rows_of in np.split(order, ends))
 
 
 def _repeated(rows: Tensor) -> int:
