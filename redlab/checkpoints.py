@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 PICKLED = (".pt", ".pth", ".th")
 # What a checkpoint that holds tensors only asks for: everything else that a pickle names would be code to run.
-_HARMLESS = re.compile(r"collections OrderedDict|torch (\w+Storage|Size)|torch\._utils _rebuild_\w+")
+_HARMLESS = re.compile(
+    r"collections OrderedDict|torch(\.storage)? \w+Storage|torch (Size|device|bool|b?float\w+|u?int\d+|complex\d+)"
+    r"|torch\._utils _rebuild_\w+"
+)
 _STRING_OPCODES = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
 
 

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from redlab.cli_compress import compress
+from redlab.cli_inspect import inspect
 from redlab.cli_report import report
 from redlab.cli_sweep import sweep
 from redlab.terminal import stop
@@ -135,6 +136,7 @@ def lab(context: typer.Context) -> None:
 app.command()(sweep)
 app.command()(report)
 app.command()(compress)
+app.command()(inspect)
 
 
 def _checked(function: Callable, *args: Any) -> Any:

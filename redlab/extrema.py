@@ -22,6 +22,7 @@ _HALF_KERNEL = _KERNEL[REACH:] / _KERNEL.sum()
 _JUMP = 2 * REACH + 8  # cells that a gap between weights is shortened to, where the density falls to zero in it
 _WHOLE_GRID = 1 << 22  # up to here the grid is one array; beyond it is walked tile by tile
 _TILE = 1 << 20
+_BLOCK = 1 << 20  # weights whose places are worked out together
 _FLAT = 1e-11  # relative differences below are rounding: a plateau
 _NOISE = 1e-10  # heights below this share of the weights' number are zero: the kernel's cut tail wiggles there
 
@@ -62,14 +63,63 @@ def find_extrema(vector: Vector, h: float) -> Extrema:
 
 def on_tiles(vector: Vector, h: float) -> Extrema:
     """The same for a grid of any length: sort, shorten the gaps that no kernel reaches across, walk tile by tile."""
-    ordered = np.sort(vector.weights).astype(np.float64)
-    gaps = np.minimum(np.diff(ordered) / (h / CELLS), _JUMP)
-    cells = np.concatenate([[0.0], np.cumsum(gaps)]) + REACH + 1
-    size = int(cells[-1]) + REACH + 3
-    parts = [_tile_slopes(cells, start, min(start + _TILE, size)) for start in range(0, size, _TILE)]
-    turns, heights = _extrema(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    turns, heights = np.interp(turns, cells, ordered), heights * CELLS / (vector.size * h)
+    places = _Places(vector.weights if vector.ascending else np.sort(vector.weights), h / CELLS)
+    last, found = (np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)), []
+    for start in range(0, places.size, _TILE):
+        slopes = _tile_slopes(places, start, min(start + _TILE, places.size))
+        slopes = tuple(np.concatenate(pair) for pair in zip(last, slopes, strict=True))
+        found.append(_extrema(*slopes))
+        last = tuple(part[-1:] for part in slopes)  # whether the next tile goes on as this one ends
+    turns, heights = (np.concatenate(part) for part in zip(*found, strict=True))
+    turns, heights = places.weights_at(turns), heights * (CELLS / (vector.size * h))
     return Extrema(turns, heights, turns, heights)
+
+
+class _Places:
+    """Ascending weights on a grid whose empty stretches are shortened, worked out block by block: never all at once.
+
+    Attributes:
+        ordered: (N,) the weights.
+        starts: (b,) the place of the first weight of each block, in cells.
+        size: how many cells there are.
+    """
+
+    def __init__(self, ordered: ndarray, step: float) -> None:
+        self.ordered, self._step, self.starts = ordered, step, np.zeros(1)
+        self._last = (-1, np.empty(0), np.empty(0))
+        blocks = max(1, -(-(len(ordered) - 1) // _BLOCK))
+        starts = [REACH + 1.0]
+        for block in range(blocks):
+            self.starts = np.array(starts)
+            starts.append(self.block(block)[1][-1])
+        self.size = int(starts[-1]) + REACH + 3
+
+    def block(self, k: int) -> tuple[ndarray, ndarray]:
+        """The weights of block k, with the first of the next one, and their places."""
+        if self._last[0] != k:
+            own = self.ordered[k * _BLOCK : (k + 1) * _BLOCK + 1].astype(np.float64)
+            gaps = np.minimum(np.diff(own) / self._step, _JUMP)
+            self._last = (k, own, np.cumsum(np.concatenate([self.starts[k : k + 1], gaps])))
+        return self._last[1:]
+
+    def binned(self, first: float, last: float, origin: float, size: int) -> ndarray | None:
+        """The weights with places in [first, last) on the cells from ``origin`` on, or None where there are none."""
+        counts = None
+        begin, end = np.searchsorted(self.starts, [first, last])
+        for k in range(max(begin - 1, 0), end):
+            cells = self.block(k)[1]
+            cells = cells if k == len(self.starts) - 1 else cells[:-1]
+            low, high = np.searchsorted(cells, [first, last])
+            if low < high:
+                part = passes.bin_cubic(cells[low:high], origin, 1.0, size)
+                counts = part if counts is None else counts + part
+        return counts
+
+    def weights_at(self, places: ndarray) -> ndarray:
+        """The weights that ascending places stand for, linear between neighbours."""
+        ends = np.searchsorted(places, self.starts[1:])
+        parts = np.split(places, ends)
+        return np.concatenate([np.interp(part, *self.block(k)[::-1]) for k, part in enumerate(parts)])
 
 
 def _smooth(counts: Float64[ndarray, " m"], weights: int) -> Float64[ndarray, " m"]:
@@ -169,12 +219,11 @@ def _only_mode(vector: Vector, h: float) -> float:
     return mode
 
 
-def _tile_slopes(cells: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+def _tile_slopes(places: _Places, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     halo = REACH + 4
-    first, last = np.searchsorted(cells, [start - halo, stop + halo])
-    if first == last:
+    counts = places.binned(start - halo, stop + halo, float(start - halo - 2), stop - start + 2 * halo + 6)
+    if counts is None:
         return np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)
-    counts = passes.bin_cubic(cells[first:last], float(start - halo - 2), 1.0, stop - start + 2 * halo + 6)
-    heights = _smooth(counts, len(cells))
+    heights = _smooth(counts, len(places.ordered))
     index, slope, height, vertex = _slopes(heights, halo + 2, halo + 2 + stop - start)
     return index + start - halo - 2, slope, height, vertex

@@ -55,13 +55,16 @@ styled = mpl.rc_context(STYLE)
 plt.draw_if_interactive()
 
 
-def save_figure(figure: Figure, name: str) -> None:
+def save_figure(figure: Figure, name: str, folder: Path | None = None) -> None:
     """Write ``figure`` as NAME.png (300 dpi) and NAME.pdf: to the run's folder under a runner, else to ``figures/``.
 
     The same figure gives the same bytes again: no dates are stored. A runner's folder also gets what it shows in words.
+
+    Arguments:
+        folder: where to, instead.
     """
-    out = os.environ.get("REDLAB_OUT")
-    folder = Path(out) / "figures" if out else checkout() / "figures"
+    out = os.environ.get("REDLAB_OUT") if folder is None else None
+    folder = folder or (Path(out) / "figures" if out else checkout() / "figures")
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         figure.savefig(folder / f"{name}.png", dpi=300, metadata={"Software": None})

@@ -222,12 +222,18 @@ def _hash_scaled(
 def _left_alone(vector: Vector, force: bool) -> str:
     """Why a layer's weights stay as they are, or ""."""
     if vector.low == vector.high:
-        return "all its weights are equal"
+        return why_unchanged(1, vector.size)
     # More distinct values in a sample than a hashed layer may have: no need to sort them all.
     if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > _FEW:
         return ""
-    distinct = len(np.unique(vector.weights))
-    hashed = distinct <= _FEW and distinct <= vector.size / 4
+    return why_unchanged(len(np.unique(vector.weights)), vector.size)
+
+
+def why_unchanged(distinct: int, size: int) -> str:
+    """Why ``size`` weights of so many distinct values stay as they are unless forced, or ""."""
+    if distinct == 1:
+        return "all its weights are equal"
+    hashed = distinct <= _FEW and distinct <= size / 4
     return f"already hashed: {distinct} distinct values" if hashed else ""
 
 
@@ -249,8 +255,9 @@ def _like(array: ndarray, weights: torch.Tensor | ndarray) -> torch.Tensor | nda
 
 
 def _numpy(tensor: torch.Tensor | ndarray) -> ndarray:
-    """As a numpy array, bfloat16 as float32."""
+    """As a numpy array; bfloat16 and float8, which numpy does not have, as float32."""
     if not isinstance(tensor, torch.Tensor):
         return tensor
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    foreign = tensor.dtype.is_floating_point and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
+    return (tensor.float() if foreign else tensor).numpy()

@@ -5,17 +5,27 @@ Weights are contiguous float32 or float64 vectors, finite, never empty; position
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy import ndarray
 from scipy.ndimage import correlate1d
 
+# Weights that are worked on together, so that temporaries stay in tens of megabytes whatever the layer.
+_AT_ONCE = 1 << 20
 # Beyond this a table of slots no longer fits the cache: searching is faster.
 _MOST_SLOTS = 1 << 20
 
 
 def deviation(weights: ndarray) -> float:
     """Standard deviation (N - 1; 0 for one weight), summed in float64."""
-    return float(weights.std(dtype=np.float64, ddof=1)) if weights.size > 1 else 0.0
+    if weights.size < 2:
+        return 0.0
+    if weights.size <= _AT_ONCE:
+        return float(weights.std(dtype=np.float64, ddof=1))
+    mean = weights.mean(dtype=np.float64)
+    squares = sum(float(np.square(part - mean).sum()) for part in _parts(weights))
+    return float(np.sqrt(squares / (weights.size - 1)))
 
 
 def quartiles(weights: ndarray) -> tuple[float, float]:
@@ -38,6 +48,14 @@ def bin_cubic(weights: ndarray, origin: float, step: float, size: int) -> ndarra
     The shares sum to one and keep the weight's first three moments; the outer two are negative. The weights must lie
     between the second and the last but two points.
     """
+    return sum(_bin_cubic(part, origin, step, size) for part in _parts(weights))
+
+
+def _parts(weights: ndarray) -> Iterator[ndarray]:
+    return (weights[start : start + _AT_ONCE] for start in range(0, weights.size, _AT_ONCE))
+
+
+def _bin_cubic(weights: ndarray, origin: float, step: float, size: int) -> ndarray:
     position = (weights.astype(np.float64, copy=False) - origin) * (1.0 / step)
     cell = position.astype(np.int64)
     f = position - cell
@@ -86,7 +104,11 @@ def take(values: ndarray, codes: ndarray) -> ndarray:
 
 
 def _codes(weights: ndarray, low: float, high: float, edges: ndarray) -> ndarray:
-    table = slots(weights.dtype, low, high, edges)
+    return look_up(weights, low, edges, slots(weights.dtype, low, high, edges))
+
+
+def look_up(weights: ndarray, low: float, edges: ndarray, table: tuple[float, ndarray, ndarray] | None) -> ndarray:
+    """The cell of each weight, by what ``slots`` returned for these edges."""
     if table is None:
         return np.searchsorted(edges, weights, side="right")
     scale, first, threshold = table

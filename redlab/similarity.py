@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy import ndarray
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
+from torch import Tensor
 
 LINKAGES = ("complete", "single")
 # Columns that tell rows apart before they are read as a whole.
@@ -17,6 +19,8 @@ _PROBES = 8
 _CANCELLED = {4: 1e-2, 8: 1e-8}
 # Rows of distances that are worked out together; values in flight where pairs are computed anew: they stay in cache.
 _BLOCK, _CHUNK = 256, 1 << 18
+# Numbers, and rows, of which duplicates are looked for together.
+_PART = 1 << 21, 1 << 16
 
 
 def exact_duplicates(rows: ndarray) -> ndarray:
@@ -41,6 +45,43 @@ def exact_duplicates(rows: ndarray) -> ndarray:
     for row in alike[~equal]:
         first[row] = leaders.setdefault((rows[row] + 0.0).tobytes(), row)
     return first
+
+
+def count_duplicates(rows: Tensor) -> int:
+    """How many rows of a tensor, along its first axis, equal one before them, exactly; in memory for a part of them.
+
+    Rows of floating numbers, in any of torch's types, finite. Where they are many, or no float32 yet, they are dealt
+    out by a checksum of their bits, so that equal ones meet in the same part.
+    """
+    rows = rows.reshape(len(rows), -1)
+    parts = max(rows.numel() // _PART[0], len(rows) // _PART[1]) + 1
+    if parts == 1:
+        return _repeated(rows)
+    step = max(1, _CHUNK // rows.shape[1])
+    sums = np.concatenate([_checksums(rows[start : start + step]) for start in range(0, len(rows), step)])
+    part = (sums >> np.uint64(40)) % np.uint64(parts)
+    order = np.argsort(part, kind="stable")
+    ends = np.searchsorted(part[order], np.arange(1, parts))
+    return sum(_repeated(rows[rows_of]) for rows_of in np.split(order, ends))
+
+
+def _repeated(rows: Tensor) -> int:
+    if len(rows) < 2:
+        return 0
+    first = exact_duplicates(_numbers(rows))
+    return int((first != np.arange(len(first))).sum())
+
+
+def _numbers(rows: Tensor) -> ndarray:
+    return (rows if rows.dtype == torch.float64 else rows.float()).numpy()
+
+
+def _checksums(rows: Tensor) -> ndarray:
+    """(n,) uint64: equal for equal rows, nearly always different for others."""
+    numbers = np.ascontiguousarray(_numbers(rows)) + 0.0  # + 0.0: no zero is negative
+    bits = numbers.view(f"u{numbers.itemsize}").astype(np.uint64)
+    odd = np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    return bits @ odd
 
 
 def pairwise_distances(rows: ndarray) -> ndarray:

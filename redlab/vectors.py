@@ -21,6 +21,7 @@ class Vector:
         low, high: the smallest and the largest of them.
         spread: their standard deviation (N - 1; 0 for one weight).
         shape: that of the tensor that they came in.
+        ascending: whether they are sorted, so that nobody need sort a copy of them.
     """
 
     weights: ndarray
@@ -28,6 +29,7 @@ class Vector:
     high: float
     spread: float
     shape: tuple[int, ...]
+    ascending: bool = False
 
     @property
     def size(self) -> int:

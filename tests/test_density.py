@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -101,6 +102,26 @@ def test_many_tiles_join_without_a_seam(monkeypatch):
     monkeypatch.setattr(extrema, "_TILE", 500)
     many = extrema.on_tiles(vector, 0.01)
     np.testing.assert_allclose(many.turns, one.turns, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weights", [2, 3, 1000, 1001, 3000])
+def test_blocks_of_weights_change_nothing(monkeypatch, weights):
+    vector = as_vector(np.random.default_rng(0).standard_normal(weights) ** 3)
+    one = extrema.on_tiles(vector, 0.01)
+    monkeypatch.setattr(extrema, "_TILE", 700)
+    monkeypatch.setattr(extrema, "_BLOCK", 100)
+    for ascending in (vector, replace(vector, weights=np.sort(vector.weights), ascending=True)):
+        many = extrema.on_tiles(ascending, 0.01)
+        np.testing.assert_allclose(many.turns, one.turns, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(many.heights, one.heights, rtol=1e-12)
+
+
+def test_ascending_weights_have_the_same_bandwidths(layers):
+    for weights in layers:
+        vector = as_vector(weights)
+        ordered = replace(vector, weights=np.sort(vector.weights), ascending=True)
+        for rule in ("silverman/8", "scott", "median_gap"):
+            assert resolve_bandwidth(ordered, rule) == pytest.approx(resolve_bandwidth(vector, rule), rel=1e-12)
 
 
 @settings(deadline=None, max_examples=60)
@@ -211,6 +232,14 @@ def test_after_pruning_every_contrast_exceeds_the_limit(seed, limit):
         h = heights[kept]
         walls = np.concatenate([[0], h[1::2], [0]])
         assert (1 - np.maximum(walls[1:], walls[:-1]) / h[::2] > limit).all()
+
+
+def test_passes_without_numba_work_in_parts(monkeypatch):
+    w = np.random.default_rng(7).standard_normal(5000).astype(np.float32)
+    whole = passes_numpy.deviation(w), passes_numpy.bin_cubic(w, -6.0, 0.01, 1300)
+    monkeypatch.setattr(passes_numpy, "_AT_ONCE", 999)
+    assert passes_numpy.deviation(w) == pytest.approx(whole[0], rel=1e-12)
+    np.testing.assert_allclose(passes_numpy.bin_cubic(w, -6.0, 0.01, 1300), whole[1], atol=1e-10)
 
 
 def test_compiled_and_numpy_passes_agree():

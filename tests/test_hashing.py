@@ -432,3 +432,13 @@ def _left_by_contrast(heights, limit):
             break
         left = [place for k, place in enumerate(left) if k not in (2 * weakest, cuts[weakest])]
     return left
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_weights_are_hashed_to_numbers_of_their_own_type(dtype):
+    w = torch.randn(6, 30, generator=torch.Generator().manual_seed(0)).to(dtype)
+    hashed = hash_weights(w)
+    assert hashed.values.dtype == hashed.codebook.dtype == dtype
+    values = hashed.values.float()
+    assert set(values.unique().tolist()) == set(hashed.codebook.float().tolist())
+    assert 1 < len(hashed.codebook) < len(w.float().unique())

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from sklearn.cluster import AgglomerativeClustering
 
-from redlab.similarity import clusters_at, dendrogram, exact_duplicates, pairwise_distances
+from redlab import similarity
+from redlab.similarity import clusters_at, count_duplicates, dendrogram, exact_duplicates, pairwise_distances
 
 
 def slow_duplicates(rows):
@@ -144,3 +146,22 @@ def test_one_row_and_equal_rows_are_trees_too():
 def test_an_unknown_linkage_is_refused():
     with pytest.raises(ValueError, match="complete, single"):
         dendrogram(random_rows(), "ward")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("part", [(1 << 21, 1 << 16), (40, 1 << 16), (1 << 21, 7)])
+def test_duplicates_are_counted_in_parts(monkeypatch, dtype, part):
+    monkeypatch.setattr(similarity, "_PART", part)
+    monkeypatch.setattr(similarity, "_CHUNK", 64)
+    rows = torch.randint(-1, 2, (200, 2, 3), generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows[0] = torch.tensor(-0.0).to(dtype)
+    rows[1] = torch.tensor(0.0).to(dtype)
+    assert count_duplicates(rows) == 200 - len(np.unique(rows.double().numpy().reshape(200, 6), axis=0)) > 20
+    assert count_duplicates(rows[:2]) == 1
+    assert count_duplicates(rows[:1]) == 0
+
+
+def test_rows_of_equal_checksums_are_no_duplicates(monkeypatch):
+    monkeypatch.setattr(similarity, "_PART", (1, 1))
+    monkeypatch.setattr(similarity, "_checksums", lambda rows: np.zeros(len(rows), np.uint64))
+    assert count_duplicates(torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]])) == 1

@@ -1,0 +1,97 @@
+"""The tensors of a checkpoint before they are read: where each lies in its file, and how it is laid out there.
+
+Files are read, not mapped: what was read and dropped again no longer counts as memory of the process.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Bytes that are read together although only some of them belong to the tensor (a slice of columns, say).
+_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One tensor of a checkpoint.
+
+    Attributes:
+        name: as the file has it.
+        shape: its sizes; () for a scalar.
+        dtype: torch's, or the file's own word for what torch does not have.
+        file: the file that it lies in, and ``offset``, where in it the tensor begins, in bytes.
+        stride: steps along each axis, in elements; None for one row after the other.
+        shares: the tensor before it, by name, whose bytes it shares, or "".
+        skipped: why it cannot be read, or "".
+        held: the tensor itself, where the file's format does not let it be read alone.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype | str
+    file: Path
+    offset: int = 0
+    stride: tuple[int, ...] | None = None
+    shares: str = ""
+    skipped: str = ""
+    held: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    def read(self) -> Tensor:
+        """The tensor, in memory of its own and little more: once its size, unless it lies scattered in a larger one.
+
+        Raises:
+            ValueError: the file ends before the tensor does.
+            OSError: the file cannot be read.
+        """
+        if self.held is not None:
+            return self.held.detach().clone()
+        if not self.size:
+            return torch.empty(self.shape, dtype=self.dtype)
+        if self.stride is None:
+            return self._span(self.offset, self.size).view(self.shape)
+        if span_of(self.shape, self.stride) == self.size:
+            return self._span(self.offset, self.size).as_strided(self.shape, self.stride)
+        found = torch.empty(self.shape, dtype=self.dtype)
+        self._gather(found, self.offset, self.stride)
+        return found
+
+    def _gather(self, found: Tensor, offset: int, stride: tuple[int, ...]) -> None:
+        """Fill ``found``, in halves of its longest way through the file where that is too much to read at once."""
+        span, shape = span_of(found.shape, stride), tuple(found.shape)
+        if span * found.element_size() <= _AT_ONCE or found.numel() == 1:
+            found.copy_(self._span(offset, span).as_strided(shape, stride))
+            return
+        axis = max(range(found.ndim), key=lambda k: (shape[k] - 1) * stride[k])
+        half = shape[axis] // 2
+        self._gather(found.narrow(axis, 0, half), offset, stride)
+        begin = offset + half * stride[axis] * found.element_size()
+        self._gather(found.narrow(axis, half, shape[axis] - half), begin, stride)
+
+    def _span(self, offset: int, count: int) -> Tensor:
+        content = np.empty(count * self.dtype.itemsize, np.uint8)
+        with self.file.open("rb", buffering=0) as file:
+            file.seek(offset)
+            view, done = memoryview(content), 0
+            while done < len(view) and (got := file.readinto(view[done:])):  # one call reads 2 GB at most
+                done += got
+        if done < len(view):
+            raise ValueError(f"{self.file} ends within {self.name!r}: it was cut while it was read")
+        return torch.from_numpy(content).view(self.dtype)
+
+
+def span_of(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """From the first to the last element of a tensor, in elements of its storage; 0 for an empty one."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
