@@ -30,8 +30,8 @@ def sweep(
 ) -> None:
     """Execute a notebook at every point of a sweep.
 
-    What was done before is not done again; points that failed are tried again. Exit codes: 0 done, 1 some point failed
-    or the disk is full (what is done stays done), 2 wrong usage, and nothing was executed.
+    What was done before is not done again; points that failed are tried again. Exit codes: 0 done, 1 some point failed,
+    the disk is full or the plot can't be drawn (what is done stays done), 2 wrong usage, and nothing was executed.
     """
     from redlab.specs import read_spec
     from redlab.sweeps import run_sweep
@@ -93,4 +93,4 @@ def _draw(frame: Any, plot: tuple[str, str, str], where: list[str], folder: Path
     try:
         return draw_sweep(rows_where(frame, where), *plot, folder)
     except ValueError as error:
-        stop(error, 2)
+        stop(error, 1)  # the points ran, and stay

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from redlab.sweep_figures import draw_sweep, plot_sweep
+from redlab.sweep_figures import draw_sweep, plot_sweep, rows_where
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +105,17 @@ def test_the_file_is_written_and_the_same_again(frame, tmp_path):
     assert first.startswith(b"\x89PNG")
     assert draw_sweep(frame, "max_error", "accuracy", "rule", tmp_path).read_bytes() == first
     assert not plt.get_fignums()
+
+
+def test_only_rows_that_meet_every_condition_are_drawn():
+    frame = pd.DataFrame({"method": ["a", "a", "b"], "keep": [0.5, 0.2, 0.5]})
+    assert rows_where(frame, []).equals(frame)
+    assert rows_where(frame, ["method=a", "keep=0.5"]).index.tolist() == [0]
+
+
+def test_conditions_that_no_row_can_meet_are_refused_with_what_there_is():
+    frame = pd.DataFrame({"method": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"unknown column 'metod' \(did you mean method\?\)"):
+        rows_where(frame, ["metod=a"])
+    with pytest.raises(ValueError, match="no row has method=c; method is a, b"):
+        rows_where(frame, ["method=c"])

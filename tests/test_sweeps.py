@@ -180,7 +180,7 @@ def test_the_command_draws_and_says_where(quick):
     assert "plot in out/01_counted/square_over_n_by_seed.png" in said
     assert Path("out/01_counted/square_over_n_by_seed.png").is_file()
     code, said, complained = redlab_says("sweep", spec, "--out", "out", "--plot", "n", "squares", "seed")
-    assert code == 2
+    assert code == 1
     assert "unknown column 'squares' (did you mean square?)" in complained
     assert "6 points" in said
 
