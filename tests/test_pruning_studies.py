@@ -186,3 +186,11 @@ def test_a_picture_draws_into_the_axes_it_is_given(compared):
     assert plot_tradeoff(compared, ax=own) is own
     lines = {line.get_label() for line in own.lines}
     assert set(METHODS) <= lines
+
+
+def test_learnt_masks_of_channels_join_the_comparison():
+    network, few = load_network("digits/mlp"), load_dataset("digits", limit=100)
+    methods = {"DPP": {"criterion": "dpp", "epochs": 1}, "magnitude": {"criterion": "magnitude"}}
+    frame = compare_criteria(network, few, few, methods, [0.4], seeds=(0, 1))
+    assert frame.groupby("method").size().to_dict() == {"DPP": 2, "magnitude": 1}  # magnitude draws nothing
+    assert (frame["products"] <= 0.4).all()
