@@ -147,7 +147,7 @@ def _load_pickled(path: Path) -> Any:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    if path.suffix != ".safetensors" and (wanted := _wanted_code(path)):
+    if path.suffix != ".safetensors" and (wanted := wanted_code(path)):
         return (
             f"{path} wants to run {', '.join(wanted)}: redlab never runs code from a checkpoint, nothing was executed"
         )
@@ -156,7 +156,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return f"{path} cannot be read, it is truncated or no checkpoint ({type(error).__name__} {reason})"
 
 
-def _wanted_code(path: Path) -> list[str]:
+def wanted_code(path: Path) -> list[str]:
     """The functions and classes that a pickle names beyond those of plain tensors, found without unpickling it."""
     names: set[str] = set()
     if zipfile.is_zipfile(path):
@@ -164,14 +164,14 @@ def _wanted_code(path: Path) -> list[str]:
             for member in archive.namelist():
                 if member.endswith("data.pkl"):
                     with archive.open(member) as file:
-                        _collect_globals(file, names)
+                        collect_globals(file, names)
     else:
         with path.open("rb") as file:
-            _collect_globals(file, names)
+            collect_globals(file, names)
     return sorted(name.replace(" ", ".") for name in names if not _HARMLESS.fullmatch(name))
 
 
-def _collect_globals(file: BinaryIO, names: set[str]) -> None:
+def collect_globals(file: BinaryIO, names: set[str]) -> None:
     """Add "module name" of every global in the pickles of ``file``; it ends where the bytes stop being pickles."""
     strings: list[str] = []
     try:

@@ -15,14 +15,12 @@ from numpy import ndarray
 from torch import nn
 
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.ordered import FEW, why_unchanged
 from redlab.progress import progress
 from redlab.recipe import append_step
 from redlab.result import Result
 from redlab.rules import Cells, Rule
 from redlab.vectors import Vector, as_vector, binary_scale
-
-# A layer of so few distinct values, and at least four weights to each, was hashed before.
-_FEW = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +64,7 @@ def hash_weights(
     (at most 256 distinct values and at most a quarter as many as weights): nothing changes.
 
     Arguments:
-        weights: float16, bfloat16, float32 or float64 of any shape.
+        weights: float8, float16, bfloat16, float32 or float64 of any shape.
         rule: "kde" (the papers: modes and cuts of ``estimate_density``), "uniform" (round(w / step) step), "lloyd"
             (1-D k-means); the last two are our peers for the comparison.
         bandwidth, contrast: see ``estimate_density``. For uniform and lloyd they set how many values: that of modes.
@@ -199,7 +197,7 @@ def _hash(weights: torch.Tensor | ndarray, rule: Rule, force: bool) -> Hashed:
         kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
         return Hashed(kept, _like(codebook, weights), len(codebook), reason)
     cells = rule.cells(vector)
-    values = _representatives(cells, weights)
+    values = representatives(cells, weights)
     codebook = values[~np.isnan(cells.member)]
     modes = len(codebook)
     if cells.zeros:
@@ -224,20 +222,12 @@ def _left_alone(vector: Vector, force: bool) -> str:
     if vector.low == vector.high:
         return why_unchanged(1, vector.size)
     # More distinct values in a sample than a hashed layer may have: no need to sort them all.
-    if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > _FEW:
+    if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > FEW:
         return ""
     return why_unchanged(len(np.unique(vector.weights)), vector.size)
 
 
-def why_unchanged(distinct: int, size: int) -> str:
-    """Why ``size`` weights of so many distinct values stay as they are unless forced, or ""."""
-    if distinct == 1:
-        return "all its weights are equal"
-    hashed = distinct <= _FEW and distinct <= size / 4
-    return f"already hashed: {distinct} distinct values" if hashed else ""
-
-
-def _representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
+def representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
     """The cells' values as the weights' dtype holds them, in the dtype of the cells' edges.
 
     Where rounding would carry a value out of its cell, one of the cell's own weights stands for it.

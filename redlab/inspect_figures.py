@@ -39,7 +39,7 @@ def plot_tensor_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     _dots(ax, part["distinct"], place, RED, "s", "after hashing")
     share = part["distinct"].sum() / part["distinct_before"].sum()
     ax.set(xscale="log", xlabel="distinct values (log)", title=f"Hashing keeps {share:.2%} of the distinct values")
-    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
+    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
     _legend(ax)
     return ax
 
@@ -89,10 +89,12 @@ def _stage(frame: pd.DataFrame, ax: Axes | None) -> tuple[Axes, pd.DataFrame, np
     labels = _labels(part["tensor"], part["weights"])
     names = list(dict.fromkeys(labels))
     counts = labels.value_counts()
-    shown = [_short(name) + (f"  ({counts[name]})" if len(names) < len(labels) else "") for name in names]
+    shared = len(names) < len(labels)
+    shown = [_short(name) + (f"  ({counts[name]})" if shared else "") for name in names]
     ax = ax or _axes(5.5 + 0.07 * max(map(len, shown)), 0.25 * len(names) + 1.4)
     ax.set_yticks(range(len(names)), shown)
     ax.set_ylim(len(names) - 0.4, -0.6)  # the first stands above
+    ax.set_ylabel("tensors of a role,\nthe first above the last" if shared else "")
     ax.grid(axis="y", visible=False)
     nth = labels.groupby(labels).cumcount() / (labels.map(counts) - 1).clip(lower=1)
     spread = np.where(labels.map(counts) > 1, 0.6 * (nth - 0.5), 0)

@@ -12,6 +12,8 @@ from torch import Tensor
 from redlab.entries import Entry
 from redlab.patterns import tally
 
+# A layer of so few distinct values, and at least four weights to each, was hashed before.
+FEW = 256
 AT_ONCE = 1 << 18  # weights that are worked on together: temporaries of a few megabytes
 
 
@@ -79,3 +81,11 @@ def how_often(counts: ndarray) -> ndarray:
 def bits_of(counts: ndarray, size: int) -> float:
     """What values of so many weights each add to the entropy of ``size`` weights, in bits a weight."""
     return float(counts @ np.log2(size / counts)) / size
+
+
+def why_unchanged(distinct: int, size: int) -> str:
+    """Why hashing leaves ``size`` weights of so many distinct values as they are, or ""."""
+    if distinct == 1:
+        return "all its weights are equal"
+    hashed = distinct <= FEW and distinct <= size / 4
+    return f"already hashed: {distinct} distinct values" if hashed else ""

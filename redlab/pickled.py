@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from redlab.checkpoints import _collect_globals, _wanted_code
+from redlab.checkpoints import collect_globals, wanted_code
 from redlab.entries import Entry, span_of
 
 # Where trainers put the network among other things: the optimizer, the epoch.
@@ -108,7 +108,7 @@ def _plain(archive: zipfile.ZipFile) -> bool:
     """Whether its tensors are ordinary ones, none sparse or quantized."""
     names: set[str] = set()
     for content in _named(archive, "data.pkl"):
-        _collect_globals(BytesIO(content), names)
+        collect_globals(BytesIO(content), names)
     return all(name in _ORDINARY or "_rebuild" not in name for name in names)
 
 
@@ -228,7 +228,7 @@ def _first_line(error: Exception) -> str:
 def _wanted(path: Path, zipped: bool) -> list[str]:
     """The functions and classes that a pickle asks for and that may be code, found without unpickling it."""
     try:
-        return sorted(get_unsafe_globals_in_checkpoint(path)) if zipped else _wanted_code(path)
+        return sorted(get_unsafe_globals_in_checkpoint(path)) if zipped else wanted_code(path)
     except Exception:  # too damaged to tell
         return []
 

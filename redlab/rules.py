@@ -175,7 +175,7 @@ def cells_of(vector: Vector, rule: str, coarseness: float, contrast: float = 0.0
     """The cells of ``rule`` at a coarseness: the bandwidth (kde), the step (uniform), range / levels (lloyd)."""
     if rule == "kde":
         density = density_of(vector, coarseness, contrast)
-        return Cells(vector, _round_up(density.cuts, vector.weights.dtype), density.modes).at_lone_weights()
+        return Cells(vector, round_up(density.cuts, vector.weights.dtype), density.modes).at_lone_weights()
     if rule == "uniform":
         return _uniform(vector, coarseness)
     return lloyd(vector, max(1, round((vector.high - vector.low) / coarseness)))
@@ -187,7 +187,7 @@ def _uniform(vector: Vector, step: float) -> Cells:
     few = last - first < 4 * vector.size + 1024
     multiples = np.arange(first, last + 1) if few else np.unique(np.rint(vector.weights / np.float64(step)))
     edges = (0.5 * (multiples[1:] + multiples[:-1])) * step
-    return Cells(vector, _round_up(edges, vector.weights.dtype), multiples * step)
+    return Cells(vector, round_up(edges, vector.weights.dtype), multiples * step)
 
 
 def lloyd(vector: Vector, levels: int) -> Cells:
@@ -216,7 +216,7 @@ def _iterate(ordered: ndarray, centres: ndarray, rounds: int = 300) -> ndarray:
 
 
 def _between(centres: ndarray, dtype: np.dtype) -> ndarray:
-    return _round_up(0.5 * (centres[1:] + centres[:-1]), dtype)
+    return round_up(0.5 * (centres[1:] + centres[:-1]), dtype)
 
 
 def _panter_dite(ordered: ndarray, levels: int) -> ndarray:
@@ -225,7 +225,7 @@ def _panter_dite(ordered: ndarray, levels: int) -> ndarray:
     return np.interp((np.arange(levels) + 0.5) / levels * share[-1], share, places)
 
 
-def _round_up(cuts: ndarray, dtype: np.dtype) -> ndarray:
+def round_up(cuts: ndarray, dtype: np.dtype) -> ndarray:
     """Cuts in the weights' dtype such that w >= cut says the same as in float64."""
     edges = cuts.astype(dtype)
     return np.where(edges.astype(np.float64) < cuts, np.nextafter(edges, dtype.type(np.inf)), edges)

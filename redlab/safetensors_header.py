@@ -97,19 +97,17 @@ def _entry(path: Path, name: str, about: Any, start: int, held: int) -> Entry:
             "download or save it again",
         )
     bits = _DTYPES[dtype].itemsize * 8 if dtype in _DTYPES else _PACKED.get(dtype)
-    claimed = None if bits is None else math.prod(shape) * bits / 8
-    if begin > end or claimed not in (None, end - begin):
-        _refuse(
-            path,
-            f"lies about {name!r}: {_by(shape)} of {dtype} are {claimed or 0:,.0f} bytes, and it has those from "
-            f"{begin:,} to {end:,}; save it again",
-        )
+    claimed = math.prod(shape) * (bits or 0)
+    if begin > end or (bits is not None and claimed != 8 * (end - begin)):
+        many = f"{claimed // 8:,} bytes" if claimed < 1 << 99 else "more bytes than there are"
+        has = f"it has those from {begin:,} to {end:,}"
+        _refuse(path, f"lies about {name!r}: {_by(shape)} of {dtype} are {many}, and {has}; save it again")
     reason = "" if dtype in _DTYPES else f"{dtype}: torch has no such elements"
     return Entry(name, tuple(shape), _DTYPES.get(dtype, dtype), path, start + begin, skipped=reason)
 
 
 def _by(shape: list[int]) -> str:
-    return " x ".join(map(str, shape)) or "one element"
+    return " x ".join(map(str, shape))[:60] or "one element"
 
 
 def _whole(numbers: Any) -> bool:

@@ -19,9 +19,9 @@ from redlab.bandwidth import resolve_bandwidth
 from redlab.density import Density, density_of
 from redlab.entries import Entry
 from redlab.expected import expected_unique
-from redlab.hashing import _representatives, why_unchanged
-from redlab.ordered import AT_ONCE, bits_of, how_often, in_parts, ordered_weights, own_values
-from redlab.rules import Cells, Rule, _round_up
+from redlab.hashing import representatives
+from redlab.ordered import AT_ONCE, bits_of, how_often, in_parts, ordered_weights, own_values, why_unchanged
+from redlab.rules import Cells, Rule, round_up
 from redlab.vectors import Vector, binary_scale
 
 FLAT = "one axis, not hashed"
@@ -141,7 +141,7 @@ def _measured(ordered: ndarray) -> Vector:
 
 def _hashed(vector: Vector, density: Density, dtype: torch.dtype, distinct: int, exponent: int) -> Spectrum:
     cells, ends, zeros = _cells(vector, density)
-    values = _representatives(cells, torch.empty(0, dtype=dtype))
+    values = representatives(cells, torch.empty(0, dtype=dtype))
     home = np.searchsorted(cells.edges, cells.edges.dtype.type(0), side="right")
     # Exact zeros part the cell that they lie in into three stretches: they stay zero.
     bounds = np.insert(ends, home + 1, zeros)
@@ -164,7 +164,7 @@ def _hashed(vector: Vector, density: Density, dtype: torch.dtype, distinct: int,
 def _cells(vector: Vector, density: Density) -> tuple[Cells, ndarray, ndarray]:
     """The cells of a density, where in the sorted weights each begins, with their end, and where the zeros do."""
     ordered = vector.weights
-    edges = _round_up(density.cuts, ordered.dtype)
+    edges = round_up(density.cuts, ordered.dtype)
     ends = np.concatenate([[0], np.searchsorted(ordered, edges), [vector.size]])
     # In the weights' own dtype: any other makes searchsorted copy them all.
     zero = ordered.dtype.type(0)

@@ -277,6 +277,7 @@ BAD_SAFETENSORS = {
     "negative": ({"a": about([-1], 0, 4)}, "lacks the dtype, shape or data_offsets of 'a'"),
     "a true size": ({"a": about([True], 0, 4)}, "lacks the dtype, shape or data_offsets of 'a'"),
     "huge claim": ({"a": about([10**9], 0, 16)}, "lies about 'a': 1000000000 of F32 are 4,000,000,000 bytes"),
+    "absurd claim": ({"a": about([10**200, 10**300], 0, 16)}, "of F32 are more bytes than there are, and it has those"),
     "small claim": ({"a": about([3], 0, 16)}, "lies about 'a': 3 of F32 are 12 bytes, and it has those from 0 to 16"),
     "backwards": ({"a": about([1], 8, 4)}, "lies about 'a'"),
     "beyond the end": ({"a": about([8], 0, 32)}, "is truncated: 'a' should end 32 bytes after the header"),
@@ -333,6 +334,24 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, new):
     with pytest.raises(
         ValueError, match=r"lies about 'huge': 1000000000 elements are 4,000,000,000 bytes, its stor.* 4;"
     ):
+        list_tensors(path)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_shape_larger_than_its_storage_is_refused(tmp_path, new):
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.arange(100.0)}, path, _use_new_zipfile_serialization=new)
+
+    def enlarged(content: bytes) -> bytes:  # the second 100 is the shape's, the first the storage's
+        first = content.index(b"Kd")
+        second = content.index(b"Kd", first + 2)
+        return content[:second] + b"J\x00\x00\x00\x40" + content[second + 2 :]
+
+    if new:
+        rewritten(path, lambda name, content: enlarged(content) if name == "data.pkl" else content)
+    else:
+        path.write_bytes(enlarged(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"a\.pt cannot be read.*storage.*save it again"):
         list_tensors(path)
 
 
