@@ -44,7 +44,7 @@ def largest(values: Tensor, k: int) -> Tensor:
         if smallest.isnan().any() or values.amax().isnan():
             raise FloatingPointError("the logits of a mask are NaN: try a lower learning rate")
         mask = values >= smallest
-        if int(mask.sum()) == k * len(values):
+        if int(mask.count_nonzero()) == k * len(values):
             return mask
     above, tied = values > smallest, values == smallest
     return above | (tied & (tied.cumsum(1) <= k - above.sum(1, keepdim=True)))
