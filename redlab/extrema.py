@@ -71,7 +71,7 @@ def on_tiles(vector: Vector, h: float) -> Extrema:
         found.append(_extrema(*slopes))
         last = tuple(part[-1:] for part in slopes)  # whether the next tile goes on as this one ends
     turns, heights = (np.concatenate(part) for part in zip(*found, strict=True))
-    turns, heights = places.weights_at(turns), heights * (CELLS / (vector.size * h))
+    turns, heights = places.weights_at(turns), heights * CELLS / (vector.size * h)
     return Extrema(turns, heights, turns, heights)
 
 
@@ -85,22 +85,24 @@ class _Places:
     """
 
     def __init__(self, ordered: ndarray, step: float) -> None:
-        self.ordered, self._step, self.starts = ordered, step, np.zeros(1)
+        self.ordered, self._step, self._begins = ordered, step, [0.0]
         self._last = (-1, np.empty(0), np.empty(0))
-        blocks = max(1, -(-(len(ordered) - 1) // _BLOCK))
-        starts = [REACH + 1.0]
-        for block in range(blocks):
-            self.starts = np.array(starts)
-            starts.append(self.block(block)[1][-1])
-        self.size = int(starts[-1]) + REACH + 3
+        for k in range(max(1, -(-(len(ordered) - 1) // _BLOCK))):
+            self._begins.append(self._block(k)[2][-1])
+        self.starts = np.array(self._begins[:-1]) + REACH + 1
+        self.size = int(self._begins[-1] + REACH + 1) + REACH + 3
 
     def block(self, k: int) -> tuple[ndarray, ndarray]:
         """The weights of block k, with the first of the next one, and their places."""
+        _, own, cells = self._block(k)
+        return own, cells + REACH + 1
+
+    def _block(self, k: int) -> tuple[int, ndarray, ndarray]:
         if self._last[0] != k:
             own = self.ordered[k * _BLOCK : (k + 1) * _BLOCK + 1].astype(np.float64)
             gaps = np.minimum(np.diff(own) / self._step, _JUMP)
-            self._last = (k, own, np.cumsum(np.concatenate([self.starts[k : k + 1], gaps])))
-        return self._last[1:]
+            self._last = (k, own, np.cumsum(np.concatenate([self._begins[k : k + 1], gaps])))
+        return self._last
 
     def binned(self, first: float, last: float, origin: float, size: int) -> ndarray | None:
         """The weights with places in [first, last) on the cells from ``origin`` on, or None where there are none."""

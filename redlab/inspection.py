@@ -79,7 +79,7 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
         >>> from redlab.paths import shipped
         >>> frame = inspect_checkpoint(shipped("digits/mlp.safetensors"))
         >>> frame.loc[frame["shape"] == "10x128", ["tensor", "weights"]].to_numpy().tolist()
-        [['fc3.weight', 1280]]
+        [['classifier.weight', 1280]]
     """
     rows = [_row(entry) for entry in progress(list_tensors(path), "inspecting")]
     return pd.DataFrame(rows, columns=COLUMNS).astype(_NUMBERS)
