@@ -8,7 +8,7 @@ x = (Phi + c G) / T:
     one_shot   A = k softmax(x)
 
 ``k_step`` is the paper's. Its gradient is a sum over k softmaxes which differ in one entry from one to the next: prefix
-sums give all of them at the cost of one softmax, O(rows (n + k)) in time and memory (our algorithm). ``one_shot`` is
+sums give all of them at the cost of a few, O(rows (n + k)) in time and memory (our algorithm). ``one_shot`` is
 ours: cheaper still, and another, biased, estimator.
 """
 
