@@ -131,10 +131,13 @@ def test_the_committed_notebook_is_thin_clean_and_executed(name):
     assert not any(output.output_type == "error" for output in outputs)
     drawn = [cell for cell in code if "save_figure(" in cell.source]
     assert all(any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in drawn)
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert kinds <= {"text/plain", "text/html", "text/markdown", "image/png"}
     text = nbformat.writes(book)
     assert len(text) < 500_000
     assert "widget-view" not in text
     assert str(checkout()) not in text
+    assert not re.search(r"(?<![\w/.])/(home|root|tmp|usr|Users|var)/", text)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
