@@ -21,10 +21,13 @@ from redlab.recipe import Recipe
 
 SMALL = ["digits/mlp", "digits/mobilenet", "digits/resnet", "cifar10/resnet20"]
 FAIR = [
-    *("resnet18", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "shufflenet_v2_x0_5", "squeezenet1_1"),
-    *("googlenet", "efficientnet_b0", "regnet_y_400mf", "resnext50_32x4d", "convnext_tiny", "mnasnet0_5"),
+    *("resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"),
+    *("resnext50_32x4d", "convnext_tiny", "mnasnet0_5"),
 ]
-SLOW = ["vgg11_bn", "vit_b_32", "inception_v3", "swin_t", "swin_v2_t", "maxvit_t"]
+SLOW = [
+    *("densenet121", "googlenet", "efficientnet_b0", "regnet_y_400mf"),
+    *("vgg11_bn", "vit_b_32", "inception_v3", "swin_t", "swin_v2_t", "maxvit_t"),
+]
 NAMES = [
     *SMALL,
     *("torchvision/" + name for name in FAIR),

@@ -108,7 +108,7 @@ def shapes(network):
 @pytest.mark.parametrize(
     ("name", "folded"),
     [(name, folded) for name in (*SMALL, CIFAR, RESNET) for folded in (False, True)]
-    + [(MOBILENET, True), (DENSENET, False)],
+    + [(MOBILENET, True), pytest.param(DENSENET, False, marks=pytest.mark.slow)],
 )
 def test_merging_duplicated_filters_restores_the_network(name, folded):
     network = untrained(name)

@@ -63,7 +63,12 @@ def test_a_run_leaves_the_figures_that_are_committed(runs, name):
     assert drawn == committed
 
 
-@pytest.mark.parametrize("name", CHANGES)
+LONG = ("05_red_and_red_plus_plus", "06_taylor_importance", "08_dpp_mask_entropy", "09_pruning_vs_accuracy")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CHANGES]
+)
 def test_one_changed_parameter_changes_the_results(runs, name):
     params, column = CHANGES[name]
     before, after = runs(name).results, runs(name, **params).results
