@@ -19,7 +19,8 @@ from redlab.cost import measure_cost
 from redlab.dpp.hardening import harden
 from redlab.dpp.masks import masks_in
 from redlab.dpp.metrics import mask_entropy, mask_metrics
-from redlab.dpp.sparsifying import sparsify, sparsity_of
+from redlab.dpp.sparsifying import sparsify
+from redlab.dpp.sparsity import sparsity_of
 from redlab.result import Result
 from redlab.scoring import score_channels
 from redlab.selection import Selector, check_share, count_of

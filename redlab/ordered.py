@@ -75,6 +75,7 @@ def own_values(ordered: ndarray) -> tuple[int, float, ndarray]:
 
 
 def how_often(counts: ndarray) -> ndarray:
+    """(m, 2): each distinct count, ascending, and how many values are there so often."""
     return np.stack(np.unique(counts, return_counts=True), axis=1)
 
 

@@ -13,7 +13,7 @@ from redlab.channel_table import channel_table
 from redlab.dpp.draws import largest
 from redlab.dpp.masks import Mask, MaskedWeight, begin_pass, end_pass
 from redlab.dpp.quantization import RoundedInput, round_input
-from redlab.dpp.sparsifying import Sparsity, sparsity_of
+from redlab.dpp.sparsity import Sparsity, sparsity_of
 from redlab.layers import copy_network, weight_layers
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from redlab.dpp.draws import gumbel_like, largest
 from redlab.dpp.masks import Mask, masks_in
-from redlab.dpp.sparsifying import sparsity_of
+from redlab.dpp.sparsity import sparsity_of
 
 _PARTS = 8  # of the draws: the spread over them is the error of what all of them say
 

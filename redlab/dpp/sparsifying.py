@@ -4,64 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from redlab.dpp.draws import ESTIMATORS
 from redlab.dpp.masks import ChannelMask, Mask, MaskedWeight, UnitMask, Units, begin_pass, end_pass
-from redlab.dpp.quantization import ACTIVATION_BITS, WEIGHT_BITS, RoundedInput, RoundedWeight, round_input
+from redlab.dpp.quantization import RoundedInput, RoundedWeight, round_input
+from redlab.dpp.request import Keep, Request
+from redlab.dpp.sparsity import Sparsity
 from redlab.groups import Group
 from redlab.layers import Layer, copy_network, weight_layers
 from redlab.scoring import score_channels
 
-GRANULARITIES = ("weight", "kernel", "filter", "tile")
-STARTS = ("random", "magnitude")
-Keep = float | int | Mapping[str, float | int]
 _K_STEPS = 16  # up to so many draws "auto" takes the paper's estimator
 _SPREAD = {"kernel": 1.0}  # standard deviation of random logits; 0.5 elsewhere
 _FAINT = 1e-8  # of the largest weight of a row: no logit is minus infinity
-
-
-@dataclass(frozen=True, eq=False)
-class Sparsity:
-    """What ``sparsify`` did to a network, which carries it as ``network.dpp``.
-
-    Attributes:
-        options: what was asked for, as plain data.
-        masks: by the name of the layer, or of the coupled group (granularity "filter").
-        skipped: by the name of the layer or group, why it has no mask.
-        layers: the names of those whose weight is masked.
-        groups: the coupled groups of the network (granularity "filter").
-    """
-
-    options: dict[str, Any]
-    masks: dict[str, Mask]
-    skipped: dict[str, str]
-    layers: tuple[str, ...]
-    groups: tuple[Group, ...] = ()
-
-    @property
-    def of_channels(self) -> bool:
-        """Whether whole channels go."""
-        return self.options["granularity"] == "filter"
-
-    def count(self, layer: str) -> tuple[int, int]:
-        """k and n of a row of the layer's own mask; 0 and 0 where it has none."""
-        mask = None if self.of_channels else self.masks.get(layer)
-        return (0, 0) if mask is None else (mask.k, mask.logits.shape[1])
-
-
-def sparsity_of(network: nn.Module) -> Sparsity:
-    """Raises ValueError where ``network`` has no masks."""
-    if not isinstance(sparsity := getattr(network, "dpp", None), Sparsity):
-        raise ValueError(f"this {type(network).__name__} has no masks: make it with sparsify(network, keep)")
-    return sparsity
 
 
 @torch.inference_mode(False)
@@ -115,7 +74,7 @@ def sparsify(
             that has masks already, or none that could get one.
     """
     whole = (whole,) if isinstance(whole, str) else tuple(whole)
-    asked = _Asked(keep, granularity, whole, estimator, tiles, start, noise, weight_bits, activation_bits, learn, seed)
+    asked = Request(keep, granularity, whole, estimator, tiles, start, noise, weight_bits, activation_bits, learn, seed)
     if hasattr(network, "dpp"):
         raise ValueError("the network has masks already: harden(network) first")
     sparse = copy_network(network)
@@ -132,75 +91,13 @@ def sparsify(
     return sparse.train(network.training)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What was asked for, checked when it is put together."""
-
-    keep: Keep
-    granularity: str
-    whole: tuple[str, ...]
-    estimator: str
-    tiles: int
-    start: str
-    noise: float
-    weight_bits: int
-    activation_bits: int
-    learn: bool
-    seed: int
-
-    def __post_init__(self) -> None:
-        known = {"granularity": GRANULARITIES, "estimator": ("auto", *ESTIMATORS), "start": STARTS}
-        known |= {"weight_bits": WEIGHT_BITS, "activation_bits": ACTIVATION_BITS}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, not {getattr(self, name)!r}")
-        for keep in self.keep.values() if isinstance(self.keep, Mapping) else [self.keep]:
-            _check_keep(keep)
-        if not 0 <= self.noise < float("inf"):
-            raise ValueError(f"noise must be a number of at least 0, not {self.noise!r}")
-        if self.tiles < 1 or self.tiles != int(self.tiles):
-            raise ValueError(f"tiles must be a whole number of at least 1, not {self.tiles!r}")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As plain data."""
-        own = dict(vars(self))
-        named = isinstance(self.keep, Mapping)
-        own["keep"] = {name: _number(keep) for name, keep in self.keep.items()} if named else _number(self.keep)
-        own["whole"] = list(self.whole)
-        left_out = {"whole": not self.whole, "tiles": self.granularity != "tile"}
-        return {name: value for name, value in own.items() if not left_out.get(name)}
-
-    def count(self, name: str, n: int, tiles: int = 1) -> int | None:
-        """k of ``n``, each of so many tiles; None: it stays whole."""
-        if name in self.whole:
-            return None
-        keep = self.keep.get(name) if isinstance(self.keep, Mapping) else self.keep
-        if not isinstance(keep, Integral):
-            return None if keep is None else max(1, round(keep * n))
-        if keep % tiles:
-            raise ValueError(f"keep must be a multiple of tiles, {tiles}, not {keep}")
-        return min(int(keep) // tiles, n)
-
-
-def _number(keep: Real) -> int | float:
-    """As JSON knows it: numpy has numbers of its own."""
-    return int(keep) if isinstance(keep, Integral) else float(keep)
-
-
-def _check_keep(keep: Any) -> None:
-    whole = isinstance(keep, Integral) and not isinstance(keep, bool) and keep >= 1
-    if not (whole or (isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < keep <= 1)):
-        raise ValueError(f"keep must be a share in (0, 1] or a whole number of at least 1, not {keep!r}")
-
-
 def _check_finite(network: nn.Module) -> None:
     for layer in weight_layers(network):
         if "lazy" not in layer.skipped and not layer.weight.isfinite().all():
             raise ValueError(f"{layer.name}: its weights hold NaN or inf")
 
 
-def _check_names(asked: _Asked, made: _Masks) -> None:
+def _check_names(asked: Request, made: _Masks) -> None:
     """Raises ValueError where ``keep`` or ``whole`` names what isn't there, or ``keep`` what cannot have a mask."""
     known = ", ".join([*made.masks, *made.skipped])
     for name in [*(asked.keep if isinstance(asked.keep, Mapping) else ()), *asked.whole]:
@@ -214,7 +111,7 @@ def _check_names(asked: _Asked, made: _Masks) -> None:
 class _Masks:
     """Masks being made for ``network``, in place."""
 
-    def __init__(self, network: nn.Module, asked: _Asked, example: Tensor | None) -> None:
+    def __init__(self, network: nn.Module, asked: Request, example: Tensor | None) -> None:
         self.network, self.asked, self.example = network, asked, example
         self.masks: dict[str, Mask] = {}
         self.skipped: dict[str, str] = {}

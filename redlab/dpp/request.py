@@ -1,0 +1,81 @@
+"""What is asked of ``sparsify``, checked before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from redlab.dpp.draws import ESTIMATORS
+from redlab.dpp.quantization import ACTIVATION_BITS, WEIGHT_BITS
+
+GRANULARITIES = ("weight", "kernel", "filter", "tile")
+STARTS = ("random", "magnitude")
+Keep = float | int | Mapping[str, float | int]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``sparsify``.
+
+    Raises:
+        ValueError: one of them is out of range or unknown; the message says what would be right.
+    """
+
+    keep: Keep
+    granularity: str
+    whole: tuple[str, ...]
+    estimator: str
+    tiles: int
+    start: str
+    noise: float
+    weight_bits: int
+    activation_bits: int
+    learn: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        known = {"granularity": GRANULARITIES, "estimator": ("auto", *ESTIMATORS), "start": STARTS}
+        known |= {"weight_bits": WEIGHT_BITS, "activation_bits": ACTIVATION_BITS}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, not {getattr(self, name)!r}")
+        for keep in self.keep.values() if isinstance(self.keep, Mapping) else [self.keep]:
+            _check_keep(keep)
+        if not 0 <= self.noise < float("inf"):
+            raise ValueError(f"noise must be a number of at least 0, not {self.noise!r}")
+        if self.tiles < 1 or self.tiles != int(self.tiles):
+            raise ValueError(f"tiles must be a whole number of at least 1, not {self.tiles!r}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As plain data."""
+        own = dict(vars(self))
+        named = isinstance(self.keep, Mapping)
+        own["keep"] = {name: _number(keep) for name, keep in self.keep.items()} if named else _number(self.keep)
+        own["whole"] = list(self.whole)
+        left_out = {"whole": not self.whole, "tiles": self.granularity != "tile"}
+        return {name: value for name, value in own.items() if not left_out.get(name)}
+
+    def count(self, name: str, n: int, tiles: int = 1) -> int | None:
+        """k of ``n``, each of so many tiles; None: it stays whole."""
+        if name in self.whole:
+            return None
+        keep = self.keep.get(name) if isinstance(self.keep, Mapping) else self.keep
+        if not isinstance(keep, Integral):
+            return None if keep is None else max(1, round(keep * n))
+        if keep % tiles:
+            raise ValueError(f"keep must be a multiple of tiles, {tiles}, not {keep}")
+        return min(int(keep) // tiles, n)
+
+
+def _number(keep: Real) -> int | float:
+    """As JSON knows it: numpy has numbers of its own."""
+    return int(keep) if isinstance(keep, Integral) else float(keep)
+
+
+def _check_keep(keep: Any) -> None:
+    whole = isinstance(keep, Integral) and not isinstance(keep, bool) and keep >= 1
+    if not (whole or (isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < keep <= 1)):
+        raise ValueError(f"keep must be a share in (0, 1] or a whole number of at least 1, not {keep!r}")

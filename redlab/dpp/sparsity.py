@@ -1,0 +1,47 @@
+"""What a network with masks knows about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from redlab.dpp.masks import Mask
+from redlab.groups import Group
+
+
+@dataclass(frozen=True, eq=False)
+class Sparsity:
+    """What ``sparsify`` did to a network, which carries it as ``network.dpp``.
+
+    Attributes:
+        options: what was asked for, as plain data.
+        masks: by the name of the layer, or of the coupled group (granularity "filter").
+        skipped: by the name of the layer or group, why it has no mask.
+        layers: the names of those whose weight is masked.
+        groups: the coupled groups of the network (granularity "filter").
+    """
+
+    options: dict[str, Any]
+    masks: dict[str, Mask]
+    skipped: dict[str, str]
+    layers: tuple[str, ...]
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def of_channels(self) -> bool:
+        """Whether whole channels go."""
+        return self.options["granularity"] == "filter"
+
+    def count(self, layer: str) -> tuple[int, int]:
+        """k and n of a row of the layer's own mask; 0 and 0 where it has none."""
+        mask = None if self.of_channels else self.masks.get(layer)
+        return (0, 0) if mask is None else (mask.k, mask.logits.shape[1])
+
+
+def sparsity_of(network: nn.Module) -> Sparsity:
+    """Raises ValueError where ``network`` has no masks."""
+    if not isinstance(sparsity := getattr(network, "dpp", None), Sparsity):
+        raise ValueError(f"this {type(network).__name__} has no masks: make it with sparsify(network, keep)")
+    return sparsity
