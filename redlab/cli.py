@@ -99,7 +99,7 @@ def refresh(
     Default parameters; times, widget state and paths of this machine are left out, so that a diff is a new result.
     With --check, cells that train in front of the reader (tagged unstable) are compared by the shape of their outputs.
     """
-    from redlab.runs import check_outputs, refresh
+    from redlab.refreshing import check_outputs, refresh
 
     jobs = [(path, _checked(_parameters, path, [])) for path in _found(notebooks)]
     if not check:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from redlab.commands import command_of
 from redlab.notebooks import scrub, without_paths
+from redlab.refreshing import private_paths
 from redlab.report_html import Chapter, markdown_chapter, notebook_chapter
 from redlab.report_pictures import embed_figures
 from redlab.report_points import Recorded
 from redlab.report_runs import Source, left_out_words
 from redlab.report_tables import grouped_table, summary, whole_frame
-from redlab.runs import Run, RunFailed, private_paths
+from redlab.runs import Run, RunFailed
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from redlab.commands import command_of
 from redlab.notebooks import changed_parameters, without_paths
-from redlab.runs import Run, RunFailed, private_paths, run_key
+from redlab.refreshing import private_paths
+from redlab.runs import Run, RunFailed, run_key
 
 if TYPE_CHECKING:
     import pandas as pd

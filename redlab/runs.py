@@ -9,7 +9,6 @@ import math
 import os
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redlab.kernels import execute, surroundings
-from redlab.notebooks import changed_parameters, default_parameters, find_notebook, read_cells, scrub
-from redlab.outputs import changed_cells
-from redlab.paths import PACKAGE, checkout, data_root, shipped
+from redlab.notebooks import changed_parameters, default_parameters, find_notebook, read_cells
+from redlab.paths import PACKAGE, checkout, shipped
 
 if TYPE_CHECKING:
     import pandas as pd
-    from nbformat import NotebookNode
 
 
 _PROCESS = secrets.token_hex(4)
@@ -161,54 +158,6 @@ def output_folder() -> Path:
     return checkout() / "figures"
 
 
-def refresh(name: str | int | Path, *, notebooks: Path | None = None, progress: bool = False) -> Run:
-    """Execute a notebook with its default parameters and write it back, scrubbed, with its outputs.
-
-    Raises: as ``run_notebook``; a notebook that fails is left as it was.
-    """
-    import nbformat
-
-    notebooks = (notebooks or checkout() / "notebooks").resolve()
-    path = find_notebook(name, notebooks)
-    run = run_notebook(path, notebooks=notebooks, again=True, progress=progress)
-    notebook = _scrubbed(run, notebooks)
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    os.replace(draft, path)
-    return run
-
-
-def check_outputs(
-    name: str | int | Path, *, notebooks: Path | None = None, progress: bool = False
-) -> tuple[Run, list[str]]:
-    """Execute a notebook as ``refresh`` does, write nothing back, and say which cells show something else now.
-
-    Raises: as ``run_notebook``.
-    """
-    import nbformat
-
-    notebooks = (notebooks or checkout() / "notebooks").resolve()
-    path = find_notebook(name, notebooks)
-    run = run_notebook(path, notebooks=notebooks, again=True, progress=progress, publish=False)
-    return run, changed_cells(nbformat.read(path, as_version=4), _scrubbed(run, notebooks))
-
-
-def _scrubbed(run: Run, notebooks: Path) -> NotebookNode:
-    """What was executed, as it is committed."""
-    import nbformat
-
-    return scrub(
-        nbformat.read(run.folder / "executed.ipynb", as_version=4), private_paths(run.folder, notebooks.parent)
-    )
-
-
-def private_paths(folder: Path, root: Path) -> dict[str, str]:
-    """The paths that would tell where this machine keeps things, each with what the reader sees instead."""
-    home, data = str(Path.home()), str(data_root())
-    paths = {str(_part(folder)): "", str(folder): "", str(root): "", str(PACKAGE.parent): "", sys.prefix: ".venv"}
-    return {**paths, data: "$REDLAB_DATA", **({home: "~"} if home != "/" else {})}
-
-
 def _finished(folder: Path) -> Run | None:
     """The run that is done; None where there is none, or where a file of it was damaged since."""
     results = folder / "results.parquet"
@@ -224,7 +173,7 @@ def _execute(
     path: Path, folder: Path, changed: dict[str, Any], progress: bool, timeout: float | None, threads: int | None
 ) -> Run:
     """Execute under a temporary name; what appears under ``folder`` is whole, whether done or failed."""
-    work = _part(folder)
+    work = part_of(folder)
     for left in folder.parent.glob(f".{folder.name}.*part"):  # by a run that was killed: the lock is ours
         shutil.rmtree(left, ignore_errors=True)
     facts = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}}
@@ -278,7 +227,8 @@ def _failure(error: Exception, work: Path) -> dict[str, str]:
     return {"error": kind, "message": message, "cell": started[-1] if started else ""}
 
 
-def _part(folder: Path) -> Path:
+def part_of(folder: Path) -> Path:
+    """The temporary name of a run's folder, until it is whole."""
     # A name of this process alone: the kernel of a killed one lives up to a second longer, and may still write.
     return folder.with_name(f".{folder.name}.{_PROCESS}.part")
 

@@ -19,7 +19,8 @@ from tiny import write_notebook
 
 from redlab import kernels, runs
 from redlab.notebooks import changed_parameters, default_parameters, find_notebook, list_notebooks
-from redlab.runs import RunFailed, output_folder, record, refresh, run_key, run_notebook
+from redlab.refreshing import refresh
+from redlab.runs import RunFailed, output_folder, record, run_key, run_notebook
 
 PARAMETERS = """
 n = 3  # how many (n = 3 is few)
