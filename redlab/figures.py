@@ -157,6 +157,18 @@ def plot_codebooks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 @styled
+def plot_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``Hashed.frame()``: a line at each value, as high as the share of the weights that took it."""
+    ax = ax or _axes(7, 2.6)
+    share = 100 * frame["weights"] / frame["weights"].sum()
+    ax.vlines(frame["value"], 0, share, color=RED, linewidth=max(0.5, min(2.0, 200 / len(frame))))
+    ax.axhline(0, color="#777777", linewidth=0.6)
+    ax.set(xlabel="weight", ylabel="weights (%)", title=f"{len(frame):,} value{'s' * (len(frame) != 1)}")
+    ax.set_ylim(bottom=0)
+    return ax
+
+
+@styled
 def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """``Result.layers`` of hashing: distinct values of each layer before and after, joined by a line (log scale)."""
     ax = ax or _axes(7, 0.24 * len(frame) + 1.3)

@@ -46,6 +46,11 @@ class Hashed:
         found = found.astype(np.min_scalar_type(max(len(self.codebook) - 1, 0)))
         return torch.from_numpy(found).to(self.values.device) if isinstance(self.values, torch.Tensor) else found
 
+    def frame(self) -> pd.DataFrame:
+        """A tidy frame for ``plot_values``: each value of the codebook, and how many ``weights`` took it."""
+        counts = np.bincount(_numpy(self.codes).ravel(), minlength=len(self.codebook))
+        return pd.DataFrame({"value": _numpy(self.codebook), "weights": counts})
+
 
 def hash_weights(
     weights: torch.Tensor | ndarray,

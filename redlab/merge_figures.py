@@ -42,6 +42,8 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Each filter is a small image, a row for each input channel and a column for each tap; blue is negative.
     """
     clusters = [_images(part) for _, part in frame.groupby("cluster", sort=False)]
+    if not clusters:
+        return _nothing(ax or _axes(9, 1.5))
     lines = _lines_of(clusters)
     height = clusters[0][0].shape[0]
     ax = ax or _axes(9, 0.55 + 1.9 * len(lines))
@@ -94,6 +96,13 @@ def plot_alphas(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             f"before: {before:.2f} %", (0.99, before), xycoords=("axes fraction", "data"), ha="right", va="bottom"
         )
     ax.set(xlabel="channels gone (%)", ylabel="accuracy (%)", title="What merging costs")
+    return ax
+
+
+def _nothing(ax: Axes) -> Axes:
+    """In place of filters that merge."""
+    ax.annotate("no filters merge", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+    _bare(ax)
     return ax
 
 

@@ -82,6 +82,11 @@ def list_networks() -> list[str]:
     return [*_KNOWN, *(_TORCHVISION + name for name in _zoo().names())]
 
 
+def networks_here() -> list[str]:
+    """redlab's own networks whose weights ship or lie under the data root."""
+    return [name for name, own in _KNOWN.items() if not own.download or (data_root() / own.download.path).is_file()]
+
+
 def build(name: str) -> nn.Module:
     """A fresh network with random weights (drawn from torch's global generator), in eval mode.
 

@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from redlab.figures import COLOURS, DASHES, INK, MARKERS, _axes, _legend, styled
+from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, _axes, _legend, styled
 
 _MEASURES = {"products": "products", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
 _MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy (%)", "milliseconds": "time (ms, batch 1)"}
+_PALE = "weight (pale: looked up)"
 
 
 @styled
@@ -22,14 +23,22 @@ def draw_units(frame: pd.DataFrame, title: str = "") -> Figure:
     figure, axes = plt.subplots(1, len(units), figsize=(3.1 * len(units), 3.8), sharey=True, squeeze=False)
     top = float(frame["value"].abs().max()) or 1.0
     for ax, unit in zip(axes.flat, units, strict=True):
-        part = frame[frame["unit"] == unit]
-        picture = _draw_unit(ax, part, top)
-        count = int(part["multiplies"].sum())
-        ax.set_title(f"unit {unit!r}:\n{count} products for {len(part)} weights")
+        picture = _draw_unit(ax, frame[frame["unit"] == unit], top)
+        ax.set_title(f"unit {unit!r}:\n{ax.get_title()}")
     axes.flat[0].set_ylabel("output channel")
-    figure.colorbar(picture, ax=axes, label="weight (colour: multiplied; pale: looked up)", shrink=0.9)
+    figure.colorbar(picture, ax=axes, label=_PALE, shrink=0.9)
     figure.suptitle(title, fontsize=12)
     return figure
+
+
+@styled
+def plot_unit(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """One unit of a ``unit_map``: weights that are multiplied in colour, those that look a product up pale."""
+    ax = ax or _axes(4, 3.8)
+    picture = _draw_unit(ax, frame, float(frame["value"].abs().max()) or 1.0)
+    ax.set_ylabel("output channel")
+    ax.figure.colorbar(picture, ax=ax, label=_PALE, shrink=0.9)
+    return ax
 
 
 def _draw_unit(ax: Axes, part: pd.DataFrame, top: float) -> mpl.image.AxesImage:
@@ -41,8 +50,25 @@ def _draw_unit(ax: Axes, part: pd.DataFrame, top: float) -> mpl.image.AxesImage:
     ax.imshow(veil, aspect="auto", interpolation="nearest")
     ax.grid(False)
     ax.set_xticks(np.arange(shape[1]))
-    ax.set_xlabel("place in the kernel")
+    ax.set(xlabel="place in the kernel", title=f"{int(multiplies.sum())} products for {len(part)} weights")
     return picture
+
+
+@styled
+def plot_channels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``channel_products``: how many of the products of each input channel are left."""
+    ax = ax or _axes(5, 3.8)
+    weights = frame["weights"].iloc[0]
+    ax.bar(frame["channel"], frame["products"], width=1.0 if len(frame) > 64 else 0.8, color=BLUE)
+    ax.axhline(weights, color=INK, linewidth=0.8)
+    ax.set(xlabel="input channel", ylabel="products a position", ylim=(0, 1.12 * weights))
+    ax.annotate(
+        f"{weights} without sharing", (0.99, weights), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+    )
+    ax.set_title(f"{frame['products'].sum() / frame['weights'].sum():.1%} of the products are left")
+    ax.grid(axis="x", visible=False)
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    return ax
 
 
 @styled

@@ -29,7 +29,7 @@ from redlab.units import UNITS, split_layer
 _IMAGES = 64  # on which the logits of split and ordinary layers are compared
 
 
-def unit_map(layer: Layer, channel: int = 0) -> pd.DataFrame:
+def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> pd.DataFrame:
     """The weights that input ``channel`` of a plain conv or linear layer meets, and which of them are multiplied.
 
     Returns:
@@ -39,10 +39,15 @@ def unit_map(layer: Layer, channel: int = 0) -> pd.DataFrame:
     own = layer.module
     outputs = own.weight.shape[0] // getattr(own, "groups", 1)
     per_group = own.weight.shape[1]
-    rows = own.weight.detach().cpu()[channel // per_group * outputs :][:outputs, channel % per_group].flatten(1).numpy()
+    rows = (
+        own.weight.detach()
+        .cpu()[channel // per_group * outputs :][:outputs, channel % per_group]
+        .reshape(outputs, -1)
+        .numpy()
+    )
     output, tap = np.indices(rows.shape)
     columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
-    return pd.concat([pd.DataFrame(columns).assign(unit=unit, multiplies=_first(rows, unit).ravel()) for unit in UNITS])
+    return pd.concat([pd.DataFrame(columns).assign(unit=unit, multiplies=_first(rows, unit).ravel()) for unit in units])
 
 
 def _first(rows: np.ndarray, unit: str) -> np.ndarray:
@@ -53,6 +58,17 @@ def _first(rows: np.ndarray, unit: str) -> np.ndarray:
         first[output, tap] = value != 0 and key not in seen
         seen.add(key)
     return first
+
+
+def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
+    """By input ``channel`` of a conv or linear layer: the ``weights`` that it meets, and the ``products`` that are left
+    at each position when equal weights of a ``unit`` share one."""
+    split = split_layer(layer, unit)
+    inputs, products = split.geometry.inputs, np.zeros(split.geometry.inputs, int)
+    for table in split.tables:
+        spent = table.values.detach().reshape(len(table), -1).count_nonzero(1)
+        products += np.bincount(table.channels.cpu(), spent.cpu(), inputs).astype(int)
+    return pd.DataFrame({"channel": range(inputs), "weights": layer.weight.numel() // inputs, "products": products})
 
 
 def distinct_products(network: nn.Module) -> pd.DataFrame:

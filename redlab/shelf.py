@@ -1,0 +1,68 @@
+"""The networks that an explorer offers: each loaded and folded once, with its layers and its images."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from redlab.datasets import default_dataset, load_dataset
+from redlab.evaluation import evaluate
+from redlab.folding import fold_batchnorm
+from redlab.layers import Layer, count_distinct, weight_layers
+from redlab.networks import networks_here
+from redlab.storage import load_network
+
+
+class Shelf:
+    """Networks by name, batch norm folded.
+
+    Arguments:
+        network: the one to begin with, a name that ``load_network`` knows, or a network itself.
+        dataset: the name of the images that accuracy is measured on; None: those that each was trained for.
+        limit: images at most.
+    """
+
+    def __init__(self, network: str | nn.Module, dataset: str | Dataset | None = None, limit: int | None = None):
+        self._own = None if isinstance(network, str) else network
+        self.first = network if self._own is None else "your network"
+        self._dataset, self._limit = dataset, limit
+        self.folded = lru_cache(4)(self._folded)
+        self.layers = lru_cache(4)(self._layers)
+        self.distinct = lru_cache(64)(self._distinct)
+        self.before = lru_cache(64)(self._before)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What may be chosen: the first one, and those whose weights are here."""
+        return {name: name for name in dict.fromkeys([self.first, *networks_here()])}
+
+    def _folded(self, name: str) -> nn.Module:
+        network = self._own if self._own is not None and name == self.first else load_network(name)
+        return fold_batchnorm(network).network
+
+    def _layers(self, name: str) -> dict[str, Layer]:
+        return {layer.name: layer for layer in weight_layers(self.folded(name)) if not layer.skipped}
+
+    def largest(self, name: str) -> str:
+        """The layer of most weights."""
+        layers = self.layers(name)
+        return max(layers, key=lambda layer: layers[layer].weight.numel())
+
+    def _distinct(self, name: str, layer: str) -> int:
+        return count_distinct(self.layers(name)[layer].weight)
+
+    def accuracy(self, name: str, changed: nn.Module) -> str:
+        """The accuracy of ``changed``, made of the network of that name, in words."""
+        images = self._images(name)
+        found = evaluate(changed, images).accuracy
+        return f"accuracy {found:.2f} % of {len(images):,} test images; before {self.before(name):.2f} %"
+
+    def _images(self, name: str) -> Dataset:
+        if isinstance(self._dataset, Dataset):
+            return self._dataset
+        return load_dataset(self._dataset or default_dataset(name), limit=self._limit)
+
+    def _before(self, name: str) -> float:
+        return evaluate(self.folded(name), self._images(name)).accuracy
