@@ -59,7 +59,8 @@ def plot_channels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """``channel_products``: how many of the products of each input channel are left."""
     ax = ax or _axes(5, 3.8)
     weights = frame["weights"].iloc[0]
-    ax.bar(frame["channel"], frame["products"], width=1.0 if len(frame) > 64 else 0.8, color=BLUE)
+    # One outline, however many channels there are: bars take a tenth of a second for 256.
+    ax.stairs(frame["products"], np.arange(len(frame) + 1) - 0.5, fill=True, color=BLUE)
     ax.axhline(weights, color=INK, linewidth=0.8)
     ax.set(xlabel="input channel", ylabel="products a position", ylim=(0, 1.12 * weights))
     ax.annotate(
