@@ -62,7 +62,8 @@ def plot_channels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     # One outline, however many channels there are: bars take a tenth of a second for 256.
     ax.stairs(frame["products"], np.arange(len(frame) + 1) - 0.5, fill=True, color=BLUE)
     ax.axhline(weights, color=INK, linewidth=0.8)
-    ax.set(xlabel="input channel", ylabel="products a position", ylim=(0, 1.12 * weights))
+    ax.set(xlabel="input channel", ylabel="products a position")
+    ax.set(xlim=(-0.5, len(frame) - 0.5), ylim=(0, 1.12 * weights))
     ax.annotate(
         f"{weights} without sharing", (0.99, weights), xycoords=("axes fraction", "data"), ha="right", va="bottom"
     )
