@@ -196,6 +196,33 @@ def test_figures_of_default_parameters_are_published_unless_told_not_to(notebook
     assert (notebooks.parent / "figures" / "01_tiny.png").is_file()
 
 
+def test_two_calls_publish_the_figures_of_one_run_at_the_same_time(notebooks, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda _path, work, *_: (work / "figures" / "01_tiny.png").write_text("drawn"))
+    copy = runs.shutil.copyfile
+
+    def copy_while_another_call_publishes(source, target):
+        copy(source, target)
+        monkeypatch.setattr(runs.shutil, "copyfile", copy)
+        assert run_notebook("01", notebooks=notebooks).cached
+
+    monkeypatch.setattr(runs.shutil, "copyfile", copy_while_another_call_publishes)
+    folder = run_notebook("01", notebooks=notebooks).published
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("01_tiny.png", "drawn")]
+
+
+def test_figures_that_find_no_room_leave_nothing_half_written(notebooks, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda _path, work, *_: (work / "figures" / "01_tiny.png").touch())
+
+    def copy_half(_source, target):
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.shutil, "copyfile", copy_half)
+    with pytest.raises(OSError, match="No space left"):
+        run_notebook("01", notebooks=notebooks)
+    assert list((notebooks.parent / "figures").iterdir()) == []
+
+
 def test_time_and_threads_reach_the_kernel(notebooks, monkeypatch):
     asked = {}
     monkeypatch.setattr("papermill.execute_notebook", lambda *_, **options: asked.update(options))
