@@ -80,7 +80,8 @@ def run(
     """Execute notebooks, unless done before.
 
     With default parameters their figures land in figures/, otherwise in the run's own folder. A notebook that fails
-    does not stop the others. Exit codes: 0 done, 1 some notebook failed, 2 wrong usage, and nothing was executed.
+    does not stop the others. Exit codes: 0 done, 1 some notebook failed or the disk is full (what is done stays done),
+    2 wrong usage, and nothing was executed.
     """
     from redlab.runs import run_notebook
 
@@ -192,7 +193,10 @@ def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool]
     from redlab.cli_runs import run_each, told
     from redlab.runs import RunFailed
 
-    outcomes = run_each(jobs, run_one)
+    try:
+        outcomes = run_each(jobs, run_one)
+    except OSError as error:
+        stop(error, code=1)
     if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
         stop(told(failures, len(jobs)), code=1)
 
