@@ -246,6 +246,18 @@ def test_a_full_disk_leaves_the_old_page(checkout):
     assert list(page.parent.iterdir()) == [page]
 
 
+def test_a_page_that_cannot_be_written_is_one_message(checkout, monkeypatch):
+    def execute(*_args):
+        raise ValueError("too bad")
+
+    monkeypatch.setattr(runs, "execute", execute)  # the bad notebook is tried again
+    (checkout / "taken").touch()
+    code, _, complained = redlab_says("report", "--out", "taken/report.html")
+    assert code == 1
+    assert complained.startswith("redlab: taken/report.html could not be written, what was there before is whole: ")
+    assert complained.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["--out", "."], "is a folder"), (["--pdf", "a.pdf"], "apt install chromium"), (["02"], "02")],
