@@ -230,6 +230,15 @@ def test_a_notebook_whose_kernel_never_started_has_its_place_too(checkout):
     assert "02_second" in page.ids
 
 
+@pytest.mark.parametrize("content", [None, "", '{"cells": ['])
+def test_a_finished_run_without_its_notebook_is_named(checkout, tmp_path, content):
+    run = fake_run(checkout / "notebooks" / "01_first.ipynb", tmp_path)
+    executed = run.folder / "executed.ipynb"
+    executed.unlink() if content is None else executed.write_text(content)
+    with pytest.raises(ValueError, match=f"{run.folder} is damaged .*: delete it, and run it again"):
+        write_report([run], tmp_path / "report.html")
+
+
 def test_a_full_disk_leaves_the_old_page(checkout):
     (checkout / "old").mkdir()
     page = checkout / "old" / "report.html"
