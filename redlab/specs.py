@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
             seen = set()
             for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
                 if key.value in seen:  # YAML itself would take the last, without a word
-                    raise ValueError(f"{path}: {key.value!r} is set twice: again in line {key.start_mark.line + 1}")
+                    raise ValueError(f"{key.value!r} is set twice: again in line {key.start_mark.line + 1}")
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
@@ -66,6 +66,8 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # a key that is set twice, or a date that there is not
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold the keys {', '.join(KEYS)}")
     return content
@@ -75,7 +77,7 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     for key in content:
         if key not in KEYS:
             raise ValueError(unknown("key", str(key), list(KEYS)))
-    if not content.get("notebook"):
+    if content.get("notebook") in (None, ""):  # 00 is a number, too
         raise ValueError("it must name a notebook")
     notebook = find_notebook(str(content["notebook"]), notebooks)
     defaults = default_parameters(notebook)

@@ -317,12 +317,30 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones(notebooks, no_kerne
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"), [(None, "0 cells tagged"), ("n = 10 * 100", "no literal"), ("n = open('x')", "no lit")]
+    ("parameters", "message"),
+    [
+        (None, "0 cells tagged"),
+        ("n = 10 * 100", "no literal"),
+        ("n = open('x')", "no lit"),
+        ("n = 1\nn += 2", "parameter 'n' of 03_odd is no literal"),
+        ("n = {1, 2}", "parameter 'n' of 03_odd is no literal that JSON can hold"),
+        ("n = 1j", "no literal"),
+        (
+            "m = 2\nn = (1",
+            r"line 2 of the cell tagged `parameters` of 03_odd\.ipynb is no Python: '\(' was never closed",
+        ),
+        ("%matplotlib inline\nn = 1", "line 1 .* is no Python"),
+    ],
 )
 def test_a_notebook_whose_parameters_cannot_be_read_is_refused(notebooks, no_kernel, parameters, message):
     write_notebook(notebooks / "03_odd.ipynb", parameters, "x = 1")
     with pytest.raises(ValueError, match=message):
         run_notebook("03", notebooks=notebooks)
+
+
+def test_a_loop_beside_the_parameters_is_none(notebooks):
+    path = write_notebook(notebooks / "03_odd.ipynb", "n: int = 3\nfor k in range(2):\n    pass", "x = 1")
+    assert default_parameters(path) == {"n": 3}
 
 
 def test_a_broken_notebook_file_is_refused_by_name(notebooks, no_kernel):
@@ -349,6 +367,7 @@ def test_a_notebook_is_found_by_number_name_part_or_path(notebooks, tmp_path):
         ("", "known: 01_tiny"),
         ("i", "ambiguous: 01_tiny, 02_fragile"),
         ("missing.ipynb", "unknown notebook 'missing'"),
+        ("no/such/folder/01_tiny.ipynb", "unknown notebook 'no/such/folder/01_tiny'; known"),
     ],
 )
 def test_an_unknown_or_ambiguous_notebook_is_refused_with_the_known_ones(notebooks, name, message):
