@@ -176,12 +176,16 @@ def _value(text: str, default: Any) -> Any:
     """``text`` read as YAML; text it stays where the default is text (YAML takes ``off`` for False), ``null`` apart."""
     import yaml
 
+    from redlab.specs import typed
+
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
         return text
     if isinstance(default, str):
         return None if value is None and text else text
+    if isinstance(value, list):
+        return typed(value, default)
     try:  # YAML takes 1e-3 for a word
         return float(value) if isinstance(value, str) and text[-1].isdigit() else value
     except ValueError:

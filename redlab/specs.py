@@ -83,8 +83,8 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     defaults = default_parameters(notebook)
     distinct: dict[str, dict[str, Any]] = {}
     for point in _points(content, defaults):
-        typed = {name: _typed(value, defaults.get(name)) for name, value in point.items()}
-        changed = known_networks(changed_parameters(notebook, typed))
+        values = {name: typed(value, defaults.get(name)) for name, value in point.items()}
+        changed = known_networks(changed_parameters(notebook, values))
         distinct[json.dumps(changed, sort_keys=True)] = changed
     return Spec(notebook, tuple(distinct.values()))
 
@@ -115,11 +115,11 @@ def _seeds(given: Any, defaults: dict[str, Any]) -> list[dict[str, Any]]:
     raise ValueError("the notebook has no parameter `seed` or `seeds`: leave seeds out")
 
 
-def _typed(value: Any, default: Any) -> Any:
+def typed(value: Any, default: Any) -> Any:
     """YAML takes 1e-3 for a word: where the default is a number, or a list of them, it is one."""
     if isinstance(value, list):
         kind = default[0] if isinstance(default, list) and default else default
-        return [_typed(item, kind) for item in value]
+        return [typed(item, kind) for item in value]
     if isinstance(value, str) and isinstance(default, float):
         try:
             return float(value)
