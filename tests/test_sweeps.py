@@ -183,6 +183,10 @@ def test_the_command_draws_and_says_where(quick):
     assert code == 1
     assert "unknown column 'squares' (did you mean square?)" in complained
     assert "6 points" in said
+    Path("out/01_counted/square_over_n_by_rate.png").mkdir()  # in the way
+    code, _, complained = redlab_says("sweep", spec, "--out", "out", "--plot", "n", "square", "rate")
+    assert code == 1
+    assert "square_over_n_by_rate.png" in complained
 
 
 @pytest.mark.parametrize(
