@@ -270,6 +270,36 @@ def test_refreshing_writes_the_same_bytes_again_and_nothing_of_this_machine(note
     assert run_notebook("tiny", notebooks=notebooks).folder == run.folder  # outputs are no part of the key
 
 
+def test_refreshing_leaves_a_notebook_alone_that_was_edited_meanwhile(notebooks, monkeypatch):
+    path = notebooks / "01_tiny.ipynb"
+
+    def execute(_path, work, *_):
+        (work / "executed.ipynb").write_bytes(path.read_bytes())
+        write_notebook(path, PARAMETERS, "print('typed meanwhile')")
+
+    monkeypatch.setattr(runs, "execute", execute)
+    with pytest.raises(RunFailed, match="01_tiny failed: Edited: it was edited while it was executed"):
+        refresh("tiny", notebooks=notebooks)
+    assert "typed meanwhile" in path.read_text()
+
+
+def test_refreshing_without_room_leaves_the_notebook_as_it_was(notebooks, monkeypatch):
+    path = notebooks / "01_tiny.ipynb"
+    before, names = path.read_bytes(), sorted(notebooks.iterdir())
+
+    def write_half(draft, *_args, **_options):
+        draft.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs, "execute", lambda _path, work, *_: (work / "executed.ipynb").write_bytes(before))
+    monkeypatch.setattr(runs, "_write_json", lambda *_: None)
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        refresh("tiny", notebooks=notebooks)
+    assert path.read_bytes() == before
+    assert sorted(notebooks.iterdir()) == names
+
+
 def test_the_key_follows_cells_package_and_parameters_but_not_outputs(notebooks, tmp_path, monkeypatch):
     path = notebooks / "01_tiny.ipynb"
     key = run_key(path, {})
