@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from redlab.figures import COLOURS, GREY, INK, RED, _axes, _legend, save_figure, styled
-from redlab.inspection import wide_tensors
+from redlab.inspection import printable, wide_tensors
 
 _MOST_ROWS, _MOST_LETTERS = 40, 56
 
@@ -112,8 +112,9 @@ def _labels(names: pd.Series, weights: pd.Series) -> pd.Series:
 
 
 def _short(name: str) -> str:
-    half = _MOST_LETTERS // 2
-    return name if len(name) <= _MOST_LETTERS else f"{name[:half]}...{name[-half:]}"
+    half, name = _MOST_LETTERS // 2, printable(name)
+    short = name if len(name) <= _MOST_LETTERS else f"{name[:half]}...{name[-half:]}"
+    return short.replace("$", r"\$")  # two of them would begin and end a formula
 
 
 def _dots(ax: Axes, values: pd.Series, place: np.ndarray, colour: str, marker: str, label: str) -> None:
