@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help figures test test-slow lab bench zoo refresh lint clean
+.PHONY: help figures test test-slow lab bench zoo atlas refresh lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,6 +26,9 @@ bench: $(INSTALLED)  ## the benchmarks, on a machine that does nothing else
 
 zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on where it stopped
 	@$(BIN)/python -m benchmarks.zoo
+
+atlas: $(INSTALLED)  ## measure the redundancy of every network for notebook 11; goes on where it stopped
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.atlas
 
 refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli refresh

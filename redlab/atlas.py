@@ -188,10 +188,14 @@ def _between_directions(distances: ndarray, lengths: ndarray) -> ndarray:
     |a/|a| - b/|b||^2 = (|a - b|^2 - (|a| - |b|)^2) / (|a| |b|)
     """
     scale = float(lengths.max()) or 1.0
-    lengths, squares = lengths / scale, np.square(distances / scale)
-    squares -= np.square(lengths[:, None] - lengths)
+    lengths, squares = lengths / scale, distances / scale
+    squares *= squares
+    pairs = lengths[:, None] - lengths  # one matrix beside, used twice: n may be 8000
+    pairs *= pairs
+    squares -= pairs
     nothing = lengths == 0
-    squares /= np.where(nothing, 1, lengths)[:, None] * np.where(nothing, 1, lengths)
+    own = np.where(nothing, 1, lengths)
+    squares /= np.multiply(own[:, None], own, out=pairs)
     squares[nothing], squares[:, nothing] = 1, 1
     squares[np.ix_(nothing, nothing)] = 0
     return np.sqrt(np.maximum(squares, 0, out=squares), out=squares)  # rounding may leave some below 0

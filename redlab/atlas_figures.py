@@ -26,7 +26,7 @@ _BINS = 10  # of depth
 @styled
 def draw_atlas(atlas: pd.DataFrame, noise: pd.DataFrame, explained: pd.DataFrame, title: str = "") -> Figure:
     """The poster: an atlas (``read_atlas``), ``measure_noise`` and ``explain_atlas`` in six pictures."""
-    figure = plt.figure(figsize=(12.5, 13))
+    figure = plt.figure(figsize=(11.5, 12))
     grid = figure.add_gridspec(3, 2)
     layers, filters = compared_layers(atlas), compared_layers(atlas, filters=True)
     plot_atlas_values(layers, noise, figure.add_subplot(grid[0, 0]))
@@ -52,9 +52,7 @@ def plot_atlas_values(layers: pd.DataFrame, noise: pd.DataFrame, ax: Axes | None
         ax.plot(part["weights"], part["distinct"], linestyle=dash, color=INK, linewidth=1.2, label=f"{shape} noise")
     share = layers["distinct"].sum() / layers["weights"].sum()
     ax.set(xscale="log", yscale="log", xlabel="weights of a layer (log)", ylabel="distinct values after hashing (log)")
-    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
-    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    _plain(ax.yaxis)
     ax.set_title(f"Values: hashing leaves one for every {1 / share:,.0f} weights")
     ax.legend(loc="upper left")
     return ax
@@ -74,7 +72,7 @@ def plot_atlas_products(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ratio = (layers["products_measured"] / layers["products_expected"]).groupby(layers["trained"]).median()
     ax.set(xscale="log", yscale="log", xlabel="weights that an input channel meets (log)")
     ax.set_ylabel("products left (%, log)")
-    ax.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    _plain(ax.yaxis)
     words = ", ".join(f"{name} {ratio[state]:.3f}" for state, _, _, name in _STATES if state in ratio)
     ax.set_title(f"Products: over those by chance, in the median\n{words}")
     ax.legend(loc="lower left")
@@ -87,12 +85,13 @@ def plot_atlas_filters(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     not."""
     ax = ax or _axes(6, 4.3)
     depth = ((layers["depth"] * _BINS).astype(int).clip(upper=_BINS - 1) + 0.5) / _BINS
-    for state, colour, marker, name in _STATES:
+    for state, colour, marker, name in (state for state in _STATES if (layers["trained"] == state[0]).any()):
         own = layers[layers["trained"] == state]
+        networks = own["network"].nunique()
         for column, dash, face in (("near", "-", colour), ("alike", "--", "white")):
             means = 100 * own.groupby(depth)[column].mean()
             look = {"linestyle": dash, "marker": marker, "color": colour, "markerfacecolor": face}
-            ax.plot(means.index, means, **look, label=f"{column}, {name}")
+            ax.plot(means.index, means, **look, label=f"{column}, {name} ({networks} network{'s' * (networks != 1)})")
     copies = int(layers["duplicates"].sum())
     ax.set(xlabel="depth (first layer 0, last 1)", ylabel="filters with a near one (%)")
     ax.set_title(f"Filters: {copies:,} exact duplicate{'s' * (copies != 1)} among {layers['outputs'].sum():,} filters")
@@ -122,11 +121,11 @@ def plot_atlas_kinds(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.annotate(f"{len(own):,}", (high, at), (4, 0), textcoords="offset points", va="center", fontsize=9)
     ax.axvline(1, color=INK, linewidth=1)
     ax.set_yticks(range(len(kinds)), kinds)
-    ax.invert_yaxis()
+    ax.set_ylim(len(kinds) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set(xscale="log", xlabel="distinct values over those of uniform noise (log)")
-    ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    _plain(ax.xaxis)
+    ax.margins(x=0.12)
     ax.set_title("Kinds: values for a layer's size (numbers: layers)")
     ax.legend(handles=_states_of(layers), loc="best")
     return ax
@@ -197,6 +196,13 @@ def plot_predictors(explained: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_title("Predictors: what each explains that the others cannot")
     ax.legend(loc="best")
     return ax
+
+
+def _plain(axis: mpl.axis.Axis) -> None:
+    """A log axis with ticks at 1, 2, 5, 10 and so on, in plain numbers."""
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _scatter(ax: Axes, layers: pd.DataFrame, x: str, y: pd.Series) -> None:

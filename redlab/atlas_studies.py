@@ -88,15 +88,18 @@ def compare_atlas(kept: pd.DataFrame, live: pd.DataFrame) -> pd.DataFrame:
     """How far two measurements of the same layers are apart.
 
     Returns:
-        A row a network that both have: network, trained, ``layers``, and the largest ``difference`` of any of their
-        numbers, relative to the larger of it and 1e-3. (A file that holds float32 differs by 1e-7.)
+        A row a network that both have: network, trained, ``layers``; ``agreeing``, those whose numbers all agree to 0.1
+        %; and the largest ``difference`` of any number, relative to the larger of it and 1e-3. A file that holds float32
+        differs by 1e-7; where another processor rounds otherwise, a layer may have a mode more or less.
     """
     both = kept.merge(live, on=[*KEY, "layer"], suffixes=("", " live"), validate="one_to_one")
     names = [name for name in live.select_dtypes("number") if name not in KEY]
     apart = [(both[name] - both[f"{name} live"]).abs() / both[f"{name} live"].abs().clip(lower=1e-3) for name in names]
     both["difference"] = pd.concat(apart, axis=1).max(axis=1) if len(both) else 0.0
+    both["agrees"] = both["difference"] < 1e-3
     groups = both.groupby(["network", "trained"], sort=False)
-    return groups.agg(layers=("layer", "size"), difference=("difference", "max")).reset_index()
+    columns = {"layers": ("layer", "size"), "agreeing": ("agrees", "sum"), "difference": ("difference", "max")}
+    return groups.agg(**columns).reset_index()
 
 
 def missing_networks(atlas: pd.DataFrame) -> dict[str, list[str]]:
