@@ -54,7 +54,7 @@ def plot_atlas_values(layers: pd.DataFrame, noise: pd.DataFrame, ax: Axes | None
     ax.set(xscale="log", yscale="log", xlabel="weights of a layer (log)", ylabel="distinct values after hashing (log)")
     _plain(ax.yaxis)
     ax.set_title(f"Values: hashing leaves one for every {1 / share:,.0f} weights")
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower right")
     return ax
 
 

@@ -88,9 +88,9 @@ def compare_atlas(kept: pd.DataFrame, live: pd.DataFrame) -> pd.DataFrame:
     """How far two measurements of the same layers are apart.
 
     Returns:
-        A row a network that both have: network, trained, ``layers``; ``agreeing``, those whose numbers all agree to 0.1
-        %; and the largest ``difference`` of any number, relative to the larger of it and 1e-3. A file that holds float32
-        differs by 1e-7; where another processor rounds otherwise, a layer may have a mode more or less.
+        A row a network that both have: network, trained, ``layers``; ``agreeing``: those whose numbers all agree to a
+        thousandth; and the largest ``difference`` of any number, relative to the larger of it and 1e-3. A file that
+        holds float32 differs by 1e-7; where another processor rounds otherwise, a layer may have a mode more or less.
     """
     both = kept.merge(live, on=[*KEY, "layer"], suffixes=("", " live"), validate="one_to_one")
     names = [name for name in live.select_dtypes("number") if name not in KEY]
