@@ -41,7 +41,7 @@ def measure_redundancy(
     """What is redundant in each conv and linear weight of ``network``, without data.
 
     Batch norms are folded first, as RED does (arXiv 2105.14797); then each weight is hashed by itself, as
-    ``hash_network`` would. Beyond the network and its folded copy, memory is bounded by some three copies of the
+    ``hash_network`` would. Beyond the network and its folded copy, memory is bounded by some two copies of the
     largest weight, and a few numbers for each pair of its filters.
 
     Arguments:
@@ -177,7 +177,8 @@ def _compare_filters(met: Tensor, shape: Shape) -> dict:
 def _nearness(rows: ndarray) -> tuple[float, float, float]:
     """``near``, ``alike`` and ``closeness`` of the rows (n, d) of one matrix, n at least 2."""
     distances = pairwise_distances(rows)
-    alike, _ = _near(_between_directions(distances, np.linalg.norm(rows, axis=1)))
+    lengths = torch.from_numpy(rows).norm(dim=1).numpy()  # numpy's would square a copy of all rows
+    alike, _ = _near(_between_directions(distances, lengths))
     near, closeness = _near(distances)
     return near, alike, closeness
 
