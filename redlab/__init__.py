@@ -28,6 +28,7 @@ _HOME = {
     "compare_latency": "latency",
     "compare_masks": "mask_studies",
     "compare_merges": "studies",
+    "compare_runs": "run_browser",
     "compare_splits": "split_studies",
     "compare_weights": "pruning_studies",
     "correct_biases": "bias",

@@ -52,7 +52,7 @@ def draw_epoch(logits: Tensor, since: Tensor, k: int, name: str = "since", figur
     left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True, width_ratios=(1.25, 1, 1))
     _logits(left, logits, k)
     _mask(middle, logits, k)
-    # 1 where an entry came in, -1 where it left; of unlike lightness, so that they differ without colour as well.
+    # 1 where an entry came in, -1 where it went out; of unlike lightness, so that they differ without colour as well.
     change = largest(logits, k).int() - largest(since, k).int()
     colours = ListedColormap([ORANGE, "white", VIOLET])
     right.imshow(change.numpy(), cmap=colours, aspect="auto", vmin=-1, vmax=1, rasterized=True)
@@ -60,7 +60,7 @@ def draw_epoch(logits: Tensor, since: Tensor, k: int, name: str = "since", figur
     for ax, title in zip((left, middle, right), ("logits", f"mask: {k} of {logits.shape[1]} a row", name), strict=True):
         ax.set(title=title, xlabel="input")
     left.set_ylabel("output unit")
-    marks = [Patch(facecolor=VIOLET, label="came in"), Patch(facecolor=ORANGE, label="left")]
+    marks = [Patch(facecolor=VIOLET, label="came in"), Patch(facecolor=ORANGE, label="went out")]
     right.legend(handles=marks, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
