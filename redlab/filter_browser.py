@@ -32,6 +32,7 @@ def browse_filters(
     layer: str | None = None,
     outline: str = MERGING,
     alpha: float = 0.2,
+    linkage: str = "complete",
     bandwidth: str | float = "silverman/10",
     together: bool = True,
     first_filter: int | None = None,
@@ -46,7 +47,7 @@ def browse_filters(
             they are coupled with; "equal kernels" of one input channel once the layer is hashed, which then share
             their products (``split_inputs`` with unit "kernel"); "kernels equal up to a factor", the same as
             ``separate_kernels(up_to_scale=True)`` finds them; or "nothing".
-        alpha: of merging, the share of a coupled group's filters that is gone.
+        alpha: of merging, the share of a coupled group's filters that is gone; and its ``linkage``.
         bandwidth: of hashing.
         together: whether filters that merge stand together, before the others; else all stand by their numbers.
         first_filter, first_channel: the page to begin with; multiples of 16 and of 24.
@@ -54,7 +55,7 @@ def browse_filters(
     Raises:
         ValueError: an unknown network, layer, outline or page; the message lists the known ones.
     """
-    book = _Book(Shelf(network))
+    book = _Book(Shelf(network), linkage)
     start = {"network": book.shelf.first, "layer": layer, "outline": outline, "alpha": alpha, "bandwidth": bandwidth}
     offered = [
         choices.network(book.shelf),
@@ -73,8 +74,8 @@ def browse_filters(
 class _Book:
     """The kernels of the networks on a shelf and which of them go together, each worked out once."""
 
-    def __init__(self, shelf: Shelf):
-        self.shelf = shelf
+    def __init__(self, shelf: Shelf, linkage: str):
+        self.shelf, self.linkage = shelf, linkage
         self.grown, self.hashed, self.equal = (
             lru_cache(4)(self._grow),
             lru_cache(8)(self._hash),
@@ -90,7 +91,7 @@ class _Book:
         return self.shelf.layers(network)[layer]
 
     def _grow(self, network: str) -> list:
-        return merge_groups(self.shelf.folded(network))
+        return merge_groups(self.shelf.folded(network), self.linkage)
 
     def _hash(self, network: str, layer: str, bandwidth: str | float) -> ndarray:
         own = self.layer(network, layer)

@@ -18,6 +18,8 @@ from torch import Tensor
 from redlab.dpp.draws import largest
 from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, VIOLET, _axes, _legend, styled
 
+_SHARP = 128  # entries of a row, at most, that are drawn one by one
+
 
 @styled
 def plot_masks(logits: dict[str, Tensor], k: int, title: str = "") -> Figure:
@@ -50,12 +52,14 @@ def draw_epoch(logits: Tensor, since: Tensor, k: int, name: str = "since", figur
     """
     figure = figure or plt.figure(figsize=(9, 3))
     left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True, width_ratios=(1.25, 1, 1))
-    _logits(left, logits, k)
-    _mask(middle, logits, k)
+    # Where entries are wider than pixels their edges are sharp; else what a pixel shows is the mean of several.
+    how = "nearest" if logits.shape[1] <= _SHARP else "auto"
+    _logits(left, logits, k, how)
+    _mask(middle, logits, k, how)
     # 1 where an entry came in, -1 where it went out; of unlike lightness, so that they differ without colour as well.
     change = largest(logits, k).int() - largest(since, k).int()
     colours = ListedColormap([ORANGE, "white", VIOLET])
-    right.imshow(change.numpy(), cmap=colours, aspect="auto", vmin=-1, vmax=1, rasterized=True)
+    right.imshow(change.numpy(), cmap=colours, aspect="auto", vmin=-1, vmax=1, interpolation=how, rasterized=True)
     right.grid(False)
     for ax, title in zip((left, middle, right), ("logits", f"mask: {k} of {logits.shape[1]} a row", name), strict=True):
         ax.set(title=title, xlabel="input")
@@ -65,18 +69,20 @@ def draw_epoch(logits: Tensor, since: Tensor, k: int, name: str = "since", figur
     return figure
 
 
-def _logits(ax: Axes, own: Tensor, k: int) -> None:
+def _logits(ax: Axes, own: Tensor, k: int, how: str = "auto") -> None:
     """From each row's k-th largest up and down: what lies above it is kept."""
     own = own.float()
     centred = (own - own.topk(k).values[:, -1:]).numpy()
     reach = np.percentile(np.abs(centred), 98)
-    picture = ax.imshow(centred, cmap="cividis", aspect="auto", vmin=-reach, vmax=reach, rasterized=True)
+    colours = {"cmap": "cividis", "vmin": -reach, "vmax": reach}
+    picture = ax.imshow(centred, **colours, aspect="auto", interpolation=how, rasterized=True)
     ax.figure.colorbar(picture, ax=ax, label="logit above the row's k-th")
     ax.grid(False)
 
 
-def _mask(ax: Axes, own: Tensor, k: int) -> None:
-    ax.imshow(largest(own.float(), k).numpy(), cmap="Greys", aspect="auto", vmin=0, vmax=1, rasterized=True)
+def _mask(ax: Axes, own: Tensor, k: int, how: str = "auto") -> None:
+    colours = {"cmap": "Greys", "vmin": 0, "vmax": 1}
+    ax.imshow(largest(own.float(), k).numpy(), **colours, aspect="auto", interpolation=how, rasterized=True)
     ax.grid(False)
 
 

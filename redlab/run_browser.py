@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
@@ -21,6 +21,7 @@ from redlab.paths import checkout
 from redlab.run_frames import facts_of, last_runs, results_of
 
 _COLUMNS = 5  # of results, whose means are told
+_FINE = 1400  # pixels across, of each picture
 _WIDTH = 60  # characters of a title
 _HOW = "`redlab sweep notebooks/sweeps/hash_rules.yml` makes some"
 
@@ -118,13 +119,18 @@ def _with_others(runs: Mapping[str, _Drawn]) -> dict[str, _Drawn]:
 
 
 def labelled(runs: Sequence[_Drawn]) -> dict[str, _Drawn]:
-    """The runs by what differs between any of them: "rule=kde, bandwidth=silverman/4"."""
+    """The runs by what differs between any of them, "rule=kde, bandwidth=silverman/4", in that order."""
     names, seen, found = differing([own.parameters for own in runs]), Counter(), {}
     for own in runs:
         label = label_of(own.parameters, names)
         seen[label] += 1  # paths that end alike
         found[f"{label} ({seen[label]})" if seen[label] > 1 else label] = own
-    return found
+    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(label: str) -> list[str | float]:
+    """Sorts silverman/12 behind silverman/8."""
+    return [float(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", label))]
 
 
 def differing(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -183,10 +189,10 @@ def _see_runs(figure: Figure, left: _Drawn, right: _Drawn, title: str, picture: 
     return f"{'; '.join(said)}. {_means(results_of(left.folder), results_of(right.folder))}"
 
 
-def _image(path: Path) -> np.ndarray:
-    """(height, width, 3) uint8, on white."""
-    image = Image.open(path).convert("RGBA")
-    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+def _image(path: Path) -> Image.Image:
+    """Half as fine as it was saved where that is finer than a screen shows: drawn in less than half the time."""
+    image = Image.open(path).convert("RGB")
+    return image.reduce(2) if image.width > _FINE else image
 
 
 def _means(left: pd.DataFrame, right: pd.DataFrame) -> str:

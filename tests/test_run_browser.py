@@ -50,10 +50,10 @@ def write(tmp_path):
 def sweep(write, tmp_path):
     """Three rules at two bandwidths."""
     for k, (rule, shade) in enumerate(SHADES.items()):
-        for bandwidth in ("silverman/4", "silverman/8"):
+        for bandwidth in ("silverman/12", "silverman/4"):
             frame = pd.DataFrame({"layer": ["p", "q"], "accuracy": [90.0 + k, 92.0], "error": [0.1 * k, 0.1]})
             params = {"network": "digits/mlp", "rule": rule, "bandwidth": bandwidth, "levels": [1, 2], "quick": False}
-            write(f"{rule}{bandwidth[-1]}", params, frame, shade=shade)
+            write(f"{rule}{bandwidth[10:]}", params, frame, shade=shade)
     return tmp_path
 
 
@@ -67,7 +67,7 @@ def shown(figure):
 
 def test_runs_are_called_by_exactly_the_parameters_that_differ(sweep):
     assert labels(compare_runs(sweep)) == [
-        f"rule={rule}, bandwidth=silverman/{width}" for rule in sorted(SHADES) for width in (4, 8)
+        f"rule={rule}, bandwidth=silverman/{width}" for rule in sorted(SHADES) for width in (4, 12)
     ]
 
 
@@ -82,12 +82,15 @@ def test_both_pictures_are_drawn_under_what_differs_between_the_two(sweep):
 
 def test_words_say_what_differs_and_the_means_that_differ_most(sweep):
     explorer = compare_runs(sweep).explorer
-    values = explorer.values | {"left": "rule=kde, bandwidth=silverman/4", "right": "rule=lloyd, bandwidth=silverman/8"}
+    values = explorer.values | {
+        "left": "rule=kde, bandwidth=silverman/4",
+        "right": "rule=lloyd, bandwidth=silverman/12",
+    }
     _, words = explorer.png(values)
-    wanted = "rule kde and lloyd; bandwidth silverman/4 and silverman/8. Means of 2 and 2 rows: "
+    wanted = "rule kde and lloyd; bandwidth silverman/4 and silverman/12. Means of 2 and 2 rows: "
     assert words == wanted + "error 0.05 and 0.1; accuracy 91 and 91.5."
     _, words = explorer.png(explorer.values)
-    assert words == "bandwidth silverman/4 and silverman/8. The means of all that they recorded are equal."
+    assert words == "bandwidth silverman/4 and silverman/12. The means of all that they recorded are equal."
 
 
 def test_at_most_five_means_are_told_and_none_that_only_one_has(write, tmp_path):
@@ -133,7 +136,7 @@ def test_of_several_runs_of_one_point_the_last_counts(write, tmp_path):
 def test_no_label_holds_a_path_of_this_machine(write, tmp_path):
     for key, network in {"k1": "/data/one/net", "k2": "/data/two/net", "k3": "digits/mlp"}.items():
         write(key, {"network": network})
-    assert labels(compare_runs(tmp_path)) == ["network=net", "network=net (2)", "network=digits/mlp"]
+    assert labels(compare_runs(tmp_path)) == ["network=digits/mlp", "network=net", "network=net (2)"]
 
 
 def test_parameters_differ_where_their_values_do_or_one_lacks_them():
