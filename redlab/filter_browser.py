@@ -130,7 +130,7 @@ def _equal(book: _Book, network: str, layer: str, bandwidth: str | float, up_to_
     zero = total - np.count_nonzero(kernels.any((2, 3)))
     words = f"{total:,} kernels hashed at {bandwidth}: {inside:,} are {what} to another of their input channel"
     title = f"kernels that are {what} to another of their input channel, hashed at {bandwidth}"
-    return _Found(kernels, numbers, title, f"{words}; {zero:,} are zero")
+    return _Found(kernels, numbers, title, words + (f"; {zero:,} are zero" if zero else ""))
 
 
 def _plain(book: _Book, network: str, layer: str, **_: Any) -> _Found:

@@ -92,9 +92,11 @@ def _join(clusters: ndarray, member: Member, merged: ndarray) -> None:
 
 
 def why_filters_stay(network: nn.Module, layer: Layer, grown: Sequence[tuple[Group, Dendrogram | None]]) -> str:
-    """The reason where no filter of the layer may merge, or ""."""
-    producing = list(_producing(network, layer, grown))
-    return "" if any(tree is not None for *_, tree in producing) else producing[0][0].frozen
+    """The reasons where no filter of the layer may merge, or ""."""
+    producing = _producing(network, layer, grown)
+    if any(tree is not None for *_, tree in producing):
+        return ""
+    return "; ".join(dict.fromkeys(group.frozen for group, *_ in producing))
 
 
 def _producing(

@@ -22,6 +22,7 @@ from redlab.kernel_groups import (
     why_filters_stay,
 )
 from redlab.merging import merge_groups, merge_trees
+from redlab.panel import Panel
 from redlab.units import split_layer
 
 
@@ -240,6 +241,10 @@ def test_words_count_what_merges_and_what_is_equal():
     assert words == "64 filters become 52: 22 of them merge, into 10; drawn: 16 filters, 24 input channels"
     _, words = browser.png({**browser.values, "layer": "linear"})
     assert words.startswith("10 filters, which stay: network output")
+    _, words = browser.png({**browser.values, "outline": EQUAL, "bandwidth": "silverman/2"})
+    assert words.startswith(
+        "4,096 kernels hashed at silverman/2: 218 are equal to another of their input channel; drawn"
+    )
     _, words = browser.png({**browser.values, "outline": NOTHING})
     assert words.startswith("64 filters of 64 kernels, 3 x 3 each")
     mobile = browse_filters("digits/mobilenet", "blocks.0.1.conv", outline=MULTIPLES)
@@ -255,6 +260,17 @@ def test_wider_bandwidths_make_more_kernels_equal():
         counts.append(int(words.split(": ")[1].split()[0].replace(",", "")))
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
+
+
+def test_a_page_that_the_next_layer_lacks_gives_way_to_its_first():
+    panel = Panel(browse_filters("digits/resnet"))
+    panel.inputs["first_filter"].value = 48
+    panel.inputs["alpha"].value = 0.3
+    assert panel.values["first_filter"] == 48
+    assert "64 filters become 47" in panel.words.value  # they are in groups of 16, 16 and 32
+    panel.inputs["layer"].value = "layer2.0.conv2"
+    assert (panel.values["first_filter"], panel.values["alpha"]) == (0, 0.3)
+    assert dict(panel.inputs["first_filter"].options) == {"0 to 15": 0, "16 to 31": 16}
 
 
 def test_a_network_of_ones_own_can_be_browsed():
