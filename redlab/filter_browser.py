@@ -50,7 +50,7 @@ def browse_filters(
         alpha: of merging, the share of a coupled group's filters that is gone; and its ``linkage``.
         bandwidth: of hashing.
         together: whether filters that merge stand together, before the others; else all stand by their numbers.
-        first_filter, first_channel: the page to begin with; multiples of 16 and of 24.
+        first_filter, first_channel: the page to begin with, by places in that order, from 0; multiples of 16 and 24.
 
     Raises:
         ValueError: an unknown network, layer, outline or page; the message lists the known ones.
@@ -76,14 +76,11 @@ class _Book:
 
     def __init__(self, shelf: Shelf, linkage: str):
         self.shelf, self.linkage = shelf, linkage
-        self.grown, self.hashed, self.equal = (
-            lru_cache(4)(self._grow),
-            lru_cache(8)(self._hash),
-            lru_cache(8)(self._equal),
-        )
+        self.grown = lru_cache(4)(self._grow)
+        self.hashed, self.equal = lru_cache(8)(self._hash), lru_cache(8)(self._equal)
 
     def pages(self, axis: int, at: Mapping[str, Any]) -> dict[str, int]:
-        """Where pages begin along filters (0) or input channels (1), by the numbers of what is on them."""
+        """Where pages begin along filters (0) or input channels (1), by first and last places."""
         count, step = kernels_of(self.layer(**at)).shape[axis], PAGE[axis]
         return {f"{first} to {min(first + step, count) - 1}": first for first in range(0, count, step)}
 
