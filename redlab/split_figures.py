@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from redlab.figures import COLOURS, DASHES, INK, MARKERS, _axes, _legend, styled
+from redlab.figures import COLOURS, DASHES, INK, MARKERS, _axes, _legend, _plain_log, styled
 
 _MEASURES = {"products": "products", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
 _MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy (%)", "milliseconds": "time (ms, batch 1)"}
@@ -59,7 +59,7 @@ def plot_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(layers)), layers)
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="products left of those of the ordinary layer (%, log)", title="Products left by layer")
-    _percent(ax.xaxis)
+    _plain_log(ax.xaxis)
     ax.grid(axis="y", visible=False)
     _legend(ax)
     return ax
@@ -76,7 +76,7 @@ def plot_expected(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xscale="log", yscale="log", title="Distinct products of a unit: chance explains nearly all of them")
     ax.set(xlabel="expected, weights of the layer shuffled (log)", ylabel="measured (log)")
     for axis in (ax.xaxis, ax.yaxis):
-        _percent(axis)
+        _plain_log(axis)
     _legend(ax)
     return ax
 
@@ -97,7 +97,7 @@ def plot_splits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axhline(before, color=INK, linewidth=0.8)
     ax.set(xscale="log", xlabel="products left (%, log)", ylabel="accuracy (%)", title="What splitting costs")
     ax.set_ylim(max(before - 15, frame["accuracy"].min() - 1), max(before, frame["accuracy"].max()) + 1)
-    _percent(ax.xaxis)
+    _plain_log(ax.xaxis)
     entries = [mpl.lines.Line2D([], [], color=INK, linewidth=0.8, label=f"before: {before:.2f} %")]
     for k, name in enumerate(methods):
         look = _look(k, k) if len(units) == 1 else {"color": _look(k, k)["color"]}
@@ -191,11 +191,5 @@ def plot_times(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xscale="log", xlabel="time, ordinary layers in their better layout = 1 (log)", title="What splitting takes")
     ax.set_xlim(right=2.2 * float(frame["ratio"].max()))
     ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    _plain_log(ax.xaxis)
     return ax
-
-
-def _percent(axis: mpl.axis.Axis) -> None:
-    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axis.set_minor_formatter(mpl.ticker.NullFormatter())

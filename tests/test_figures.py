@@ -24,6 +24,7 @@ from redlab import (
     plot_expected,
     plot_frontier,
     plot_modes,
+    plot_scores,
     plot_split,
     plot_splits,
     plot_times,
@@ -103,6 +104,18 @@ def test_no_text_is_smaller_than_nine_points(plot):
     ax.figure.canvas.draw()
     texts = [text for text in ax.figure.findobj(mpl.text.Text) if text.get_text() and text.get_visible()]
     assert min(text.get_fontsize() for text in texts) >= 9
+
+
+def test_logarithmic_axes_are_named_in_plain_numbers():
+    for scores, names in (([5.2, 11], "6 7 8 9 10"), ([3, 80], "5 10 20 50"), ([2e-5, 3e-2], "1e-4 0.001 0.01")):
+        ax = plot_scores(pd.DataFrame({"group": "a", "score": scores}))
+        ax.figure.canvas.draw()
+        low, high = ax.get_xlim()
+        ticks = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+        assert " ".join(label.get_text() for place, label in ticks if low <= place <= high) == names
+        assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+    ax = plot_scores(pd.DataFrame({"group": "a", "score": [1, 2e6]}))
+    assert [ax.xaxis.get_major_formatter()(place) for place in (1e6, 1e7)] == ["1,000,000", "1e7"]
 
 
 def test_units_are_drawn_with_as_many_coloured_weights_as_products():
