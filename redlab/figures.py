@@ -164,7 +164,7 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     before, after = frame["distinct_before"].clip(lower=1), frame["distinct"].clip(lower=1)
     ax.hlines(rows, after, before, color="#cccccc", linewidth=2)
     ax.plot(before, rows, "o", color=GREY, markersize=5, label="before")
-    ax.plot(after, rows, "o", color=RED, markersize=5, label="after")
+    ax.plot(after, rows, "s", color=RED, markersize=5, label="after")
     share = frame["distinct"].sum() / max(frame["distinct_before"].sum(), 1)
     ax.set_yticks(rows, frame["layer"])
     ax.invert_yaxis()

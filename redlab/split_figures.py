@@ -83,7 +83,7 @@ def plot_expected(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_splits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``compare_splits``: accuracy against products left, a colour a ``method``, a dash and marker a ``unit``.
+    """``compare_splits``: accuracy against products left, a colour and marker a ``method``, a dash a ``unit``.
 
     What lies more than 15 points below the accuracy before is cut off.
     """
@@ -100,18 +100,17 @@ def plot_splits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     _plain_log(ax.xaxis)
     entries = [mpl.lines.Line2D([], [], color=INK, linewidth=0.8, label=f"before: {before:.2f} %")]
     for k, name in enumerate(methods):
-        look = _look(k, k) if len(units) == 1 else {"color": _look(k, k)["color"]}
-        entries.append(mpl.lines.Line2D([], [], **look, label=name))
+        entries.append(mpl.lines.Line2D([], [], **_look(k, k if len(units) == 1 else 0), label=name))
     for k, name in enumerate(units if len(units) > 1 else []):
-        entries.append(mpl.lines.Line2D([], [], **_look(k, k) | {"color": INK}, label=f"unit {name!r}"))
+        entries.append(mpl.lines.Line2D([], [], color=INK, linestyle=DASHES[k], label=f"unit {name!r}"))
     ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
 
-def _look(colour: int, shape: int) -> dict:
-    """Colour, dash and marker of a line."""
-    dash, marker = DASHES[shape % len(DASHES)], MARKERS[shape % len(MARKERS)]
-    return {"color": COLOURS[colour % len(COLOURS)], "linestyle": dash, "marker": marker, "markersize": 4.5}
+def _look(method: int, dash: int) -> dict:
+    """Colour and marker of a method, dash of a unit."""
+    colour, marker = COLOURS[method % len(COLOURS)], MARKERS[method % len(MARKERS)]
+    return {"color": colour, "linestyle": DASHES[dash % len(DASHES)], "marker": marker, "markersize": 4.5}
 
 
 @styled
