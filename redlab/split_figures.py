@@ -115,9 +115,10 @@ def _look(method: int, dash: int) -> dict:
 
 @styled
 def draw_steps(frame: pd.DataFrame, title: str = "") -> Figure:
-    """``step_by_step``, a panel a measure and a line a method; counts as shares of the network as trained."""
-    figure, axes = plt.subplots(2, 4, figsize=(13, 6.2), sharex=True)
+    """``step_by_step``, a panel a measure in it, a line a method; counts as shares of the network as trained."""
     steps, measures = _order(frame), [measure for measure in _MEASURES if measure in frame]
+    rows = len(measures) // 4 + 1  # a place is left for the legend
+    figure, axes = plt.subplots(rows, 4, figsize=(13, 3.1 * rows), sharex=True, squeeze=False)
     for ax, measure in zip(axes.flat, measures, strict=False):
         for k, (method, part) in enumerate(frame.groupby("method", sort=False)):
             places = [steps.index(step) for step in part["step"]]
@@ -131,7 +132,7 @@ def draw_steps(frame: pd.DataFrame, title: str = "") -> Figure:
             ax.set_ylim(bottom=0)
     for ax in axes.flat[len(measures) :]:
         ax.set_axis_off()
-    for ax in axes[0, len(measures) - 4 :]:  # nothing below it to share its axis with
+    for ax in axes.flat[max(len(measures) - 4, 0) : len(measures)]:  # nothing below it to share its axis with
         ax.tick_params(labelbottom=True)
     axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center")
     figure.suptitle(title, fontsize=12)

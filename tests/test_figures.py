@@ -130,6 +130,15 @@ def test_units_are_drawn_with_as_many_coloured_weights_as_products():
     assert frame.loc[frame["unit"] == "channel", "multiplies"].sum() == len(only.tables[0])
 
 
+def test_a_linear_layer_has_one_place_in_its_kernel():
+    layer = next(weight_layers(hashed()))
+    frame = unit_map(layer, channel=3)
+    one = frame[frame["unit"] == "channel"]
+    assert set(one["tap"]) == {0}
+    assert one["value"].tolist() == layer.weight[:, 3].tolist()
+    assert len(set(frame.groupby("unit")["multiplies"].sum())) == 1  # all units are the same then
+
+
 def test_steps_stand_in_the_order_in_which_they_are_taken():
     methods = {"RED": red_steps(), "RED++": red_plus_plus_steps()}
     frame = step_by_step(load_network("digits/mlp"), load_dataset("digits", limit=20), methods)
@@ -142,6 +151,9 @@ def test_steps_stand_in_the_order_in_which_they_are_taken():
     last = frame.groupby("method", sort=False).last()
     assert last.loc["RED++", "products"] < last.loc["RED", "products"] <= frame["products"].max()
     assert (last["bytes"] < frame["bytes"].iloc[0] / 3).all()
+    few = draw_steps(frame[["method", "step", "products", "accuracy"]]).axes
+    assert [ax.axison for ax in few] == [True, True, False, False]
+    assert all(ax.xaxis.get_tick_params()["labelbottom"] for ax in few[:2])
 
 
 def test_a_density_marks_each_mode_and_cut():
