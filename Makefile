@@ -22,7 +22,7 @@ lab: $(INSTALLED)  ## JupyterLab on notebooks/00_start_here.ipynb
 	@$(BIN)/python -m redlab.cli lab
 
 bench: $(INSTALLED)  ## the benchmarks, on a machine that does nothing else
-	@for bench in hashing merging surgery latency splitting pruned_latency masks startup sweeping; do $(BIN)/python -m benchmarks.$$bench || exit 1; done
+	@for bench in hashing merging surgery latency splitting pruned_latency masks startup sweeping exploring; do $(BIN)/python -m benchmarks.$$bench || exit 1; done
 
 zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on where it stopped
 	@$(BIN)/python -m benchmarks.zoo

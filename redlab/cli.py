@@ -80,7 +80,8 @@ def run(
     """Execute notebooks, unless done before.
 
     With default parameters their figures land in figures/, otherwise in the run's own folder. A notebook that fails
-    does not stop the others. Exit codes: 0 done, 1 some notebook failed, 2 wrong usage, and nothing was executed.
+    does not stop the others. Exit codes: 0 done, 1 some notebook failed or the disk is full (what is done stays done),
+    2 wrong usage, and nothing was executed.
     """
     from redlab.runs import run_notebook
 
@@ -175,12 +176,16 @@ def _value(text: str, default: Any) -> Any:
     """``text`` read as YAML; text it stays where the default is text (YAML takes ``off`` for False), ``null`` apart."""
     import yaml
 
+    from redlab.specs import typed
+
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
         return text
     if isinstance(default, str):
         return None if value is None and text else text
+    if isinstance(value, list):
+        return typed(value, default)
     try:  # YAML takes 1e-3 for a word
         return float(value) if isinstance(value, str) and text[-1].isdigit() else value
     except ValueError:
@@ -192,7 +197,10 @@ def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool]
     from redlab.cli_runs import run_each, told
     from redlab.runs import RunFailed
 
-    outcomes = run_each(jobs, run_one)
+    try:
+        outcomes = run_each(jobs, run_one)
+    except OSError as error:
+        stop(error, code=1)
     if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
         stop(told(failures, len(jobs)), code=1)
 

@@ -60,9 +60,10 @@ def _name(checkpoint: Path) -> str:
 
 def _table(frame: pd.DataFrame) -> str:
     """The frame for a terminal, one line a tensor; the columns of words as one, what is 0 for want of sense empty."""
-    from redlab.inspection import wide_tensors
+    from redlab.inspection import printable, wide_tensors
 
     shown = frame.drop(columns=["unhashed", "shares", "file", "skipped"])
+    shown["tensor"] = frame["tensor"].map(printable)
     numbers = shown.columns[3:]
     formats = _FORMATS | dict.fromkeys(_COUNTS, "{:,}".format)
     shown = shown.astype(dict.fromkeys(numbers, object))
@@ -75,5 +76,7 @@ def _table(frame: pd.DataFrame) -> str:
 
 
 def _notes(frame: pd.DataFrame) -> list[str]:
-    shares = ("as " + frame["shares"]).where(frame["shares"] != "", "")
+    from redlab.inspection import printable
+
+    shares = ("as " + frame["shares"].map(printable)).where(frame["shares"] != "", "")
     return ["; ".join(filter(None, words)) for words in zip(frame["skipped"], frame["unhashed"], shares, strict=True)]

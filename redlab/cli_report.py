@@ -32,9 +32,9 @@ def report(
     paths = _notebooks(folder)
     try:
         outcomes = run_each([(path, {}) for path in paths], lambda path, _, bar: run_notebook(path, progress=bar))
-        _write(outcomes, page, pdf)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         stop(error, 1)
+    _write(outcomes, page, pdf)
     if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
         stop(told(failures, len(outcomes)), 1)
 
@@ -77,9 +77,18 @@ def _write(outcomes: list[Run | RunFailed], page: Path, pdf: Path | None) -> Non
         write_report(outcomes, page)
     except OSError as error:
         stop(f"{shown(page)} could not be written, what was there before is whole: {error}", 1)
+    except ValueError as error:  # a file of a run was damaged
+        stop(error, 1)
     typer.echo(f"report in {shown(page.resolve())}, {page.stat().st_size / 1e6:.1f} MB: open it in a browser")
     if pdf is not None:
-        from redlab.pdf import print_pdf
+        _print(page, pdf)
 
+
+def _print(page: Path, pdf: Path) -> None:
+    from redlab.pdf import print_pdf
+
+    try:
         print_pdf(page, pdf)
-        typer.echo(f"and in {shown(pdf.resolve())}, {pdf.stat().st_size / 1e6:.1f} MB")
+    except (OSError, RuntimeError) as error:
+        stop(error, 1)
+    typer.echo(f"and in {shown(pdf.resolve())}, {pdf.stat().st_size / 1e6:.1f} MB")

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def run_each(
     jobs: Sequence[tuple[Path, dict[str, Any]]], run_one: Callable[[Path, dict, bool], Run]
 ) -> list[Run | RunFailed]:
-    """Run each job, a notebook with its parameters, and go on where one fails; a line for each."""
+    """Run each job, a notebook with its parameters, and go on where one fails; a line for each.
+
+    Raises:
+        OSError: what a job wrote could not be written; those before it are whole.
+    """
     from redlab.runs import RunFailed
 
     outcomes: list[Run | RunFailed] = []
@@ -30,6 +34,9 @@ def run_each(
             outcomes.append(run_one(path, params, live))
         except RunFailed as failed:
             outcomes.append(failed)
+        except OSError:  # a full disk, say: the next one would fare no better
+            typer.echo((f"{title}: " if live else "") + "stopped")
+            raise
         typer.echo((f"{title}: " if live else "") + _outcome(outcomes[-1]))
     return outcomes
 

@@ -92,5 +92,5 @@ def _draw(frame: Any, plot: tuple[str, str, str], where: list[str], folder: Path
 
     try:
         return draw_sweep(rows_where(frame, where), *plot, folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         stop(error, 1)  # the points ran, and stay

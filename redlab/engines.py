@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from redlab.kernels import asked_threads
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -23,13 +25,12 @@ def threads_each(jobs: int) -> int | None:
     """Threads for each of ``jobs`` kernels side by side, so that together they fill the cores; None: as they like."""
     if jobs == 1:
         return None
-    own = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return min(max(1, cores() // jobs), int(own) if own.isdigit() and int(own) else cores())
+    return min(max(1, cores() // jobs), asked_threads() or cores())
 
 
 def check_engine(jobs: int, dask: str | None) -> None:
     """Raises ValueError where ``jobs`` is no count, or stands beside ``dask``."""
-    if isinstance(jobs, bool) or jobs != int(jobs) or jobs < 1:
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise ValueError(f"jobs must be a whole number of at least 1, not {jobs!r}")
     if dask is not None and jobs != 1:
         raise ValueError("give either jobs or dask: a cluster has as many jobs as its workers have threads")

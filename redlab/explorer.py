@@ -99,6 +99,15 @@ class Explorer:
                 raise ValueError(_refused(choice.name, asked, list(choice.options(values))))
         return values
 
+    def offered(self, values: Values) -> dict[str, dict[str, Any]]:
+        """By the name of each choice its options, where those before it stand at ``values``."""
+        before: dict[str, Any] = {}
+        found = {}
+        for choice in self.choices:
+            found[choice.name] = dict(choice.options(before))
+            before[choice.name] = values[choice.name]
+        return found
+
     @styled
     def figure(self, **changes: Any) -> Figure:
         """The picture that the start makes, or other values of some choices, drawn once.

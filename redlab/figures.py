@@ -176,7 +176,7 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     before, after = frame["distinct_before"].clip(lower=1), frame["distinct"].clip(lower=1)
     ax.hlines(rows, after, before, color="#cccccc", linewidth=2)
     ax.plot(before, rows, "o", color=GREY, markersize=5, label="before")
-    ax.plot(after, rows, "o", color=RED, markersize=5, label="after")
+    ax.plot(after, rows, "s", color=RED, markersize=5, label="after")
     share = frame["distinct"].sum() / max(frame["distinct_before"].sum(), 1)
     ax.set_yticks(rows, frame["layer"])
     ax.invert_yaxis()
@@ -184,7 +184,7 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         xscale="log", xlabel="distinct weight values (log)", title=f"Hashing keeps {share:.1%} of the distinct values"
     )
     ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
+    _plain_log(ax.xaxis)
     _legend(ax)
     return ax
 
@@ -216,9 +216,7 @@ def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.axhline(before, color=INK, linewidth=0.8, label=f"before: {before:.2f} %")
         _legend(ax)
     ax.set(xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)", ylabel="accuracy (%)")
-    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    _plain_log(ax.xaxis)
     return ax
 
 
@@ -230,6 +228,23 @@ def _lines(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str) -> None:
             part[x], part[y], color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=name
         )
     _legend(ax)
+
+
+def _plain_log(axis: mpl.axis.Axis) -> None:
+    """Plain numbers on a logarithmic axis, once all is drawn on it: exponents of powers would be too small to read."""
+    low, high = axis.get_view_interval()
+    digits = range(1, 10) if high < 6 * low else (1, 2, 5) if high < 1000 * low else (1,)  # two ticks at least
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=digits))
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: _plain_number(value)))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def _plain_number(value: float) -> str:
+    """0.001 to 5,000,000 in full; 2e-4 and 1e7 beyond."""
+    if 0.0009 < value < 6e6:
+        return f"{value:,.10g}"
+    digits, exponent = f"{value:.0e}".split("e")
+    return f"{digits}e{int(exponent)}"
 
 
 def _legend(ax: Axes) -> None:

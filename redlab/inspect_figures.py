@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from redlab.figures import COLOURS, GREY, INK, RED, _axes, _legend, save_figure, styled
-from redlab.inspection import wide_tensors
+from redlab.figures import COLOURS, GREY, INK, RED, _axes, _legend, _plain_log, save_figure, styled
+from redlab.inspection import printable, wide_tensors
 
 _MOST_ROWS, _MOST_LETTERS = 40, 56
 
@@ -39,7 +38,7 @@ def plot_tensor_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     _dots(ax, part["distinct"], place, RED, "s", "after hashing")
     share = part["distinct"].sum() / part["distinct_before"].sum()
     ax.set(xscale="log", xlabel="distinct values (log)", title=f"Hashing keeps {share:.2%} of the distinct values")
-    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    _plain_log(ax.xaxis)
     _legend(ax)
     return ax
 
@@ -112,8 +111,9 @@ def _labels(names: pd.Series, weights: pd.Series) -> pd.Series:
 
 
 def _short(name: str) -> str:
-    half = _MOST_LETTERS // 2
-    return name if len(name) <= _MOST_LETTERS else f"{name[:half]}...{name[-half:]}"
+    half, name = _MOST_LETTERS // 2, printable(name)
+    short = name if len(name) <= _MOST_LETTERS else f"{name[:half]}...{name[-half:]}"
+    return short.replace("$", r"\$")  # two of them would begin and end a formula
 
 
 def _dots(ax: Axes, values: pd.Series, place: np.ndarray, colour: str, marker: str, label: str) -> None:

@@ -154,7 +154,13 @@ def summarise(frame: pd.DataFrame) -> list[str]:
     return lines
 
 
+def printable(name: str) -> str:
+    """A tensor's name for people: what a terminal would obey or no font has stands as its escape, \\x1b say."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
 def _named(names: pd.Series) -> str:
+    names = names.map(printable)
     return ", ".join(names) if len(names) <= 3 else f"{names.iloc[0]}, {names.iloc[1]} and {len(names) - 2} others"
 
 

@@ -98,10 +98,16 @@ def surroundings(folder: Path, threads: int | None = None) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "threads": threads or int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or os.cpu_count() or 1),
+        "threads": threads or asked_threads() or os.cpu_count() or 1,
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "commit": _commit(folder),
     }
+
+
+def asked_threads() -> int | None:
+    """How many ``OMP_NUM_THREADS`` asks for, of which "4,2" is a form; None where it is no positive number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) or None if first.isdecimal() else None
 
 
 def _version(name: str) -> str | None:

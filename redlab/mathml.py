@@ -6,11 +6,13 @@ A formula is taken out before markdown is converted, which would take its unders
 from __future__ import annotations
 
 import re
-from html import escape
+from html import escape, unescape
+from xml.etree.ElementTree import tostring
 
-# Code comes first: dollars in it are dollars. After Pandoc, $5 and $6 are no formula: no space inside, no digit behind.
+# Code and the addresses of links come first: dollars in them are dollars. After Pandoc, $5 and $6 are no formula: no
+# space inside, no digit behind.
 _FORMULA = re.compile(
-    r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))|(?P<escaped>\\\$)"
+    r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))|(?P<escaped>\\\$)|(?P<address>\]\([^\s)]+)"
     r"|\$\$(?P<block>(?:(?!\$\$).)+?)\$\$"
     r"|\$(?=\S)(?P<inline>(?:(?!\n\s*\n)(?:\\.|[^$\\]))+?)(?<=\S)\$(?!\d)",
     re.DOTALL,
@@ -43,11 +45,20 @@ def drop_math(text: str) -> str:
 
 def to_mathml(tex: str, block: bool = False) -> str:
     """TeX as a ``<math>`` element; as code, just as it was typed, where it can't be read."""
-    from latex2mathml.converter import convert
-
     try:
-        element = convert(tex, display="block" if block else "inline")
-    except Exception:  # its errors have no common class, and a report is worth more than one formula
+        element = _element(tex, "block" if block else "inline")
+    except Exception:  # the converter's errors have no common class, and a report is worth more than one formula
         return f"<code>{escape(tex)}</code>"
     # log n, not logn: the space that TeX leaves after the name of a function.
     return re.sub(r"(<mi>[a-z]{2,}</mi>)(?=<m[in]>)", r'\1<mspace width="0.17em"/>', element)
+
+
+def _element(tex: str, display: str) -> str:
+    from latex2mathml.converter import convert_to_element
+
+    math = convert_to_element(tex, display=display)
+    for part in math.iter():
+        # Signs are written as &#x02211; there, words as they were typed: <b> in \text is text. No link stays.
+        part.text = part.text and unescape(part.text)
+        part.attrib.pop("href", None)
+    return tostring(math, encoding="unicode")

@@ -60,8 +60,9 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             places.append((x - _space(cluster) - _width([cluster]) / 2, y + height))
     picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
     for (x, y), (_, part) in zip(places, frame.groupby("cluster", sort=False), strict=True):
-        names = ", ".join(map(str, dict.fromkeys(part["filter"])))
-        ax.annotate(names, (x, y), ha="center", va="top", fontsize=9)
+        names = list(dict.fromkeys(part["filter"]))
+        more = f" and {part['size'].iloc[0] - len(names)} more" if part["size"].iloc[0] > len(names) else ""
+        ax.annotate(", ".join(map(str, names)) + more, (x, y), ha="center", va="top", fontsize=9)
     ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.8)
     _bare(ax)
     ax.set(xlabel="filters by number; each a row per input channel, a column per tap", title="Filters that merge")

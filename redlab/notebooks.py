@@ -35,7 +35,7 @@ def find_notebook(name: str | int | Path, folder: Path | None = None) -> Path:
         return Path(name).resolve()
     folder = (folder or checkout() / "notebooks").resolve()
     known = list_notebooks(folder)
-    wanted = Path(name).stem if str(name).endswith(".ipynb") else str(name)
+    wanted = str(name).removesuffix(".ipynb")  # a path that leads nowhere stays one, and fits no name
     found = _matches(wanted, known)
     if len(found) == 1:
         return folder / f"{found[0]}.ipynb"
@@ -80,25 +80,52 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
     The cell is read as Python and never run, so that each default must be a literal.
 
     Raises:
-        ValueError: without exactly one such cell, or where a default is no literal.
+        ValueError: without exactly one such cell, or where it is no Python, or a default no literal.
     """
     tagged = [c for c in read_cells(notebook) if "parameters" in c.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`; it needs one")
     defaults = {}
-    for statement in ast.parse(tagged[0]["source"]).body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        for target in targets:
-            if isinstance(target, ast.Name):
-                defaults[target.id] = _literal(notebook, target.id, statement.value)
+    for statement in _statements(notebook, tagged[0]["source"]):
+        for target in _targets(statement):
+            # What n += 1 leaves in n stands nowhere as a literal.
+            value = None if isinstance(statement, ast.AugAssign) else statement.value
+            defaults[target] = _literal(notebook, target, value)
     return defaults
+
+
+def _statements(notebook: Path, source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError as error:
+        where = f"line {error.lineno} of the cell tagged `parameters` of {notebook.name}"
+        raise ValueError(f"{where} is no Python: {error.msg}") from None
+
+
+def _targets(statement: ast.stmt) -> list[str]:
+    """The names that a statement assigns to."""
+    single = [statement.target] if isinstance(statement, ast.AnnAssign | ast.AugAssign) else []
+    targets = statement.targets if isinstance(statement, ast.Assign) else single
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _literal(notebook: Path, name: str, node: ast.expr | None) -> Any:
     try:
-        return _plain(ast.literal_eval(node))
+        value = ast.literal_eval(node)
     except (ValueError, TypeError):
-        raise ValueError(f"the default of parameter {name!r} of {notebook.stem} is no literal") from None
+        value = ...
+    if not _is_data(value):
+        raise ValueError(f"the default of parameter {name!r} of {notebook.stem} is no literal that JSON can hold")
+    return _plain(value)
+
+
+def _is_data(value: Any) -> bool:
+    """Whether JSON can hold it, in which the parameters of a run are kept."""
+    try:
+        json.dumps(value, sort_keys=True)
+        return True
+    except (TypeError, ValueError):
+        return False
 
 
 def changed_parameters(notebook: Path, params: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +143,9 @@ def changed_parameters(notebook: Path, params: dict[str, Any]) -> dict[str, Any]
         if not _fits(value, defaults[name]):
             kind = type(defaults[name]).__name__
             raise TypeError(f"parameter {name!r} of {notebook.stem} is {kind} like {defaults[name]!r}; got {value!r}")
+        if not _is_data(value):  # a date in YAML, where the default is None
+            kinds = "numbers, text, lists and dicts of them, true, false or null"
+            raise TypeError(f"parameter {name!r} of {notebook.stem} must be plain data ({kinds}); got {value!r}")
     given = {name: _plain(value, defaults[name]) for name, value in params.items()}
     return {name: value for name, value in given.items() if json.dumps(value) != json.dumps(defaults[name])}
 

@@ -24,7 +24,8 @@ class Panel:
 
     def __init__(self, explorer: Explorer):
         self.explorer, self.values = explorer, dict(explorer.values)
-        self.inputs = {choice.name: self._input(choice) for choice in explorer.choices}
+        offered = explorer.offered(self.values)
+        self.inputs = {choice.name: self._input(choice, offered[choice.name]) for choice in explorer.choices}
         self.picture, self.words, self.outcome = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.background, self._offering = Background(), False
         rows = [*self.inputs.values(), self.words, self.picture]
@@ -67,10 +68,10 @@ class Panel:
     def _say(self, html: str) -> None:
         self.outcome.value = html
 
-    def _input(self, choice: Choice) -> ipywidgets.Widget:
+    def _input(self, choice: Choice, options: dict[str, Any]) -> ipywidgets.Widget:
         kind = ipywidgets.SelectionSlider if choice.slider else ipywidgets.Dropdown
         made = kind(
-            options=list(choice.options(self.values).items()),
+            options=list(options.items()),
             value=self.values[choice.name],
             description=choice.label,
             style={"description_width": "16em"},
@@ -86,11 +87,11 @@ class Panel:
     def _offer(self) -> None:
         """Let every input offer what the values before it allow, and stand at its own."""
         self._offering = True
-        for choice in self.explorer.choices:
-            made, options = self.inputs[choice.name], tuple(choice.options(self.values).items())
-            if made.options != options:
-                made.options = options
-            made.value = self.values[choice.name]
+        for name, options in self.explorer.offered(self.values).items():
+            made = self.inputs[name]
+            if made.options != tuple(options.items()):
+                made.options = tuple(options.items())
+            made.value = self.values[name]
         self._offering = False
 
 

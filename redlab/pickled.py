@@ -179,6 +179,8 @@ def _entry(path: Path, name: str, tensor: Tensor, held: bool, skipped: str = "")
     if tensor.layout != torch.strided or tensor.is_quantized:
         kind = "quantized" if tensor.is_quantized else "sparse"
         return Entry(name, shape, dtype, path, skipped=skipped or f"{kind}: only dense tensors are read")
+    if held and tensor.is_meta:  # saved without its numbers: memory for them is what it does not have
+        return Entry(name, shape, dtype, path, skipped=skipped or "on torch's meta device: no numbers were saved")
     storage, bytes_each = tensor.untyped_storage(), tensor.element_size()
     # A few bytes can declare a tensor of 10^9 elements by a stride of 0.
     if (claimed := tensor.numel() * bytes_each) > (stored := storage.nbytes()):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator
 
-from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, _axes, _legend, styled
+from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, _axes, _legend, _plain_log, styled
 
 # What stands on the horizontal axis of a trade-off, by column.
 _LEFT = {
@@ -46,6 +45,7 @@ def plot_scores(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(xscale="log", xlabel="score (log)", title="Scores of the channels by group; a bar marks the median")
+    _plain_log(ax.xaxis)
     return ax
 
 
@@ -56,6 +56,8 @@ def plot_agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     shown = frame[(frame["score"] > 0) & (frame["oracle"] > 0)]
     ax.plot(shown["oracle"], shown["score"], "o", color=BLUE, markersize=3.5, alpha=0.6, markeredgewidth=0)
     ax.set(xscale="log", yscale="log", xlabel="squared loss change (nats², log)", ylabel="score (log)")
+    for axis in (ax.xaxis, ax.yaxis):
+        _plain_log(axis)
     pearson, spearman = (
         frame[["score", "oracle"]].corr().iloc[0, 1],
         frame[["score", "oracle"]].rank().corr().iloc[0, 1],
@@ -103,8 +105,7 @@ def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = No
     ax.set(xlabel=_LEFT[x], ylabel="accuracy (%)")
     if x == "bits":
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
+        _plain_log(ax.xaxis)
         ax.minorticks_off()
     _legend(ax)
     return ax

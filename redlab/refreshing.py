@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from redlab.notebooks import find_notebook, scrub
 from redlab.outputs import changed_cells
 from redlab.paths import PACKAGE, checkout, data_root
-from redlab.runs import Run, part_of, run_notebook
+from redlab.runs import Run, RunFailed, part_of, run_notebook
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -19,17 +19,24 @@ if TYPE_CHECKING:
 def refresh(name: str | int | Path, *, notebooks: Path | None = None, progress: bool = False) -> Run:
     """Execute a notebook with its default parameters and write it back, scrubbed, with its outputs.
 
-    Raises: as ``run_notebook``; a notebook that fails is left as it was.
+    Raises: as ``run_notebook``; a notebook that fails is left as it was, and so is one that was edited meanwhile, which
+        is a RunFailed too.
     """
     import nbformat
 
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
+    before = path.read_bytes()
     run = run_notebook(path, notebooks=notebooks, again=True, progress=progress)
     notebook = _scrubbed(run, notebooks)
+    if path.read_bytes() != before:  # an editor saved it: what was typed there is worth more than outputs
+        raise RunFailed(run.folder, run.name, "Edited", "it was edited while it was executed, and is left as it is", "")
     draft = path.with_name(f".{path.name}.part")
-    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     return run
 
 

@@ -47,11 +47,14 @@ def chapter_of(
     Arguments:
         sources: its finished runs, with other parameters too.
         known: the notebooks that have a chapter of their own.
+
+    Raises:
+        ValueError: the executed notebook of a finished run is missing or damaged.
     """
     path = notebooks / f"{outcome.name}.ipynb"
     private = private_paths(outcome.folder, notebooks.parent)
     failed = isinstance(outcome, RunFailed)
-    book = _as_far_as_it_came(outcome, path) if failed else _read(outcome.folder / "executed.ipynb")
+    book = _as_far_as_it_came(outcome, path) if failed else _executed(outcome)
     day = str(book.metadata.get("papermill", {}).get("end_time") or "")[:10]
     book = scrub(book, private)
     embed_figures(book, outcome.folder)
@@ -124,6 +127,13 @@ def _read(path: Path) -> NotebookNode:
     import nbformat
 
     return nbformat.read(path, as_version=4)
+
+
+def _executed(run: Run) -> NotebookNode:
+    try:
+        return _read(run.folder / "executed.ipynb")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{run.folder} is damaged ({error}): delete it, and run it again") from None
 
 
 def _as_far_as_it_came(failed: RunFailed, notebook: Path) -> NotebookNode:

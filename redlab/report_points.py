@@ -41,6 +41,7 @@ def points_of(recorded: Recorded) -> pd.DataFrame:
         return pd.DataFrame()
     numbers = _numbers(frame)
     words = pd.DataFrame({"network": frame.get("network", ""), "method": _methods(frame)}, index=frame.index)
+    words = words.map(lambda name: "" if pd.isna(name) else str(name))  # a row without a name is a row
     words["setting"] = _setting(frame, words["method"])
     points = pd.concat([words, numbers], axis=1).dropna(subset=["accuracy"])
     if "seed" in frame:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Sequence
+import os
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,8 @@ def last_runs(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    marks = [path for path in folder.rglob("run.json") if not _hidden(path.relative_to(folder))]
     last: dict[str, Path] = {}
-    for mark in sorted(marks, key=lambda path: (path.stat().st_mtime_ns, path)):
+    for mark in sorted(_marks(folder), key=lambda path: (path.stat().st_mtime_ns, path)):
         facts = facts_of(mark.parent)
         last[json.dumps([facts["notebook"], facts["parameters"]], sort_keys=True)] = mark.parent
     return sorted(last.values())
@@ -54,9 +54,12 @@ def join_runs(folders: Sequence[Path], root: Path | None = None) -> pd.DataFrame
     return joined
 
 
-def _hidden(path: Path) -> bool:
-    """Whether it is under a temporary name."""
-    return any(part.startswith(".") for part in path.parts)
+def _marks(folder: Path) -> Iterator[Path]:
+    """The ``run.json`` of every finished run; what is under a temporary name is passed by, and may go meanwhile."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if "run.json" in files:
+            yield Path(place, "run.json")
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

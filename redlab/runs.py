@@ -256,9 +256,12 @@ def _replace(work: Path, folder: Path) -> None:
 def _publish(figures: list[Path], folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for figure in figures:
-        draft = folder / f".{figure.name}.part"
-        shutil.copyfile(figure, draft)
-        os.replace(draft, folder / figure.name)
+        draft = folder / f".{figure.name}.{secrets.token_hex(4)}.part"  # another process may publish the same run
+        try:
+            shutil.copyfile(figure, draft)
+            os.replace(draft, folder / figure.name)
+        finally:
+            draft.unlink(missing_ok=True)
     return folder
 
 

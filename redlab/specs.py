@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
             seen = set()
             for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
                 if key.value in seen:  # YAML itself would take the last, without a word
-                    raise ValueError(f"{path}: {key.value!r} is set twice: again in line {key.start_mark.line + 1}")
+                    raise ValueError(f"{key.value!r} is set twice: again in line {key.start_mark.line + 1}")
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
@@ -66,6 +66,8 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # a key that is set twice, or a date that there is not
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold the keys {', '.join(KEYS)}")
     return content
@@ -75,14 +77,14 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     for key in content:
         if key not in KEYS:
             raise ValueError(unknown("key", str(key), list(KEYS)))
-    if not content.get("notebook"):
+    if content.get("notebook") in (None, ""):  # 00 is a number, too
         raise ValueError("it must name a notebook")
     notebook = find_notebook(str(content["notebook"]), notebooks)
     defaults = default_parameters(notebook)
     distinct: dict[str, dict[str, Any]] = {}
     for point in _points(content, defaults):
-        typed = {name: _typed(value, defaults.get(name)) for name, value in point.items()}
-        changed = known_networks(changed_parameters(notebook, typed))
+        values = {name: typed(value, defaults.get(name)) for name, value in point.items()}
+        changed = known_networks(changed_parameters(notebook, values))
         distinct[json.dumps(changed, sort_keys=True)] = changed
     return Spec(notebook, tuple(distinct.values()))
 
@@ -113,11 +115,11 @@ def _seeds(given: Any, defaults: dict[str, Any]) -> list[dict[str, Any]]:
     raise ValueError("the notebook has no parameter `seed` or `seeds`: leave seeds out")
 
 
-def _typed(value: Any, default: Any) -> Any:
+def typed(value: Any, default: Any) -> Any:
     """YAML takes 1e-3 for a word: where the default is a number, or a list of them, it is one."""
     if isinstance(value, list):
         kind = default[0] if isinstance(default, list) and default else default
-        return [_typed(item, kind) for item in value]
+        return [typed(item, kind) for item in value]
     if isinstance(value, str) and isinstance(default, float):
         try:
             return float(value)

@@ -39,12 +39,8 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     own = layer.module
     outputs = own.weight.shape[0] // getattr(own, "groups", 1)
     per_group = own.weight.shape[1]
-    rows = (
-        own.weight.detach()
-        .cpu()[channel // per_group * outputs :][:outputs, channel % per_group]
-        .reshape(outputs, -1)
-        .numpy()
-    )
+    weight = own.weight.detach().cpu().reshape(*own.weight.shape[:2], -1)  # a linear layer has one tap
+    rows = weight[channel // per_group * outputs :][:outputs, channel % per_group].numpy()
     output, tap = np.indices(rows.shape)
     columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
     return pd.concat([pd.DataFrame(columns).assign(unit=unit, multiplies=_first(rows, unit).ravel()) for unit in units])
@@ -180,7 +176,8 @@ def with_times(steps: pd.DataFrame, network: str) -> pd.DataFrame:
 
 
 def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
-    totals = {name: measure_cost(network).attrs[name] for name in ("products", "additions", "lookups", "parameters")}
+    cost = measure_cost(network).attrs
+    totals = {name: cost[name] for name in ("products", "additions", "lookups", "parameters")}
     dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network
     row = {"method": method, "step": step, **totals, "bytes": _bytes(network)}
     return row | {"accuracy": evaluate(dense, dataset).accuracy}

@@ -15,6 +15,8 @@ from redlab.progress import progress
 from redlab.result import Result
 from redlab.similarity import Dendrogram, clusters_at
 
+_ALIKE = 16  # filters of one cluster that are drawn
+
 
 def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -> pd.DataFrame:
     """Hash ``network`` once for each of ``settings`` (keywords of ``hash_network``) and measure what is left of it.
@@ -73,23 +75,29 @@ def merged_filters(layer: Layer, tree: Dendrogram, merged: int, most: int = 12) 
     """The filters of the clusters that form when ``merged`` are gone, the tightest clusters first.
 
     Returns:
-        One row a weight: cluster, filter, row (input channel), column (tap), value; ``most`` clusters at most.
+        One row a weight: cluster, its ``size`` in filters, filter, row (input channel), column (tap), value; ``most``
+        clusters at most, the first 16 filters of each, and no more clusters once 32 filters are there.
     """
+    groups = _tightest_first(tree, merged)[:most]
+    before = np.cumsum([0, *(min(len(members), _ALIKE) for members in groups)])
+    shown = [members[:_ALIKE] for members, others in zip(groups, before, strict=False) if others < 2 * _ALIKE]
+    numbers, counts = np.concatenate([*shown, np.zeros(0, int)]), [len(members) for members in shown]
+    weight = layer.weight.detach().cpu()
+    images = (weight.flatten(2) if weight.ndim > 2 else weight[:, :, None])[numbers].float().numpy()
+    place, row, column = (index.ravel() for index in np.indices(images.shape))
+    sizes = [len(members) for members in groups[: len(shown)]]
+    columns = {"cluster": np.repeat(np.arange(len(shown)), counts), "size": np.repeat(sizes, counts), "filter": numbers}
+    frame = {name: values.astype(int)[place] for name, values in columns.items()}
+    return pd.DataFrame(frame | {"row": row, "column": column, "value": images.ravel()})
+
+
+def _tightest_first(tree: Dendrogram, merged: int) -> list[np.ndarray]:
+    """The members of every cluster of several, the cluster of the smallest diameter first."""
     clusters = clusters_at(tree, merged)
     place = np.searchsorted(tree.leaves, tree.first)
     distances = tree.distances[np.ix_(place, place)]
     groups = [np.flatnonzero(clusters == cluster) for cluster in range(clusters.max() + 1)]
-    groups = [members for members in groups if len(members) > 1]
-    groups.sort(key=lambda members: distances[np.ix_(members, members)].max())
-    weight = layer.weight.detach().cpu().flatten(2) if layer.weight.ndim > 2 else layer.weight.detach()[:, :, None]
-    parts = [_filter(weight[k].numpy(), cluster, k) for cluster, members in enumerate(groups[:most]) for k in members]
-    return pd.concat(parts, ignore_index=True) if parts else _filter(np.zeros((0, 0)), 0, 0)
-
-
-def _filter(image: np.ndarray, cluster: int, number: int) -> pd.DataFrame:
-    row, column = np.indices(image.shape)
-    columns = {"row": row.ravel(), "column": column.ravel(), "value": image.ravel()}
-    return pd.DataFrame(columns).assign(cluster=cluster, filter=number)
+    return sorted((own for own in groups if len(own) > 1), key=lambda own: distances[np.ix_(own, own)].max())
 
 
 def filter_distances(tree: Dendrogram) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def rows_where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 def draw_sweep(frame: pd.DataFrame, x: str, y: str, by: str, folder: Path) -> Path:
     """Write ``plot_sweep`` into ``folder``, as PNG; returns its path."""
     figure = plot_sweep(frame, x, y, by).figure
-    path = folder / f"{y}_over_{x}_by_{by}.png"
+    path = folder / f"{y}_over_{x}_by_{by}.png".replace("/", "-")
     with plt.rc_context(STYLE):
         figure.savefig(path, dpi=300, metadata={"Software": None})
     plt.close(figure)

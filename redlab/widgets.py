@@ -21,6 +21,7 @@ from redlab.layers import Layer, weight_layers
 from redlab.merge_figures import plot_filters
 from redlab.merging import merge_neurons, merge_trees
 from redlab.rules import RULES
+from redlab.selection import count_of
 from redlab.shelf import Shelf
 from redlab.similarity import LINKAGES, Dendrogram, clusters_at
 from redlab.split_figures import plot_channels, plot_unit
@@ -183,7 +184,7 @@ class _Trees:
 
 def _see_merging(trees: _Trees, figure: Figure, layer: str, alpha: float, **at: Any) -> str:
     tree = trees.of(**at)[layer]
-    gone = int(alpha * len(tree.first))
+    gone = count_of(alpha, len(tree.first))
     weights = {own.name: own for own in weight_layers(trees.start(at["network"], at["hashed"]))}[layer]
     filters, clusters = merged_filters(weights, tree, gone), clusters_at(tree, gone)
     ax = plot_filters(filters, figure.add_subplot())

@@ -76,6 +76,17 @@ def test_one_failure_leaves_the_others_whole_and_is_listed_at_the_end(checkout):
     assert said.count("was done before") == 1
 
 
+@pytest.mark.parametrize("command", [["run", "--out", "taken"], ["refresh"], ["refresh", "--check"]])
+def test_what_cannot_be_written_ends_a_command_with_1_and_its_message(checkout, monkeypatch, command):
+    (checkout / "taken").touch()
+    (checkout / "runs").touch()
+    code, said, complained = redlab_says(*command)
+    assert code == 1
+    assert said == "[1/2] 01_good: stopped\n"
+    assert complained.startswith("redlab: ")
+    assert str(checkout / command[-1] if command[0] == "run" else checkout / "runs") in complained
+
+
 def test_parameters_out_and_quick_reach_the_run(checkout, monkeypatch):
     seen = []
     monkeypatch.setattr(runs, "run_notebook", lambda *args, **kwargs: seen.append((args, kwargs)) or finished(checkout))
@@ -140,7 +151,9 @@ def test_a_saved_network_is_handed_on_by_its_absolute_path(checkout):
         ("null", 3, None),
         ("null", "kde", None),
         ("off", "kde", "off"),
+        ("[1e-3, 2]", [0.5], [1e-3, 2]),
         ("2024-01-01", "kde", "2024-01-01"),
+        ("2024-13-01", "kde", "2024-13-01"),
         ("silverman/10", "silverman/8", "silverman/10"),
         ("[broken", "kde", "[broken"),
         ("", "kde", ""),

@@ -88,6 +88,18 @@ def test_an_inspection_is_replaced_and_nothing_else_is(tmp_path):
     assert (tmp_path / "a-inspect" / "thesis.tex").is_file()
 
 
+def test_names_reach_the_terminal_as_text_and_the_frame_as_they_are(tmp_path):
+    names = ["red\x1b[31m", "two\nlines", "a$_{b$"]
+    weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    torch.save({**{name: weight.clone() for name in names}, "same\x07": weight[0], "tied": weight[0]}, "a.pt")
+    code, said, _ = redlab_says("a.pt")
+    assert code == 0
+    assert all(character.isprintable() for character in said.replace("\n", ""))
+    assert [line.split()[0] for line in said.splitlines()[1:4]] == [r"red\x1b[31m", r"two\nlines", "a$_{b$"]
+    assert pd.read_parquet("a-inspect/results.parquet")["tensor"].tolist()[:3] == names
+    assert sorted(path.name for path in Path("a-inspect/figures").iterdir()) == FIGURES
+
+
 def test_without_a_tensor_of_two_axes_there_is_nothing_to_draw(tmp_path):
     save_file({"bias": torch.ones(4)}, "a.safetensors")
     code, said, _ = redlab_says("a.safetensors")

@@ -173,6 +173,13 @@ def test_sparse_and_quantized_tensors_have_a_row(tmp_path):
     assert frame["skipped"][1] == "quantized: only dense tensors are read"
 
 
+def test_a_tensor_that_was_saved_without_its_numbers_has_a_row(tmp_path):
+    torch.save({"lazy": torch.empty(10**6, 10**6, device="meta"), "a": draw(2, 3)}, tmp_path / "a.pt")
+    frame = inspect_checkpoint(tmp_path / "a.pt")
+    assert frame["skipped"].tolist() == ["on torch's meta device: no numbers were saved", ""]
+    assert frame["weights"].tolist() == [10**12, 6]
+
+
 def test_types_that_torch_does_not_have_have_a_row(tmp_path):
     header = {"four": about([4, 4], 0, 8, "F4"), "a": about([2], 8, 16)}
     frame = inspect_checkpoint(safetensors(tmp_path / "a.safetensors", header, bytes(16)))

@@ -1,11 +1,15 @@
 """Formulas in markdown: found where they are, left alone where they are none."""
 
+from xml.etree import ElementTree
+
 import pytest
 
 from redlab.mathml import drop_math, hide_math, show_math, to_mathml
 
 
-@pytest.mark.parametrize("text", ["`$HOME` and `$x$`", "```\n$x$ $$y$$\n```", r"\$x\$", "costs $5 and $6", "a $ b $ c"])
+@pytest.mark.parametrize(
+    "text", ["`$HOME` and `$x$`", "```\n$x$ $$y$$\n```", r"\$x\$", "costs $5 and $6", "a $ b $ c", "[a](https://b/$c$)"]
+)
 def test_dollars_of_code_and_money_stay(text):
     formulas = []
     assert hide_math(text, formulas) == text
@@ -32,3 +36,11 @@ def test_what_cannot_be_read_is_shown_as_typed():
 def test_a_function_keeps_its_distance():
     assert '<mi>log</mi><mspace width="0.17em"/><mi>n</mi>' in to_mathml(r"\log n")
     assert "mspace" not in to_mathml("h(n)")
+
+
+def test_what_stands_in_a_formula_is_text_and_no_markup():
+    for tex in (r"\text{<img src=x onerror=y> & more}", "a < b > c", r"\text{</math><b>}", r"\sum_i x_i"):
+        for part in ElementTree.fromstring(to_mathml(tex)).iter():
+            assert part.tag.startswith("{http://www.w3.org/1998/Math/MathML}m")
+    assert "<mtext>a &lt; b</mtext>" in to_mathml(r"\text{a < b}").replace("\N{NO-BREAK SPACE}", " ")
+    assert "javascript" not in to_mathml(r"\href{javascript:run()}{x}")

@@ -230,6 +230,15 @@ def test_a_notebook_whose_kernel_never_started_has_its_place_too(checkout):
     assert "02_second" in page.ids
 
 
+@pytest.mark.parametrize("content", [None, "", '{"cells": ['])
+def test_a_finished_run_without_its_notebook_is_named(checkout, tmp_path, content):
+    run = fake_run(checkout / "notebooks" / "01_first.ipynb", tmp_path)
+    executed = run.folder / "executed.ipynb"
+    executed.unlink() if content is None else executed.write_text(content)
+    with pytest.raises(ValueError, match=f"{run.folder} is damaged .*: delete it, and run it again"):
+        write_report([run], tmp_path / "report.html")
+
+
 def test_a_full_disk_leaves_the_old_page(checkout):
     (checkout / "old").mkdir()
     page = checkout / "old" / "report.html"
@@ -244,6 +253,18 @@ def test_a_full_disk_leaves_the_old_page(checkout):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert page.read_text() == "old"
     assert list(page.parent.iterdir()) == [page]
+
+
+def test_a_page_that_cannot_be_written_is_one_message(checkout, monkeypatch):
+    def execute(*_args):
+        raise ValueError("too bad")
+
+    monkeypatch.setattr(runs, "execute", execute)  # the bad notebook is tried again
+    (checkout / "taken").touch()
+    code, _, complained = redlab_says("report", "--out", "taken/report.html")
+    assert code == 1
+    assert complained.startswith("redlab: taken/report.html could not be written, what was there before is whole: ")
+    assert complained.count("\n") == 1
 
 
 @pytest.mark.parametrize(

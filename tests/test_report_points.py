@@ -57,6 +57,23 @@ def test_frames_without_an_accuracy_have_no_points_and_gaps_are_left_out():
     assert len(points_of(recorded({"accuracy": [float("nan"), 90.0], "unit": ["tap", None]}))) == 1
 
 
+@pytest.mark.parametrize(
+    ("rows", "networks"),
+    [
+        ({"network": [None, "a"]}, ["", "a"]),
+        ({"network": [3, 4]}, ["3", "4"]),
+        ({"network": ["a", "a"], "method": [None, None]}, ["a", "a"]),
+    ],
+)
+def test_rows_without_a_network_or_a_method_stay(rows, networks):
+    frame = pd.DataFrame({"accuracy": [98.0, 97.0], "alpha": [0.1, 0.2], **rows})
+    points = points_of(Recorded(frame, "01_a", "redlab run 01"))
+    assert points["accuracy"].tolist() == [98.0, 97.0]
+    assert points["network"].tolist() == networks
+    assert set(points["method"]) == {""}
+    assert "98.00" in summary([Recorded(frame, "01_a", "redlab run 01")], {"01_a": "A"})
+
+
 def test_stages_of_a_method_are_rows_of_their_own():
     rows = {"method": "a", "stage": ["pruned", "fine-tuned"], "accuracy": [50.0, 90.0], "products": 0.5}
     assert points_of(recorded(rows))["method"].tolist() == ["a, pruned", "a, fine-tuned"]

@@ -107,6 +107,21 @@ def test_a_part_of_the_tree_can_be_loaded(write, tmp_path):
     assert load_runs(tmp_path / "02_b" / "k1")["run"].unique().tolist() == ["."]
 
 
+def test_a_sweep_that_goes_on_beside_does_not_disturb(write, tmp_path, monkeypatch):
+    write("k1", {"n": 1})
+    work = write(".k2.part", {"n": 2})
+    scan = os.scandir
+
+    def scan_late(path):
+        """The run ends, and its folder gets its own name, before whoever saw the temporary one looks into it."""
+        if Path(path) == work:
+            work.rename(work.with_name("k2"))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_late)
+    assert load_runs(tmp_path)["run"].unique().tolist() == ["01_a/k1"]
+
+
 def test_a_folder_that_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"there is no folder {tmp_path / 'none'}"):
         load_runs(tmp_path / "none")

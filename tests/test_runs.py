@@ -196,6 +196,33 @@ def test_figures_of_default_parameters_are_published_unless_told_not_to(notebook
     assert (notebooks.parent / "figures" / "01_tiny.png").is_file()
 
 
+def test_two_calls_publish_the_figures_of_one_run_at_the_same_time(notebooks, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda _path, work, *_: (work / "figures" / "01_tiny.png").write_text("drawn"))
+    copy = runs.shutil.copyfile
+
+    def copy_while_another_call_publishes(source, target):
+        copy(source, target)
+        monkeypatch.setattr(runs.shutil, "copyfile", copy)
+        assert run_notebook("01", notebooks=notebooks).cached
+
+    monkeypatch.setattr(runs.shutil, "copyfile", copy_while_another_call_publishes)
+    folder = run_notebook("01", notebooks=notebooks).published
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("01_tiny.png", "drawn")]
+
+
+def test_figures_that_find_no_room_leave_nothing_half_written(notebooks, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda _path, work, *_: (work / "figures" / "01_tiny.png").touch())
+
+    def copy_half(_source, target):
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.shutil, "copyfile", copy_half)
+    with pytest.raises(OSError, match="No space left"):
+        run_notebook("01", notebooks=notebooks)
+    assert list((notebooks.parent / "figures").iterdir()) == []
+
+
 def test_time_and_threads_reach_the_kernel(notebooks, monkeypatch):
     asked = {}
     monkeypatch.setattr("papermill.execute_notebook", lambda *_, **options: asked.update(options))
@@ -241,6 +268,36 @@ def test_refreshing_writes_the_same_bytes_again_and_nothing_of_this_machine(note
     assert notebook.cells[3].outputs[-1].data["text/plain"] == "PosixPath('figures')"
     assert notebook.cells[1].metadata == {"tags": ["parameters"]}
     assert run_notebook("tiny", notebooks=notebooks).folder == run.folder  # outputs are no part of the key
+
+
+def test_refreshing_leaves_a_notebook_alone_that_was_edited_meanwhile(notebooks, monkeypatch):
+    path = notebooks / "01_tiny.ipynb"
+
+    def execute(_path, work, *_):
+        (work / "executed.ipynb").write_bytes(path.read_bytes())
+        write_notebook(path, PARAMETERS, "print('typed meanwhile')")
+
+    monkeypatch.setattr(runs, "execute", execute)
+    with pytest.raises(RunFailed, match="01_tiny failed: Edited: it was edited while it was executed"):
+        refresh("tiny", notebooks=notebooks)
+    assert "typed meanwhile" in path.read_text()
+
+
+def test_refreshing_without_room_leaves_the_notebook_as_it_was(notebooks, monkeypatch):
+    path = notebooks / "01_tiny.ipynb"
+    before, names = path.read_bytes(), sorted(notebooks.iterdir())
+
+    def write_half(draft, *_args, **_options):
+        draft.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs, "execute", lambda _path, work, *_: (work / "executed.ipynb").write_bytes(before))
+    monkeypatch.setattr(runs, "_write_json", lambda *_: None)
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        refresh("tiny", notebooks=notebooks)
+    assert path.read_bytes() == before
+    assert sorted(notebooks.iterdir()) == names
 
 
 def test_the_key_follows_cells_package_and_parameters_but_not_outputs(notebooks, tmp_path, monkeypatch):
@@ -290,12 +347,30 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones(notebooks, no_kerne
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"), [(None, "0 cells tagged"), ("n = 10 * 100", "no literal"), ("n = open('x')", "no lit")]
+    ("parameters", "message"),
+    [
+        (None, "0 cells tagged"),
+        ("n = 10 * 100", "no literal"),
+        ("n = open('x')", "no lit"),
+        ("n = 1\nn += 2", "parameter 'n' of 03_odd is no literal"),
+        ("n = {1, 2}", "parameter 'n' of 03_odd is no literal that JSON can hold"),
+        ("n = 1j", "no literal"),
+        (
+            "m = 2\nn = (1",
+            r"line 2 of the cell tagged `parameters` of 03_odd\.ipynb is no Python: '\(' was never closed",
+        ),
+        ("%matplotlib inline\nn = 1", "line 1 .* is no Python"),
+    ],
 )
 def test_a_notebook_whose_parameters_cannot_be_read_is_refused(notebooks, no_kernel, parameters, message):
     write_notebook(notebooks / "03_odd.ipynb", parameters, "x = 1")
     with pytest.raises(ValueError, match=message):
         run_notebook("03", notebooks=notebooks)
+
+
+def test_a_loop_beside_the_parameters_is_none(notebooks):
+    path = write_notebook(notebooks / "03_odd.ipynb", "n: int = 3\nfor k in range(2):\n    pass", "x = 1")
+    assert default_parameters(path) == {"n": 3}
 
 
 def test_a_broken_notebook_file_is_refused_by_name(notebooks, no_kernel):
@@ -322,6 +397,7 @@ def test_a_notebook_is_found_by_number_name_part_or_path(notebooks, tmp_path):
         ("", "known: 01_tiny"),
         ("i", "ambiguous: 01_tiny, 02_fragile"),
         ("missing.ipynb", "unknown notebook 'missing'"),
+        ("no/such/folder/01_tiny.ipynb", "unknown notebook 'no/such/folder/01_tiny'; known"),
     ],
 )
 def test_an_unknown_or_ambiguous_notebook_is_refused_with_the_known_ones(notebooks, name, message):

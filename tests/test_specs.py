@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from itertools import product
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def test_without_anything_that_varies_there_is_the_default_point(points):
     assert points(grid={}, points=[{}]) == [{}]
 
 
+def test_a_number_is_the_notebook_that_begins_with_it(tmp_path):
+    notebook = write_notebook(tmp_path / "00_first.ipynb", "n = 1")
+    (tmp_path / "spec.yml").write_text("notebook: 00")  # a number to YAML, and a falsy one
+    assert read_spec(tmp_path / "spec.yml", tmp_path).notebook == notebook
+
+
 def test_each_point_is_taken_with_each_combination_and_each_seed(points):
     found = points(points=[{"name": "a"}, {"name": "b", "flag": True}], grid={"n": [2, 3], "rate": [0.1]}, seeds=[7, 8])
     given_points = ({"name": "a"}, {"name": "b", "flag": True})
@@ -107,6 +114,7 @@ def test_folders_of_networks_become_absolute(points, tmp_path, monkeypatch):
         ({"grid": {"rate": ["much"]}}, TypeError, "parameter 'rate' of 01_all is float like 0.5; got 'much'"),
         ({"points": [{"flag": 1}]}, TypeError, "parameter 'flag' of 01_all is bool"),
         ({"points": [{"levels": ["a"]}]}, TypeError, "parameter 'levels' of 01_all is list"),
+        ({"grid": {"free": [date(2020, 1, 1)]}}, TypeError, "parameter 'free' of 01_all must be plain data"),
         ({"grid": {"network": ["digits/resnett"]}}, ValueError, "digits/resnet"),
         ({"grid": {"networks": [["digits/mlpp"]]}}, ValueError, "digits/mlp"),
         ({"grid": {"n": 3}}, ValueError, "grid must give each parameter a list of values"),
@@ -137,6 +145,7 @@ def test_what_is_wrong_is_said_with_what_would_be_right(points, keys, error, mes
     [
         ("notebook: [", "is no YAML: "),
         (b"notebook: \xff", "is no YAML: "),
+        ("notebook: '01'\ngrid: {free: [2020-13-01]}", "month must be in 1..12"),
         ("just words", "must hold the keys notebook, grid, points, seeds"),
         ("", "must hold the keys"),
         ("notebook: '01'\ngrid:\n  n: [1]\n  n: [2]", "'n' is set twice: again in line 4"),

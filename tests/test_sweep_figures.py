@@ -107,6 +107,12 @@ def test_the_file_is_written_and_the_same_again(frame, tmp_path):
     assert not plt.get_fignums()
 
 
+def test_a_column_with_a_slash_in_its_name_has_a_file_too(frame, tmp_path):
+    path = draw_sweep(frame.rename(columns={"accuracy": "top-1/top-5"}), "max_error", "top-1/top-5", "rule", tmp_path)
+    assert path == tmp_path / "top-1-top-5_over_max_error_by_rule.png"
+    assert path.is_file()
+
+
 def test_only_rows_that_meet_every_condition_are_drawn():
     frame = pd.DataFrame({"method": ["a", "a", "b"], "keep": [0.5, 0.2, 0.5]})
     assert rows_where(frame, []).equals(frame)

@@ -18,6 +18,7 @@ from tiny import comparable, is_alive, times_executed, told, wait_until, write_c
 from redlab import engines, runs
 from redlab.cli_sweep import describe
 from redlab.engines import check_engine, threads_each
+from redlab.kernels import surroundings
 from redlab.run_frames import load_runs
 from redlab.sweeps import sweep
 
@@ -183,6 +184,10 @@ def test_the_command_draws_and_says_where(quick):
     assert code == 1
     assert "unknown column 'squares' (did you mean square?)" in complained
     assert "6 points" in said
+    Path("out/01_counted/square_over_n_by_rate.png").mkdir()  # in the way
+    code, _, complained = redlab_says("sweep", spec, "--out", "out", "--plot", "n", "square", "rate")
+    assert code == 1
+    assert "square_over_n_by_rate.png" in complained
 
 
 @pytest.mark.parametrize(
@@ -251,9 +256,13 @@ def test_jobs_share_the_cores_and_respect_the_limit_of_the_user(monkeypatch):
     assert [threads_each(jobs) for jobs in (1, 2, 3, 8, 20)] == [None, 4, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
     assert [threads_each(jobs) for jobs in (1, 2, 3, 8)] == [None, 2, 2, 1]
+    for nothing in ("", "0", "many", "-1"):
+        monkeypatch.setenv("OMP_NUM_THREADS", nothing)
+        assert threads_each(2) == 4
+        assert surroundings(Path())["threads"] == os.cpu_count()
 
 
-@pytest.mark.parametrize("jobs", [0, -1, 1.5, True])
+@pytest.mark.parametrize("jobs", [0, -1, 1.5, 2.0, "2", None, True])
 def test_jobs_is_a_count(jobs):
     with pytest.raises(ValueError, match="at least 1"):
         check_engine(jobs, None)
