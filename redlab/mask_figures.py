@@ -8,13 +8,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from redlab.dpp.draws import largest
-from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, RED, _axes, _legend, styled
+from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, VIOLET, _axes, _legend, styled
+
+_SHARP = 128  # entries of a row, at most, that are drawn one by one
 
 
 @styled
@@ -29,21 +33,57 @@ def plot_masks(logits: dict[str, Tensor], k: int, title: str = "") -> Figure:
         2, len(logits), figsize=(3.6 * len(logits), 5.2), squeeze=False, sharex=True, sharey=True
     )
     for column, (name, own) in zip(grid.T, logits.items(), strict=True):
-        # From each row's k-th largest up and down: what lies above it is kept.
-        own = own.float()
-        centred = (own - own.topk(k).values[:, -1:]).numpy()
-        reach = np.percentile(np.abs(centred), 98)
-        picture = column[0].imshow(centred, cmap="cividis", aspect="auto", vmin=-reach, vmax=reach, rasterized=True)
-        column[1].imshow(largest(own, k).numpy(), cmap="Greys", aspect="auto", vmin=0, vmax=1, rasterized=True)
+        _logits(column[0], own, k)
+        _mask(column[1], own, k)
         column[0].set_title(name)
         column[1].set_xlabel("input")
-        figure.colorbar(picture, ax=column[0], label="logit above the row's k-th")
-        for ax in column:
-            ax.grid(False)
     for ax, what in zip(grid[:, 0], ("logits", "mask"), strict=True):
         ax.set_ylabel(f"output unit ({what})")
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+@styled
+def draw_epoch(logits: Tensor, since: Tensor, k: int, name: str = "since", figure: Figure | None = None) -> Figure:
+    """The logits of one epoch, the mask that they stand for, and which of its entries were others at another epoch.
+
+    Arguments:
+        logits, since: (rows, n), of this epoch and of the one that it is compared with, which ``name`` says.
+    """
+    figure = figure or plt.figure(figsize=(9, 3))
+    left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True, width_ratios=(1.25, 1, 1))
+    # Where entries are wider than pixels their edges are sharp; else what a pixel shows is the mean of several.
+    how = "nearest" if logits.shape[1] <= _SHARP else "auto"
+    _logits(left, logits, k, how)
+    _mask(middle, logits, k, how)
+    # 1 where an entry came in, -1 where it went out; of unlike lightness, so that they differ without colour as well.
+    change = largest(logits, k).int() - largest(since, k).int()
+    colours = ListedColormap([ORANGE, "white", VIOLET])
+    right.imshow(change.numpy(), cmap=colours, aspect="auto", vmin=-1, vmax=1, interpolation=how, rasterized=True)
+    right.grid(False)
+    for ax, title in zip((left, middle, right), ("logits", f"mask: {k} of {logits.shape[1]} a row", name), strict=True):
+        ax.set(title=title, xlabel="input")
+    left.set_ylabel("output unit")
+    marks = [Patch(facecolor=VIOLET, label="came in"), Patch(facecolor=ORANGE, label="went out")]
+    right.legend(handles=marks, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _logits(ax: Axes, own: Tensor, k: int, how: str = "auto") -> None:
+    """From each row's k-th largest up and down: what lies above it is kept."""
+    own = own.float()
+    centred = (own - own.topk(k).values[:, -1:]).numpy()
+    reach = np.percentile(np.abs(centred), 98)
+    colours = {"cmap": "cividis", "vmin": -reach, "vmax": reach}
+    picture = ax.imshow(centred, **colours, aspect="auto", interpolation=how, rasterized=True)
+    ax.figure.colorbar(picture, ax=ax, label="logit above the row's k-th")
+    ax.grid(False)
+
+
+def _mask(ax: Axes, own: Tensor, k: int, how: str = "auto") -> None:
+    colours = {"cmap": "Greys", "vmin": 0, "vmax": 1}
+    ax.imshow(largest(own.float(), k).numpy(), **colours, aspect="auto", interpolation=how, rasterized=True)
+    ax.grid(False)
 
 
 @styled

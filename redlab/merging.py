@@ -97,8 +97,15 @@ def merge_trees(network: nn.Module, linkage: str = "complete", example: Tensor |
     Raises:
         ValueError: NaN or inf weights, an unknown linkage, or the network can't be traced.
     """
+    return {group.name: tree for group, tree in merge_groups(network, linkage, example) if tree is not None}
+
+
+def merge_groups(
+    network: nn.Module, linkage: str = "complete", example: Tensor | None = None
+) -> list[tuple[Group, Dendrogram | None]]:
+    """``merge_trees`` with the groups themselves, and those that may not merge: they have no tree."""
     merger = _Merger(network, example)
-    return {group.name: merger.neurons(group, linkage, dead=False).tree for group in merger.groups}
+    return [(own, None if own.frozen else merger.neurons(own, linkage, dead=False).tree) for own in merger.all]
 
 
 @dataclass(frozen=True)
@@ -157,8 +164,8 @@ class _Merger:
     def __init__(self, network: nn.Module, example: Tensor | None) -> None:
         _check_weights(network)
         self.network, self.example = network, example
-        self._all = couple(network, example)
-        self.groups = [group for group in self._all if not group.frozen]
+        self.all = couple(network, example)
+        self.groups = [group for group in self.all if not group.frozen]
         self._grown: dict[tuple, _Neurons] = {}
 
     @cached_property
@@ -184,9 +191,9 @@ class _Merger:
             where = _destinations(neurons, _gone(neurons, share, options.alpha_of), options.round_to)
             if where != list(range(group.size)):
                 destinations[group.name] = where
-        plan = make_plan(self._all, destinations) | {"options": asdict(options)}
+        plan = make_plan(self.all, destinations) | {"options": asdict(options)}
         merged = apply_plan(self.network, plan)
-        table = channel_table(self.network, merged, self._all, destinations, self.example, self._cost)
+        table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)
         return Result(merged, table, plan)
 
 
