@@ -77,7 +77,7 @@ def test_a_step_of_a_slider_draws_anew_and_says_what():
     before = panel.picture.value
     panel.inputs["step"].value = 2
     assert panel.picture.value != before
-    assert 'alt="from 2 by 2"' in panel.picture.value
+    assert 'alt="Numbers, start 2, step 2: from 2 by 2"' in panel.picture.value
     assert "from 2 by 2" in panel.words.value
     assert 'role="status"' in panel.words.value
 
