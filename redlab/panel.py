@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from base64 import b64encode
 from html import escape
 from typing import Any
@@ -22,7 +23,8 @@ _STYLE = """<style>
 class Panel:
     """One explorer's widgets; ``view`` holds them all.
 
-    Whatever moves ends the measurement that goes on, for its answer would be that to another question.
+    Whatever moves ends the measurement that goes on, for its answer would be that to another question. JupyterLab may
+    tell of one control in one thread and of the next in another: they take turns.
     """
 
     def __init__(self, explorer: Explorer):
@@ -30,7 +32,7 @@ class Panel:
         offered = explorer.offered(self.values)
         self.inputs = {choice.name: self._input(choice, offered[choice.name]) for choice in explorer.choices}
         self.picture, self.words, self.outcome = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
-        self.background, self._offering = Background(), False
+        self.background, self._offering, self._turn = Background(), False, threading.RLock()
         rows = [*self.inputs.values(), self.words, self.picture, _hidden(_STYLE)]
         if explorer.measure:
             button = ipywidgets.Button(description=explorer.asks, layout={"width": "auto"})
@@ -48,11 +50,11 @@ class Panel:
                 values = self.explorer.settle(wanted)
                 image, words = self.explorer.png(values)
         except Exception as error:  # whatever it is: nobody would see what is raised out of a slider
-            self._offer()
+            self._offer(wanted)
             self.words.value = _alert(error)
             return
         self.values = values
-        self._offer()
+        self._offer(wanted)
         self.words.value = f'<div role="status">{escape(words)}</div>'
         width, height = self.explorer.pixels  # said, so that what is below does not jump while the next one loads
         source = f"data:image/png;base64,{b64encode(image).decode()}"
@@ -66,14 +68,15 @@ class Panel:
 
     def measure(self) -> None:
         """Begin what takes long."""
-        values = dict(self.values)
-        self.outcome.value = "measuring …"
-        self.background.start(
-            lambda: self.explorer.measure(**values),
-            tell=lambda title, share: self._say(f"measuring … {escape(title)}, {share:.0%}"),
-            done=lambda words: self._say(f'<span role="status">{escape(words)}</span>'),
-            failed=lambda error: self._say(_alert(error)),
-        )
+        with self._turn:
+            values = dict(self.values)
+            self.outcome.value = "measuring …"
+            self.background.start(
+                lambda: self.explorer.measure(**values),
+                tell=lambda title, share: self._say(f"measuring … {escape(title)}, {share:.0%}"),
+                done=lambda words: self._say(f'<span role="status">{escape(words)}</span>'),
+                failed=lambda error: self._say(_alert(error)),
+            )
 
     def _say(self, html: str) -> None:
         self.outcome.value = html
@@ -93,19 +96,26 @@ class Panel:
         return made
 
     def _moved(self, name: str, value: Any) -> None:
-        if not self._offering:
-            self.show({**self.values, name: value})
+        with self._turn:
+            if not self._offering:
+                self.show({**self.values, name: value})
 
-    def _offer(self) -> None:
-        """Let every input offer what the values before it allow, and stand at its own."""
+    def _offer(self, wanted: dict[str, Any]) -> None:
+        """Let every input offer what the values before it allow, and stand at its own.
+
+        One that already does is left alone: it may have been moved again meanwhile, and waits for its turn.
+        """
         self._offering = True
         offered = self.explorer.offered(self.values)
         for choice in self.explorer.choices:
-            made, options = self.inputs[choice.name], _pairs(choice, offered[choice.name])
+            made, value = self.inputs[choice.name], self.values[choice.name]
+            options = _pairs(choice, offered[choice.name])
             if made.options != options:
                 made.index = 0  # a slider that stands beyond its new end would move there, and tell us so
                 made.options = options
-            made.value = self.values[choice.name]
+                made.value = value
+            elif wanted[choice.name] != value:
+                made.value = value
         self._offering = False
 
 
