@@ -6,8 +6,10 @@ Colours are Petroff's six (arXiv 2107.02270), chosen for colour blindness; lines
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -49,7 +51,20 @@ STYLE = {
     "figure.dpi": 80,  # of the pictures in notebooks, which then stay under 500 KB
     "pdf.fonttype": 42,
 }
-styled = mpl.rc_context(STYLE)
+_DRAWING = RLock()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Inside, what is drawn has our style: in one thread at a time, for the style is the process's.
+
+    In a live notebook a slider is heard in one thread while cells run in another.
+    """
+    with _DRAWING, mpl.rc_context(STYLE):
+        yield
+
+
+styled = style()
 # Loads the backend, which in a notebook turns interactive drawing on: within ``styled`` that would be undone after the
 # first picture, and the notebook would show no other.
 plt.draw_if_interactive()
@@ -66,7 +81,7 @@ def save_figure(figure: Figure, name: str, folder: Path | None = None) -> None:
     out = os.environ.get("REDLAB_OUT") if folder is None else None
     folder = folder or (Path(out) / "figures" if out else checkout() / "figures")
     folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
+    with style():
         figure.savefig(folder / f"{name}.png", dpi=300, metadata={"Software": None})
         figure.savefig(
             folder / f"{name}.pdf", dpi=100, metadata={"CreationDate": None, "Creator": None, "Producer": None}

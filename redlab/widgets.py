@@ -171,8 +171,12 @@ class _Trees:
         return hash_network(folded, bandwidth=self.bandwidth).network if hashed else folded
 
     def _grow(self, network: str, hashed: bool, linkage: str) -> dict[str, Dendrogram]:
-        grown = merge_trees(self.start(network, hashed), linkage)
+        grown = merge_trees(self.own(network, hashed), linkage)
         return {name: grown[name] for name in self.shelf.layers(network) if name in grown}
+
+    def own(self, network: str, hashed: bool) -> nn.Module:
+        """A copy to trace: while that goes on in one thread, another one finds fake tensors in place of the weights."""
+        return copy.deepcopy(self.start(network, hashed))
 
     def of(self, network: str, hashed: bool, linkage: str) -> dict[str, Dendrogram]:
         return self._grown(network, hashed, linkage)
@@ -197,7 +201,7 @@ def _see_merging(trees: _Trees, figure: Figure, layer: str, alpha: float, **at: 
 
 
 def _merged_accuracy(trees: _Trees, network: str, hashed: bool, linkage: str, layer: str, alpha: float) -> str:
-    result = merge_neurons(trees.start(network, hashed), alpha, linkage=linkage)
+    result = merge_neurons(trees.own(network, hashed), alpha, linkage=linkage)
     left = result.layers["products_after"].sum() / result.layers["products_before"].sum()
     return f"{left:.1%} of the products left, {trees.shelf.accuracy(network, result.network)}"
 
