@@ -30,9 +30,10 @@ zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on whe
 refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli refresh
 
-lint: $(INSTALLED)  ## what ruff has to say
+lint: $(INSTALLED)  ## style, and which module imports which
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 clean:  ## remove .venv and caches; runs/ and data/cache/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

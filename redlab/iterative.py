@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from redlab.baselines import CRITERIA, find_criterion
-from redlab.baselines.spp import spp
 from redlab.channel_pruning import prune_channels
 from redlab.fine_tuning import FineTuning, draw, seed_of
 from redlab.groups import Group
@@ -26,6 +25,7 @@ from redlab.rounds import Rounds
 from redlab.scores import Scores
 from redlab.scoring import score_channels
 from redlab.selection import Selector, check_share, count_of
+from redlab.spp import spp
 from redlab.states import assign, tensors_of
 
 
@@ -56,7 +56,7 @@ def iterative_prune(
 
     Arguments:
         network: left untouched, as is torch's global random state.
-        criterion: one of ``score_channels``; or "spp", for which ``redlab.baselines.spp`` says what differs.
+        criterion: one of ``score_channels``; or "spp", for which ``redlab.spp`` says what differs.
         dataset: of (image, label), for scores and learning; None where neither needs any.
         target: the share of the network's products to keep, in [0, 1]; each coupled group keeps its best channel.
         step: channels that go in a round, or their share of those that may go, in (0, 1), at least one. Where

@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from redlab import fine_tuning
-from redlab.baselines.spp import Masked, delta, raised
 from redlab.cost import measure_cost
 from redlab.coupling import couple
 from redlab.datasets import load_dataset
@@ -19,6 +18,7 @@ from redlab.iterative import iterative_prune
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
 from redlab.scoring import score_channels
+from redlab.spp import Masked, delta, raised
 from redlab.storage import load_network, save_network
 
 EXAMPLE = torch.ones(1, 4)
