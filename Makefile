@@ -30,13 +30,14 @@ zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on whe
 refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli refresh
 
-lint: $(INSTALLED)  ## style, and which module imports which
+lint: $(INSTALLED)  ## style, which module imports which, and types
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/python -m mypy
 
 clean:  ## remove .venv and caches; runs/ and data/cache/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is touched last, so that an installation that failed is tried again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -124,7 +125,7 @@ def _kept(
         check_share("ratio", ratio)
         return selector.at(ratio)
     if products is None:
-        return selector.without(most)
+        return selector.without(most or 0)
     check_share("products", products)
     left = products_of(network, scores.groups, cost)
     return selector.down_to(count_of(products, cost.attrs["products"]), left, most)
@@ -138,7 +139,7 @@ def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame)
         path = paths[layer.module]
         if layer.parameter == "weight" and not layer.skipped:
             shapes[f"{path}.weight".lstrip(".")] = tuple(layer.weight.shape)
-            products[f"{path}.weight".lstrip(".")] = costs.get(path, {}).get("products", 0)
+            products[f"{path}.weight".lstrip(".")] = costs.get(path, Counter())["products"]
     return Products(groups, shapes, products, cost.attrs["products"])
 
 

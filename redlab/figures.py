@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -24,8 +25,8 @@ INK = "#222222"
 COLOURS = (BLUE, RED, PURPLE, ORANGE, VIOLET, GREY)
 # Five and seven of them, so that with six colours the 210th line is the first that looks like another one.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)))
-STYLE = {
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)))
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10,
@@ -53,6 +54,11 @@ styled = mpl.rc_context(STYLE)
 # Loads the backend, which in a notebook turns interactive drawing on: within ``styled`` that would be undone after the
 # first picture, and the notebook would show no other.
 plt.draw_if_interactive()
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that ``ax`` stands in, which has a file's functions."""
+    return cast(Figure, ax.get_figure(root=True))
 
 
 def save_figure(figure: Figure, name: str, folder: Path | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from redlab.lipschitz import arguments, factors, joins, operator_norm, refuse, r
 from redlab.progress import progress
 from redlab.result import Result
 
-Network = nn.Module | Result
+Network: TypeAlias = nn.Module | Result
 _FLOOR, _OVERFLOWN = 1.4e-45, 1e300  # the smallest float32, for 0 in a logarithm; what stands for more than 1e300
 
 

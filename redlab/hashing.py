@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,7 +149,7 @@ _COLUMNS = ["layer", "kind", "weights", "distinct_before", "distinct", "modes", 
 
 def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tensor | None]:
     """Hash one layer in place: its row of the table, and its codebook where it has one now."""
-    row = {"layer": layer.name, "kind": layer.kind, "skipped": layer.skipped}
+    row: dict[str, Any] = {"layer": layer.name, "kind": layer.kind, "skipped": layer.skipped}
     if layer.skipped:
         count = 0 if "lazy" in layer.skipped else layer.weight.numel()
         distinct = count_distinct(layer.weight) if count else 0
@@ -163,10 +164,10 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
     rows = _rows(layer)
     hashed = _hash(rows.reshape(-1, *rows.shape[-layer.weight.ndim + 1 :]), rule, force)
     with torch.no_grad():
-        rows.copy_(hashed.values.reshape(rows.shape))
+        rows.copy_(torch.as_tensor(hashed.values).reshape(rows.shape))
     row |= {"weights": before.size, "distinct_before": len(np.unique(before)), "distinct": len(hashed.codebook)}
     row |= {"modes": hashed.modes, "error": relative_error(before, _numpy(layer.weight).ravel())}
-    return row | {"skipped": hashed.unchanged}, hashed.codebook
+    return row | {"skipped": hashed.unchanged}, torch.as_tensor(hashed.codebook)
 
 
 def _rows(layer: Layer) -> torch.Tensor:

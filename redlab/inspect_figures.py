@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from redlab.figures import COLOURS, GREY, INK, RED, _axes, _legend, _plain_log, save_figure, styled
+from redlab.figures import COLOURS, GREY, INK, RED, _axes, _legend, _plain_log, figure_of, save_figure, styled
 from redlab.inspection import printable, wide_tensors
 
 _MOST_ROWS, _MOST_LETTERS = 40, 56
@@ -25,9 +25,9 @@ def save_figures(frame: pd.DataFrame, folder: Path) -> None:
     plots = {"values": plot_tensor_values, "error": plot_tensor_error}
     plots |= {"products": plot_tensor_products, "entropy": plot_tensor_entropy}
     for name, plot in plots.items() if wide_tensors(frame).any() else ():
-        ax = plot(frame)
-        save_figure(ax.figure, name, folder)
-        plt.close(ax.figure)
+        figure = figure_of(plot(frame))
+        save_figure(figure, name, folder)
+        plt.close(figure)
 
 
 @styled
@@ -124,4 +124,4 @@ def _dots(ax: Axes, values: pd.Series, place: np.ndarray, colour: str, marker: s
 
 def _bits(dtype: str) -> int:
     """float8_e4m3fn: 8."""
-    return int(re.search(r"[0-9]+", dtype)[0])
+    return int(re.findall(r"[0-9]+", dtype)[0])

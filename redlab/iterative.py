@@ -137,7 +137,7 @@ class _Asked:
     @property
     def draws(self) -> bool:
         """Whether the criterion takes a seed."""
-        return "seed" in inspect.signature(CRITERIA[self.criterion].channels).parameters
+        return "seed" in inspect.signature(CRITERIA[self.criterion].scorer("channels")).parameters
 
 
 class _ByScores(Rounds):
@@ -150,7 +150,11 @@ class _ByScores(Rounds):
         if recipe_of(self.network) is None:  # what is done to it is written down there
             self.network.redlab = Recipe("", tuple(self.example.shape[1:]))
         self._averages = np.full(self.lineage.total, np.nan)
-        self._before = len(recipe_of(self.network).steps)
+        self._before = len(self._recipe.steps)
+
+    @property
+    def _recipe(self) -> Recipe:
+        return self.network.redlab
 
     def rounds(self) -> Iterator[dict[str, Any]]:
         products = self.products()
@@ -190,7 +194,7 @@ class _ByScores(Rounds):
         return next((k for k in counts if any(not kept.all() for kept in selector.without(k).values())), 0)
 
     def _remove(self, scores: Scores, count: int, share: float) -> None:
-        limits = {"count": count, "scope": self.asked.scope, "round_to": self.asked.round_to}
+        limits: dict[str, Any] = {"count": count, "scope": self.asked.scope, "round_to": self.asked.round_to}
         pruned = prune_channels(self.network, scores, products=share, **limits, example=self.example)
         self.lineage.follow(pruned.plan)
         self.network = pruned.network
@@ -210,12 +214,12 @@ class _ByScores(Rounds):
             del self.network.redlab
 
     def state(self) -> dict[str, Any]:
-        steps = list(recipe_of(self.network).steps[self._before :])
+        steps = list(self._recipe.steps[self._before :])
         own = {"steps": steps, "tensors": tensors_of(self.network), "skipped": self.skipped}
         return own | {"averages": torch.from_numpy(self._averages)}
 
     def resume(self, state: dict[str, Any]) -> None:
-        recipe = recipe_of(self.network)
+        recipe = self._recipe
         for step in state["steps"]:
             self.network = take_step(self.network, step)
             if step["step"] == "plan":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -101,7 +102,8 @@ def compare_latency(
     if not networks:
         raise ValueError("nothing to compare: networks is empty")
     contestants = _contestants(networks, example, batch, layout)
-    rows, first = [], None
+    rows: list[dict[str, Any]] = []
+    first = None
     with _threads(threads):
         rounds = _rounds(contestants, repeats)
         for name in networks:

@@ -156,7 +156,8 @@ class _Schedule:
     def at(self, number: int) -> tuple[float, float]:
         """Temperature and noise of minibatch ``number``, from 0."""
         share = number / max(self.epochs * self.minibatches - 1, 1)
-        return tuple(first + (last - first) * share for first, last in (self.temperatures, self.noises))
+        temperature, noise = (first + (last - first) * share for first, last in (self.temperatures, self.noises))
+        return temperature, noise
 
     def set(self, network: nn.Module, number: int) -> None:
         """Tell every mask."""

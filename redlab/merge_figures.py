@@ -59,10 +59,10 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             x += _space(cluster)
             places.append((x - _space(cluster) - _width([cluster]) / 2, y + height))
     picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
-    for (x, y), (_, part) in zip(places, frame.groupby("cluster", sort=False), strict=True):
+    for place, (_, part) in zip(places, frame.groupby("cluster", sort=False), strict=True):
         names = list(dict.fromkeys(part["filter"]))
         more = f" and {part['size'].iloc[0] - len(names)} more" if part["size"].iloc[0] > len(names) else ""
-        ax.annotate(", ".join(map(str, names)) + more, (x, y), ha="center", va="top", fontsize=9)
+        ax.annotate(", ".join(map(str, names)) + more, place, ha="center", va="top", fontsize=9)
     ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.8)
     _bare(ax)
     ax.set(xlabel="filters by number; each a row per input channel, a column per tap", title="Filters that merge")

@@ -116,8 +116,8 @@ def default_weights(name: str) -> dict[str, Tensor]:
 
 
 def _download_of(name: str) -> _Download:
-    if name in _KNOWN:
-        return _KNOWN[name].download
+    if (own := _KNOWN.get(name)) and own.download:
+        return own.download
     url, file, sha256 = _zoo().source(_torchvision_name(name))
     return _Download(f"weights/torchvision/{file}", sha256, url, f"torchvision's weights of {name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -56,10 +57,11 @@ class Panel:
 
     def measure(self) -> None:
         """Begin what takes long."""
-        values = dict(self.values)
+        if (measure := self.explorer.measure) is None:
+            return
         self.outcome.value = "measuring …"
         self.background.start(
-            lambda: self.explorer.measure(**values),
+            partial(measure, **self.values),
             tell=lambda title, share: self._say(f"measuring … {escape(title)}, {share:.0%}"),
             done=lambda words: self._say(f'<span role="status">{escape(words)}</span>'),
             failed=lambda error: self._say(_alert(error)),

@@ -5,9 +5,11 @@ RED: Yvinec et al., NeurIPS 2021, arXiv 2105.14797. RED++: Yvinec et al., TPAMI 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
@@ -47,7 +49,7 @@ def red(
     strategy: str = "constant",
     up_to_scale: bool = False,
     example: Tensor | None = None,
-    **hashing: object,
+    **hashing: Any,
 ) -> Result:
     """RED: fold batch norms, hash the weights, merge neurons, separate the kernels. No data, no fine-tuning.
 
@@ -82,7 +84,7 @@ def red_plus_plus(
     as_published: bool = False,
     strategy: str = "constant",
     example: Tensor | None = None,
-    **hashing: object,
+    **hashing: Any,
 ) -> Result:
     """RED++: fold batch norms, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
 
@@ -124,7 +126,7 @@ def red_steps(
     up_to_scale: bool = False,
     round_to: int = 1,
     example: Tensor | None = None,
-    **hashing: object,
+    **hashing: Any,
 ) -> list[Step]:
     """The steps of ``red``, to be taken one after another."""
     return [
@@ -150,7 +152,7 @@ def red_plus_plus_steps(
     as_published: bool = False,
     round_to: int = 1,
     example: Tensor | None = None,
-    **hashing: object,
+    **hashing: Any,
 ) -> list[Step]:
     """The steps of ``red_plus_plus``, to be taken one after another.
 
@@ -163,7 +165,7 @@ def red_plus_plus_steps(
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {correct_bias!r}")
     if not as_published:
         hashing |= {"rule": rule, "max_error": max_error, "rounding": rounding}
-    shared = not as_published and budget == "products" and not isinstance(max_error, dict | None)
+    shared = None if as_published or budget != "products" or isinstance(max_error, dict) else max_error
     folded: list[nn.Module] = []
 
     def fold(network: nn.Module) -> Result:
@@ -172,7 +174,7 @@ def red_plus_plus_steps(
         return result
 
     def hashed(network: nn.Module) -> Result:
-        errors = {"max_error": share_error(network, max_error, example)} if shared else {}
+        errors = {} if shared is None else {"max_error": share_error(network, shared, example)}
         return hash_network(network, **hashing | errors)
 
     def correct(network: nn.Module) -> Result:
@@ -213,7 +215,7 @@ def layer_table(network: nn.Module, results: list[Result], example: Tensor | Non
             row |= {name: part[name] for name in _COLUMNS[4:-1] if name in part and not name.endswith("_before")}
         row |= {f"{name}_before": _first_of(own, f"{name}_before") for name in ("channels", "parameters")}
         # A module's projections share its cost, which stands with the first of them.
-        row["products_before"] = cost.pop(paths[layer.module], {}).get("products", 0)
+        row["products_before"] = cost.pop(paths[layer.module], Counter())["products"]
         reasons = [f"{step}: {part['skipped']}" for step, part in zip(steps, own, strict=True) if part["skipped"]]
         rows.append(row | {"skipped": "; ".join(reasons)})
     return (

@@ -176,7 +176,7 @@ def _execute(
     work = part_of(folder)
     for left in folder.parent.glob(f".{folder.name}.*part"):  # by a run that was killed: the lock is ours
         shutil.rmtree(left, ignore_errors=True)
-    facts = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}}
+    facts: dict[str, Any] = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}}
     facts |= surroundings(path.parent, threads)
     start = time.perf_counter()
     with _room(work, path.stem):
@@ -205,7 +205,7 @@ def _room(work: Path, name: str) -> Iterator[None]:
         if not _is_full(error):
             raise
         shutil.rmtree(work, ignore_errors=True)
-        what = f"{os.strerror(error.errno)} while {name} was run in {work.parent}"
+        what = f"{os.strerror(error.errno or errno.ENOSPC)} while {name} was run in {work.parent}"
         rest = "nothing of this run is left, and finished runs are whole: make room and call again"
         raise OSError(error.errno, f"{what}; {rest}") from error
 

@@ -43,7 +43,7 @@ def score_channels(
     found = find_criterion(criterion, "channels", options)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
-        scored = found.channels(subject, **options)
+        scored = found.scorer("channels")(subject, **options)
     unread = {group.name: "none of its layers' weights can be rewritten" for group in subject.groups}
     unread = {name: why for name, why in unread.items() if name not in {group.name for group in subject.free}}
     frozen = {group.name: group.frozen for group in subject.groups if group.frozen}
@@ -64,7 +64,7 @@ def score_weights(
     found = find_criterion(criterion, "weights", options)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
-        scored = Scored(found.weights(subject, **options))
+        scored = Scored(found.scorer("weights")(subject, **options))
     skipped = {layer.name: layer.skipped for layer in weight_layers(network) if layer.skipped}
     return _scores(criterion, options, "weights", scored, skipped, ())
 

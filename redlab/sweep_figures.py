@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from pandas.api.types import is_numeric_dtype
 
-from redlab.figures import COLOURS, DASHES, MARKERS, STYLE, _axes, _legend, styled
+from redlab.figures import COLOURS, DASHES, MARKERS, STYLE, _axes, _legend, figure_of, styled
 from redlab.notebooks import unknown
 
 
@@ -66,7 +66,7 @@ def rows_where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 def draw_sweep(frame: pd.DataFrame, x: str, y: str, by: str, folder: Path) -> Path:
     """Write ``plot_sweep`` into ``folder``, as PNG; returns its path."""
-    figure = plot_sweep(frame, x, y, by).figure
+    figure = figure_of(plot_sweep(frame, x, y, by))
     path = folder / f"{y}_over_{x}_by_{by}.png".replace("/", "-")
     with plt.rc_context(STYLE):
         figure.savefig(path, dpi=300, metadata={"Software": None})

@@ -115,7 +115,7 @@ def _bar(points: Iterable, total: int) -> Iterable:
 def _run_point(
     number: int, params: dict[str, Any], notebook: Path, out: Path, notebooks: Path, timeout: float, threads: int
 ) -> tuple[int, Run | RunFailed]:
-    options = {"notebooks": notebooks, "timeout": timeout, "threads": threads, "publish": False}
+    options: dict[str, Any] = {"notebooks": notebooks, "timeout": timeout, "threads": threads, "publish": False}
     try:
         return number, run_notebook(notebook, params, out, **options)
     except RunFailed as failed:

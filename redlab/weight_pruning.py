@@ -108,7 +108,7 @@ def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
     }
 
 
-def hold_zeros(pruned: nn.Module) -> Callable[[nn.Module, int], None]:
+def hold_zeros(pruned: nn.Module) -> Callable[..., None]:
     """A hook for ``train(on_batch=...)``: what is zero in the conv and linear weights of ``pruned`` becomes so again.
 
     Call it once more on what was trained, for the last minibatch.

@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import Dataset
@@ -118,7 +119,9 @@ def _hashed_accuracy(shelf: Shelf, network: str, layer: str, **rule: Any) -> str
 
 def _collapse(shelf: Shelf, network: str, layer: str, hashed: Hashed) -> str:
     weight = shelf.layers(network)[layer].weight.detach()
-    error = relative_error(weight.cpu().double().numpy().ravel(), hashed.values.cpu().double().numpy().ravel())
+    error = relative_error(
+        weight.cpu().double().numpy().ravel(), torch.as_tensor(hashed.values).cpu().double().numpy().ravel()
+    )
     after = f"{len(hashed.codebook):,} after hashing, relative L2 error {error:.2%}"
     return f"{weight.numel():,} weights: {shelf.distinct(network, layer):,} distinct values before, {after}"
 
@@ -244,7 +247,7 @@ def _channels(shelf: Shelf, network: str, layer: str, **_: Any) -> dict[str, int
 
 def _hashed_layer(shelf: Shelf, network: str, layer: str, rule: str, bandwidth: str | float) -> Layer:
     own = copy.deepcopy(shelf.layers(network)[layer])
-    own.weight.data = hash_weights(own.weight.detach(), rule, bandwidth).values
+    own.weight.data = torch.as_tensor(hash_weights(own.weight.detach(), rule, bandwidth).values)
     return own
 
 

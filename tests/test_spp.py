@@ -211,6 +211,10 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_all_else_alone():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_a_whole_number_of_iterations_may_be_a_float():
+    assert _same(_prune(step=2.0).network, _prune(step=2).network)
+
+
 @pytest.mark.parametrize("call", [1, 10, -1])
 def test_killed_it_goes_on_to_the_same_bits(call, tmp_path, monkeypatch):
     learn = {"fine_tune": {"epochs": 1}}

@@ -54,7 +54,7 @@ def mask_metrics(network: nn.Module, draws: int = 64, seed: int = 0) -> pd.DataF
     sparsity = sparsity_of(network)
     if draws and draws < _PARTS:
         raise ValueError(f"draws must be at least {_PARTS}, or 0 for none, not {draws!r}")
-    generator = {}
+    generator: dict[torch.device, torch.Generator] = {}
     rows = []
     for name, mask in sparsity.masks.items():
         device = mask.logits.device
