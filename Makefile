@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help figures test test-slow lab bench zoo refresh lint clean
+.PHONY: help figures test test-slow lab bench zoo refresh lint docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,6 +35,9 @@ lint: $(INSTALLED)  ## style, which module imports which, and types
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python -m mypy
+
+docs: $(INSTALLED)  ## the API reference, into build/docs/
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
 
 clean:  ## remove .venv and caches; runs/ and data/cache/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
