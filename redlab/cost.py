@@ -38,6 +38,11 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
 
     Raises:
         ValueError: where the network doesn't accept ``example``.
+
+    Example:
+        >>> cost = measure_cost(load_network("cifar10/resnet20", weights=None))
+        >>> cost.attrs["products"], cost["products"].sum().item()
+        (40551040, 40551040)
     """
     products, calls = _run(network, fit_example(network, example)[:1])
     rows: list[dict[str, Any]] = []

@@ -62,6 +62,12 @@ def error_bound(
             constant; the message names the operation and the module that runs it.
         ValueError: no images, images of another shape than the network's, an answer other than (images, at least two
             classes), NaN or inf in a tensor, networks that differ in more than the weights and biases of layers.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=20)
+        >>> frame = error_bound(network, hash_network(network), images)
+        >>> bool((frame["measured"] <= frame["bound"]).all()), frame.attrs["same"]
+        (True, 1.0)
     """
     found = evidence(network, hashed, dataset, batch_size, example)
     bound, measured, size = np.median(found.norms, axis=0).T

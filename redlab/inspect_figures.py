@@ -32,7 +32,13 @@ def save_figures(frame: pd.DataFrame, folder: Path) -> None:
 
 @styled
 def plot_tensor_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Distinct values of each tensor of two axes or more, before and after hashing (log scale)."""
+    """Distinct values of each tensor of two axes or more, before and after hashing (log scale).
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_values(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'distinct values (log)'
+    """
     ax, part, place = _stage(frame, ax)
     _dots(ax, part["distinct_before"], place, GREY, "o", "before")
     _dots(ax, part["distinct"], place, RED, "s", "after hashing")
@@ -45,7 +51,13 @@ def plot_tensor_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_tensor_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Relative L2 error of hashing each tensor of two axes or more."""
+    """Relative L2 error of hashing each tensor of two axes or more.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_error(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'relative L2 error of hashing (%)'
+    """
     ax, part, place = _stage(frame, ax)
     _dots(ax, 100 * part["error"], place, COLOURS[0], "o", "")
     mean = 100 * part["error"].mean()
@@ -56,7 +68,13 @@ def plot_tensor_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_tensor_products(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Products left of each tensor of two axes or more, each distinct one of an input channel computed once."""
+    """Products left of each tensor of two axes or more, each distinct one of an input channel computed once.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_products(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'products left (%)'
+    """
     ax, part, place = _stage(frame, ax)
     weights = part["weights"]
     _dots(ax, 100 * part["measured"] / weights, place, COLOURS[1], "D", "counted")
@@ -70,7 +88,13 @@ def plot_tensor_products(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_tensor_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Bits a weight of each tensor of two axes or more: as stored, and the entropy of its hashed values."""
+    """Bits a weight of each tensor of two axes or more: as stored, and the entropy of its hashed values.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_entropy(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'bits a weight'
+    """
     ax, part, place = _stage(frame, ax)
     stored = part["dtype"].map(_bits)
     _dots(ax, stored, place, GREY, "|", "as stored")

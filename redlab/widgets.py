@@ -54,6 +54,13 @@ def explore_density(
 
     Raises:
         ValueError: an unknown network, layer or bandwidth; the message lists the known ones.
+
+    Example:
+        >>> explorer = explore_density("digits/mlp", layer="classifier")
+        >>> [choice.name for choice in explorer.choices]
+        ['network', 'layer', 'bandwidth', 'contrast']
+        >>> explorer.figure(bandwidth="silverman/2").axes[0].get_title()
+        'digits/mlp, classifier, bandwidth silverman/2: 7 modes'
     """
     shelf = Shelf(network, dataset, limit)
     start = {"network": shelf.first, "layer": layer, "bandwidth": bandwidth, "contrast": contrast}
@@ -87,6 +94,13 @@ def explore_hashing(
     """Slide bandwidth and contrast, choose a rule, and see one layer collapse onto a few values.
 
     Arguments and errors: as in ``explore_density``; ``rule`` and ``representative`` as in ``hash_weights``.
+
+    Example:
+        >>> explorer = explore_hashing("digits/mlp", layer="classifier", rule="lloyd")
+        >>> [choice.name for choice in explorer.choices]
+        ['network', 'layer', 'rule', 'bandwidth', 'contrast', 'representative']
+        >>> len(explorer.figure().axes)
+        2
     """
     shelf = Shelf(network, dataset, limit)
     start = {"network": shelf.first, "layer": layer, "rule": rule, "bandwidth": bandwidth, "contrast": contrast}
@@ -147,6 +161,13 @@ def explore_merging(
         linkage: "complete" or "single"; see ``merge_neurons``.
         hashed: whether the weights are hashed first, at this ``bandwidth``.
         network, dataset, limit: as in ``explore_density``; so are the errors.
+
+    Example:
+        >>> explorer = explore_merging("digits/mlp", alpha=0.1)
+        >>> [choice.name for choice in explorer.choices]
+        ['network', 'hashed', 'linkage', 'layer', 'alpha']
+        >>> explorer.values["layer"]
+        'hidden.1.linear'
     """
     shelf = Shelf(network, dataset, limit)
     trees = _Trees(shelf, bandwidth)
@@ -224,6 +245,13 @@ def explore_splitting(
         unit: "channel", "tap" or "kernel"; see ``split_inputs``.
         rule, bandwidth: how the layer is hashed; uniform and lloyd take as many values as the density has modes.
         network, layer, dataset, limit: as in ``explore_density``; so are the errors.
+
+    Example:
+        >>> explorer = explore_splitting("digits/mlp", layer="classifier", unit="tap")
+        >>> [choice.name for choice in explorer.choices]
+        ['network', 'layer', 'rule', 'bandwidth', 'unit', 'channel']
+        >>> explorer.values["unit"], explorer.values["channel"]
+        ('tap', 0)
     """
     shelf = Shelf(network, dataset, limit)
     start = {"network": shelf.first, "layer": layer, "rule": rule, "bandwidth": bandwidth, "unit": unit}
