@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 CHROMIUM := sudo=; test "`id -u`" = 0 || sudo="sudo -n"; \
   command -v apt-get >/dev/null && $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium fonts-dejavu-core
 
-.PHONY: help figures test test-slow test-ui lab bench zoo refresh lint clean
+.PHONY: help figures test test-slow test-ui lab bench zoo refresh lint docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -39,12 +39,17 @@ zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on whe
 refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli refresh
 
-lint: $(INSTALLED)  ## what ruff has to say
+lint: $(INSTALLED)  ## style, which module imports which, and types
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/python -m mypy
+
+docs: $(INSTALLED)  ## the API reference, into build/docs/
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
 
 clean:  ## remove .venv and caches; runs/ and data/cache/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is touched last, so that an installation that failed is tried again.

@@ -14,6 +14,11 @@ def plot_bound(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """An ``error_bound``: the bound and the measured error after each layer, relative to the layer's output (log).
 
     Zeros have no place on a logarithmic axis and are left out.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=20)
+        >>> plot_bound(error_bound(network, hash_network(network), images)).get_xscale()
+        'log'
     """
     ax = ax or _axes(7, 0.24 * len(frame) + 1.6)
     rows = np.arange(len(frame))

@@ -31,7 +31,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NOTEBOOK", help="Number, na
 class _PairsCommand(TyperCommand):
     """A command whose option -p takes two words, NAME VALUE, any number of times: typer itself knows no such option."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _join_pairs(args))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
+from typing import Any, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -26,8 +27,8 @@ INK = "#222222"
 COLOURS = (BLUE, RED, PURPLE, ORANGE, VIOLET, GREY)
 # Five and seven of them, so that with six colours the 210th line is the first that looks like another one.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)))
-STYLE = {
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)))
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10,
@@ -70,6 +71,11 @@ styled = style()
 plt.draw_if_interactive()
 
 
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that ``ax`` stands in, which has a file's functions."""
+    return cast(Figure, ax.get_figure(root=True))
+
+
 def save_figure(figure: Figure, name: str, folder: Path | None = None) -> None:
     """Write ``figure`` as NAME.png (300 dpi) and NAME.pdf: to the run's folder under a runner, else to ``figures/``.
 
@@ -77,6 +83,15 @@ def save_figure(figure: Figure, name: str, folder: Path | None = None) -> None:
 
     Arguments:
         folder: where to, instead.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import matplotlib.pyplot as plt
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_figure(plt.figure(), "empty", Path(folder))
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['empty.pdf', 'empty.png']
     """
     out = os.environ.get("REDLAB_OUT") if folder is None else None
     folder = folder or (Path(out) / "figures" if out else checkout() / "figures")
@@ -102,6 +117,13 @@ def small_multiples(
     """One small picture for each value of column ``by``, in the frame's order, axis names on the outer ones only.
 
     With ``legend``, that of the first picture stands below for all.
+
+    Example:
+        >>> layers = weight_layers(load_network("digits/mlp"))
+        >>> frame = pd.concat(estimate_density(layer.weight.detach()).frame(layer=layer.name) for layer in layers)
+        >>> figure = small_multiples(frame, plot_density, by="layer")
+        >>> [ax.get_title().split()[0] for ax in figure.axes if ax.get_visible()]
+        ['hidden.0.linear', 'hidden.1.linear', 'classifier']
     """
     groups = list(frame.groupby(by, sort=False))
     columns = min(columns, len(groups))
@@ -124,7 +146,13 @@ def small_multiples(
 
 @styled
 def plot_density(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """A ``Density.frame()``: the curve, a dot on each mode, a tick below for each cut."""
+    """A ``Density.frame()``: the curve, a dot on each mode, a tick below for each cut.
+
+    Example:
+        >>> density = estimate_density(torch.tensor([0.0, 0.0, 1.0]), bandwidth=0.1)
+        >>> plot_density(density.frame()).get_xlabel()
+        'weight'
+    """
     ax = ax or _axes(7, 3.5)
     curve, modes, cuts = (frame[frame["mark"] == mark] for mark in ("", "mode", "cut"))
     ax.fill_between(curve["weight"], curve["density"], color=BLUE, alpha=0.18, linewidth=0, rasterized=True)
@@ -144,7 +172,13 @@ def plot_density(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_modes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Modes against bandwidth, one line a layer; columns bandwidth (a share of Silverman's), modes, layer."""
+    """Modes against bandwidth, one line a layer; columns bandwidth (a share of Silverman's), modes, layer.
+
+    Example:
+        >>> frame = pd.DataFrame({"bandwidth": [0.5, 0.1], "modes": [1, 9], "layer": "conv1"})
+        >>> plot_modes(frame).get_ylabel()
+        'modes (log)'
+    """
     ax = ax or _axes(7, 4)
     _lines(ax, frame, "bandwidth", "modes", "layer")
     ax.set(xscale="log", yscale="log", xlabel="bandwidth, in units of Silverman's (log)", ylabel="modes (log)")
@@ -158,7 +192,15 @@ def plot_modes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_codebooks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The values that each rule keeps for one layer, a row of ticks a rule; columns rule, value."""
+    """The values that each rule keeps for one layer, a row of ticks a rule; columns rule, value.
+
+    Example:
+        >>> weights = torch.linspace(-1, 1, 99)
+        >>> values = {rule: hash_weights(weights, rule, levels=5).codebook for rule in ("uniform", "lloyd")}
+        >>> frame = pd.concat(pd.DataFrame({"rule": rule, "value": own}) for rule, own in values.items())
+        >>> plot_codebooks(frame).get_xlabel()
+        'weight'
+    """
     ax = ax or _axes(7, 2.2)
     rules = list(dict.fromkeys(frame["rule"]))
     for row, rule in enumerate(rules):
@@ -173,7 +215,13 @@ def plot_codebooks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``Hashed.frame()``: a line at each value, as high as the share of the weights that took it."""
+    """``Hashed.frame()``: a line at each value, as high as the share of the weights that took it.
+
+    Example:
+        >>> hashed = hash_weights(torch.tensor([0.1, 0.1, 0.1, 0.5]), bandwidth=0.05)
+        >>> plot_values(hashed.frame()).get_xlabel()
+        'weight'
+    """
     ax = ax or _axes(7, 2.6)
     share = 100 * frame["weights"] / frame["weights"].sum()
     ax.vlines(frame["value"], 0, share, color=RED, linewidth=max(0.5, min(2.0, 200 / len(frame))))
@@ -185,7 +233,12 @@ def plot_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``Result.layers`` of hashing: distinct values of each layer before and after, joined by a line (log scale)."""
+    """``Result.layers`` of hashing: distinct values of each layer before and after, joined by a line (log scale).
+
+    Example:
+        >>> plot_collapse(hash_network(load_network("digits/mlp")).layers).get_xlabel()
+        'distinct weight values (log)'
+    """
     ax = ax or _axes(7, 0.24 * len(frame) + 1.3)
     rows = np.arange(len(frame))
     before, after = frame["distinct_before"].clip(lower=1), frame["distinct"].clip(lower=1)
@@ -206,7 +259,14 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The relative L2 error of each layer, one colour a column ``rule``; columns layer, error, rule."""
+    """The relative L2 error of each layer, one colour a column ``rule``; columns layer, error, rule.
+
+    Example:
+        >>> network = load_network("digits/mlp")
+        >>> frame = pd.concat(hash_network(network, rule).layers.assign(rule=rule) for rule in ("kde", "lloyd"))
+        >>> plot_error(frame).get_xlabel()
+        'relative L2 error of the weights (%)'
+    """
     ax = ax or _axes(7, 0.24 * frame["layer"].nunique() + 1.3)
     layers = list(dict.fromkeys(frame["layer"]))
     for k, (rule, part) in enumerate(frame.groupby("rule", sort=False)):
@@ -224,7 +284,14 @@ def plot_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 @styled
 def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy against what is left, one line a ``method``; columns share, accuracy, method, and what ``share`` is a
-    share of in ``frame.attrs["of"]``, the accuracy before in ``frame.attrs["before"]``."""
+    share of in ``frame.attrs["of"]``, the accuracy before in ``frame.attrs["before"]``.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = compare_hashes(network, images, [{"bandwidth": 0.1}, {"bandwidth": 0.2}])
+        >>> plot_frontier(frame.assign(method="kde")).get_xlabel()
+        'distinct weight values left (%, log)'
+    """
     ax = ax or _axes(7, 4.5)
     _lines(ax, frame.assign(share=100 * frame["share"]), "share", "accuracy", "method")
     if (before := frame.attrs.get("before")) is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy import ndarray
 from torch import nn
@@ -54,6 +55,14 @@ def browse_filters(
 
     Raises:
         ValueError: an unknown network, layer, outline or page; the message lists the known ones.
+
+    Example:
+        >>> browser = browse_filters("digits/resnet", layer="conv1", alpha=0.3)
+        >>> [choice.name for choice in browser.choices][:4]
+        ['network', 'layer', 'outline', 'alpha']
+        >>> picture, words = browser.png(browser.values)
+        >>> words
+        '16 filters become 12: 8 of them merge, into 4; drawn: 16 filters, 1 input channels'
     """
     book = _Book(Shelf(network), linkage)
     start = {"network": book.shelf.first, "layer": layer, "outline": outline, "alpha": alpha, "bandwidth": bandwidth}
@@ -92,7 +101,7 @@ class _Book:
 
     def _hash(self, network: str, layer: str, bandwidth: str | float) -> ndarray:
         own = self.layer(network, layer)
-        return kernels_of(own, hash_weights(own.weight, bandwidth=bandwidth).values)
+        return kernels_of(own, torch.as_tensor(hash_weights(own.weight, bandwidth=bandwidth).values))
 
     def _equal(self, network: str, layer: str, bandwidth: str | float, up_to_scale: bool) -> ndarray:
         hashed, channels = self.hashed(network, layer, bandwidth), channels_of(self.layer(network, layer))
@@ -137,8 +146,8 @@ def _plain(book: _Book, network: str, layer: str, **_: Any) -> _Found:
     return _Found(kernels, np.zeros(outputs, int), "its kernels", words)
 
 
-_WAYS = {MERGING: _merging, EQUAL: partial(_equal, up_to_scale=False), MULTIPLES: partial(_equal, up_to_scale=True)}
-_WAYS |= {NOTHING: _plain}
+_WAYS: dict[str, Callable[..., _Found]] = {MERGING: _merging, NOTHING: _plain}
+_WAYS |= {EQUAL: partial(_equal, up_to_scale=False), MULTIPLES: partial(_equal, up_to_scale=True)}
 
 
 def _see_kernels(

@@ -31,6 +31,13 @@ def plot_kernels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Weights are grey, so that colours are left for groups: what belongs together has an outline of one colour and, since
     five colours come again, the group's number: beside the row of a filter, or in the corner of a kernel, where it
     counts the groups of that input channel.
+
+    Example:
+        >>> from redlab.kernel_groups import kernel_frame, kernels_of
+        >>> kernels = kernels_of(next(weight_layers(load_network("digits/resnet"))))
+        >>> frame = kernel_frame(kernels, np.zeros(16, int), filters=np.arange(4), channels=np.arange(1))
+        >>> plot_kernels(frame).get_xlabel()
+        'input channel'
     """
     ax = ax or _axes(9.5, 5.6)
     filters, channels = frame["filter"].unique(), frame["channel"].unique()
@@ -79,7 +86,7 @@ def _outline(ax: Axes, left: ndarray, right: ndarray, rows: ndarray, numbers: nd
     across = np.stack([left - reach, right + reach, right + reach, left - reach, left - reach], 1)
     down = np.stack([rows - reach, rows - reach, rows + reach, rows + reach, rows - reach], 1)
     colours = [colour_of(number) for number in numbers]
-    ax.add_collection(LineCollection(np.stack([across, down], 2), colors=colours, linewidths=1.8), autolim=False)
+    ax.add_collection(LineCollection(list(np.stack([across, down], 2)), colors=colours, linewidths=1.8), autolim=False)
 
 
 def _number(ax: Axes, x: ndarray, y: ndarray, numbers: ndarray) -> None:

@@ -37,6 +37,14 @@ def browse_masks(
 
     Raises:
         ValueError: no layer was watched, logits without k, k out of range; an unknown layer or epoch.
+
+    Example:
+        >>> logits = torch.stack([torch.eye(4), torch.eye(4).flip(0)])
+        >>> browser = browse_masks({"classifier": logits}, k=1)
+        >>> browser.values
+        {'layer': 'classifier', 'since': 'the epoch before', 'epoch': 1}
+        >>> len(browser.figure().axes)
+        4
     """
     logits, counts = _watched(trained, k)
     start = {"layer": layer, "since": since, "epoch": epoch}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from base64 import b64encode
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -68,11 +69,12 @@ class Panel:
 
     def measure(self) -> None:
         """Begin what takes long."""
+        if (measure := self.explorer.measure) is None:
+            return
         with self._turn:
-            values = dict(self.values)
             self.outcome.value = "measuring …"
             self.background.start(
-                lambda: self.explorer.measure(**values),
+                partial(measure, **self.values),
                 tell=lambda title, share: self._say(f"measuring … {escape(title)}, {share:.0%}"),
                 done=lambda words: self._say(f'<span role="status">{escape(words)}</span>'),
                 failed=lambda error: self._say(_alert(error)),

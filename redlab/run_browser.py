@@ -31,12 +31,14 @@ def compare_runs(folder: str | Path | None = None) -> RunPair:
 
     Runs are called by the parameters that differ between them. As the last line of a cell it looks for runs only where
     somebody is there to choose: elsewhere it shows one line, and the disk is left alone.
+    ``compare_runs("runs").figure(left="rule=kde", right="rule=lloyd", picture="02_error")`` draws a pair once.
 
     Arguments:
         folder: of a sweep, or any that holds runs; None: ``runs/`` of the checkout.
 
     Example:
-        >>> compare_runs("runs").figure(left="rule=kde", right="rule=lloyd", picture="02_error")
+        >>> compare_runs("runs")
+        Two runs side by side: live in JupyterLab (redlab lab), where one chooses both and a picture.
     """
     return RunPair(folder)
 
@@ -120,7 +122,9 @@ def _with_others(runs: Mapping[str, _Drawn]) -> dict[str, _Drawn]:
 
 def labelled(runs: Sequence[_Drawn]) -> dict[str, _Drawn]:
     """The runs by what differs between any of them, "rule=kde, bandwidth=silverman/4", in that order."""
-    names, seen, found = differing([own.parameters for own in runs]), Counter(), {}
+    names = differing([own.parameters for own in runs])
+    seen: Counter[str] = Counter()
+    found: dict[str, _Drawn] = {}
     for own in runs:
         label = label_of(own.parameters, names)
         seen[label] += 1  # paths that end alike

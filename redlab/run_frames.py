@@ -27,6 +27,17 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: no such folder. ValueError: a file of a finished run is damaged.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> facts = {"notebook": "02_hash_collapse", "parameters": {"quick": True}, "seconds": 12.5}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pd.DataFrame({"accuracy": [97.5]}).to_parquet(f"{folder}/results.parquet")
+        ...     _ = Path(folder, "run.json").write_text(json.dumps(facts))
+        ...     load_runs(folder)[["notebook", "quick", "accuracy", "seconds"]]
+                   notebook  quick  accuracy  seconds
+        0  02_hash_collapse   True      97.5     12.5
     """
     return join_runs(last_runs(Path(folder)), Path(folder))
 

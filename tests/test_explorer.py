@@ -64,7 +64,8 @@ def test_the_picture_on_paper_is_the_live_one():
     assert found.png({"start": 3, "step": 1}) == (image.getvalue(), "from 3 by 1")
 
 
-def test_a_runner_gets_a_line_and_makes_no_widget():
+def test_a_runner_gets_a_line_and_makes_no_widget(monkeypatch, tmp_path):
+    monkeypatch.setenv("REDLAB_OUT", str(tmp_path))  # even where another test has imported ipykernel
     found = explorer()
     assert found._repr_mimebundle_() == {"text/plain": repr(found)}
     assert "redlab lab" in repr(found)
