@@ -2,8 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# As root, or as who may become root without a password.
+CHROMIUM := sudo=; test "`id -u`" = 0 || sudo="sudo -n"; \
+  command -v apt-get >/dev/null && $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium fonts-dejavu-core
 
-.PHONY: help figures test test-slow lab bench zoo atlas refresh lint clean
+.PHONY: help figures test test-slow test-ui lab bench zoo atlas refresh lint docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -17,6 +20,12 @@ test: $(INSTALLED)  ## the tests
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+test-ui: $(INSTALLED)  ## the notebooks and their sliders in JupyterLab, in a real browser
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,ui]"
+	@$(BIN)/python -c 'from redlab.pdf import find_chromium; find_chromium()' 2>/dev/null || { $(CHROMIUM); } || { \
+	  echo "Chromium is not here, and can be installed by root only and where there is apt-get: install it, then make test-ui again" >&2; exit 1; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui -v
 
 lab: $(INSTALLED)  ## JupyterLab on notebooks/00_start_here.ipynb
 	@$(BIN)/python -m redlab.cli lab
@@ -33,12 +42,17 @@ atlas: $(INSTALLED)  ## measure the redundancy of every network for notebook 11;
 refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli refresh
 
-lint: $(INSTALLED)  ## what ruff has to say
+lint: $(INSTALLED)  ## style, which module imports which, and types
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/python -m mypy
+
+docs: $(INSTALLED)  ## the API reference, into build/docs/
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
 
 clean:  ## remove .venv and caches; runs/ and data/cache/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is touched last, so that an installation that failed is tried again.

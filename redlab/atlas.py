@@ -72,7 +72,6 @@ def measure_redundancy(
           or why it is not measured at all (shared with another layer, NaN), its numbers 0 but for the shape; or "".
 
     Example:
-        >>> from redlab import load_network
         >>> measure_redundancy(load_network("digits/mlp"))[["layer", "kind", "weights"]].iloc[-1].tolist()
         ['classifier', 'linear', 1280]
     """

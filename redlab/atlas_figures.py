@@ -5,6 +5,8 @@ Colour and marker stand for the kind of a layer, or for trained (red) against ra
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +27,14 @@ _BINS = 10  # of depth
 
 @styled
 def draw_atlas(atlas: pd.DataFrame, noise: pd.DataFrame, explained: pd.DataFrame, title: str = "") -> Figure:
-    """The poster: an atlas (``read_atlas``), ``measure_noise`` and ``explain_atlas`` in six pictures."""
+    """The poster: an atlas (``read_atlas``), ``measure_noise`` and ``explain_atlas`` in six pictures.
+
+    Example:
+        >>> atlas = measure_atlas(["digits/mlp"])
+        >>> figure = draw_atlas(atlas, measure_noise((100, 1000)), explain_atlas(atlas, resamples=10), "one network")
+        >>> figure.get_suptitle()
+        'one network'
+    """
     figure = plt.figure(figsize=(11.5, 12))
     grid = figure.add_gridspec(3, 2)
     layers, filters = compared_layers(atlas), compared_layers(atlas, filters=True)
@@ -45,6 +54,11 @@ def plot_atlas_values(layers: pd.DataFrame, noise: pd.DataFrame, ax: Axes | None
     """``compared_layers``: distinct values that hashing leaves against weights, a dot a layer (trained ones edged).
 
     The lines are what it leaves of random numbers (``measure_noise``).
+
+    Example:
+        >>> layers = compared_layers(measure_atlas(["digits/mlp"]))
+        >>> plot_atlas_values(layers, measure_noise((100, 1000))).get_xlabel()
+        'weights of a layer (log)'
     """
     ax = ax or _axes(6, 4.3)
     _scatter(ax, layers, "weights", layers["distinct"])
@@ -52,6 +66,7 @@ def plot_atlas_values(layers: pd.DataFrame, noise: pd.DataFrame, ax: Axes | None
         ax.plot(part["weights"], part["distinct"], linestyle=dash, color=INK, linewidth=1.2, label=f"{shape} noise")
     share = layers["distinct"].sum() / layers["weights"].sum()
     ax.set(xscale="log", yscale="log", xlabel="weights of a layer (log)", ylabel="distinct values after hashing (log)")
+    ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     _plain(ax.yaxis)
     ax.set_title(f"Values: hashing leaves one for every {1 / share:,.0f} weights")
     ax.legend(loc="lower right")
@@ -63,6 +78,10 @@ def plot_atlas_products(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """``compared_layers``: products left against the weights that an input channel meets (trained ones edged).
 
     The line is what chance leaves of the median layer of that size.
+
+    Example:
+        >>> plot_atlas_products(compared_layers(measure_atlas(["digits/mlp"]))).get_ylabel()
+        'products left (%, log)'
     """
     ax = ax or _axes(6, 4.3)
     _scatter(ax, layers, "unit", 100 * layers["products_measured"])
@@ -71,6 +90,7 @@ def plot_atlas_products(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(chance["unit"], 100 * chance["products_expected"], color=INK, linewidth=1, zorder=3, label="by chance")
     ratio = (layers["products_measured"] / layers["products_expected"]).groupby(layers["trained"]).median()
     ax.set(xscale="log", yscale="log", xlabel="weights that an input channel meets (log)")
+    ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     ax.set_ylabel("products left (%, log)")
     _plain(ax.yaxis)
     words = ", ".join(f"{name} {ratio[state]:.3f}" for state, _, _, name in _STATES if state in ratio)
@@ -82,7 +102,12 @@ def plot_atlas_products(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
 @styled
 def plot_atlas_filters(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """``compared_layers`` with ``filters``: near and alike filters by depth, means over layers, the network trained or
-    not."""
+    not.
+
+    Example:
+        >>> plot_atlas_filters(compared_layers(measure_atlas(["digits/mlp"]), filters=True)).get_title()
+        'Filters: 0 exact duplicates among 788 filters'
+    """
     ax = ax or _axes(6, 4.3)
     depth = ((layers["depth"] * _BINS).astype(int).clip(upper=_BINS - 1) + 0.5) / _BINS
     for state, colour, marker, name in (state for state in _STATES if (layers["trained"] == state[0]).any()):
@@ -90,7 +115,7 @@ def plot_atlas_filters(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
         networks = own["network"].nunique()
         for column, dash, face in (("near", "-", colour), ("alike", "--", "white")):
             means = 100 * own.groupby(depth)[column].mean()
-            look = {"linestyle": dash, "marker": marker, "color": colour, "markerfacecolor": face}
+            look: dict[str, Any] = {"linestyle": dash, "marker": marker, "color": colour, "markerfacecolor": face}
             ax.plot(means.index, means, **look, label=f"{column}, {name} ({networks} network{'s' * (networks != 1)})")
     copies = int(layers["duplicates"].sum())
     ax.set(xlabel="depth (first layer 0, last 1)", ylabel="filters with a near one (%)")
@@ -104,7 +129,13 @@ def plot_atlas_filters(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
 @styled
 def plot_atlas_kinds(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """``compared_layers``: by kind, distinct values over those that noise makes; a dot the median, a line the middle
-    half, a thin one from the 5th to the 95th hundredth."""
+    half, a thin one from the 5th to the 95th hundredth.
+
+    Example:
+        >>> ax = plot_atlas_kinds(compared_layers(measure_atlas(["digits/mlp"])))
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['linear']
+    """
     ax = ax or _axes(6, 4.3)
     kinds = [kind for kind in KINDS if (layers["kind"] == kind).any()]
     over = layers["distinct"] / layers["noise"]
@@ -138,6 +169,10 @@ def plot_twins(twins: pd.DataFrame, measure: str, ax: Axes | None = None) -> Axe
     Arguments:
         measure: "values" (distinct ones over those of uniform noise, geometric mean over layers), "products" (those
             left over those by chance, median over layers), or "near" (share of filters in percent).
+
+    Example:
+        >>> plot_twins(twin_layers(measure_atlas(["digits/mlp"])), "near").get_xlabel()
+        'near filters\\n(%)'
     """
     ax = ax or _axes(4, 3)
     names = list(dict.fromkeys(twins["network"]))
@@ -173,7 +208,7 @@ def _twin_values(twins: pd.DataFrame, measure: str) -> tuple[str, pd.DataFrame]:
 
 
 def _draw_twins(twins: pd.DataFrame, figure: Figure, place: mpl.gridspec.SubplotSpec) -> None:
-    axes = place.subgridspec(1, 3).subplots(sharey=True)
+    axes = cast(np.ndarray, place.subgridspec(1, 3).subplots(sharey=True))
     for ax, measure in zip(axes, ("values", "products", "near"), strict=True):
         plot_twins(twins, measure, ax)
     axes[1].set_title("Twins: trained, and the same network untrained")
@@ -181,7 +216,13 @@ def _draw_twins(twins: pd.DataFrame, figure: Figure, place: mpl.gridspec.Subplot
 
 @styled
 def plot_predictors(explained: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``explain_redundancy``, of one or several responses: the drop in R^2 without each predictor, and its interval."""
+    """``explain_redundancy``, of one or several responses: the drop in R^2 without each predictor, and its interval.
+
+    Example:
+        >>> ax = plot_predictors(explain_atlas(read_atlas(), resamples=10))
+        >>> ax.get_yticklabels()[0].get_text()
+        'weights (log)'
+    """
     ax = ax or _axes(6, 4.3)
     names = list(dict.fromkeys(explained["predictor"]))
     for k, (response, part) in enumerate(explained.groupby("response", sort=False)):
@@ -210,8 +251,9 @@ def _scatter(ax: Axes, layers: pd.DataFrame, x: str, y: pd.Series) -> None:
     for state, _, _, _ in _STATES:
         for kind in KINDS:
             own = (layers["kind"] == kind) & (layers["trained"] == state)
-            look = {"markersize": 4.5, "markeredgecolor": INK, "markeredgewidth": 0.6} if state else {"markersize": 3}
-            look |= {"alpha": 0.9 if state else 0.35, "rasterized": True}
+            look: dict[str, Any] = {"markersize": 3, "alpha": 0.35, "rasterized": True}
+            if state:
+                look |= {"markersize": 4.5, "markeredgecolor": INK, "markeredgewidth": 0.6, "alpha": 0.9}
             ax.plot(layers.loc[own, x], y[own], _MARKER[kind], color=_COLOUR[kind], **look)
 
 
@@ -221,8 +263,8 @@ def _kinds_of(layers: pd.DataFrame) -> list[Line2D]:
         for kind in KINDS
         if (layers["kind"] == kind).any()
     ]
-    edged = {"color": "white", "marker": "o", "linestyle": "", "markeredgecolor": INK}
-    return [*dots, Line2D([], [], **edged, label="edged: trained")]
+    edged = Line2D([], [], color="white", marker="o", linestyle="", markeredgecolor=INK, label="edged: trained")
+    return [*dots, edged]
 
 
 def _states_of(layers: pd.DataFrame) -> list[Line2D]:

@@ -20,7 +20,7 @@ def resolve_bandwidth(vector: Vector, bandwidth: str | float) -> float:
         return float(bandwidth)
     match = _BANDWIDTH.fullmatch(bandwidth)
     divisor = _positive(match[2] or "1") if match else None
-    if divisor is None:
+    if match is None or divisor is None:
         raise ValueError(
             f"unknown bandwidth {bandwidth!r}: use median_gap, mean_gap, scott or silverman, any of them over a "
             "positive number (silverman/8), or a positive number"

@@ -41,6 +41,13 @@ def correct_biases(
 
     Raises:
         ValueError: the networks don't have the same layers, or can't be traced; an unknown ``statistics``.
+
+    Example:
+        >>> folded = fold_batchnorm(load_network("digits/mlp")).network
+        >>> hashed = hash_network(folded, rule="uniform", levels=4).network
+        >>> result = correct_biases(hashed, folded)
+        >>> (result.layers["shift"] > 0).tolist()
+        [False, True, True]
     """
     corrected = copy_network(network)
     layers, before = _layers(corrected), _layers(original)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
 
-from redlab.figures import BLUE, RED, _axes, _legend, styled
+from redlab.figures import BLUE, RED, _axes, _legend, _plain_log, styled
 
 
 @styled
@@ -15,6 +14,11 @@ def plot_bound(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """An ``error_bound``: the bound and the measured error after each layer, relative to the layer's output (log).
 
     Zeros have no place on a logarithmic axis and are left out.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=20)
+        >>> plot_bound(error_bound(network, hash_network(network), images)).get_xscale()
+        'log'
     """
     ax = ax or _axes(7, 0.24 * len(frame) + 1.6)
     rows = np.arange(len(frame))
@@ -34,10 +38,10 @@ def plot_bound(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _whole_decades(ax: Axes, ends: np.ndarray) -> None:
-    """A logarithmic axis on which every name is a power of ten, however few of them the values span."""
+    """A logarithmic axis that reaches from one power of ten to another, however few of them the values span."""
     low, high = np.floor(ends[0]), np.ceil(ends[1])
     ax.set(xscale="log", xlim=(10 ** (low - 0.15), 10 ** (high + 0.15)))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    _plain_log(ax.xaxis)
 
 
 def _title(frame: pd.DataFrame) -> str:
@@ -51,4 +55,4 @@ def _title(frame: pd.DataFrame) -> str:
 
 
 def _times(exponent: float) -> str:
-    return f"{10**exponent:.2g}" if exponent < 3 else f"$10^{{{exponent:.1f}}}$"
+    return f"{10**exponent:.2g}" if exponent < 3 else f"10^{exponent:.1f}"

@@ -52,7 +52,7 @@ def record_calls(network: nn.Module, example: Tensor | None = None) -> dict[str,
     calls: dict[str, list[torch.Size]] = {}
 
     def run(copied: nn.Module, images: Tensor) -> None:
-        found = defaultdict(list)
+        found: dict[str, list[torch.Size]] = defaultdict(list)
         for layer in weight_layers(copied):
             if layer.parameter == "weight":
                 hook = partial(_take_down, found[layer.name])

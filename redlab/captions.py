@@ -18,7 +18,7 @@ _MOST = 8  # panels, or lines of a legend, that are named
 def describe(figure: Figure) -> str:
     """A figure's titles, what its axes show, and what its legend names, in a sentence each."""
     axes = [ax for ax in figure.axes if ax.get_visible()]
-    legends = [*figure.legends, *(ax.get_legend() for ax in axes if ax.get_legend())]
+    legends = [*figure.legends, *filter(None, (ax.get_legend() for ax in axes))]
     said = [
         _joined([figure.get_suptitle()]),
         _joined(ax.get_title() for ax in axes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -63,6 +64,12 @@ def prune_channels(
     Raises:
         ValueError: none of ``ratio``, ``products`` and ``count``, or the first beside another; an option out of range
             or unknown; scores of weights or of another network.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> pruned = prune_channels(network, score_channels(network, "magnitude"), ratio=0.5)
+        >>> pruned.plan["achieved"]
+        {'ratio': 0.5, 'products': 0.124984}
     """
     scores.check_of("channels")
     _check_groups(network, scores)
@@ -124,7 +131,7 @@ def _kept(
         check_share("ratio", ratio)
         return selector.at(ratio)
     if products is None:
-        return selector.without(most)
+        return selector.without(most or 0)
     check_share("products", products)
     left = products_of(network, scores.groups, cost)
     return selector.down_to(count_of(products, cost.attrs["products"]), left, most)
@@ -138,7 +145,7 @@ def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame)
         path = paths[layer.module]
         if layer.parameter == "weight" and not layer.skipped:
             shapes[f"{path}.weight".lstrip(".")] = tuple(layer.weight.shape)
-            products[f"{path}.weight".lstrip(".")] = costs.get(path, {}).get("products", 0)
+            products[f"{path}.weight".lstrip(".")] = costs.get(path, Counter())["products"]
     return Products(groups, shapes, products, cost.attrs["products"])
 
 

@@ -115,7 +115,7 @@ def _binary(flow: Flow, node: Node) -> Tensor:
                 )
             return sides[other].expand(value.shape)
     flow.moved += sides[1:] if operation(node) == "div" else []
-    flow.labels.unite(*sides, same=True)
+    flow.labels.unite(sides[0], sides[1], same=True)
     one, other = torch.broadcast_tensors(*sides)
     return move_rules.rectangular(flow, compact(torch.where(one < 0, other, one)).expand(value.shape))
 

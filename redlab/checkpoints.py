@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 from safetensors.torch import load_file
@@ -119,7 +119,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str = "
     Raises:
         ValueError: names or shapes disagree; the message names ``source`` and the tensors.
     """
-    state = OrderedDict(weights)
+    state: Any = OrderedDict(weights)
     # Some architectures (MNASNet) refuse weights without their version; a file without metadata is taken as current.
     version = getattr(network, "_version", None)
     state._metadata = getattr(weights, "_metadata", {"": {"version": version}})
@@ -171,18 +171,18 @@ def wanted_code(path: Path) -> list[str]:
     return sorted(name.replace(" ", ".") for name in names if not _HARMLESS.fullmatch(name))
 
 
-def collect_globals(file: BinaryIO, names: set[str]) -> None:
+def collect_globals(file: IO[bytes], names: set[str]) -> None:
     """Add "module name" of every global in the pickles of ``file``; it ends where the bytes stop being pickles."""
     strings: list[str] = []
     try:
         while True:  # torch's old format is several pickles in a row
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name in ("GLOBAL", "INST"):
-                    names.add(argument)
+                    names.add(str(argument))
                 elif opcode.name == "STACK_GLOBAL":
                     names.add(" ".join(strings[-2:]))
                 elif opcode.name in _STRING_OPCODES:
-                    strings.append(argument)
+                    strings.append(str(argument))
     except Exception:  # damaged files and raw tensor bytes; what was found so far is what there is to say
         return
 
@@ -208,7 +208,7 @@ def _describe(value: Any) -> str:
 def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     if not all(name.startswith(prefix) for name in tensors):
         return tensors
-    bare = OrderedDict((name.removeprefix(prefix), tensor) for name, tensor in tensors.items())
+    bare: Any = OrderedDict((name.removeprefix(prefix), tensor) for name, tensor in tensors.items())
     if metadata := getattr(tensors, "_metadata", None):
         # modules are listed without the last dot: "module.conv1", and "module" for the network itself
         bare._metadata = OrderedDict((f"{name}.".removeprefix(prefix)[:-1], v) for name, v in metadata.items() if name)

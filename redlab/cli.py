@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ from typer.core import TyperCommand
 
 from redlab.cli_compress import compress
 from redlab.cli_inspect import inspect
+from redlab.cli_lab import lab
 from redlab.cli_report import report
 from redlab.cli_sweep import sweep
 from redlab.terminal import stop
@@ -32,7 +31,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NOTEBOOK", help="Number, na
 class _PairsCommand(TyperCommand):
     """A command whose option -p takes two words, NAME VALUE, any number of times: typer itself knows no such option."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _join_pairs(args))
 
 
@@ -117,27 +116,11 @@ def refresh(
         stop("\n".join(["outputs differ from the committed ones", *lines]), code=1)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def lab(context: typer.Context) -> None:
-    """Open JupyterLab on notebooks/00_start_here.ipynb.
-
-    Further words go to JupyterLab: redlab lab --no-browser --port 9999
-    """
-    from redlab.paths import checkout, data_root
-
-    folder = _checked(checkout) / "notebooks"
-    # The address that it prints holds the page too, for those who have no browser where it runs.
-    page = "/lab/tree/00_start_here.ipynb" if (folder / "00_start_here.ipynb").is_file() else "/lab"
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", f"--LabApp.default_url={page}"]
-    # A relative REDLAB_DATA would be resolved in notebooks/; the kernel is to be this Python, not the user's "python3".
-    surroundings = {**os.environ, "REDLAB_DATA": str(data_root()), "JUPYTER_PREFER_ENV_PATH": "1"}
-    os.execve(sys.executable, [*command, *context.args], surroundings)
-
-
 app.command()(sweep)
 app.command()(report)
 app.command()(compress)
 app.command()(inspect)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(lab)
 
 
 def _checked(function: Callable, *args: Any) -> Any:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,7 +51,7 @@ def compress(
         from redlab.splitting import as_dense
         from redlab.storage import check_target, load_network
 
-        options = {"alpha": alpha, "strategy": strategy, "hashing": hashing}
+        options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "hashing": hashing}
         options |= {"max_error": max_error, "as_published": as_published}
         steps, rounded = steps_of(recipe, round_to=round_to, **options), steps_of(recipe, round_to=_ROUND_TO, **options)
         original = load_network(network)

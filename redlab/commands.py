@@ -26,7 +26,7 @@ def command_of(notebook: Path, params: dict[str, Any]) -> str:
 
 def _shortest(notebook: Path) -> str:
     """Its number where that means this notebook, its name otherwise."""
-    number = re.match(r"\d*", notebook.stem)[0]
+    number = re.sub(r"\D.*", "", notebook.stem)
     try:
         return number if find_notebook(number, notebook.parent) == notebook.resolve() else notebook.stem
     except ValueError:

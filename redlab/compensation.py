@@ -135,7 +135,7 @@ def _absorbed(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | No
         return "its criterion names no heirs"
     shares = np.zeros((group.size, group.size))
     for channel in np.flatnonzero(~kept):
-        heir = final_heir(heirs, kept, channel)
+        heir = final_heir(heirs, kept, int(channel))
         if heir >= 0:
             shares[channel, heir] = 1
     return [Share(member, shares[np.ix_(~kept, kept)]) for member in group.consumers]

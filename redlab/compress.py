@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -19,20 +20,20 @@ from redlab.result import Result
 _TRAINED_ON = {"digits": ("digits", ""), "cifar10": ("cifar10", "cifar10/cifar-10-batches-py")}
 
 
-def _merge(hashing: bool, max_error: float | None, as_published: bool, **merging: object) -> list[Step]:
+def _merge(hashing: bool, max_error: float | None, as_published: bool, **merging: Any) -> list[Step]:
     """RED's steps up to merging, hashed or not."""
     steps = _red(True, max_error, as_published, **merging)[:-1]
     return steps if hashing else [steps[0], steps[2]]
 
 
-def _red(hashing: bool, max_error: float | None, as_published: bool, **merging: object) -> list[Step]:
+def _red(hashing: bool, max_error: float | None, as_published: bool, **merging: Any) -> list[Step]:
     if max_error is not None or as_published:
         raise ValueError(f"{'as_published' if as_published else 'max_error'} belongs to the recipe red++")
     _check_hashing(hashing, "red")
     return red_steps(**merging)
 
 
-def _red_plus_plus(hashing: bool, max_error: float | None, as_published: bool, **merging: object) -> list[Step]:
+def _red_plus_plus(hashing: bool, max_error: float | None, as_published: bool, **merging: Any) -> list[Step]:
     _check_hashing(hashing, "red++")
     if as_published and max_error is not None:
         raise ValueError("as published there is no max_error: the bandwidth decides")

@@ -65,7 +65,7 @@ def _rows(module: nn.Module, weight: Tensor) -> int:
 def _groups(flow: Flow) -> list[Group]:
     entries, table = flow.entries, _slices(flow)
     is_made = np.array([entry.role == "producer" and is_layer(entry.node) for entry in entries], dtype=bool)
-    starts = np.flatnonzero(np.r_[True, table["root"][1:] != table["root"][:-1]]) if len(table) else []
+    starts = np.flatnonzero(np.r_[True, table["root"][1:] != table["root"][:-1]])
     reasons, alike, place = flow.labels.reasons(), defaultdict(list), {}
     for own in np.split(table, starts[1:]) if len(table) else []:
         made = is_made[own["entry"]]
@@ -104,7 +104,7 @@ def _slices(flow: Flow) -> np.ndarray:
         own["root"], own["entry"], own["ranks"], own["position"] = roots[position], number, ranks, position
         rows.append(own)
     table = np.concatenate(rows) if rows else np.empty(0, dtype=[("root", np.int64)])
-    return table[np.lexsort([table[name] for name in reversed(table.dtype.names)])]
+    return table[np.lexsort([table[name] for name in reversed(table.dtype.names or ())])]
 
 
 def _ranks(flow: Flow, same: list[np.ndarray]) -> np.ndarray:

@@ -81,6 +81,11 @@ def load_dataset(
         ValueError: an unknown name or split, a bad limit, damaged data (the message names the file).
         ConnectionError: it is missing and its download failed; the message says what to put where.
         FileNotFoundError: imagenet_folder is missing; it has no public download.
+
+    Example:
+        >>> image, label = load_dataset("digits", limit=10)[0]
+        >>> image.shape, label
+        (torch.Size([1, 8, 8]), 2)
     """
     if name not in _LOADERS:
         close = difflib.get_close_matches(str(name), _LOADERS, n=1)
@@ -100,6 +105,10 @@ def default_dataset(network_name: str) -> str:
 
     Raises:
         ValueError: it is not of one of the families; then the dataset has to be named.
+
+    Example:
+        >>> default_dataset("cifar10/resnet20")
+        'cifar10'
     """
     family = str(network_name).split("/")[0]
     if family not in _FAMILIES:

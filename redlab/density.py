@@ -33,6 +33,13 @@ class Density:
         modes: (p,) the local maxima M_1 < ... < M_p.
         cuts: (p - 1,) the local minima between them.
         bandwidth: h, in units of the weights; 0.0 for a constant layer.
+
+    Example:
+        >>> density = estimate_density(torch.tensor([0.0, 0.0, 1.0]), bandwidth=0.1)
+        >>> density.modes.round(3).tolist(), np.trapezoid(density.values, density.grid).round(3).item()
+        ([0.0, 1.0], 1.0)
+        >>> density.frame()["mark"].value_counts()[["mode", "cut"]].tolist()
+        [2, 1]
     """
 
     grid: Float64[ndarray, " m"]
@@ -66,8 +73,7 @@ def estimate_density(
         ValueError: no weights, NaN or inf among them, an unknown bandwidth or one that is not positive.
 
     Example:
-        >>> import numpy as np
-        >>> density = estimate_density(np.array([-1.0, -1.0, 1.0, 1.0, 1.0]), bandwidth=0.25)
+        >>> density = estimate_density(torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0]), bandwidth=0.25)
         >>> density.modes.round(3).tolist(), density.cuts.shape
         ([-1.0, 1.0], (1,))
     """

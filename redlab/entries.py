@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class Entry:
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype | str
+    dtype: Any
     file: Path
     offset: int = 0
     stride: tuple[int, ...] | None = None
@@ -82,7 +83,7 @@ class Entry:
         content = np.empty(count * self.dtype.itemsize, np.uint8)
         with self.file.open("rb", buffering=0) as file:
             file.seek(offset)
-            view, done = memoryview(content), 0
+            view, done = content.data, 0
             while done < len(view) and (got := file.readinto(view[done:])):  # one call reads 2 GB at most
                 done += got
         if done < len(view):

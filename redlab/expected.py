@@ -25,7 +25,7 @@ def expected_unique(counts: ndarray, n: int, replace: bool = False, total: int |
         ValueError: counts that are negative or no whole numbers, or more than ``total``; an ``n`` that isn't there.
 
     Example:
-        >>> round(expected_unique([1] * 365, 23, replace=True), 2)
+        >>> round(expected_unique(np.ones(365), 23, replace=True), 2)
         22.32
     """
     counts = np.asarray(counts, np.float64)

@@ -127,6 +127,12 @@ class Explorer:
         figure.savefig(image, dpi=_DPI)
         return image.getvalue(), words
 
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Width and height of ``png``."""
+        width, height = self.size
+        return round(width * _DPI), round(height * _DPI)
+
     @cached_property
     def panel(self) -> Panel:
         """The sliders and the picture, live."""
@@ -140,7 +146,8 @@ class Explorer:
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         if is_live():
-            return self.panel.view._repr_mimebundle_(**options)
+            # In words it is what a reader sees who opens the notebook without its kernel.
+            return {**self.panel.view._repr_mimebundle_(**options), "text/plain": repr(self)}
         return {"text/plain": repr(self)}
 
 

@@ -64,12 +64,13 @@ def find_extrema(vector: Vector, h: float) -> Extrema:
 def on_tiles(vector: Vector, h: float) -> Extrema:
     """The same for a grid of any length: sort, shorten the gaps that no kernel reaches across, walk tile by tile."""
     places = _Places(vector.weights if vector.ascending else np.sort(vector.weights), h / CELLS)
-    last, found = (np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)), []
+    last: list[ndarray] = [np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)]
+    found = []
     for start in range(0, places.size, _TILE):
-        slopes = _tile_slopes(places, start, min(start + _TILE, places.size))
-        slopes = tuple(np.concatenate(pair) for pair in zip(last, slopes, strict=True))
+        tile = _tile_slopes(places, start, min(start + _TILE, places.size))
+        slopes = [np.concatenate(pair) for pair in zip(last, tile, strict=True)]
         found.append(_extrema(*slopes))
-        last = tuple(part[-1:] for part in slopes)  # whether the next tile goes on as this one ends
+        last = [part[-1:] for part in slopes]  # whether the next tile goes on as this one ends
     turns, heights = (np.concatenate(part) for part in zip(*found, strict=True))
     turns, heights = places.weights_at(turns), heights * CELLS / (vector.size * h)
     return Extrema(turns, heights, turns, heights)
@@ -146,9 +147,9 @@ def _slopes(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, 
     hidden = _hidden(heights, start, stop)
     if not len(hidden[0]):
         return found
-    joined = [np.concatenate(pair) for pair in zip(found, hidden, strict=True)]
-    order = np.argsort(joined[0], kind="stable")
-    return tuple(part[order] for part in joined)
+    index, slope, height, place = (np.concatenate(pair) for pair in zip(found, hidden, strict=True))
+    order = np.argsort(index, kind="stable")
+    return index[order], slope[order], height[order], place[order]
 
 
 def _hidden(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:

@@ -78,7 +78,8 @@ def read_facts(path: Path) -> tuple[dict[str, Any], Recipe]:
 
 
 def _read_recipe(content: dict[str, Any], path: Path) -> Recipe:
-    name, shape, steps = (content.get(key) for key in ("architecture", "input_shape", "steps"))
+    read: list[Any] = [content.get(key) for key in ("architecture", "input_shape", "steps")]
+    name, shape, steps = read
     if not isinstance(name, str):
         _refuse(path, "the recipe's 'architecture' must be a name that load_network knows")
     whole = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)

@@ -64,8 +64,8 @@ def _effective(folded: nn.Module, member: Member) -> list[ndarray]:
     module, tensor = folded.get_submodule(path), _tensor(folded, member.tensor)
     if isinstance(module, _BatchNorm) and module.running_mean is not None:
         # One tensor of the norm stands for it; how its statistics scale is no distance, what it does to a channel is.
-        vectors = _scale_and_shift(module, tensor.device) if name == "running_mean" else ()
-        return [slices_of(vector, member.index) for vector in vectors]
+        scale_and_shift = _scale_and_shift(module, tensor.device) if name == "running_mean" else ()
+        return [slices_of(vector, member.index) for vector in scale_and_shift]
     if name == "bias" and isinstance(module, _ConvNd | nn.Linear):
         return []  # comes with the weight: before the fold it may not have been there
     vectors = [module.bias] if name == "weight" and _outputs(module, member) and module.bias is not None else []

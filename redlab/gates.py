@@ -129,7 +129,7 @@ def _of_gates(group: Group, products: _Products) -> dict[int, Tensor]:
 
 def gated(network: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor], images: Tensor) -> Tensor:
     """The output of ``network`` with ``gates`` (size,), one tensor a group, on what reads its channels."""
-    own = dict(network.named_parameters())
+    own: dict[str, Tensor] = dict(network.named_parameters())
     scaled: dict[str, Tensor] = {}
     for group, gate in zip(groups, gates, strict=True):
         for member in group.consumers:

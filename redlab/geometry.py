@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -114,8 +115,9 @@ class Geometry:
     def _reach_along(self, axis: int, size: int) -> list[tuple[int, ndarray]]:
         before, after = self.padding[axis]
         # Padding by other values than zeros shows an input position a second time.
-        mode = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}.get(self.padding_mode, self.padding_mode)
-        fill = {"constant_values": -1} if mode == "constant" else {}
+        numpy_modes: dict[str, Any] = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}
+        mode = numpy_modes.get(self.padding_mode, self.padding_mode)
+        fill: dict[str, Any] = {"constant_values": -1} if mode == "constant" else {}
         source = np.pad(np.arange(size), (before, after), mode, **fill)
         (outputs,) = Geometry.sizes(self._along(axis), (size,))
         places = np.arange(outputs)[:, None] * self.stride[axis] + np.arange(self.kernel[axis]) * self.dilation[axis]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,13 @@ class Hashed:
         codebook: (m,) the distinct values, ascending.
         modes: how many cells of the rule hold weights (exact zeros have no cell: they stay zero).
         unchanged: why the weights were left as they are, or "".
+
+    Example:
+        >>> hashed = hash_weights(torch.tensor([0.1, 0.1, 0.1, 0.5]), bandwidth=0.05)
+        >>> hashed.codes.tolist(), len(hashed.codebook)
+        ([0, 0, 0, 1], 2)
+        >>> torch.equal(hashed.codebook[hashed.codes.long()], hashed.values)
+        True
     """
 
     values: torch.Tensor | ndarray
@@ -88,7 +96,8 @@ def hash_weights(
         ValueError: no weights, NaN or inf among them, an unknown or contradictory option.
 
     Example:
-        >>> hashed = hash_weights(torch.tensor([0.10, 0.11, 0.12, -0.30, -0.31]), bandwidth=0.05, representative="mean")
+        >>> weights = torch.tensor([0.10, 0.11, 0.12, -0.30, -0.31])
+        >>> hashed = hash_weights(weights, bandwidth=0.05, representative="mean")
         >>> hashed.codebook, hashed.codes.tolist()
         (tensor([-0.3050,  0.1100]), [1, 1, 1, 0, 0])
     """
@@ -119,6 +128,14 @@ def hash_network(
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; a max_error for a layer that does not exist.
+
+    Example:
+        >>> result = hash_network(load_network("digits/mlp"))
+        >>> result.layers[["layer", "weights", "distinct_before", "distinct"]]
+                     layer  weights  distinct_before  distinct
+        0  hidden.0.linear    16384            16382        88
+        1  hidden.1.linear    32768            32760       100
+        2       classifier     1280             1280        39
     """
     bounds = max_error if isinstance(max_error, dict) else {}
     bound = None if isinstance(max_error, dict) else max_error
@@ -148,7 +165,7 @@ _COLUMNS = ["layer", "kind", "weights", "distinct_before", "distinct", "modes", 
 
 def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tensor | None]:
     """Hash one layer in place: its row of the table, and its codebook where it has one now."""
-    row = {"layer": layer.name, "kind": layer.kind, "skipped": layer.skipped}
+    row: dict[str, Any] = {"layer": layer.name, "kind": layer.kind, "skipped": layer.skipped}
     if layer.skipped:
         count = 0 if "lazy" in layer.skipped else layer.weight.numel()
         distinct = count_distinct(layer.weight) if count else 0
@@ -163,10 +180,10 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
     rows = _rows(layer)
     hashed = _hash(rows.reshape(-1, *rows.shape[-layer.weight.ndim + 1 :]), rule, force)
     with torch.no_grad():
-        rows.copy_(hashed.values.reshape(rows.shape))
+        rows.copy_(torch.as_tensor(hashed.values).reshape(rows.shape))
     row |= {"weights": before.size, "distinct_before": len(np.unique(before)), "distinct": len(hashed.codebook)}
     row |= {"modes": hashed.modes, "error": relative_error(before, _numpy(layer.weight).ravel())}
-    return row | {"skipped": hashed.unchanged}, hashed.codebook
+    return row | {"skipped": hashed.unchanged}, torch.as_tensor(hashed.codebook)
 
 
 def _rows(layer: Layer) -> torch.Tensor:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from redlab.figures import COLOURS, GREY, INK, RED, _axes, _legend, save_figure, styled
+from redlab.figures import COLOURS, GREY, INK, RED, _axes, _legend, _plain_log, figure_of, save_figure, styled
 from redlab.inspection import printable, wide_tensors
 
 _MOST_ROWS, _MOST_LETTERS = 40, 56
@@ -26,27 +25,39 @@ def save_figures(frame: pd.DataFrame, folder: Path) -> None:
     plots = {"values": plot_tensor_values, "error": plot_tensor_error}
     plots |= {"products": plot_tensor_products, "entropy": plot_tensor_entropy}
     for name, plot in plots.items() if wide_tensors(frame).any() else ():
-        ax = plot(frame)
-        save_figure(ax.figure, name, folder)
-        plt.close(ax.figure)
+        figure = figure_of(plot(frame))
+        save_figure(figure, name, folder)
+        plt.close(figure)
 
 
 @styled
 def plot_tensor_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Distinct values of each tensor of two axes or more, before and after hashing (log scale)."""
+    """Distinct values of each tensor of two axes or more, before and after hashing (log scale).
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_values(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'distinct values (log)'
+    """
     ax, part, place = _stage(frame, ax)
     _dots(ax, part["distinct_before"], place, GREY, "o", "before")
     _dots(ax, part["distinct"], place, RED, "s", "after hashing")
     share = part["distinct"].sum() / part["distinct_before"].sum()
     ax.set(xscale="log", xlabel="distinct values (log)", title=f"Hashing keeps {share:.2%} of the distinct values")
-    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    _plain_log(ax.xaxis)
     _legend(ax)
     return ax
 
 
 @styled
 def plot_tensor_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Relative L2 error of hashing each tensor of two axes or more."""
+    """Relative L2 error of hashing each tensor of two axes or more.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_error(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'relative L2 error of hashing (%)'
+    """
     ax, part, place = _stage(frame, ax)
     _dots(ax, 100 * part["error"], place, COLOURS[0], "o", "")
     mean = 100 * part["error"].mean()
@@ -57,7 +68,13 @@ def plot_tensor_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_tensor_products(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Products left of each tensor of two axes or more, each distinct one of an input channel computed once."""
+    """Products left of each tensor of two axes or more, each distinct one of an input channel computed once.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_products(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'products left (%)'
+    """
     ax, part, place = _stage(frame, ax)
     weights = part["weights"]
     _dots(ax, 100 * part["measured"] / weights, place, COLOURS[1], "D", "counted")
@@ -71,7 +88,13 @@ def plot_tensor_products(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_tensor_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Bits a weight of each tensor of two axes or more: as stored, and the entropy of its hashed values."""
+    """Bits a weight of each tensor of two axes or more: as stored, and the entropy of its hashed values.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_entropy(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'bits a weight'
+    """
     ax, part, place = _stage(frame, ax)
     stored = part["dtype"].map(_bits)
     _dots(ax, stored, place, GREY, "|", "as stored")
@@ -125,4 +148,4 @@ def _dots(ax: Axes, values: pd.Series, place: np.ndarray, colour: str, marker: s
 
 def _bits(dtype: str) -> int:
     """float8_e4m3fn: 8."""
-    return int(re.search(r"[0-9]+", dtype)[0])
+    return int(re.findall(r"[0-9]+", dtype)[0])

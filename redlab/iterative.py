@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from redlab.baselines import CRITERIA, find_criterion
-from redlab.baselines.spp import spp
 from redlab.channel_pruning import prune_channels
 from redlab.fine_tuning import FineTuning, draw, seed_of
 from redlab.groups import Group
@@ -26,6 +25,7 @@ from redlab.rounds import Rounds
 from redlab.scores import Scores
 from redlab.scoring import score_channels
 from redlab.selection import Selector, check_share, count_of
+from redlab.spp import spp
 from redlab.states import assign, tensors_of
 
 
@@ -56,7 +56,7 @@ def iterative_prune(
 
     Arguments:
         network: left untouched, as is torch's global random state.
-        criterion: one of ``score_channels``; or "spp", for which ``redlab.baselines.spp`` says what differs.
+        criterion: one of ``score_channels``; or "spp", for which ``redlab.spp`` says what differs.
         dataset: of (image, label), for scores and learning; None where neither needs any.
         target: the share of the network's products to keep, in [0, 1]; each coupled group keeps its best channel.
         step: channels that go in a round, or their share of those that may go, in (0, 1), at least one. Where
@@ -79,6 +79,11 @@ def iterative_prune(
     Raises:
         ValueError: an unknown criterion, option or key, a number out of range, no images, a folder of another call.
         OSError: the state could not be written; the one before is still there.
+
+    Example:
+        >>> result = iterative_prune(load_network("digits/mlp"), "magnitude", None, target=0.5, step=100)
+        >>> [row["channels"] for row in result.plan["history"]], result.plan["achieved"]["products"]
+        ([284, 252], 0.497462)
     """
     tuning = None if fine_tune is None else FineTuning.of(fine_tune)
     if criterion == "spp":
@@ -137,7 +142,7 @@ class _Asked:
     @property
     def draws(self) -> bool:
         """Whether the criterion takes a seed."""
-        return "seed" in inspect.signature(CRITERIA[self.criterion].channels).parameters
+        return "seed" in inspect.signature(CRITERIA[self.criterion].scorer("channels")).parameters
 
 
 class _ByScores(Rounds):
@@ -150,7 +155,11 @@ class _ByScores(Rounds):
         if recipe_of(self.network) is None:  # what is done to it is written down there
             self.network.redlab = Recipe("", tuple(self.example.shape[1:]))
         self._averages = np.full(self.lineage.total, np.nan)
-        self._before = len(recipe_of(self.network).steps)
+        self._before = len(self._recipe.steps)
+
+    @property
+    def _recipe(self) -> Recipe:
+        return self.network.redlab
 
     def rounds(self) -> Iterator[dict[str, Any]]:
         products = self.products()
@@ -190,7 +199,7 @@ class _ByScores(Rounds):
         return next((k for k in counts if any(not kept.all() for kept in selector.without(k).values())), 0)
 
     def _remove(self, scores: Scores, count: int, share: float) -> None:
-        limits = {"count": count, "scope": self.asked.scope, "round_to": self.asked.round_to}
+        limits: dict[str, Any] = {"count": count, "scope": self.asked.scope, "round_to": self.asked.round_to}
         pruned = prune_channels(self.network, scores, products=share, **limits, example=self.example)
         self.lineage.follow(pruned.plan)
         self.network = pruned.network
@@ -210,12 +219,12 @@ class _ByScores(Rounds):
             del self.network.redlab
 
     def state(self) -> dict[str, Any]:
-        steps = list(recipe_of(self.network).steps[self._before :])
+        steps = list(self._recipe.steps[self._before :])
         own = {"steps": steps, "tensors": tensors_of(self.network), "skipped": self.skipped}
         return own | {"averages": torch.from_numpy(self._averages)}
 
     def resume(self, state: dict[str, Any]) -> None:
-        recipe = recipe_of(self.network)
+        recipe = self._recipe
         for step in state["steps"]:
             self.network = take_step(self.network, step)
             if step["step"] == "plan":

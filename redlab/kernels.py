@@ -87,7 +87,8 @@ def _kernel_manager(environment: dict[str, str]) -> type:
         def _encrypted(self) -> str:
             return "auto"  # free, and it silences the warning about kernels that anyone on the machine may talk to
 
-        async def start_kernel(self, **options: Any) -> None:
+        # As in jupyter_client, the method of an asynchronous manager stands in for one that is not.
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             await super().start_kernel(**{**options, "env": environment})
 
     return Manager

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -33,6 +34,11 @@ class Latency:
         threads: of PyTorch on the CPU.
         layout: "nchw" (PyTorch's own order) or "channels_last".
         device: "cpu", "cuda:0", ...
+
+    Example:
+        >>> latency = measure_latency(load_network("digits/mlp"), batch=8, repeats=3, layout="nchw")
+        >>> latency.batch, latency.layout, latency.device
+        (8, 'nchw', 'cpu')
     """
 
     median: float
@@ -71,6 +77,11 @@ def measure_latency(
 
     Raises:
         ValueError: an option that makes no sense, or an example that the network doesn't accept.
+
+    Example:
+        >>> latency = measure_latency(load_network("digits/mlp"), batch=8, repeats=3, layout="nchw")
+        >>> 0 < latency.q25 <= latency.median <= latency.q75
+        True
     """
     contestants = _contestants({"": network}, example, batch, layout)
     with _threads(threads):
@@ -97,11 +108,18 @@ def compare_latency(
 
     Raises:
         ValueError: no networks, or as in ``measure_latency``.
+
+    Example:
+        >>> network = load_network("digits/mlp")
+        >>> frame = compare_latency({"as trained": network, "folded": fold_batchnorm(network).network}, repeats=3)
+        >>> frame["network"].tolist(), frame["ratio"][0].item()
+        (['as trained', 'folded'], 1.0)
     """
     if not networks:
         raise ValueError("nothing to compare: networks is empty")
     contestants = _contestants(networks, example, batch, layout)
-    rows, first = [], None
+    rows: list[dict[str, Any]] = []
+    first = None
     with _threads(threads):
         rounds = _rounds(contestants, repeats)
         for name in networks:

@@ -39,7 +39,12 @@ class Layer:
 
 
 def weight_layers(network: nn.Module) -> Iterator[Layer]:
-    """Every conv and linear weight of ``network``, in the order of its modules, shared ones once for each owner."""
+    """Every conv and linear weight of ``network``, in the order of its modules, shared ones once for each owner.
+
+    Example:
+        >>> [(layer.name, tuple(layer.weight.shape)) for layer in weight_layers(load_network("digits/mlp"))]
+        [('hidden.0.linear', (256, 64)), ('hidden.1.linear', (128, 256)), ('classifier', (10, 128))]
+    """
     owners: dict[int, str] = {}
     for path, module in network.named_modules():
         for parameter in _weight_names(module):

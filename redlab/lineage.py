@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Lineage:
         member = next(m for m in group.producers if (m.tensor, m.dim) in self._numbers)
         return self._numbers[member.tensor, member.dim][member.index[:, 0].numpy()]
 
-    def follow(self, plan: Mapping[str, Any]) -> None:
+    def follow(self, plan: dict[str, Any]) -> None:
         """``plan`` was applied to the network as it was until now."""
         for (tensor, dim), edit in edits_of(plan).items():
             if (tensor, dim) not in self._numbers:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -206,15 +207,16 @@ def _avg_pool(node: Node, constants: Constants) -> float:
     given, dims = arguments(node), int(operation(node)[-2])
     if given.get("divisor_override"):
         refuse(node, "it has a divisor of its own")
-    kernel, rest = _each(given["kernel_size"], dims), (given["ceil_mode"], given["count_include_pad"])
+    kernel = _each(given["kernel_size"], dims)
+    pool = partial(F.avg_pool1d, ceil_mode=given["ceil_mode"], count_include_pad=given["count_include_pad"])
     axes = zip(kernel, _each(given["stride"] or kernel, dims), _each(given["padding"], dims), strict=True)
-    return _along_axes(node, [lambda eye, axis=axis: F.avg_pool1d(eye, *axis, *rest) for axis in axes])
+    return _along_axes(node, [partial(pool, kernel_size=k, stride=s, padding=p) for k, s, p in axes])
 
 
 def _adaptive_avg_pool(node: Node, constants: Constants) -> float:
     dims = int(operation(node)[-2])
     sizes = _each(arguments(node)["output_size"], dims)
-    return _along_axes(node, [lambda eye, size=size: F.adaptive_avg_pool1d(eye, size) for size in sizes])
+    return _along_axes(node, [partial(F.adaptive_avg_pool1d, output_size=size) for size in sizes])
 
 
 def _pad(node: Node, constants: Constants) -> float:
@@ -223,7 +225,7 @@ def _pad(node: Node, constants: Constants) -> float:
     if given["mode"] == "constant":
         return 1.0
     pairs = list(zip(given["pad"][::2], given["pad"][1::2], strict=True))[::-1]  # torch names the last axis first
-    return _along_axes(node, [lambda eye, pair=pair: F.pad(eye, pair, mode=given["mode"]) for pair in pairs])
+    return _along_axes(node, [partial(F.pad, pad=pair, mode=given["mode"]) for pair in pairs])
 
 
 def _along_axes(node: Node, maps: list[Callable[[Tensor], Tensor]]) -> float:

@@ -83,6 +83,12 @@ def train_masks(
 
     Raises:
         ValueError: a network without masks, a number out of range, an unknown layer; and as ``train``.
+
+    Example:
+        >>> masked = sparsify(load_network("digits/mlp"), keep=0.25)
+        >>> trained = train_masks(masked, load_dataset("digits", "train", limit=64), epochs=2)
+        >>> trained.history["temperature"].tolist(), sorted(set(trained.metrics["epoch"]))
+        ([5.0, 0.5], [0, 1, 2])
     """
     sparsity = sparsity_of(network)
     if unknown := [name for name in watch if name not in sparsity.masks]:
@@ -134,6 +140,15 @@ def prune_by_masks(
         products: the share of the network's products to keep, in [0, 1]: every coupled group keeps the same share of
             its channels, the largest that reaches it (our choice), and at least one.
         start: of the logits, as in ``sparsify``; ``training`` and ``epochs`` as in ``train_masks``.
+
+    Example:
+        >>> images = load_dataset("digits", "train", limit=64)
+        >>> result = prune_by_masks(load_network("digits/mlp"), images, products=0.5, epochs=1)
+        >>> result.layers[["layer", "channels_before", "channels_after"]]
+                     layer  channels_before  channels_after
+        0  hidden.0.linear              256             165
+        1  hidden.1.linear              128              83
+        2       classifier               10              10
     """
     check_share("products", products)
     scores, cost = score_channels(network, "magnitude"), measure_cost(network)
@@ -156,7 +171,8 @@ class _Schedule:
     def at(self, number: int) -> tuple[float, float]:
         """Temperature and noise of minibatch ``number``, from 0."""
         share = number / max(self.epochs * self.minibatches - 1, 1)
-        return tuple(first + (last - first) * share for first, last in (self.temperatures, self.noises))
+        temperature, noise = (first + (last - first) * share for first, last in (self.temperatures, self.noises))
+        return temperature, noise
 
     def set(self, network: nn.Module, number: int) -> None:
         """Tell every mask."""

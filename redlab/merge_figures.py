@@ -15,7 +15,12 @@ _LINE = 16
 
 @styled
 def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``Result.layers`` of merging: the share of each layer's channels that is gone, and why some layers stay."""
+    """``Result.layers`` of merging: the share of each layer's channels that is gone, and why some layers stay.
+
+    Example:
+        >>> plot_merges(merge_neurons(load_network("digits/mlp"), alpha=0.1).layers).get_title()
+        'Merging keeps 357 of 394 channels (90.6%)'
+    """
     ax = ax or _axes(7, 0.26 * len(frame) + 1.4)
     rows, size = np.arange(len(frame)), frame["channels_before"].clip(lower=1)
     merged, dead = 100 * frame["merged"] / size, 100 * frame["dead"] / size
@@ -40,6 +45,12 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Filters that merge, the members of a cluster side by side; columns of ``merged_filters``.
 
     Each filter is a small image, a row for each input channel and a column for each tap; blue is negative.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> first, tree = next(weight_layers(network)), merge_trees(network)["conv1"]
+        >>> plot_filters(merged_filters(first, tree, merged=4)).get_title()
+        'Filters that merge'
     """
     clusters = [_images(part) for _, part in frame.groupby("cluster", sort=False)]
     if not clusters:
@@ -59,10 +70,10 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             x += _space(cluster)
             places.append((x - _space(cluster) - _width([cluster]) / 2, y + height))
     picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
-    for (x, y), (_, part) in zip(places, frame.groupby("cluster", sort=False), strict=True):
+    for place, (_, part) in zip(places, frame.groupby("cluster", sort=False), strict=True):
         names = list(dict.fromkeys(part["filter"]))
         more = f" and {part['size'].iloc[0] - len(names)} more" if part["size"].iloc[0] > len(names) else ""
-        ax.annotate(", ".join(map(str, names)) + more, (x, y), ha="center", va="top", fontsize=9)
+        ax.annotate(", ".join(map(str, names)) + more, place, ha="center", va="top", fontsize=9)
     ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.8)
     _bare(ax)
     ax.set(xlabel="filters by number; each a row per input channel, a column per tap", title="Filters that merge")
@@ -71,7 +82,13 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_distances(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Distances between filters as a matrix in the order of the frame; columns filter, other, distance."""
+    """Distances between filters as a matrix in the order of the frame; columns filter, other, distance.
+
+    Example:
+        >>> trees = merge_trees(load_network("digits/resnet"))
+        >>> plot_distances(filter_distances(trees["conv1"])).get_title()
+        'Distances, in the order of the dendrogram'
+    """
     ax = ax or _axes(6, 5)
     n = frame["filter"].nunique()
     matrix = frame["distance"].to_numpy().reshape(n, n)
@@ -88,7 +105,14 @@ def plot_distances(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_alphas(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Accuracy against the share of channels that is gone, one line a ``method``; columns share, accuracy, method."""
+    """Accuracy against the share of channels that is gone, one line a ``method``; columns share, accuracy, method.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = compare_merges(network, images, [{"alpha": 0.1}, {"alpha": 0.2}])
+        >>> plot_alphas(frame.assign(method="complete")).get_xlabel()
+        'channels gone (%)'
+    """
     ax = ax or _axes(7, 4.5)
     _lines(ax, frame.assign(gone=100 * (1 - frame["share"])), "gone", "accuracy", "method")
     if (before := frame.attrs.get("before")) is not None:

@@ -73,7 +73,12 @@ def merge_neurons(
         ValueError: NaN or inf weights, with the layer's name; an option out of range or unknown; no tracing.
 
     Example:
-        >>> merge_neurons(fold_batchnorm(load_network("digits/resnet")).network, alpha=0.1)
+        >>> print(merge_neurons(fold_batchnorm(load_network("digits/resnet")).network, alpha=0.1))
+        plan(alpha=0.1, strategy='constant', linkage='complete', alpha_of='share', dead=True, round_to=1)
+        channels: 250 -> 231 (92.400% left)
+        parameters: 74,762 -> 63,209 (84.547% left)
+        products: 747,136 -> 642,182 (85.952% left)
+        8 layers, 1 skipped: linear (network output)
     """
     options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)
     return _Merger(network, example).merge(options)
@@ -84,6 +89,11 @@ def merge_each(network: nn.Module, settings: list[dict], example: Tensor | None 
     """``merge_neurons`` once for each of ``settings`` (its keywords): coupled once, one dendrogram for every alpha.
 
     Raises: as ``merge_neurons``.
+
+    Example:
+        >>> merged = merge_each(load_network("digits/mlp"), [{"alpha": 0.1}, {"alpha": 0.2}])
+        >>> [int(result.layers["merged"].sum()) for result in merged]
+        [37, 76]
     """
     options = [Options(**setting) for setting in settings]
     merger = _Merger(network, example)
@@ -96,9 +106,21 @@ def merge_trees(network: nn.Module, linkage: str = "complete", example: Tensor |
 
     Raises:
         ValueError: NaN or inf weights, an unknown linkage, or the network can't be traced.
+
+    Example:
+        >>> trees = merge_trees(load_network("digits/resnet"))
+        >>> list(trees)
+        ['conv1', 'layer1.0.conv1', 'layer2.0.conv1', 'layer2.0.conv2', 'layer3.0.conv1', 'layer3.0.conv2']
     """
+    return {group.name: tree for group, tree in merge_groups(network, linkage, example) if tree is not None}
+
+
+def merge_groups(
+    network: nn.Module, linkage: str = "complete", example: Tensor | None = None
+) -> list[tuple[Group, Dendrogram | None]]:
+    """``merge_trees`` with the groups themselves, and those that may not merge: they have no tree."""
     merger = _Merger(network, example)
-    return {group.name: merger.neurons(group, linkage, dead=False).tree for group in merger.groups}
+    return [(own, None if own.frozen else merger.neurons(own, linkage, dead=False).tree) for own in merger.all]
 
 
 @dataclass(frozen=True)
@@ -157,8 +179,8 @@ class _Merger:
     def __init__(self, network: nn.Module, example: Tensor | None) -> None:
         _check_weights(network)
         self.network, self.example = network, example
-        self._all = couple(network, example)
-        self.groups = [group for group in self._all if not group.frozen]
+        self.all = couple(network, example)
+        self.groups = [group for group in self.all if not group.frozen]
         self._grown: dict[tuple, _Neurons] = {}
 
     @cached_property
@@ -184,9 +206,9 @@ class _Merger:
             where = _destinations(neurons, _gone(neurons, share, options.alpha_of), options.round_to)
             if where != list(range(group.size)):
                 destinations[group.name] = where
-        plan = make_plan(self._all, destinations) | {"options": asdict(options)}
+        plan = make_plan(self.all, destinations) | {"options": asdict(options)}
         merged = apply_plan(self.network, plan)
-        table = channel_table(self.network, merged, self._all, destinations, self.example, self._cost)
+        table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)
         return Result(merged, table, plan)
 
 

@@ -9,6 +9,7 @@ variance 1.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -205,7 +206,14 @@ def _moments(value: Any) -> Moments:
     return Moments(value, torch.zeros_like(value))
 
 
-_RULES = {"add": _sum, "sub": _difference, "mul": _product, "div": _quotient, "cat": _joined, "concat": _joined}
+_RULES: dict[str, Callable[..., Any]] = {
+    "add": _sum,
+    "sub": _difference,
+    "mul": _product,
+    "div": _quotient,
+    "cat": _joined,
+    "concat": _joined,
+}
 
 
 def _flat(args: Any) -> list:

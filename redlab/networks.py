@@ -78,7 +78,12 @@ _KNOWN = {
 
 
 def list_networks() -> list[str]:
-    """Every name that ``load_network`` knows: redlab's own, then ``torchvision/...``."""
+    """Every name that ``load_network`` knows: redlab's own, then ``torchvision/...``.
+
+    Example:
+        >>> list_networks()[:3], "torchvision/resnet50" in list_networks()
+        (['digits/resnet', 'digits/mobilenet', 'digits/mlp'], True)
+    """
     return [*_KNOWN, *(_TORCHVISION + name for name in _zoo().names())]
 
 
@@ -116,8 +121,8 @@ def default_weights(name: str) -> dict[str, Tensor]:
 
 
 def _download_of(name: str) -> _Download:
-    if name in _KNOWN:
-        return _KNOWN[name].download
+    if (own := _KNOWN.get(name)) and own.download:
+        return own.download
     url, file, sha256 = _zoo().source(_torchvision_name(name))
     return _Download(f"weights/torchvision/{file}", sha256, url, f"torchvision's weights of {name}")
 
@@ -154,6 +159,12 @@ def example_input(network: nn.Module) -> Tensor:
 
     Raises:
         ValueError: none of these applies; the message asks for ``example=``.
+
+    Example:
+        >>> example_input(load_network("digits/resnet")).shape
+        torch.Size([1, 1, 8, 8])
+        >>> example_input(torch.nn.Linear(3, 2)).shape
+        torch.Size([1, 3])
     """
     shape = _shape_of(network)
     if shape is None:

@@ -31,11 +31,12 @@ def find_notebook(name: str | int | Path, folder: Path | None = None) -> Path:
     Raises:
         ValueError: where none or several fit, with the names that are known.
     """
-    if str(name).endswith(".ipynb") and Path(name).is_file():
-        return Path(name).resolve()
+    wanted = str(name)
+    if wanted.endswith(".ipynb") and Path(wanted).is_file():
+        return Path(wanted).resolve()
     folder = (folder or checkout() / "notebooks").resolve()
     known = list_notebooks(folder)
-    wanted = str(name).removesuffix(".ipynb")  # a path that leads nowhere stays one, and fits no name
+    wanted = wanted.removesuffix(".ipynb")  # a path that leads nowhere stays one, and fits no name
     found = _matches(wanted, known)
     if len(found) == 1:
         return folder / f"{found[0]}.ipynb"
@@ -48,7 +49,7 @@ def _matches(wanted: str, known: list[str]) -> list[str]:
     if wanted in known:
         return [wanted]
     if wanted.isdigit():
-        return [name for name in known if int(re.match(r"\d+", name)[0]) == int(wanted)]
+        return [name for name in known if int(re.sub(r"\D.*", "", name)) == int(wanted)]
     return [name for name in known if wanted and wanted.lower() in name.lower()]
 
 
@@ -89,7 +90,7 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
     for statement in _statements(notebook, tagged[0]["source"]):
         for target in _targets(statement):
             # What n += 1 leaves in n stands nowhere as a literal.
-            value = None if isinstance(statement, ast.AugAssign) else statement.value
+            value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
             defaults[target] = _literal(notebook, target, value)
     return defaults
 
@@ -109,7 +110,7 @@ def _targets(statement: ast.stmt) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _literal(notebook: Path, name: str, node: ast.expr | None) -> Any:
+def _literal(notebook: Path, name: str, node: Any) -> Any:
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError):

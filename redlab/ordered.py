@@ -66,7 +66,8 @@ def _runs(ordered: ndarray) -> Iterator[tuple[ndarray, ndarray]]:
 
 def own_values(ordered: ndarray) -> tuple[int, float, ndarray]:
     """How many distinct values there are, their entropy in bits a weight, and how often they are there, zero apart."""
-    distinct, bits, often = 0, 0.0, Counter()
+    often: Counter[float] = Counter()
+    distinct, bits = 0, 0.0
     for values, counts in _runs(ordered):
         distinct += len(values)
         bits += bits_of(counts, ordered.size)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,9 @@ def pack(network: nn.Module, hashed: bool) -> tuple[dict[str, Tensor], dict[str,
     Raises:
         ValueError: the state dict holds something else than dense tensors with values.
     """
-    tensors, first, tied, packed = {}, {}, {}, []
+    tensors: dict[str, Tensor] = {}
+    first: dict[int, str] = {}  # by the id of a tensor, its first name
+    tied, packed = {}, []
     for name, tensor in network.state_dict(keep_vars=True).items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ValueError(f"{name} cannot be saved: it is no dense tensor with values")
@@ -51,7 +54,8 @@ def unpack(network: nn.Module, tensors: dict[str, Tensor], tied: dict, packed: l
     Raises:
         ValueError: they don't fit the network or each other; the message names ``source``.
     """
-    state = OrderedDict((name, tensor.clone()) for name, tensor in tensors.items())  # no longer the file's own pages
+    # Clones are no longer the file's own pages.
+    state: Any = OrderedDict((name, tensor.clone()) for name, tensor in tensors.items())
     try:
         blank = network.state_dict()
         for name in packed:

@@ -48,7 +48,7 @@ def bin_cubic(weights: ndarray, origin: float, step: float, size: int) -> ndarra
     The shares sum to one and keep the weight's first three moments; the outer two are negative. The weights must lie
     between the second and the last but two points.
     """
-    return sum(_bin_cubic(part, origin, step, size) for part in _parts(weights))
+    return sum((_bin_cubic(part, origin, step, size) for part in _parts(weights)), np.zeros(()))
 
 
 def _parts(weights: ndarray) -> Iterator[ndarray]:

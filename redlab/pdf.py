@@ -10,8 +10,9 @@ from pathlib import Path
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 # Headless, nothing fetched in the background, and no line with the file's address on every page.
-_QUIET = ("--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-_QUIET += ("--disable-component-update", "--disable-sync", "--disable-extensions", "--hide-scrollbars")
+_QUIET: tuple[str, ...] = ("--headless", "--disable-gpu", "--disable-quic", "--no-first-run")
+_QUIET += ("--disable-background-networking", "--disable-component-update", "--disable-sync")
+_QUIET += ("--disable-extensions", "--hide-scrollbars")
 _PRINT = ("--no-pdf-header-footer", "--generate-pdf-document-outline")
 
 

@@ -139,7 +139,7 @@ def _outline(path: Path, records: dict[int, int]) -> Any:
             storages = [tensor.untyped_storage() for _, tensor in _walk(content)]
         except Exception:  # loading it whole will fail as well, and say why
             return None
-        if all(records.get(getattr(storage, _PLACE, None)) == storage.nbytes() for storage in storages):
+        if all(records.get(getattr(storage, _PLACE, -1)) == storage.nbytes() for storage in storages):
             return content
     return None
 
@@ -190,20 +190,21 @@ def _entry(path: Path, name: str, tensor: Tensor, held: bool, skipped: str = "")
             f"lies about {name!r}: {shown} elements are {claimed:,} bytes, its storage holds {stored:,}; "
             "save a clone() of the tensor",
         )
-    offset = (getattr(storage, _PLACE, None) or 0) + tensor.storage_offset() * bytes_each
+    offset = (getattr(storage, _PLACE, None) or 0) + int(tensor.storage_offset()) * bytes_each
     stride = None if tensor.is_contiguous() else tensor.stride()
     return Entry(name, shape, dtype, path, offset, stride, "", skipped, tensor if held and not skipped else None)
 
 
 def _sharing(entries: list[Entry], tensors: list[Tensor]) -> list[Entry]:
     """The entries, of which the first ones are those of ``tensors``, told whose bytes they share."""
-    found, seen = list(entries), {}
+    found = list(entries)
+    seen: dict[int, list[tuple[int, int, str]]] = {}
     for k, tensor in enumerate(tensors):
         if entries[k].skipped or not entries[k].size:
             continue
         storage = tensor.untyped_storage()
         others = seen.setdefault(getattr(storage, _PLACE, None) or storage.data_ptr(), [])
-        begin = tensor.storage_offset() * tensor.element_size()
+        begin = int(tensor.storage_offset()) * tensor.element_size()
         end = begin + span_of(tuple(tensor.shape), tensor.stride()) * tensor.element_size()
         owner = next((name for first, last, name in others if begin < last and first < end), "")
         others.append((begin, end, entries[k].name))

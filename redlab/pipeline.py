@@ -5,9 +5,11 @@ RED: Yvinec et al., NeurIPS 2021, arXiv 2105.14797. RED++: Yvinec et al., TPAMI 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
@@ -47,7 +49,7 @@ def red(
     strategy: str = "constant",
     up_to_scale: bool = False,
     example: Tensor | None = None,
-    **hashing: object,
+    **hashing: Any,
 ) -> Result:
     """RED: fold batch norms, hash the weights, merge neurons, separate the kernels. No data, no fine-tuning.
 
@@ -64,6 +66,15 @@ def red(
         additions, lookups, parameters, and what each step ``skipped`` and why. ``plan["steps"]`` holds their plans.
 
     Raises: as the steps do.
+
+    Example:
+        >>> print(red(load_network("digits/resnet"), alpha=0.1))
+        red(alpha=0.1, strategy='constant', up_to_scale=False)
+        channels: 250 -> 231 (92.400% left)
+        parameters: 75,002 -> 63,098 (84.128% left)
+        products: 747,136 -> 642,071 (85.938% left)
+        relative error per layer: 0.0457 on average, 0.0659 at most
+        8 layers, 1 skipped: linear (merge: network output)
     """
     options = {"alpha": alpha, "strategy": strategy, "up_to_scale": up_to_scale, **hashing}
     return _run("red", network, red_steps(**options, example=example), options, example)
@@ -82,7 +93,7 @@ def red_plus_plus(
     as_published: bool = False,
     strategy: str = "constant",
     example: Tensor | None = None,
-    **hashing: object,
+    **hashing: Any,
 ) -> Result:
     """RED++: fold batch norms, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
 
@@ -106,7 +117,10 @@ def red_plus_plus(
     Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
 
     Example:
-        >>> print(red_plus_plus(load_network("digits/resnet")))   # doctest: +SKIP
+        >>> result = red_plus_plus(load_network("digits/resnet"))
+        >>> left = result.layers["products_after"].sum() / result.layers["products_before"].sum()
+        >>> f"{left:.0%} of the products are left"
+        '3% of the products are left'
     """
     options = {"alpha": alpha, "strategy": strategy, "unit": unit, "as_published": as_published, **hashing}
     if not as_published:
@@ -124,9 +138,14 @@ def red_steps(
     up_to_scale: bool = False,
     round_to: int = 1,
     example: Tensor | None = None,
-    **hashing: object,
+    **hashing: Any,
 ) -> list[Step]:
-    """The steps of ``red``, to be taken one after another."""
+    """The steps of ``red``, to be taken one after another.
+
+    Example:
+        >>> [step.title for step in red_steps()]
+        ['fold batch norms', 'hash weights', 'merge neurons', 'separate kernels']
+    """
     return [
         Step("fold batch norms", partial(fold_batchnorm, example=example)),
         Step("hash weights", partial(hash_network, **hashing)),
@@ -150,12 +169,16 @@ def red_plus_plus_steps(
     as_published: bool = False,
     round_to: int = 1,
     example: Tensor | None = None,
-    **hashing: object,
+    **hashing: Any,
 ) -> list[Step]:
     """The steps of ``red_plus_plus``, to be taken one after another.
 
     Raises:
         ValueError: an unknown budget or ``correct_bias``.
+
+    Example:
+        >>> [step.title for step in red_plus_plus_steps(max_error=0.1)]
+        ['fold batch norms', 'hash weights', 'correct biases', 'merge neurons', 'split inputs']
     """
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, not {budget!r}")
@@ -163,7 +186,7 @@ def red_plus_plus_steps(
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {correct_bias!r}")
     if not as_published:
         hashing |= {"rule": rule, "max_error": max_error, "rounding": rounding}
-    shared = not as_published and budget == "products" and not isinstance(max_error, dict | None)
+    shared = None if as_published or budget != "products" or isinstance(max_error, dict) else max_error
     folded: list[nn.Module] = []
 
     def fold(network: nn.Module) -> Result:
@@ -172,7 +195,7 @@ def red_plus_plus_steps(
         return result
 
     def hashed(network: nn.Module) -> Result:
-        errors = {"max_error": share_error(network, max_error, example)} if shared else {}
+        errors = {} if shared is None else {"max_error": share_error(network, shared, example)}
         return hash_network(network, **hashing | errors)
 
     def correct(network: nn.Module) -> Result:
@@ -213,7 +236,7 @@ def layer_table(network: nn.Module, results: list[Result], example: Tensor | Non
             row |= {name: part[name] for name in _COLUMNS[4:-1] if name in part and not name.endswith("_before")}
         row |= {f"{name}_before": _first_of(own, f"{name}_before") for name in ("channels", "parameters")}
         # A module's projections share its cost, which stands with the first of them.
-        row["products_before"] = cost.pop(paths[layer.module], {}).get("products", 0)
+        row["products_before"] = cost.pop(paths[layer.module], Counter())["products"]
         reasons = [f"{step}: {part['skipped']}" for step, part in zip(steps, own, strict=True) if part["skipped"]]
         rows.append(row | {"skipped": "; ".join(reasons)})
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -39,7 +39,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 
 def _told(items: Iterable, title: str, total: int | None, watcher: Watcher) -> Iterator:
-    total = total or (len(items) if hasattr(items, "__len__") else 0)
+    total = total or (len(items) if isinstance(items, Sized) else 0)
     for done, item in enumerate(items):
         watcher(title, done / total if total else 0.0)
         yield item

@@ -23,6 +23,13 @@ def apply_plan(network: nn.Module, plan: dict) -> nn.Module:
 
     Raises:
         ValueError: the plan is malformed, or names what the network doesn't have, or has in another width.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> pruned = prune_channels(network, score_channels(network, "magnitude"), ratio=0.5)
+        >>> again = apply_plan(network, pruned.plan)
+        >>> torch.equal(again(example_input(network)), pruned.network(example_input(network)))
+        True
     """
     edits = edits_of(check_plan(plan))
     check_fit(network, edits)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator
 
-from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, _axes, _legend, styled
+from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, _axes, _legend, _plain_log, styled
 
 # What stands on the horizontal axis of a trade-off, by column.
 _LEFT = {
@@ -29,7 +28,12 @@ _SHARES = ("products", "parameters", "ratio", "sparsity")
 
 @styled
 def plot_scores(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``Scores.frame()`` of channels: a row of dots a group, a dot a channel (log scale); zeros stand at the left."""
+    """``Scores.frame()`` of channels: a row of dots a group, a dot a channel (log scale); zeros stand at the left.
+
+    Example:
+        >>> plot_scores(score_channels(load_network("digits/mlp"), "magnitude").frame()).get_xscale()
+        'log'
+    """
     groups = list(dict.fromkeys(frame["group"]))
     ax = ax or _axes(7, 0.3 * len(groups) + 1.3)
     floor = frame.loc[frame["score"] > 0, "score"].min() / 3
@@ -46,16 +50,26 @@ def plot_scores(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(xscale="log", xlabel="score (log)", title="Scores of the channels by group; a bar marks the median")
+    _plain_log(ax.xaxis)
     return ax
 
 
 @styled
 def plot_agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``oracle_agreement`` of one method: each channel's score against what removing it does to the loss, log-log."""
+    """``oracle_agreement`` of one method: each channel's score against what removing it does to the loss, log-log.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
+        >>> frame = oracle_agreement(network, images, {"Taylor": {"criterion": "taylor"}}, inner_groups(network)[-1:])
+        >>> plot_agreement(frame).get_xscale()
+        'log'
+    """
     ax = ax or _axes(4, 3.6)
     shown = frame[(frame["score"] > 0) & (frame["oracle"] > 0)]
     ax.plot(shown["oracle"], shown["score"], "o", color=BLUE, markersize=3.5, alpha=0.6, markeredgewidth=0)
     ax.set(xscale="log", yscale="log", xlabel="squared loss change (nats², log)", ylabel="score (log)")
+    for axis in (ax.xaxis, ax.yaxis):
+        _plain_log(axis)
     pearson, spearman = (
         frame[["score", "oracle"]].corr().iloc[0, 1],
         frame[["score", "oracle"]].rank().corr().iloc[0, 1],
@@ -66,7 +80,14 @@ def plot_agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Correlation with the oracle against minibatch size: columns of ``correlations``, batch, and images (which)."""
+    """Correlation with the oracle against minibatch size: columns of ``correlations``, batch, and images (which).
+
+    Example:
+        >>> frame = pd.DataFrame({"batch": [1, 8, 64], "images": "test", "pearson": [0.5, 0.7, 0.8]})
+        >>> frame = frame.assign(spearman=frame["pearson"], pearson_minibatch=0.9)
+        >>> plot_correlations(frame).get_xlabel()
+        'images in a minibatch (log)'
+    """
     ax = ax or _axes(9, 4)
     for k, (images, part) in enumerate(frame.groupby("images", sort=False)):
         for which, (dash, title) in _KINDS.items():
@@ -87,6 +108,11 @@ def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = No
 
     Columns method, accuracy in percent, ``x`` (products, parameters, ratio: shares; milliseconds; kilobytes), and
     ``keep``, which makes one point of several seeds; the accuracy before in ``frame.attrs["before"]``.
+
+    Example:
+        >>> frame = pd.DataFrame({"method": "Taylor", "keep": [0.5, 0.9], "accuracy": [90.0, 97.0]})
+        >>> plot_tradeoff(frame.assign(products=frame["keep"])).get_xlabel()
+        'products left (%)'
     """
     ax = ax or _axes(8, 4.5)
     scale = 100 if x in _SHARES else 1
@@ -103,8 +129,7 @@ def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = No
     ax.set(xlabel=_LEFT[x], ylabel="accuracy (%)")
     if x == "bits":
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
+        _plain_log(ax.xaxis)
         ax.minorticks_off()
     _legend(ax)
     return ax
@@ -112,7 +137,14 @@ def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = No
 
 @styled
 def plot_sensitivity(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``sensitivity``: accuracy by group and by the share of its channels that is gone, as a heat map with numbers."""
+    """``sensitivity``: accuracy by group and by the share of its channels that is gone, as a heat map with numbers.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = sensitivity(network, "magnitude", images, ratios=[0.5, 0.9])
+        >>> [label.get_text() for label in plot_sensitivity(frame).get_yticklabels()]
+        ['hidden.0.linear', 'hidden.1.linear']
+    """
     table = frame.pivot_table(index="group", columns="ratio", values="accuracy", sort=False)
     ax = ax or _axes(1.0 * len(table.columns) + 3.2, 0.32 * len(table) + 1.4)
     picture = ax.imshow(table, cmap="cividis", aspect="auto", vmin=0, vmax=100)
@@ -129,7 +161,13 @@ def plot_sensitivity(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_relevance(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Magnitude against relevance of single weights, both over their layer's range; columns magnitude, relevance."""
+    """Magnitude against relevance of single weights, both over their layer's range; columns magnitude, relevance.
+
+    Example:
+        >>> frame = pd.DataFrame({"magnitude": [0.1, 0.2, 0.3], "relevance": [0.1, 0.3, 0.2]})
+        >>> plot_relevance(frame).get_title()
+        '3 weights, Spearman 0.50'
+    """
     ax = ax or _axes(4.2, 3.6)
     ax.plot(frame["magnitude"], frame["relevance"], ".", color=BLUE, markersize=2, alpha=0.5, rasterized=True)
     rank = frame[["magnitude", "relevance"]].rank().corr().iloc[0, 1]
@@ -140,7 +178,13 @@ def plot_relevance(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_savings(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Kilobytes that each ``delta`` needs for an accuracy, a bar each; columns delta, kilobytes (NaN: not reached)."""
+    """Kilobytes that each ``delta`` needs for an accuracy, a bar each; columns delta, kilobytes (NaN: not reached).
+
+    Example:
+        >>> frame = pd.DataFrame({"delta": [0.0, 0.5, 1.0], "kilobytes": [20.0, 15.0, 25.0]})
+        >>> plot_savings(frame).get_title()
+        'the best mixture saves 25.0 %'
+    """
     ax = ax or _axes(6, 3.2)
     frame = frame.reset_index(drop=True)
     best = frame["kilobytes"].idxmin() if frame["kilobytes"].notna().any() else None

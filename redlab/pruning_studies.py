@@ -60,6 +60,14 @@ def compare_criteria(
         A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products`` and ``parameters``, the
         shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent. ``attrs["before"]``
         holds the accuracy of the network as it came.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
+        >>> methods = {"magnitude": {"criterion": "magnitude"}, "Taylor": {"criterion": "taylor"}}
+        >>> compare_criteria(network, images, images, methods, keeps=[0.5])[["method", "stage", "products"]]
+              method   stage  products
+        0  magnitude  pruned  0.497462
+        1     Taylor  pruned  0.499306
     """
     rows = []
     jobs = [
@@ -148,6 +156,14 @@ def sensitivity(
 
     Raises:
         ValueError: as ``score_channels`` and ``prune_channels``.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = sensitivity(network, "magnitude", images, ratios=[0.5])
+        >>> frame[["group", "channels", "removed"]]
+                     group  channels  removed
+        0  hidden.0.linear       256      128
+        1  hidden.1.linear       128       64
     """
     find_criterion(criterion, "channels", options)
     scores = score_channels(network, criterion, scored_on or dataset, example=example, **options)
@@ -172,7 +188,12 @@ def sensitivity(
 
 
 def inner_groups(network: nn.Module, example: Tensor | None = None) -> list[str]:
-    """The groups that one layer makes and one layer reads: no part of a residual stream."""
+    """The groups that one layer makes and one layer reads: no part of a residual stream.
+
+    Example:
+        >>> inner_groups(load_network("digits/resnet"))
+        ['layer1.0.conv1', 'layer2.0.conv1', 'layer3.0.conv1', 'layer3.0.conv2']
+    """
     groups = [group for group in couple(network, example) if not group.frozen and len(group.consumers) == 1]
     weights = {
         group.name: [m for m in group.producers if m.tensor.endswith("weight") and _is_kernel(network, m.tensor)]
@@ -197,6 +218,12 @@ def oracle_agreement(
     Returns:
         A row a method and channel: method, group, channel, score; ``oracle``, the squared change of the loss over all
         images; ``oracle_minibatch``, over minibatches of the method's ``batch_size`` (64), averaged after squaring.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
+        >>> frame = oracle_agreement(network, images, {"Taylor": {"criterion": "taylor"}}, inner_groups(network)[-1:])
+        >>> frame.columns.tolist(), len(frame)
+        (['group', 'channel', 'score', 'method', 'oracle', 'oracle_minibatch'], 128)
     """
     subject = Subject(copy_network(network).eval(), dataset)
     changes = removal_changes(subject, groups)
@@ -215,6 +242,13 @@ def oracle_agreement(
 def correlations(frame: pd.DataFrame) -> pd.DataFrame:
     """Of ``oracle_agreement``: method, and the correlations of score and oracle over all its channels: ``pearson`` and
     ``spearman`` with the change over all images, ``pearson_minibatch`` with that over minibatches.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
+        >>> frame = oracle_agreement(network, images, {"oracle": {"criterion": "oracle"}}, inner_groups(network)[-1:])
+        >>> correlations(frame)[["method", "spearman"]].round(2)
+           method  spearman
+        0  oracle       1.0
     """
     rows = []
     for method, part in frame.groupby("method", sort=False):
@@ -241,6 +275,14 @@ def compare_weights(
     Returns:
         A row a method and ratio: these; ``kilobytes`` (1,000 bytes, ``sparse_bytes``); ``accuracy`` in percent.
         ``attrs["before"]`` holds the accuracy of the network as it came.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> methods = {"magnitude": {"criterion": "magnitude"}}
+        >>> compare_weights(network, images, images, methods, ratios=[0.0, 0.9])[["ratio", "kilobytes"]].round(1)
+           ratio  kilobytes
+        0    0.0      207.9
+        1    0.9       32.7
     """
     rows, seen = [], Subset(training, range(min(SCORE_IMAGES, len(training))))
     for name, method in progress(list(methods.items()), "methods"):
@@ -259,6 +301,13 @@ def sizes_at(frame: pd.DataFrame, accuracy: float) -> pd.Series:
     """By method, the fewest kilobytes of ``compare_weights`` at which the accuracy is still reached.
 
     The curve goes straight from each measured point to the next; NaN where no point reaches ``accuracy``.
+
+    Example:
+        >>> frame = pd.DataFrame({"method": "Taylor", "kilobytes": [10.0, 20.0], "accuracy": [90.0, 100.0]})
+        >>> sizes_at(frame, accuracy=95)
+        method
+        Taylor    15.0
+        dtype: float64
     """
     return frame.groupby("method", sort=False)[["kilobytes", "accuracy"]].apply(lambda own: _size_at(own, accuracy))
 
@@ -280,6 +329,10 @@ def with_latency(frame: pd.DataFrame, network: str) -> pd.DataFrame:
 
     Arguments:
         network: its name; empty where it was not timed.
+
+    Example:
+        >>> with_latency(pd.DataFrame({"method": ["Taylor"], "keep": [0.5]}), "digits/resnet").columns.tolist()
+        ['method', 'keep', 'milliseconds']
     """
     try:
         measured = read_benchmark(f"latency after pruning, {network}")

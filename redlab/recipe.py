@@ -19,6 +19,14 @@ class Recipe:
         architecture: a name that ``load_network`` knows.
         input_shape: the shape of one input, without the batch.
         steps: plain data (JSON), one dict a step, each with the key ``step``.
+
+    Example:
+        >>> load_network("digits/resnet").redlab
+        Recipe(architecture='digits/resnet', input_shape=(1, 8, 8), steps=())
+        >>> network = torch.nn.Linear(64, 10)
+        >>> network.redlab = Recipe("my/linear", (64,))
+        >>> example_input(network).shape
+        torch.Size([1, 64])
     """
 
     architecture: str

@@ -13,7 +13,7 @@ from redlab.bias import add_bias
 from redlab.folding import apply_fold
 from redlab.geometry import Geometry
 from redlab.pruning import apply_plan
-from redlab.recipe import Recipe, recipe_of
+from redlab.recipe import Recipe
 
 
 def replayable() -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def finish(network: nn.Module, source: Path) -> nn.Module:
     Raises:
         ValueError: a step that doesn't fit the network; the message names ``source``.
     """
-    for step in [step for step in recipe_of(network).steps if step["step"] in splitting.STEPS]:
+    for step in [step for step in network.redlab.steps if step["step"] in splitting.STEPS]:
         try:
             network = splitting.retake(network, step)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

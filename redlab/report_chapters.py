@@ -53,13 +53,12 @@ def chapter_of(
     """
     path = notebooks / f"{outcome.name}.ipynb"
     private = private_paths(outcome.folder, notebooks.parent)
-    failed = isinstance(outcome, RunFailed)
-    book = _as_far_as_it_came(outcome, path) if failed else _executed(outcome)
+    book = _as_far_as_it_came(outcome, path) if isinstance(outcome, RunFailed) else _executed(outcome)
     day = str(book.metadata.get("papermill", {}).get("end_time") or "")[:10]
     book = scrub(book, private)
     embed_figures(book, outcome.folder)
     chapter = notebook_chapter(book, outcome.name, known)
-    before = _failure(outcome, path, private) if failed else _made(sources[0], day)
+    before = _failure(outcome, path, private) if isinstance(outcome, RunFailed) else _made(sources[0], day)
     frames = [_whole(source) for source in sources]
     return replace(chapter, body="\n".join([before, chapter.body, *filter(None, frames)]))
 

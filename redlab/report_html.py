@@ -111,15 +111,15 @@ def _disarm(soup: BeautifulSoup) -> None:
         for name in [n for n in tag.attrs if n.startswith("on") or n in ("id", "border", "srcset", "name")]:
             del tag[name]
     for image in soup.find_all("img"):
-        source = image.get("src", "")
+        source = str(image.get("src", ""))
         if not source.startswith("data:"):
-            image.replace_with(_new(soup, "a", image.get("alt") or source, href=source))
+            image.replace_with(_new(soup, "a", str(image.get("alt") or source), href=source))
 
 
 def _link(soup: BeautifulSoup, known: Collection[str]) -> None:
     """Links lead to chapters of this page or to the web; of all others only the words stay."""
     for link in soup.find_all("a"):
-        target = link.get("href", "")
+        target = str(link.get("href", ""))
         notebook = re.fullmatch(r"(?:\./)?([\w.-]+)\.ipynb(?:#.*)?", target)
         if notebook and notebook[1] in known:
             link["href"] = f"#{notebook[1]}"
@@ -133,9 +133,9 @@ def _number_headings(soup: BeautifulSoup, anchor: str) -> list[tuple[str, str]]:
     for number, heading in enumerate(soup.find_all(re.compile(r"^h[1-6]$")), 1):
         top = heading.name in ("h1", "h2")
         heading.name = f"h{min(6, max(3, int(heading.name[1]) + 1))}"
-        heading["id"] = f"{anchor}.{number}"
+        heading["id"] = place = f"{anchor}.{number}"
         if top:
-            sections.append((heading["id"], heading.decode_contents()))
+            sections.append((place, heading.decode_contents()))
     return sections
 
 
@@ -145,7 +145,7 @@ def _describe(soup: BeautifulSoup, title: str) -> None:
         if not image.get("alt") or image["alt"] == _NO_WORDS:
             heading = image.find_previous(re.compile(r"^h[2-6]$"))
             image["alt"] = f"Figure of {heading.get_text()}, {title}" if heading else f"Figure of {title}"
-        image["alt"] = drop_math(image["alt"])
+        image["alt"] = drop_math(str(image["alt"]))
 
 
 def _frame_tables(soup: BeautifulSoup) -> None:

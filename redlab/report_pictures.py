@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redlab.captions import read_captions
 
@@ -42,7 +42,7 @@ def _pictures(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNo
 
 
 def _embed(output: NotebookNode, figure: Path, words: str) -> None:
-    about = {"alt": words, "caption": f"figures/{figure.name}"}
+    about: dict[str, Any] = {"alt": words, "caption": f"figures/{figure.name}"}
     if figure.is_file():
         output.data[_PNG], size = _shrunk(figure)
         about |= size

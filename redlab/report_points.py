@@ -17,8 +17,9 @@ LEFT = ("products", "parameters", "channels", "weights", "values")  # shares in 
 _RANKS = ("products", "kilobytes", "bits", "parameters", "weights", "channels", "values")
 # What ``share`` is a share of, in the words of ``frame.attrs["of"]``.
 _SHARES = {"products": "products", "channels": "channels", "distinct weight values": "values"}
-_SETTINGS = ("strategy", "linkage", "start", "unit", "relevance", "rule", "representative", "bandwidth", "contrast")
-_SETTINGS += ("max_error", "alpha", "keep", "ratio", "budget", "rounding", "correct_bias", "signed", "as_published")
+_SETTINGS: tuple[str, ...] = ("strategy", "linkage", "start", "unit", "relevance", "rule", "representative")
+_SETTINGS += ("bandwidth", "contrast", "max_error", "alpha", "keep", "ratio", "budget", "rounding")
+_SETTINGS += ("correct_bias", "signed", "as_published")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def _left(point: Mapping[str, float]) -> list[str]:
         if not pd.isna(value := point[name]):
             number = f"{100 * value:.3g} % of " if name in LEFT else f"{value:.3g} "
             found[name] = (number + words.get(name, name)).replace(" ", "&nbsp;")
-    first = next((name for name in found if point[name] == point["rank"]), None)
+    first = next((name for name in found if point[name] == point["rank"]), "")
     rest = [text for name, text in found.items() if name != first]
     return [found.get(first, ""), *rest]
 

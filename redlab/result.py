@@ -24,6 +24,15 @@ class Result:
         network: a new network; the one passed in was left untouched.
         layers: one row per conv or linear layer, skipped ones too: ``skipped`` holds the reason, or "".
         plan: what was decided, as plain data (JSON): ``step``, its ``options``, and what follows from them.
+
+    Example:
+        >>> result = fold_batchnorm(load_network("digits/mlp"))
+        >>> print(result)
+        fold()
+        parameters: 51,210 -> 50,826 (99.250% left)
+        3 layers, none skipped
+        >>> result.plan["step"], len(result.layers)
+        ('fold', 3)
     """
 
     network: nn.Module

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from redlab.channel_table import channel_table
 from redlab.cost import measure_cost
@@ -27,10 +28,17 @@ from redlab.states import fingerprint, read_state, write_state
 class Asked(Protocol):
     """What every way of pruning in rounds is asked for; ``options`` is all of it as plain data."""
 
-    target: float
-    fine_tune: FineTuning | None
-    seed: int
-    options: dict[str, Any]
+    @property
+    def target(self) -> float: ...
+
+    @property
+    def fine_tune(self) -> FineTuning | None: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def options(self) -> dict[str, Any]: ...
 
 
 class Rounds(ABC):
@@ -84,7 +92,8 @@ class Rounds(ABC):
         rows = progress(self.rounds(), "pruning")
         for row in rows:
             self.history.append(row)
-            rows.set_postfix(channels=row["channels"], products=row["products"])
+            if isinstance(rows, tqdm):  # where somebody else watches, there is no bar
+                rows.set_postfix(channels=row["channels"], products=row["products"])
             if self.folder:
                 write_state(self.folder / "rounds.pt", call, self.state() | {"history": self.history})
         self.finish()

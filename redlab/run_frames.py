@@ -27,15 +27,33 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: no such folder. ValueError: a file of a finished run is damaged.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> facts = {"notebook": "02_hash_collapse", "parameters": {"quick": True}, "seconds": 12.5}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pd.DataFrame({"accuracy": [97.5]}).to_parquet(f"{folder}/results.parquet")
+        ...     _ = Path(folder, "run.json").write_text(json.dumps(facts))
+        ...     load_runs(folder)[["notebook", "quick", "accuracy", "seconds"]]
+                   notebook  quick  accuracy  seconds
+        0  02_hash_collapse   True      97.5     12.5
     """
-    folder = Path(folder)
+    return join_runs(last_runs(Path(folder)), Path(folder))
+
+
+def last_runs(folder: Path) -> list[Path]:
+    """The folders of the finished runs below ``folder``, sorted, of several runs of one point the last.
+
+    Raises: as ``load_runs``.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     last: dict[str, Path] = {}
     for mark in sorted(_marks(folder), key=lambda path: (path.stat().st_mtime_ns, path)):
-        facts = _facts(mark.parent)
+        facts = facts_of(mark.parent)
         last[json.dumps([facts["notebook"], facts["parameters"]], sort_keys=True)] = mark.parent
-    return join_runs(sorted(last.values()), folder)
+    return sorted(last.values())
 
 
 def join_runs(folders: Sequence[Path], root: Path | None = None) -> pd.DataFrame:
@@ -55,7 +73,12 @@ def _marks(folder: Path) -> Iterator[Path]:
             yield Path(place, "run.json")
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def facts_of(folder: Path) -> dict[str, Any]:
+    """The ``notebook`` of a finished run, its ``parameters``, and the ``seconds`` that it took.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         return {key: facts[key] for key in ("notebook", "parameters", "seconds")}
@@ -64,12 +87,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _frame(folder: Path, name: Path) -> pd.DataFrame:
-    facts = _facts(folder)
-    try:
-        frame = pd.read_parquet(folder / "results.parquet")
-    except (OSError, ValueError) as error:
-        what = f"{folder / 'results.parquet'} is damaged ({error})"
-        raise ValueError(f"{what}: delete the folder, and run it again") from None
+    facts, frame = facts_of(folder), results_of(folder)
     frame.attrs = {}
     named = [level for level in frame.index.names if level is not None and level not in frame]
     frame = (frame.reset_index(named) if named else frame).reset_index(drop=True)
@@ -82,6 +100,20 @@ def _frame(folder: Path, name: Path) -> pd.DataFrame:
         _free("run", frame, "run_folder"): name.as_posix(),
     }
     return pd.concat([pd.DataFrame(own, index=frame.index), frame], axis=1).assign(**after)
+
+
+def results_of(folder: Path) -> pd.DataFrame:
+    """What a finished run recorded, empty where it recorded nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not (path := folder / "results.parquet").is_file():
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete the folder, and run it again") from None
 
 
 def _free(name: str, taken: Container, other: str) -> str:

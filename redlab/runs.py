@@ -38,6 +38,12 @@ class Run:
         seconds: how long it took when it was executed.
         cached: whether it was found done, and nothing was executed.
         published: the folder that its figures were copied into, those of default parameters only.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run(Path("runs/02_hash_collapse/5c1a"), "02_hash_collapse", {"quick": True}, seconds=12.5)
+        >>> run.name, run.params, run.cached
+        ('02_hash_collapse', {'quick': True}, False)
     """
 
     folder: Path
@@ -109,6 +115,17 @@ def run_notebook(
         ValueError, TypeError: an unknown notebook or parameter, or a value of the wrong type; nothing was executed.
         RunFailed: a cell failed or took too long, or the kernel died; the next call tries again.
         OSError: the disk is full; nothing of this run is left, and finished runs are whole.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from nbformat import v4, write
+        >>> cell = v4.new_code_cell("alpha = 0.1", metadata={"tags": ["parameters"]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(v4.new_notebook(cells=[cell]), f"{folder}/00_alpha.ipynb")
+        ...     run = run_notebook("alpha", {"alpha": 0.2}, f"{folder}/runs", notebooks=Path(folder))
+        >>> run.name, run.params
+        ('00_alpha', {'alpha': 0.2})
     """
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
@@ -142,6 +159,11 @@ def record(frame: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: where this run has recorded a frame already: one notebook, one frame.
+
+    Example:
+        >>> record(pd.DataFrame({"network": ["digits/mlp"], "accuracy": [97.5]}))
+              network  accuracy
+        0  digits/mlp      97.5
     """
     if out := os.environ.get("REDLAB_OUT"):
         path = Path(out) / "results.parquet"
@@ -176,7 +198,7 @@ def _execute(
     work = part_of(folder)
     for left in folder.parent.glob(f".{folder.name}.*part"):  # by a run that was killed: the lock is ours
         shutil.rmtree(left, ignore_errors=True)
-    facts = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}}
+    facts: dict[str, Any] = {"notebook": path.stem, "parameters": {**default_parameters(path), **changed}}
     facts |= surroundings(path.parent, threads)
     start = time.perf_counter()
     with _room(work, path.stem):
@@ -205,7 +227,7 @@ def _room(work: Path, name: str) -> Iterator[None]:
         if not _is_full(error):
             raise
         shutil.rmtree(work, ignore_errors=True)
-        what = f"{os.strerror(error.errno)} while {name} was run in {work.parent}"
+        what = f"{os.strerror(error.errno or errno.ENOSPC)} while {name} was run in {work.parent}"
         rest = "nothing of this run is left, and finished runs are whole: make room and call again"
         raise OSError(error.errno, f"{what}; {rest}") from error
 

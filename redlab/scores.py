@@ -39,6 +39,13 @@ class Scores:
         errors: by group, the standard error of estimated values.
         skipped: by group or layer, why it has no scores.
         groups: all coupled groups of the network, those that must stay too; none for weights.
+
+    Example:
+        >>> scores = score_channels(load_network("digits/mlp"), "magnitude")
+        >>> {name: values.shape for name, values in scores.values.items()}
+        {'hidden.0.linear': (256,), 'hidden.1.linear': (128,)}
+        >>> scores.frame().columns.tolist()
+        ['group', 'channel', 'score']
     """
 
     criterion: str

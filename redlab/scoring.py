@@ -38,12 +38,16 @@ def score_channels(
         ValueError: an unknown criterion or option, no dataset where one is needed, NaN or inf weights, no tracing.
 
     Example:
-        >>> score_channels(load_network("digits/resnet"), "magnitude", p=2).frame()
+        >>> scores = score_channels(load_network("digits/resnet"), "magnitude", p=2)
+        >>> scores.frame().nsmallest(2, "score")[["group", "channel"]]
+                      group  channel
+        164  layer3.0.conv2       20
+        162  layer3.0.conv2       18
     """
     found = find_criterion(criterion, "channels", options)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
-        scored = found.channels(subject, **options)
+        scored = found.scorer("channels")(subject, **options)
     unread = {group.name: "none of its layers' weights can be rewritten" for group in subject.groups}
     unread = {name: why for name, why in unread.items() if name not in {group.name for group in subject.free}}
     frozen = {group.name: group.frozen for group in subject.groups if group.frozen}
@@ -60,11 +64,17 @@ def score_weights(
     example: Tensor | None = None,
     **options: Any,
 ) -> Scores:
-    """How important each weight of every conv and linear layer is. Arguments and errors as in ``score_channels``."""
+    """How important each weight of every conv and linear layer is. Arguments and errors as in ``score_channels``.
+
+    Example:
+        >>> scores = score_weights(load_network("digits/mlp"), "magnitude")
+        >>> {name: values.shape for name, values in scores.values.items()}
+        {'hidden.0.linear': (256, 64), 'hidden.1.linear': (128, 256), 'classifier': (10, 128)}
+    """
     found = find_criterion(criterion, "weights", options)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
-        scored = Scored(found.weights(subject, **options))
+        scored = Scored(found.scorer("weights")(subject, **options))
     skipped = {layer.name: layer.skipped for layer in weight_layers(network) if layer.skipped}
     return _scores(criterion, options, "weights", scored, skipped, ())
 

@@ -56,7 +56,7 @@ class Spectrum:
 
     def expected(self, n: int) -> float:
         """How many products chance leaves a unit of ``n`` of these weights; see ``expected_unique``."""
-        return sum(many * expected_unique([count], n, total=self.size) for count, many in self.often.tolist())
+        return sum(many * expected_unique(np.array([count]), n, total=self.size) for count, many in self.often.tolist())
 
 
 @dataclass(frozen=True, eq=False)

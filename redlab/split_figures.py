@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, _axes, _legend, styled
+from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, _axes, _legend, _plain_log, styled
 
 _MEASURES = {"products": "products", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
 _MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy (%)", "milliseconds": "time (ms, batch 1)"}
@@ -18,7 +18,14 @@ _PALE = "weight (pale: looked up)"
 
 @styled
 def draw_units(frame: pd.DataFrame, title: str = "") -> Figure:
-    """A ``unit_map``, a panel a unit: weights that are multiplied in colour, those that look a product up pale."""
+    """A ``unit_map``, a panel a unit: weights that are multiplied in colour, those that look a product up pale.
+
+    Example:
+        >>> layer = next(weight_layers(hash_network(load_network("digits/resnet")).network))
+        >>> print(draw_units(unit_map(layer)).axes[0].get_title())
+        unit 'channel':
+        24 products for 144 weights
+    """
     units = list(dict.fromkeys(frame["unit"]))
     figure, axes = plt.subplots(1, len(units), figsize=(3.1 * len(units), 3.8), sharey=True, squeeze=False)
     top = float(frame["value"].abs().max()) or 1.0
@@ -33,7 +40,13 @@ def draw_units(frame: pd.DataFrame, title: str = "") -> Figure:
 
 @styled
 def plot_unit(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """One unit of a ``unit_map``: weights that are multiplied in colour, those that look a product up pale."""
+    """One unit of a ``unit_map``: weights that are multiplied in colour, those that look a product up pale.
+
+    Example:
+        >>> layer = next(weight_layers(hash_network(load_network("digits/resnet")).network))
+        >>> plot_unit(unit_map(layer, units=("channel",))).get_xlabel()
+        'place in the kernel'
+    """
     ax = ax or _axes(4, 3.8)
     picture = _draw_unit(ax, frame, float(frame["value"].abs().max()) or 1.0)
     ax.set_ylabel("output channel")
@@ -56,7 +69,13 @@ def _draw_unit(ax: Axes, part: pd.DataFrame, top: float) -> mpl.image.AxesImage:
 
 @styled
 def plot_channels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``channel_products``: how many of the products of each input channel are left."""
+    """``channel_products``: how many of the products of each input channel are left.
+
+    Example:
+        >>> layer = next(weight_layers(hash_network(load_network("digits/resnet")).network))
+        >>> plot_channels(channel_products(layer.module, "channel")).get_xlabel()
+        'input channel'
+    """
     ax = ax or _axes(5, 3.8)
     weights = frame["weights"].iloc[0]
     # One outline, however many channels there are: bars take a tenth of a second for 256.
@@ -75,7 +94,13 @@ def plot_channels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Products left of each layer, a marker a unit; columns of ``split_inputs(...).layers`` and, for several, unit."""
+    """Products left of each layer, a marker a unit; columns of ``split_inputs(...).layers`` and, for several, unit.
+
+    Example:
+        >>> hashed = hash_network(load_network("digits/mlp")).network
+        >>> plot_split(split_inputs(hashed).layers).get_xlabel()
+        'products left of those of the ordinary layer (%, log)'
+    """
     frame = frame if "unit" in frame else frame.assign(unit="products")
     layers = list(dict.fromkeys(frame["layer"]))
     ax = ax or _axes(7, 0.24 * len(layers) + 1.4)
@@ -87,7 +112,7 @@ def plot_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(layers)), layers)
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="products left of those of the ordinary layer (%, log)", title="Products left by layer")
-    _percent(ax.xaxis)
+    _plain_log(ax.xaxis)
     ax.grid(axis="y", visible=False)
     _legend(ax)
     return ax
@@ -95,7 +120,13 @@ def plot_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_expected(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``distinct_products``: measured against expected, a dot a layer, a colour a unit; on the line chance explains."""
+    """``distinct_products``: measured against expected, a dot a layer, a colour a unit; on the line chance explains.
+
+    Example:
+        >>> hashed = hash_network(load_network("digits/mlp")).network
+        >>> plot_expected(distinct_products(hashed)).get_xlabel()
+        'expected, weights of the layer shuffled (log)'
+    """
     ax = ax or _axes(6, 4.5)
     for k, (unit, part) in enumerate(frame.groupby("unit", sort=False)):
         ax.plot(part["expected"], part["measured"], MARKERS[k], color=COLOURS[k], markersize=5, label=f"unit {unit!r}")
@@ -104,16 +135,22 @@ def plot_expected(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xscale="log", yscale="log", title="Distinct products of a unit: chance explains nearly all of them")
     ax.set(xlabel="expected, weights of the layer shuffled (log)", ylabel="measured (log)")
     for axis in (ax.xaxis, ax.yaxis):
-        _percent(axis)
+        _plain_log(axis)
     _legend(ax)
     return ax
 
 
 @styled
 def plot_splits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``compare_splits``: accuracy against products left, a colour a ``method``, a dash and marker a ``unit``.
+    """``compare_splits``: accuracy against products left, a colour and marker a ``method``, a dash a ``unit``.
 
     What lies more than 15 points below the accuracy before is cut off.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = compare_splits(network, images, [{"max_error": 0.1}], units=("channel",))
+        >>> plot_splits(frame.assign(method="RED++")).get_xlabel()
+        'products left (%, log)'
     """
     ax = ax or _axes(7.5, 4.5)
     methods, units = (list(dict.fromkeys(frame[name])) for name in ("method", "unit"))
@@ -125,28 +162,36 @@ def plot_splits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axhline(before, color=INK, linewidth=0.8)
     ax.set(xscale="log", xlabel="products left (%, log)", ylabel="accuracy (%)", title="What splitting costs")
     ax.set_ylim(max(before - 15, frame["accuracy"].min() - 1), max(before, frame["accuracy"].max()) + 1)
-    _percent(ax.xaxis)
+    _plain_log(ax.xaxis)
     entries = [mpl.lines.Line2D([], [], color=INK, linewidth=0.8, label=f"before: {before:.2f} %")]
     for k, name in enumerate(methods):
-        look = _look(k, k) if len(units) == 1 else {"color": _look(k, k)["color"]}
-        entries.append(mpl.lines.Line2D([], [], **look, label=name))
+        entries.append(mpl.lines.Line2D([], [], **_look(k, k if len(units) == 1 else 0), label=name))
     for k, name in enumerate(units if len(units) > 1 else []):
-        entries.append(mpl.lines.Line2D([], [], **_look(k, k) | {"color": INK}, label=f"unit {name!r}"))
+        entries.append(mpl.lines.Line2D([], [], color=INK, linestyle=DASHES[k], label=f"unit {name!r}"))
     ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
 
-def _look(colour: int, shape: int) -> dict:
-    """Colour, dash and marker of a line."""
-    dash, marker = DASHES[shape % len(DASHES)], MARKERS[shape % len(MARKERS)]
-    return {"color": COLOURS[colour % len(COLOURS)], "linestyle": dash, "marker": marker, "markersize": 4.5}
+def _look(method: int, dash: int) -> dict:
+    """Colour and marker of a method, dash of a unit."""
+    colour, marker = COLOURS[method % len(COLOURS)], MARKERS[method % len(MARKERS)]
+    return {"color": colour, "linestyle": DASHES[dash % len(DASHES)], "marker": marker, "markersize": 4.5}
 
 
 @styled
 def draw_steps(frame: pd.DataFrame, title: str = "") -> Figure:
-    """``step_by_step``, a panel a measure and a line a method; counts as shares of the network as trained."""
-    figure, axes = plt.subplots(2, 4, figsize=(13, 6.2), sharex=True)
+    """``step_by_step``, a panel a measure in it, a line a method; counts as shares of the network as trained.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> figure = draw_steps(step_by_step(network, images, {"RED": red_steps()}))
+        >>> print(figure.axes[0].get_title())
+        products
+        (% of those as trained)
+    """
     steps, measures = _order(frame), [measure for measure in _MEASURES if measure in frame]
+    rows = len(measures) // 4 + 1  # a place is left for the legend
+    figure, axes = plt.subplots(rows, 4, figsize=(13, 3.1 * rows), sharex=True, squeeze=False)
     for ax, measure in zip(axes.flat, measures, strict=False):
         for k, (method, part) in enumerate(frame.groupby("method", sort=False)):
             places = [steps.index(step) for step in part["step"]]
@@ -160,7 +205,7 @@ def draw_steps(frame: pd.DataFrame, title: str = "") -> Figure:
             ax.set_ylim(bottom=0)
     for ax in axes.flat[len(measures) :]:
         ax.set_axis_off()
-    for ax in axes[0, len(measures) - 4 :]:  # nothing below it to share its axis with
+    for ax in axes.flat[max(len(measures) - 4, 0) : len(measures)]:  # nothing below it to share its axis with
         ax.tick_params(labelbottom=True)
     axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center")
     figure.suptitle(title, fontsize=12)
@@ -190,7 +235,15 @@ def _unit(measure: str) -> str:
 
 @styled
 def plot_bits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``stored_bits``: bits a weight on disk beside the entropy of its values, layer by layer."""
+    """``stored_bits``: bits a weight on disk beside the entropy of its values, layer by layer.
+
+    Example:
+        >>> import tempfile
+        >>> hashed = hash_network(load_network("digits/mlp"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plot_bits(stored_bits(save_network(hashed, folder))).get_xlabel()
+        'bits a weight'
+    """
     ax = ax or _axes(7, 0.24 * len(frame) + 1.4)
     rows = np.arange(len(frame))
     ax.plot(frame["entropy"], rows, MARKERS[0], color=COLOURS[0], markersize=5, label="entropy of the values")
@@ -207,7 +260,12 @@ def plot_bits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_times(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Rows of benchmarks/results.parquet: how many times as long as the ordinary network; columns contestant, ratio."""
+    """Rows of benchmarks/results.parquet: how many times as long as the ordinary network; columns contestant, ratio.
+
+    Example:
+        >>> plot_times(pd.DataFrame({"contestant": ["ordinary", "split"], "ratio": [1.0, 4.0]})).get_xlabel()
+        'time, ordinary layers in their better layout = 1 (log)'
+    """
     ax = ax or _axes(7, 0.34 * len(frame) + 1.3)
     rows = np.arange(len(frame))
     ax.barh(rows, frame["ratio"], color=[COLOURS[1] if ratio > 1 else COLOURS[0] for ratio in frame["ratio"]])
@@ -219,11 +277,5 @@ def plot_times(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xscale="log", xlabel="time, ordinary layers in their better layout = 1 (log)", title="What splitting takes")
     ax.set_xlim(right=2.2 * float(frame["ratio"].max()))
     ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    _plain_log(ax.xaxis)
     return ax
-
-
-def _percent(axis: mpl.axis.Axis) -> None:
-    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axis.set_minor_formatter(mpl.ticker.NullFormatter())

@@ -35,16 +35,18 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     Returns:
         One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first of its value in
         its unit does, the others look its product up, and zeros need none.
+
+    Example:
+        >>> layer = next(weight_layers(hash_network(load_network("digits/resnet")).network))
+        >>> frame = unit_map(layer, units=("channel",))
+        >>> len(frame), frame["multiplies"].sum().item()
+        (144, 24)
     """
     own = layer.module
     outputs = own.weight.shape[0] // getattr(own, "groups", 1)
     per_group = own.weight.shape[1]
-    rows = (
-        own.weight.detach()
-        .cpu()[channel // per_group * outputs :][:outputs, channel % per_group]
-        .reshape(outputs, -1)
-        .numpy()
-    )
+    weight = own.weight.detach().cpu().reshape(*own.weight.shape[:2], -1)  # a linear layer has one tap
+    rows = weight[channel // per_group * outputs :][:outputs, channel % per_group].numpy()
     output, tap = np.indices(rows.shape)
     columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
     return pd.concat([pd.DataFrame(columns).assign(unit=unit, multiplies=_first(rows, unit).ravel()) for unit in units])
@@ -62,7 +64,16 @@ def _first(rows: np.ndarray, unit: str) -> np.ndarray:
 
 def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
     """By input ``channel`` of a conv or linear layer: the ``weights`` that it meets, and the ``products`` that are left
-    at each position when equal weights of a ``unit`` share one."""
+    at each position when equal weights of a ``unit`` share one.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 3, bias=False)
+        >>> layer.weight.data = torch.tensor([[0.5, 0.1], [0.5, 0.2], [0.5, 0.3]])
+        >>> channel_products(layer, "channel")
+           channel  weights  products
+        0        0        3         1
+        1        1        3         3
+    """
     split = split_layer(layer, unit)
     inputs, products = split.geometry.inputs, np.zeros(split.geometry.inputs, int)
     for table in split.tables:
@@ -77,6 +88,14 @@ def distinct_products(network: nn.Module) -> pd.DataFrame:
     Returns:
         A row a layer and unit: layer, unit, ``weights`` in a unit, and the mean number of distinct non-zero values (or
         kernels) a unit: ``measured``, and ``expected`` if the layer's weights were shuffled (``expected_unique``).
+
+    Example:
+        >>> frame = distinct_products(hash_network(load_network("digits/mlp")).network)
+        >>> frame[frame["unit"] == "channel"].round(1)
+                     layer     unit  weights  measured  expected
+        0  hidden.0.linear  channel      256      49.4      50.7
+        3  hidden.1.linear  channel      128      46.4      46.6
+        6       classifier  channel       10       8.3       8.1
     """
     plain = {layer.name: layer for layer in weight_layers(network) if not layer.skipped}
     called = split_inputs(network).plan["layers"]
@@ -109,6 +128,14 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
         A row a setting and unit: the setting, ``unit``, the mean ``error``, ``share`` of the products that is left
         (``unsigned``: w and -w apart), ``distinct`` weight values, ``accuracy`` in percent of the same network in
         ordinary layers. ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = compare_splits(network, images, [{"max_error": 0.1}], units=("channel", "tap"))
+        >>> frame[["max_error", "unit", "share"]].round(2)
+           max_error     unit  share
+        0        0.1  channel   0.06
+        1        0.1      tap   0.06
     """
     rows = [row for setting in progress(settings, "settings") for row in _splits(network, dataset, setting, units)]
     frame = pd.DataFrame(rows)
@@ -134,7 +161,14 @@ def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -
 
 
 def split_differences(network: nn.Module, dataset: Dataset) -> pd.DataFrame:
-    """By unit, the largest relative difference of the logits of split and ordinary layers, on 64 images."""
+    """By unit, the largest relative difference of the logits of split and ordinary layers, on 64 images.
+
+    Example:
+        >>> hashed = hash_network(load_network("digits/mlp")).network
+        >>> frame = split_differences(hashed, load_dataset("digits"))
+        >>> frame["unit"].tolist(), bool((frame["difference"] < 1e-5).all())
+        (['channel', 'tap', 'kernel'], True)
+    """
     images = torch.stack([image for image, _ in Subset(dataset, range(min(_IMAGES, len(dataset))))])
     with torch.inference_mode():
         wanted = network(images)
@@ -155,6 +189,17 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
     Returns:
         A row a method and step, the network as it came first: method, step, products, additions, lookups, parameters,
         bytes (of the folder that ``save_network`` writes; 0 where the network has no recipe), accuracy in percent.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = step_by_step(network, images, {"RED": red_steps()})
+        >>> frame[["method", "step", "products", "lookups"]]
+          method              step  products  lookups
+        0    RED        as trained     50432        0
+        1    RED  fold batch norms     50432        0
+        2    RED      hash weights     50432        0
+        3    RED     merge neurons     50432        0
+        4    RED  separate kernels     15629    50432
     """
     rows = []
     for method, steps in methods.items():
@@ -167,6 +212,11 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
 def with_times(steps: pd.DataFrame, network: str) -> pd.DataFrame:
     """``step_by_step`` of the network of that name with the ``milliseconds`` that ``make bench`` measured, batch 1; as
     it is where that network was not measured.
+
+    Example:
+        >>> steps = pd.DataFrame({"method": ["RED"], "step": ["fold batch norms"]})
+        >>> with_times(steps, "cifar10/resnet20").columns.tolist()
+        ['method', 'step', 'milliseconds']
     """
     try:
         measured = read_benchmark(f"latency step by step, {network}")
@@ -180,7 +230,8 @@ def with_times(steps: pd.DataFrame, network: str) -> pd.DataFrame:
 
 
 def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
-    totals = {name: measure_cost(network).attrs[name] for name in ("products", "additions", "lookups", "parameters")}
+    cost = measure_cost(network).attrs
+    totals = {name: cost[name] for name in ("products", "additions", "lookups", "parameters")}
     dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network
     row = {"method": method, "step": step, **totals, "bytes": _bytes(network)}
     return row | {"accuracy": evaluate(dense, dataset).accuracy}
@@ -198,6 +249,10 @@ def read_benchmark(part: str) -> pd.DataFrame:
 
     Raises:
         ValueError: there are none; the message lists the benchmarks that there are.
+
+    Example:
+        >>> "seconds" in read_benchmark("latency step by step, cifar10/resnet20")
+        True
     """
     table = pd.read_parquet(checkout() / "benchmarks" / "results.parquet")
     found = table[table["benchmark"].str.contains(part, regex=False)]

@@ -91,5 +91,5 @@ def fingerprint(network: nn.Module) -> str:
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     for name, tensor in tensors_of(network).items():
         digest.update(f"\0{name} {tuple(tensor.shape)} {tensor.dtype} {name in trained}\0".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -46,6 +46,11 @@ def load_network(name_or_path: str | Path, weights: str | None = "default") -> n
         ValueError: an unknown name (the message lists the known ones), other ``weights``, a damaged or wrong file; a
             folder that was truncated, tampered with, written by something else or by a newer redlab.
         ConnectionError, FileNotFoundError: the weights are missing; the message says what to put where.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> network.training, network.redlab.input_shape
+        (False, (1, 8, 8))
     """
     if weights not in ("default", None):
         raise ValueError(f"weights must be 'default' or None, not {weights!r}")
@@ -80,8 +85,12 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
         OSError: it could not be written (a full disk, say); what was there is unchanged.
 
     Example:
-        >>> save_network(hash_network(load_network("digits/resnet")), "smaller")   # doctest: +SKIP
-        >>> load_network("smaller")   # doctest: +SKIP
+        >>> import tempfile
+        >>> result = hash_network(load_network("digits/mlp"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load_network(save_network(result, folder))
+        >>> torch.equal(again.classifier.weight, result.network.classifier.weight)
+        True
     """
     network = result_or_network.network if isinstance(result_or_network, Result) else result_or_network
     folder = Path(folder).resolve()
@@ -113,6 +122,16 @@ def stored_bits(folder: str | Path) -> pd.DataFrame:
 
     Raises:
         ValueError: it is no folder that ``save_network`` wrote, or a damaged one.
+
+    Example:
+        >>> import tempfile
+        >>> hashed = hash_network(load_network("digits/mlp"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     stored_bits(save_network(hashed, folder))[["layer", "weights", "distinct"]]
+                     layer  weights  distinct
+        0  hidden.0.linear    16384        88
+        1  hidden.1.linear    32768       100
+        2       classifier     1280        39
     """
     if (found := _folder_of(Path(folder))) is None:
         raise ValueError(f"{folder} is the name of a network and no folder: save the network first")

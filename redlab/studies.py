@@ -25,6 +25,14 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
         A row a setting: the setting itself; ``distinct`` values summed over layers and ``share`` of those before;
         ``modes`` and ``error``, means over layers; ``accuracy`` in percent. ``attrs["before"]`` holds the accuracy of
         the network as it came, ``attrs["of"]`` what share is a share of.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> settings = [{"rule": "uniform", "levels": levels} for levels in (4, 16)]
+        >>> compare_hashes(network, images, settings)[["rule", "levels", "distinct"]]
+              rule  levels  distinct
+        0  uniform       4        12
+        1  uniform      16        48
     """
     rows = [_row(network, dataset, setting) for setting in progress(settings, "hash settings")]
     frame = pd.DataFrame(rows)
@@ -51,6 +59,14 @@ def compare_merges(network: nn.Module, dataset: Dataset, settings: list[dict]) -
         A row a setting: the setting itself; ``merged`` and ``dead`` channels, summed over layers, and ``share``, the
         channels left; ``products`` and ``parameters``, the shares of those before; ``accuracy`` in percent.
         ``attrs["before"]`` holds the accuracy of the network as it came, ``attrs["of"]`` what share is a share of.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = compare_merges(network, images, [{"alpha": 0.1}, {"alpha": 0.2}])
+        >>> frame[["alpha", "merged", "share"]].round(2)
+           alpha  merged  share
+        0    0.1      37   0.91
+        1    0.2      76   0.81
     """
     results = zip(progress(settings, "merge settings"), merge_each(network, settings), strict=True)
     rows = [setting | _merge_row(result, dataset) for setting, result in results]
@@ -77,6 +93,12 @@ def merged_filters(layer: Layer, tree: Dendrogram, merged: int, most: int = 12) 
     Returns:
         One row a weight: cluster, its ``size`` in filters, filter, row (input channel), column (tap), value; ``most``
         clusters at most, the first 16 filters of each, and no more clusters once 32 filters are there.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> first, tree = next(weight_layers(network)), merge_trees(network)["conv1"]
+        >>> merged_filters(first, tree, merged=2).groupby("cluster")["filter"].nunique().tolist()
+        [2, 2]
     """
     groups = _tightest_first(tree, merged)[:most]
     before = np.cumsum([0, *(min(len(members), _ALIKE) for members in groups)])
@@ -101,7 +123,14 @@ def _tightest_first(tree: Dendrogram, merged: int) -> list[np.ndarray]:
 
 
 def filter_distances(tree: Dendrogram) -> pd.DataFrame:
-    """All distances between filters in the order of the dendrogram: columns filter, other, distance."""
+    """All distances between filters in the order of the dendrogram: columns filter, other, distance.
+
+    Example:
+        >>> trees = merge_trees(load_network("digits/resnet"))
+        >>> frame = filter_distances(trees["conv1"])
+        >>> frame.columns.tolist(), frame["distance"].min().item()
+        (['filter', 'other', 'distance'], 0.0)
+    """
     order = tree.order
     place = np.searchsorted(tree.leaves, tree.first)[order]
     columns = {"filter": np.repeat(order, len(order)), "other": np.tile(order, len(order))}

@@ -99,6 +99,7 @@ class Subject:
     def minibatches(self, size: int, chunk: int, title: str) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Minibatches of ``size`` images, each as an iterator over parts of at most ``chunk`` of them."""
         check_count("batch_size", size)
+        assert self.dataset is not None  # criteria that learn from images are given some
         starts = range(0, len(self.dataset), size)
         for start in progress(starts, title):
             images = Subset(self.dataset, range(start, min(start + size, len(self.dataset))))

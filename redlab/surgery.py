@@ -100,7 +100,8 @@ def narrow(network: nn.Module, edits: Edits, instead: Mapping[int, Tensor] | Non
 
     ``instead`` holds the tensors to start from in place of the network's own, by the ``id`` of those.
     """
-    own, tensors = dict(instead or {}), {}
+    own = dict(instead or {})
+    tensors: dict[str, Tensor] = {}
     for (name, dim), edit in sorted(edits.items(), key=lambda item: item[0]):  # rows first: whole blocks of memory
         if edit.parts[0].role != "padding":
             old = _tensor(network, name)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from pandas.api.types import is_numeric_dtype
 
-from redlab.figures import COLOURS, DASHES, MARKERS, STYLE, _axes, _legend, styled
+from redlab.figures import COLOURS, DASHES, MARKERS, STYLE, _axes, _legend, figure_of, styled
 from redlab.notebooks import unknown
 
 
@@ -23,6 +23,11 @@ def plot_sweep(frame: pd.DataFrame, x: str, y: str, by: str, ax: Axes | None = N
 
     Raises:
         ValueError: no such column, no rows, or a ``y`` that is no number.
+
+    Example:
+        >>> frame = pd.DataFrame({"alpha": [0.1, 0.2], "accuracy": [97.0, 95.0], "network": "digits/mlp"})
+        >>> plot_sweep(frame, "alpha", "accuracy", by="network").get_title()
+        'accuracy (%) over alpha, a line for each network'
     """
     for column in (x, y, by):
         if column not in frame:
@@ -66,7 +71,7 @@ def rows_where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 def draw_sweep(frame: pd.DataFrame, x: str, y: str, by: str, folder: Path) -> Path:
     """Write ``plot_sweep`` into ``folder``, as PNG; returns its path."""
-    figure = plot_sweep(frame, x, y, by).figure
+    figure = figure_of(plot_sweep(frame, x, y, by))
     path = folder / f"{y}_over_{x}_by_{by}.png".replace("/", "-")
     with plt.rc_context(STYLE):
         figure.savefig(path, dpi=300, metadata={"Software": None})

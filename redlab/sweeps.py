@@ -74,6 +74,19 @@ def sweep(
     Raises:
         ValueError, TypeError, FileNotFoundError: the specification is wrong; nothing has run.
         OSError: the disk is full, or no Dask scheduler answers. What is done stays done.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from nbformat import v4, write
+        >>> recorded = "import pandas, redlab; redlab.record(pandas.DataFrame({'share': [1 - alpha]}))"
+        >>> cells = [v4.new_code_cell("alpha = 0.1", metadata={"tags": ["parameters"]}), v4.new_code_cell(recorded)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(v4.new_notebook(cells=cells), f"{folder}/00_alpha.ipynb")
+        ...     spec = {"notebook": "alpha", "grid": {"alpha": [0.25]}}
+        ...     sweep(spec, f"{folder}/runs", notebooks=Path(folder))[["notebook", "alpha", "share"]]
+           notebook  alpha  share
+        0  00_alpha   0.25   0.75
     """
     swept = run_sweep(read_spec(spec, notebooks), out, jobs, dask, timeout, notebooks, _bar)
     frame = swept.frame()
@@ -115,7 +128,7 @@ def _bar(points: Iterable, total: int) -> Iterable:
 def _run_point(
     number: int, params: dict[str, Any], notebook: Path, out: Path, notebooks: Path, timeout: float, threads: int
 ) -> tuple[int, Run | RunFailed]:
-    options = {"notebooks": notebooks, "timeout": timeout, "threads": threads, "publish": False}
+    options: dict[str, Any] = {"notebooks": notebooks, "timeout": timeout, "threads": threads, "publish": False}
     try:
         return number, run_notebook(notebook, params, out, **options)
     except RunFailed as failed:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision import models
 
 # Two of them change with their weights: what the pretrained ones are, said out loud.
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
     "inception_v3": {"aux_logits": True, "transform_input": True, "init_weights": False},
 }
@@ -43,7 +44,7 @@ def source(name: str) -> tuple[str, str, str]:
     """The address of its default weights, the file's name, and the start of its SHA-256, which the name holds."""
     url = models.get_model_weights(name).DEFAULT.url
     file = url.rsplit("/", 1)[-1]
-    return url, file, re.search(r"-([0-9a-f]{8,})\.pth$", file).group(1)
+    return url, file, re.findall(r"-([0-9a-f]{8,})\.pth$", file)[0]
 
 
 def adapt(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:

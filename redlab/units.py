@@ -76,10 +76,10 @@ def _kernels(
     channels = np.broadcast_to(_channels(geometry), (geometry.outputs, geometry.per_group)).ravel()
     alive = np.flatnonzero(kernels.any(1))
     sign = np.where(np.take_along_axis(kernels, (kernels != 0).argmax(1)[:, None], 1)[:, 0] < 0, -1.0, 1.0)
-    plain = _first_of(kernels[alive] * sign[alive, None] if signed else kernels[alive], channels[alive])
+    plain = first_equal(kernels[alive] * sign[alive, None] if signed else kernels[alive], channels[alive])
     scales = None
     if up_to_scale:
-        scaled, ratios = _first_multiple(kernels[alive], channels[alive])
+        scaled, ratios = first_multiple(kernels[alive], channels[alive])
         cost = [np.count_nonzero(kernels[alive[np.unique(first)]]) for first in (plain, scaled)]
         if cost[1] + len(alive) < cost[0]:
             plain, signed = scaled, False
@@ -95,7 +95,7 @@ def _kernels(
     return ([table], lookup), None if scales is None else torch.from_numpy(scales.reshape(shape)).to(weight)
 
 
-def _first_of(rows: ndarray, channels: ndarray) -> ndarray:
+def first_equal(rows: ndarray, channels: ndarray) -> ndarray:
     """For each row the first of the same channel that equals it."""
     leaders: dict[tuple[int, bytes], int] = {}
     rows = np.ascontiguousarray(rows + 0.0)  # + 0.0: no zero is negative
@@ -104,7 +104,7 @@ def _first_of(rows: ndarray, channels: ndarray) -> ndarray:
     return np.array([leaders.setdefault(pair, row) for row, pair in enumerate(pairs)], np.int64)
 
 
-def _first_multiple(rows: ndarray, channels: ndarray) -> tuple[ndarray, ndarray]:
+def first_multiple(rows: ndarray, channels: ndarray) -> tuple[ndarray, ndarray]:
     """For each row the first of the same channel that is a multiple of it, and the row as a multiple of that one."""
     if not len(rows):
         return np.zeros(0, np.int64), np.zeros(0)

@@ -46,6 +46,15 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
 
     Raises:
         ValueError: a share out of range, an unknown scope, scores of channels or of another network.
+
+    Example:
+        >>> network = load_network("digits/mlp")
+        >>> pruned = prune_weights(network, score_weights(network, "magnitude"), ratio=0.9)
+        >>> pruned.layers[["layer", "weights", "zeros"]]
+                     layer  weights  zeros
+        0  hidden.0.linear    16384  13117
+        1  hidden.1.linear    32768  31625
+        2       classifier     1280    646
     """
     scores.check_of("weights")
     check_share("ratio", ratio)
@@ -108,7 +117,7 @@ def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
     }
 
 
-def hold_zeros(pruned: nn.Module) -> Callable[[nn.Module, int], None]:
+def hold_zeros(pruned: nn.Module) -> Callable[..., None]:
     """A hook for ``train(on_batch=...)``: what is zero in the conv and linear weights of ``pruned`` becomes so again.
 
     Call it once more on what was trained, for the last minibatch.
@@ -129,6 +138,12 @@ def sparse_bytes(network: nn.Module) -> int:
 
     A conv or linear weight takes a bit for each of its places and its numbers that are not zero, or all its numbers,
     whichever is less; other tensors take all of theirs. A tensor with two names counts once.
+
+    Example:
+        >>> network = load_network("digits/mlp")
+        >>> pruned = prune_weights(network, score_weights(network, "magnitude"), ratio=0.9).network
+        >>> sparse_bytes(network), sparse_bytes(pruned)
+        (207928, 32680)
     """
     weights = {id(layer.weight) for layer in weight_layers(network) if "lazy" not in layer.skipped}
     tensors = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}

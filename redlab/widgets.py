@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import Dataset
@@ -53,6 +54,13 @@ def explore_density(
 
     Raises:
         ValueError: an unknown network, layer or bandwidth; the message lists the known ones.
+
+    Example:
+        >>> explorer = explore_density("digits/mlp", layer="classifier")
+        >>> [choice.name for choice in explorer.choices]
+        ['network', 'layer', 'bandwidth', 'contrast']
+        >>> explorer.figure(bandwidth="silverman/2").axes[0].get_title()
+        'digits/mlp, classifier, bandwidth silverman/2: 7 modes'
     """
     shelf = Shelf(network, dataset, limit)
     start = {"network": shelf.first, "layer": layer, "bandwidth": bandwidth, "contrast": contrast}
@@ -86,6 +94,13 @@ def explore_hashing(
     """Slide bandwidth and contrast, choose a rule, and see one layer collapse onto a few values.
 
     Arguments and errors: as in ``explore_density``; ``rule`` and ``representative`` as in ``hash_weights``.
+
+    Example:
+        >>> explorer = explore_hashing("digits/mlp", layer="classifier", rule="lloyd")
+        >>> [choice.name for choice in explorer.choices]
+        ['network', 'layer', 'rule', 'bandwidth', 'contrast', 'representative']
+        >>> len(explorer.figure().axes)
+        2
     """
     shelf = Shelf(network, dataset, limit)
     start = {"network": shelf.first, "layer": layer, "rule": rule, "bandwidth": bandwidth, "contrast": contrast}
@@ -118,7 +133,9 @@ def _hashed_accuracy(shelf: Shelf, network: str, layer: str, **rule: Any) -> str
 
 def _collapse(shelf: Shelf, network: str, layer: str, hashed: Hashed) -> str:
     weight = shelf.layers(network)[layer].weight.detach()
-    error = relative_error(weight.cpu().double().numpy().ravel(), hashed.values.cpu().double().numpy().ravel())
+    error = relative_error(
+        weight.cpu().double().numpy().ravel(), torch.as_tensor(hashed.values).cpu().double().numpy().ravel()
+    )
     after = f"{len(hashed.codebook):,} after hashing, relative L2 error {error:.2%}"
     return f"{weight.numel():,} weights: {shelf.distinct(network, layer):,} distinct values before, {after}"
 
@@ -144,6 +161,13 @@ def explore_merging(
         linkage: "complete" or "single"; see ``merge_neurons``.
         hashed: whether the weights are hashed first, at this ``bandwidth``.
         network, dataset, limit: as in ``explore_density``; so are the errors.
+
+    Example:
+        >>> explorer = explore_merging("digits/mlp", alpha=0.1)
+        >>> [choice.name for choice in explorer.choices]
+        ['network', 'hashed', 'linkage', 'layer', 'alpha']
+        >>> explorer.values["layer"]
+        'hidden.1.linear'
     """
     shelf = Shelf(network, dataset, limit)
     trees = _Trees(shelf, bandwidth)
@@ -171,8 +195,12 @@ class _Trees:
         return hash_network(folded, bandwidth=self.bandwidth).network if hashed else folded
 
     def _grow(self, network: str, hashed: bool, linkage: str) -> dict[str, Dendrogram]:
-        grown = merge_trees(self.start(network, hashed), linkage)
+        grown = merge_trees(self.own(network, hashed), linkage)
         return {name: grown[name] for name in self.shelf.layers(network) if name in grown}
+
+    def own(self, network: str, hashed: bool) -> nn.Module:
+        """A copy to trace: while that goes on in one thread, another one finds fake tensors in place of the weights."""
+        return copy.deepcopy(self.start(network, hashed))
 
     def of(self, network: str, hashed: bool, linkage: str) -> dict[str, Dendrogram]:
         return self._grown(network, hashed, linkage)
@@ -197,7 +225,7 @@ def _see_merging(trees: _Trees, figure: Figure, layer: str, alpha: float, **at: 
 
 
 def _merged_accuracy(trees: _Trees, network: str, hashed: bool, linkage: str, layer: str, alpha: float) -> str:
-    result = merge_neurons(trees.start(network, hashed), alpha, linkage=linkage)
+    result = merge_neurons(trees.own(network, hashed), alpha, linkage=linkage)
     left = result.layers["products_after"].sum() / result.layers["products_before"].sum()
     return f"{left:.1%} of the products left, {trees.shelf.accuracy(network, result.network)}"
 
@@ -221,6 +249,13 @@ def explore_splitting(
         unit: "channel", "tap" or "kernel"; see ``split_inputs``.
         rule, bandwidth: how the layer is hashed; uniform and lloyd take as many values as the density has modes.
         network, layer, dataset, limit: as in ``explore_density``; so are the errors.
+
+    Example:
+        >>> explorer = explore_splitting("digits/mlp", layer="classifier", unit="tap")
+        >>> [choice.name for choice in explorer.choices]
+        ['network', 'layer', 'rule', 'bandwidth', 'unit', 'channel']
+        >>> explorer.values["unit"], explorer.values["channel"]
+        ('tap', 0)
     """
     shelf = Shelf(network, dataset, limit)
     start = {"network": shelf.first, "layer": layer, "rule": rule, "bandwidth": bandwidth, "unit": unit}
@@ -244,7 +279,7 @@ def _channels(shelf: Shelf, network: str, layer: str, **_: Any) -> dict[str, int
 
 def _hashed_layer(shelf: Shelf, network: str, layer: str, rule: str, bandwidth: str | float) -> Layer:
     own = copy.deepcopy(shelf.layers(network)[layer])
-    own.weight.data = hash_weights(own.weight.detach(), rule, bandwidth).values
+    own.weight.data = torch.as_tensor(hash_weights(own.weight.detach(), rule, bandwidth).values)
     return own
 
 

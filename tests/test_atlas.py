@@ -13,7 +13,6 @@ from torch.nn.utils import parametrizations
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from redlab import (
-    atlas_rows,
     compare_atlas,
     compared_layers,
     distinct_products,
@@ -35,6 +34,7 @@ from redlab import (
     summarise_atlas,
     twin_layers,
 )
+from redlab.atlas_studies import atlas_rows
 from redlab.similarity import dendrogram
 
 DIGITS = ["digits/resnet", "digits/mobilenet", "digits/mlp"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from http.client import HTTPResponse
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from nbformat import v4, write
+from servers import free_port, lab
 from typer.testing import CliRunner
 
 import redlab
@@ -172,23 +178,74 @@ def test_pairs_are_joined_up_to_the_double_dash():
 
 
 def test_lab_opens_the_first_notebook_with_an_absolute_data_root(checkout, monkeypatch):
+    words, environment = started_lab(checkout, monkeypatch, "--no-browser", "--port", "9999")
+    assert words[:2] == ["-m", "jupyterlab"]
+    assert words[2:4] == [
+        f"--ServerApp.root_dir={checkout / 'notebooks'}",
+        "--LabApp.default_url=/lab/tree/00_start_here.ipynb",
+    ]
+    assert words[-3:] == ["--no-browser", "--port", "9999"]
+    assert words.count("--no-browser") == 1
+    assert environment["REDLAB_DATA"] == str(checkout / "data here")
+
+
+def test_lab_leaves_to_the_user_what_the_user_sets(checkout, monkeypatch):
+    words, _ = started_lab(checkout, monkeypatch, "--LabApp.default_url=/lab", "--ip", "0.0.0.0")
+    assert [word for word in words if word.startswith("--LabApp.default_url")] == ["--LabApp.default_url=/lab"]
+    assert words[-2:] == ["--ip", "0.0.0.0"]
+
+
+@pytest.mark.parametrize(("user", "display", "expected"), [(0, None, True), (1000, ":0", False)])
+def test_lab_starts_as_root_and_without_a_display(checkout, monkeypatch, user, display, expected):
+    monkeypatch.setattr(os, "geteuid", lambda: user, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", display) if display else monkeypatch.delenv("DISPLAY", raising=False)
+    words, _ = started_lab(checkout, monkeypatch)
+    assert ("--allow-root" in words) is expected
+    assert ("--no-browser" in words) is expected
+
+
+def started_lab(checkout, monkeypatch, *words: str) -> tuple[list[str], dict[str, str]]:
+    """What this Python would be started with, and its environment."""
     calls = []
     monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
     monkeypatch.setenv("REDLAB_DATA", "data here")
     (checkout / "notebooks" / "00_start_here.ipynb").touch()
-    code, _, _ = redlab_says("lab", "--no-browser", "--port", "9999")
-    assert code == 0
-    ((program, words, environment),) = calls
-    assert program == sys.executable
-    assert words[1:3] == ["-m", "jupyterlab"]
-    assert words[3:] == [
-        f"--ServerApp.root_dir={checkout / 'notebooks'}",
-        "--LabApp.default_url=/lab/tree/00_start_here.ipynb",
-        "--no-browser",
-        "--port",
-        "9999",
-    ]
-    assert environment["REDLAB_DATA"] == str(checkout / "data here")
+    assert redlab_says("lab", *words)[0] == 0
+    ((program, (first, *rest), environment),) = calls
+    assert program == first == sys.executable
+    return rest, environment
+
+
+def test_the_lab_answers_those_who_have_its_token_on_this_machine_only(tmp_path):
+    port = free_port()
+    with lab(paths.checkout(), tmp_path, "--port", str(port)) as address:
+        assert re.fullmatch(rf"http://127\.0\.0\.1:{port}/lab/tree/00_start_here\.ipynb\?token=\w+", address)
+        root, token = f"http://127.0.0.1:{port}", address.partition("?")[2]
+        answer, page = asked(address)
+        config = json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+        assert "@jupyterlab/apputils-extension:announcements" in config["disabledExtensions"]
+        assert answer.status == 200
+        assert urlsplit(asked(address.removesuffix(f"?{token}"))[0].url).path == "/login"
+        listed = json.loads(asked(f"{root}/api/contents?{token}")[1])["content"]
+        assert "00_start_here.ipynb" in [entry["name"] for entry in listed]
+        with pytest.raises(HTTPError, match="403"):
+            asked(f"{root}/api/contents")
+        assert listens_on(port) <= {"127.0.0.1", "::1"}
+
+
+def asked(address: str) -> tuple[HTTPResponse, str]:
+    with urlopen(address, timeout=30) as answer:
+        return answer, answer.read().decode()
+
+
+def listens_on(port: int) -> set[str]:
+    """The addresses of this machine at which somebody listens on that port."""
+    psutil = pytest.importorskip("psutil")
+    found = {own.laddr.ip for own in psutil.net_connections("tcp") if own.status == "LISTEN" and own.laddr.port == port}
+    assert found
+    return found
 
 
 def test_outside_a_checkout_the_message_says_so(tmp_path, monkeypatch):

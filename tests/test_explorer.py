@@ -64,7 +64,8 @@ def test_the_picture_on_paper_is_the_live_one():
     assert found.png({"start": 3, "step": 1}) == (image.getvalue(), "from 3 by 1")
 
 
-def test_a_runner_gets_a_line_and_makes_no_widget():
+def test_a_runner_gets_a_line_and_makes_no_widget(monkeypatch, tmp_path):
+    monkeypatch.setenv("REDLAB_OUT", str(tmp_path))  # even where another test has imported ipykernel
     found = explorer()
     assert found._repr_mimebundle_() == {"text/plain": repr(found)}
     assert "redlab lab" in repr(found)
@@ -77,7 +78,7 @@ def test_a_step_of_a_slider_draws_anew_and_says_what():
     before = panel.picture.value
     panel.inputs["step"].value = 2
     assert panel.picture.value != before
-    assert 'alt="from 2 by 2"' in panel.picture.value
+    assert 'alt="Numbers, start 2, step 2: from 2 by 2"' in panel.picture.value
     assert "from 2 by 2" in panel.words.value
     assert 'role="status"' in panel.words.value
 
@@ -158,3 +159,42 @@ def test_a_measurement_that_fails_says_why():
     panel.measure()
     panel.background.thread.join(10)
     assert "no images" in panel.outcome.value
+
+
+def test_a_slider_of_one_option_has_two_ends_as_the_browser_demands():
+    panel = Panel(explorer(start=1))
+    assert panel.inputs["step"].options == (("1", 1), ("1", 1))
+    panel.inputs["step"].index = 1
+    assert panel.values == {"start": 1, "step": 1}
+
+
+def test_what_moves_in_another_thread_waits_for_its_turn_and_is_not_lost():
+    drawing, go_on = threading.Event(), threading.Event()
+
+    def slow(figure, start, step):
+        if (start, step) == (3, 2):
+            drawing.set()
+            go_on.wait(10)
+        return see(figure, start, step)
+
+    panel = Panel(explorer(slow, start=3))
+    first = threading.Thread(target=lambda: setattr(panel.inputs["step"], "value", 2))
+    second = threading.Thread(target=lambda: setattr(panel.inputs["start"], "value", 9))
+    first.start()
+    assert drawing.wait(10)
+    second.start()
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    assert panel.values == {"start": 9, "step": 2} == {name: made.value for name, made in panel.inputs.items()}
+    assert "from 9 by 2" in panel.words.value
+
+
+def test_whatever_goes_wrong_is_said_by_its_name():
+    def broken(figure, start, step):
+        return {1: "one", 2: "two"}[start]
+
+    panel = Panel(explorer(broken))
+    panel.inputs["start"].value = 9
+    assert "KeyError: 9" in panel.words.value
+    assert panel.inputs["start"].value == 2

@@ -24,6 +24,7 @@ from redlab import (
     plot_expected,
     plot_frontier,
     plot_modes,
+    plot_scores,
     plot_split,
     plot_splits,
     plot_times,
@@ -105,6 +106,18 @@ def test_no_text_is_smaller_than_nine_points(plot):
     assert min(text.get_fontsize() for text in texts) >= 9
 
 
+def test_logarithmic_axes_are_named_in_plain_numbers():
+    for scores, names in (([5.2, 11], "6 7 8 9 10"), ([3, 80], "5 10 20 50"), ([2e-5, 3e-2], "1e-4 0.001 0.01")):
+        ax = plot_scores(pd.DataFrame({"group": "a", "score": scores}))
+        ax.figure.canvas.draw()
+        low, high = ax.get_xlim()
+        ticks = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+        assert " ".join(label.get_text() for place, label in ticks if low <= place <= high) == names
+        assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+    ax = plot_scores(pd.DataFrame({"group": "a", "score": [1, 2e6]}))
+    assert [ax.xaxis.get_major_formatter()(place) for place in (1e6, 1e7)] == ["1,000,000", "1e7"]
+
+
 def test_units_are_drawn_with_as_many_coloured_weights_as_products():
     layer = next(weight_layers(hash_network(load_network("digits/resnet"), rule="uniform", max_error=0.2).network))
     frame = unit_map(layer)
@@ -115,6 +128,15 @@ def test_units_are_drawn_with_as_many_coloured_weights_as_products():
         assert (veil[..., 3] == 0).sum() == part["multiplies"].sum()
     only = split_inputs(torch.nn.Sequential(layer.module), example=torch.randn(1, 1, 8, 8)).network[0]
     assert frame.loc[frame["unit"] == "channel", "multiplies"].sum() == len(only.tables[0])
+
+
+def test_a_linear_layer_has_one_place_in_its_kernel():
+    layer = next(weight_layers(hashed()))
+    frame = unit_map(layer, channel=3)
+    one = frame[frame["unit"] == "channel"]
+    assert set(one["tap"]) == {0}
+    assert one["value"].tolist() == layer.weight[:, 3].tolist()
+    assert len(set(frame.groupby("unit")["multiplies"].sum())) == 1  # all units are the same then
 
 
 def test_steps_stand_in_the_order_in_which_they_are_taken():
@@ -129,6 +151,9 @@ def test_steps_stand_in_the_order_in_which_they_are_taken():
     last = frame.groupby("method", sort=False).last()
     assert last.loc["RED++", "products"] < last.loc["RED", "products"] <= frame["products"].max()
     assert (last["bytes"] < frame["bytes"].iloc[0] / 3).all()
+    few = draw_steps(frame[["method", "step", "products", "accuracy"]]).axes
+    assert [ax.axison for ax in few] == [True, True, False, False]
+    assert all(ax.xaxis.get_tick_params()["labelbottom"] for ax in few[:2])
 
 
 def test_a_density_marks_each_mode_and_cut():

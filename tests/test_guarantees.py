@@ -455,7 +455,7 @@ def test_the_picture_shows_both_series_and_says_how_vacuous_the_bound_is(frame):
     np.testing.assert_allclose(measured.get_xdata(), frame["measured"])
     assert bound.get_marker() != measured.get_marker()
     assert bound.get_color() != measured.get_color()
-    assert f"10^{{{frame.attrs['log10_ratio']:.1f}}}" in ax.get_title()
+    assert f"10^{frame.attrs['log10_ratio']:.1f} times" in ax.get_title()
     assert f"{frame.attrs['certain']:.1%} of 32 predictions are certain" in ax.get_title()
     assert ax.get_xlabel()
     assert ax.get_ylabel()

@@ -22,6 +22,7 @@ from redlab.coupling import couple
 from redlab.datasets import load_dataset
 from redlab.evaluation import evaluate
 from redlab.iterative import iterative_prune
+from redlab.progress import watched
 from redlab.scores import Scored
 from redlab.scoring import score_channels
 from redlab.storage import load_network, save_network
@@ -213,6 +214,13 @@ def test_learning_between_removals_and_at_the_end_helps():
         for tuning in (None, {"every": 5, "epochs": 1})
     ]
     assert accuracies[1] > accuracies[0] + 20
+
+
+def test_whoever_watches_is_told_of_every_round():
+    told = []
+    with watched(lambda title, share: told.append(title)):
+        result = iterative_prune(load_network("digits/mlp"), "magnitude", None, 0.5, 100)
+    assert told.count("pruning") == result.plan["achieved"]["rounds"]
 
 
 def test_history_tells_of_every_round():

@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from redlab import fine_tuning
-from redlab.baselines.spp import Masked, delta, raised
 from redlab.cost import measure_cost
 from redlab.coupling import couple
 from redlab.datasets import load_dataset
@@ -19,6 +18,7 @@ from redlab.iterative import iterative_prune
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
 from redlab.scoring import score_channels
+from redlab.spp import Masked, delta, raised
 from redlab.storage import load_network, save_network
 
 EXAMPLE = torch.ones(1, 4)
@@ -209,6 +209,10 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_all_else_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
     assert _same(network, _mlp())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_whole_number_of_iterations_may_be_a_float():
+    assert _same(_prune(step=2.0).network, _prune(step=2).network)
 
 
 @pytest.mark.parametrize("call", [1, 10, -1])

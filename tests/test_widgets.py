@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -176,3 +177,19 @@ def test_unknown_networks_layers_and_bandwidths_are_refused():
         explore_hashing(NAME, bandwidth="silvermann").figure()
     with pytest.raises(ValueError, match="channel cannot be 16"):
         explore_splitting(NAME, LAYER, channel=16)
+
+
+def test_merging_is_drawn_while_its_measurement_traces_the_network():
+    explorer, failed = explore_merging("digits/mlp"), []
+
+    def measure():
+        try:
+            explorer.measure(**explorer.values)
+        except RuntimeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    while thread.is_alive():
+        explorer.png(explorer.values)
+    assert failed == []

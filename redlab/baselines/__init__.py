@@ -38,6 +38,10 @@ class Criterion:
     data: bool = False
     compensation: str = "none"
 
+    def scorer(self, of: str) -> Any:
+        """The function that scores ``of``, "channels" or "weights"; None: there is none."""
+        return self.channels if of == "channels" else self.weights
+
 
 CRITERIA: dict[str, Criterion] = {
     "random": Criterion(random, random_weights),
@@ -59,11 +63,11 @@ def find_criterion(name: str, of: str, options: Mapping[str, Any]) -> Criterion:
     Raises:
         ValueError: it doesn't; the message says what is known.
     """
-    known = [each for each, criterion in CRITERIA.items() if getattr(criterion, of) is not None]
+    known = [each for each, criterion in CRITERIA.items() if criterion.scorer(of) is not None]
     if name not in known:
         what = "does not score" if name in CRITERIA else "is no criterion for"
         raise ValueError(f"{name!r} {what} {of}.{_guess(name, known)} Known: {', '.join(known)}")
-    taken = list(inspect.signature(getattr(CRITERIA[name], of)).parameters)[1:]
+    taken = list(inspect.signature(CRITERIA[name].scorer(of)).parameters)[1:]
     for option in options:
         if option not in taken:
             guess = _guess(option, taken)

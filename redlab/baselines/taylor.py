@@ -91,7 +91,8 @@ def _of_rows(subject: Subject, form: str, batch_size: int, chunk: int) -> Scored
 
 def taylor_of_weights(subject: Subject, batch_size: int = 64, chunk: int = 128) -> dict[str, ndarray]:
     """(w dL/dw)^2 of every weight, averaged over minibatches; arguments as above."""
-    totals, count = {}, 0
+    totals: dict[str, Tensor] = {}
+    count = 0
     for product in _weight_products(subject, batch_size, chunk):
         count += 1
         for name, own in product.items():

@@ -43,6 +43,14 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
 
     Raises:
         ValueError: a network that ``sparsify`` did not make.
+
+    Example:
+        >>> masked = sparsify(load_network("digits/mlp"), keep=0.25)
+        >>> harden(masked).layers[["layer", "k", "n", "sparsity"]]
+                     layer   k    n  sparsity
+        0  hidden.0.linear  16   64      0.75
+        1  hidden.1.linear  64  256      0.75
+        2       classifier  32  128      0.75
     """
     sparsity = sparsity_of(network)
     before, after = (_plain(network, masked) for masked in (False, True))

@@ -30,7 +30,8 @@ class Mask(nn.Module):
         self.logits = nn.Parameter(logits)
         self.k, self.estimator, self.noise, self.tiles = k, estimator, noise, tiles
         self.temperature, self.calm = TEMPERATURE, 1.0
-        self._keeping, self._drawn = False, None
+        self._keeping = False
+        self._drawn: Tensor | None = None
 
     def forward(self) -> Tensor:
         """(rows, n) of zeros and ones."""

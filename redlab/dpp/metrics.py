@@ -22,7 +22,14 @@ _PARTS = 8  # of the draws: the spread over them is the error of what all of the
 
 
 def mask_entropy(network: nn.Module) -> Tensor:
-    """The sum over all rows of all masks in ``network`` of H(softmax(Phi)), in nats: DPP's penalty, times mu."""
+    """The sum over all rows of all masks in ``network`` of H(softmax(Phi)), in nats: DPP's penalty, times mu.
+
+    Example:
+        >>> masked = sparsify(load_network("digits/mlp"), keep=0.25)
+        >>> most = sum(mask.logits.shape[0] * np.log(mask.logits.shape[1]) for mask in masked.dpp.masks.values())
+        >>> bool(0.8 * most < mask_entropy(masked) < most)
+        True
+    """
     return torch.stack([_entropy(mask.logits.log_softmax(1)).sum() for mask in masks_in(network)]).sum()
 
 
@@ -50,11 +57,19 @@ def mask_metrics(network: nn.Module, draws: int = 64, seed: int = 0) -> pd.DataF
 
     Raises:
         ValueError: a network without masks, too few draws.
+
+    Example:
+        >>> masked = sparsify(load_network("digits/mlp"), keep=0.25)
+        >>> mask_metrics(masked, draws=0)[["layer", "rows", "k", "n"]]
+                     layer  rows   k    n
+        0  hidden.0.linear   256  16   64
+        1  hidden.1.linear   128  64  256
+        2       classifier    10  32  128
     """
     sparsity = sparsity_of(network)
     if draws and draws < _PARTS:
         raise ValueError(f"draws must be at least {_PARTS}, or 0 for none, not {draws!r}")
-    generator = {}
+    generator: dict[torch.device, torch.Generator] = {}
     rows = []
     for name, mask in sparsity.masks.items():
         device = mask.logits.device

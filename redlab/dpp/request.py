@@ -36,7 +36,7 @@ class Request:
     seed: int
 
     def __post_init__(self) -> None:
-        known = {"granularity": GRANULARITIES, "estimator": ("auto", *ESTIMATORS), "start": STARTS}
+        known: dict[str, tuple] = {"granularity": GRANULARITIES, "estimator": ("auto", *ESTIMATORS), "start": STARTS}
         known |= {"weight_bits": WEIGHT_BITS, "activation_bits": ACTIVATION_BITS}
         for name, values in known.items():
             if getattr(self, name) not in values:
@@ -52,8 +52,8 @@ class Request:
     def options(self) -> dict[str, Any]:
         """As plain data."""
         own = dict(vars(self))
-        named = isinstance(self.keep, Mapping)
-        own["keep"] = {name: _number(keep) for name, keep in self.keep.items()} if named else _number(self.keep)
+        keep = self.keep
+        own["keep"] = {k: _number(v) for k, v in keep.items()} if isinstance(keep, Mapping) else _number(keep)
         own["whole"] = list(self.whole)
         left_out = {"whole": not self.whole, "tiles": self.granularity != "tile"}
         return {name: value for name, value in own.items() if not left_out.get(name)}
@@ -70,12 +70,12 @@ class Request:
         return min(int(keep) // tiles, n)
 
 
-def _number(keep: Real) -> int | float:
+def _number(keep: Any) -> int | float:
     """As JSON knows it: numpy has numbers of its own."""
     return int(keep) if isinstance(keep, Integral) else float(keep)
 
 
 def _check_keep(keep: Any) -> None:
-    whole = isinstance(keep, Integral) and not isinstance(keep, bool) and keep >= 1
-    if not (whole or (isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < keep <= 1)):
+    whole = isinstance(keep, Integral) and not isinstance(keep, bool) and int(keep) >= 1
+    if not (whole or (isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < float(keep) <= 1)):
         raise ValueError(f"keep must be a share in (0, 1] or a whole number of at least 1, not {keep!r}")

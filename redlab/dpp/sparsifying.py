@@ -72,6 +72,13 @@ def sparsify(
     Raises:
         ValueError: an option out of range or unknown, a layer that isn't there, weights that are not finite, a network
             that has masks already, or none that could get one.
+
+    Example:
+        >>> masked = sparsify(load_network("digits/mlp"), keep=0.25)
+        >>> {name: (mask.k, mask.logits.shape[1]) for name, mask in masked.dpp.masks.items()}
+        {'hidden.0.linear': (16, 64), 'hidden.1.linear': (64, 256), 'classifier': (32, 128)}
+        >>> masked.dpp.masks["classifier"]().sum(1).unique().tolist()
+        [32.0]
     """
     whole = (whole,) if isinstance(whole, str) else tuple(whole)
     asked = Request(keep, granularity, whole, estimator, tiles, start, noise, weight_bits, activation_bits, learn, seed)

@@ -94,7 +94,7 @@ class _Asked:
     """What was asked for, checked when it is put together."""
 
     target: float
-    step: int
+    step: int | float
     fine_tune: FineTuning
     seed: int
     round_to: int
@@ -120,7 +120,7 @@ def spp(
     network: nn.Module,
     dataset: Dataset,
     target: float,
-    step: int = 180,
+    step: int | float = 180,
     fine_tune: FineTuning | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -195,7 +195,7 @@ class _Shutting(Rounds):
         """The mean loss of ``step`` iterations, each with gates of its own."""
         seed, masked = seed_of(self.asked.seed, len(self.history) + 1), Masked(self.network, self._groups, self._p)
         tuning = self.asked.fine_tune
-        trained = tuning.some(masked, self.dataset, self.asked.step, seed, lambda copied, number: copied.draw())
+        trained = tuning.some(masked, self.dataset, int(self.asked.step), seed, lambda copied, number: copied.draw())
         self.network = trained.network.network
         return float(trained.history["loss"].iloc[0])
 
