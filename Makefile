@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 CHROMIUM := sudo=; test "`id -u`" = 0 || sudo="sudo -n"; \
   command -v apt-get >/dev/null && $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium fonts-dejavu-core
 
-.PHONY: help figures test test-slow test-ui lab bench zoo refresh lint docs clean
+.PHONY: help figures test test-slow test-ui lab bench zoo atlas refresh lint docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,6 +35,9 @@ bench: $(INSTALLED)  ## the benchmarks, on a machine that does nothing else
 
 zoo: $(INSTALLED)  ## couple and merge every torchvision classifier; goes on where it stopped
 	@$(BIN)/python -m benchmarks.zoo
+
+atlas: $(INSTALLED)  ## measure the redundancy of every network for notebook 11; goes on where it stopped
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.atlas
 
 refresh: $(INSTALLED)  ## execute the notebooks and write them back with their outputs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli refresh

@@ -21,7 +21,7 @@ from redlab.entries import Entry
 from redlab.expected import expected_unique
 from redlab.hashing import representatives
 from redlab.ordered import AT_ONCE, bits_of, how_often, in_parts, ordered_weights, own_values, why_unchanged
-from redlab.rules import Cells, Rule, round_up
+from redlab.rules import Cells, round_up
 from redlab.vectors import Vector, binary_scale
 
 FLAT = "one axis, not hashed"
@@ -87,10 +87,13 @@ class Lookup:
         return passes_numpy.slots(self.edges.dtype, self.low, self.high, self.edges)
 
 
-def spectrum_of(entry: Entry) -> Spectrum:
+def spectrum_of(entry: Entry, bandwidth: str | float = "silverman/8") -> Spectrum:
     """The spectrum of a floating-point tensor of any shape but empty.
 
     Tensors of one axis (biases, norms) are not hashed, as ``hash_network`` leaves them.
+
+    Arguments:
+        bandwidth: see ``estimate_density``.
 
     Raises:
         NotFinite: NaN or inf in it.
@@ -98,7 +101,8 @@ def spectrum_of(entry: Entry) -> Spectrum:
     ordered = ordered_weights(entry)
     distinct, entropy, often = own_values(ordered)
     vector, exponent = _vector(ordered)
-    h = resolve_bandwidth(vector, Rule().bandwidth)
+    own = bandwidth if isinstance(bandwidth, str) else float(np.ldexp(bandwidth, -exponent))
+    h = resolve_bandwidth(vector, own)
     flat = len(entry.shape) < 2
     if modes := _apart(vector, h):
         return Spectrum(
