@@ -163,7 +163,8 @@ def test_too_few_runs_say_what_there_is_and_how_to_make_more(write, tmp_path, co
         compare_runs(tmp_path / "none").figure()
 
 
-def test_elsewhere_than_in_jupyterlab_it_is_one_line_and_the_disk_is_left_alone(monkeypatch):
+def test_elsewhere_than_in_jupyterlab_it_is_one_line_and_the_disk_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("REDLAB_OUT", str(tmp_path))  # even where another test has imported ipykernel
     monkeypatch.setattr(run_browser, "_found", lambda folder: pytest.fail("looked for runs"))
     bundle = compare_runs()._repr_mimebundle_()
     assert list(bundle) == ["text/plain"]

@@ -56,7 +56,9 @@ def words(explorer, **changes):
 
 
 @pytest.mark.parametrize("explore", EXPLORERS)
-@pytest.mark.parametrize("network", ["digits/resnet", "digits/mobilenet", "digits/mlp"])
+@pytest.mark.parametrize(
+    "network", ["digits/resnet", pytest.param("digits/mobilenet", marks=pytest.mark.slow), "digits/mlp"]
+)
 def test_every_layer_of_every_shipped_network_can_be_looked_at(explore, network):
     panel = Panel(explore(network, limit=20))
     for name in dict(panel.inputs["layer"].options).values():
