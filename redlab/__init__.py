@@ -123,6 +123,7 @@ _HOME = {
     "sensitivity": "pruning_studies",
     "separate_kernels": "splitting",
     "share_error": "budget",
+    "show_compact": "real_figures",
     "sizes_at": "pruning_studies",
     "small_multiples": "figures",
     "sparse_bytes": "weight_pruning",

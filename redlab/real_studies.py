@@ -38,7 +38,9 @@ _LEFT_OUT = (
     ("imagenet/mobilenet_v1_0.75", "all fine-tuning, DPP, SPP", _NO_IMAGES),
     ("cifar10/resnet56", "SInGE", "a gradient for each group, step and minibatch: half an hour"),
     ("cifar10/resnet56", "random and reconstructed Taylor, fine-tuned", "minutes of training each"),
-    ("cifar10/resnet56", "second and third seeds of all that learns", "minutes of training each"),
+    ("cifar10/resnet56", "SPP; DPP with a tenth of the noise", "minutes of training each"),
+    ("cifar10/resnet56", "RED++ at errors 0.05 and 0.1; more alphas of merging", "minutes to evaluate each"),
+    ("the ResNets", "second and third seeds of all that learns, and of biases from images", "minutes of training each"),
 )
 
 

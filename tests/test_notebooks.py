@@ -23,6 +23,7 @@ CHANGES = {
     "07_flexrel": ({"ratios": [0.4]}, "accuracy"),
     "08_dpp_mask_entropy": ({"keeps": [0.5, 0.5]}, "sparsity"),
     "09_pruning_vs_accuracy": ({"keeps": [0.8]}, "products"),
+    "10_real_networks": ({"max_error": 0.4}, "products"),
 }
 
 
