@@ -26,7 +26,7 @@ _ACROSS = {
     "products": ("products left (%)", 100),
     "parameters": ("parameters left (%)", 100),
     "bytes": ("bytes on disk left (%)", 100),
-    "ratio": ("time of one image, the original's = 1", 1),
+    "time_ratio": ("time of one image, the original's = 1", 1),
 }
 _OPEN = {
     "products": "open: split layers, distinct products; additions stay",
@@ -55,7 +55,7 @@ def draw_real(
 
     Arguments:
         summary: of ``summarise_real``.
-        x: "products", "parameters", "bytes" or "ratio" (of times).
+        x: "products", "parameters", "bytes" or "time_ratio".
         published: of ``published_figures``: those of the same networks get a star, where they say what is left.
     """
     networks = list(dict.fromkeys(summary["network"]))
@@ -101,14 +101,14 @@ def _panel(ax: Axes, own: pd.DataFrame, x: str, looks: dict[str, _Look], stars: 
     if own.empty:
         ax.annotate("not measured", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return
-    shown = own[~own["split"]] if x == "ratio" else own
+    shown = own[~own["split"]] if x == "time_ratio" else own
     for (method, split), part in shown.groupby(["method", "split"], sort=False):
         _line(ax, part.sort_values(x), x, looks[method], split)
     ax.axhline(own["before"].iloc[0], color=INK, linewidth=0.8)
     if stars is not None and x == "products":
         ax.plot(100 * stars[x], stars["accuracy"], "*", color=INK, markersize=9, markerfacecolor="white", zorder=4)
-    if x == "ratio" and own["split"].any():
-        times = own.loc[own["split"], "ratio"]
+    if x == "time_ratio" and own["split"].any():
+        times = own.loc[own["split"], "time_ratio"]
         least, most = f"{times.min():.0f}", f"{times.max():.0f}"
         text = f"split:\n{least}{f' to {most}' if most != least else ''}\ntimes →"
         ax.annotate(text, (0.98, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9)
@@ -134,8 +134,8 @@ def _scale(row: np.ndarray, own: pd.DataFrame, x: str) -> None:
     """One axis across for the panels of a network, and one up for the two without training; what was trained lies
     closer together and has a scale of its own.
     """
-    times = own.loc[~own["split"], "ratio"].dropna()
-    across = (min([0.5, *0.95 * times]), max([_TOP, *1.05 * times])) if x == "ratio" else (-3, 104)
+    times = own.loc[~own["split"], "time_ratio"].dropna()
+    across = (min([0.5, *0.95 * times]), max([_TOP, *1.05 * times])) if x == "time_ratio" else (-3, 104)
     for ax in row:
         ax.set_xlim(across)
     for ax in row[:2]:
@@ -146,7 +146,7 @@ def _scale(row: np.ndarray, own: pd.DataFrame, x: str) -> None:
 
 def _legend_of(summary: pd.DataFrame, x: str, looks: dict[str, _Look], published: pd.DataFrame | None) -> list[Line2D]:
     shown = summary.dropna(subset=x)
-    shown = shown[~shown["split"]] if x == "ratio" else shown
+    shown = shown[~shown["split"]] if x == "time_ratio" else shown
     split = shown.groupby("method", sort=False)["split"].first()
     lines = [_sample(method, looks[method], split[method]) for method in split.index]
     lines.append(Line2D([], [], color=INK, linewidth=0.8, label="before"))

@@ -21,7 +21,7 @@ from redlab.splitting import as_dense
 # What a method asks for beyond the trained network: each has a panel of its own, since they answer other questions.
 NEEDS = ("nothing", "data", "fine-tuning")
 SHARES = ("products", "additions", "parameters", "bytes")
-_TIMES = ("milliseconds", "ratio")
+_TIMES = ("milliseconds", "time_ratio")
 _ROUNDS = {False: 40, True: 9}  # of timing, by whether layers are split: those take ten times as long and more
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 # What a setting says in words, as numbers of the columns that other frames have, too.
@@ -65,7 +65,7 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
 
 
 def time_left(original: nn.Module, network: nn.Module) -> dict[str, float]:
-    """``milliseconds`` of one image on one thread, and their ``ratio`` to the original's, measured in turns.
+    """``milliseconds`` of one image on one thread, and their ``time_ratio`` to the original's, measured in turns.
 
     Of the processor's time, so that other work on the machine is not in them. Batch norms are folded first in both:
     whoever waits for a network folds it, and folding is nobody's merit here.
@@ -73,7 +73,7 @@ def time_left(original: nn.Module, network: nn.Module) -> dict[str, float]:
     contestants = {"original": _folded(original), "network": _folded(network)}
     table = compare_latency(contestants, repeats=_ROUNDS[is_split(network)], threads=1, clock="processor")
     table = table.set_index("network")
-    return {"milliseconds": table.loc["network", "median"], "ratio": table.loc["network", "ratio"]}
+    return {"milliseconds": table.loc["network", "median"], "time_ratio": table.loc["network", "ratio"]}
 
 
 def is_split(network: nn.Module) -> bool:

@@ -64,7 +64,13 @@ def test_a_run_leaves_the_figures_that_are_committed(runs, name):
     assert drawn == committed
 
 
-LONG = ("05_red_and_red_plus_plus", "06_taylor_importance", "08_dpp_mask_entropy", "09_pruning_vs_accuracy")
+LONG = (
+    "05_red_and_red_plus_plus",
+    "06_taylor_importance",
+    "08_dpp_mask_entropy",
+    "09_pruning_vs_accuracy",
+    "10_real_networks",
+)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from redlab import (
 )
 from redlab.real_studies import NEEDS, is_split, time_left
 
-MEASURED = ["parameters", "bytes", "milliseconds", "ratio"]
+MEASURED = ["parameters", "bytes", "milliseconds", "time_ratio"]
 KEY = ["network", "method", "setting", "seed", "stage"]
 STARTS = ("python -m benchmarks.", "redlab ")
 
@@ -71,7 +71,7 @@ def test_sizes_and_times_are_all_there_or_none_of_a_row_that_was_taken_over(stor
     there = stored[~gaps.any(axis=1)]
     assert there["parameters"].between(0, 1).all()
     assert there["bytes"].between(0, 1).all()
-    assert (there[["milliseconds", "ratio"]] > 0).all(axis=None)
+    assert (there[["milliseconds", "time_ratio"]] > 0).all(axis=None)
 
 
 def test_only_separated_kernels_add_more_than_they_save(stored):
@@ -190,7 +190,7 @@ def test_what_was_left_out_has_a_reason(stored):
     assert frame["reason"].str.len().min() > 5
 
 
-@pytest.mark.parametrize("x", ["products", "parameters", "bytes", "ratio"])
+@pytest.mark.parametrize("x", ["products", "parameters", "bytes", "time_ratio"])
 def test_a_figure_has_a_panel_for_each_network_and_need_and_no_text_over_another(summary, x):
     figure = draw_real(summary, x, published_figures())
     figure.canvas.draw()
@@ -226,7 +226,7 @@ def test_points_stand_in_the_panel_of_what_they_need(summary):
 def test_split_layers_are_open_and_not_on_the_axis_of_times(summary):
     lines = [box.lines[0] for ax in draw_real(summary, "products").axes for box in ax.containers]
     assert {line.get_markerfacecolor() == "white" for line in lines} == {True, False}
-    timed = draw_real(summary, "ratio")
+    timed = draw_real(summary, "time_ratio")
     assert not any(box.lines[0].get_markerfacecolor() == "white" for ax in timed.axes for box in ax.containers)
     assert any("times →" in text.get_text() for ax in timed.axes for text in ax.texts)
 
@@ -253,7 +253,7 @@ def test_split_layers_save_products_and_bytes(network):
 
 def test_the_original_takes_as_long_as_itself(network):
     hashed = hash_network(fold_batchnorm(network).network).network
-    assert time_left(network, hashed)["ratio"] == pytest.approx(1, abs=0.5)
+    assert time_left(network, hashed)["time_ratio"] == pytest.approx(1, abs=0.5)
 
 
 def test_a_row_measured_again_stands_beside_the_stored_one(stored):
