@@ -20,6 +20,8 @@ from redlab.progress import progress
 # What is asked for -> what is tried.
 LAYOUTS = {"best": ("nchw", "channels_last"), "nchw": ("nchw",), "channels_last": ("channels_last",)}
 _FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+# The processor's time of this thread alone does not grow while other work has the processor.
+CLOCKS = {"wall": time.perf_counter, "processor": time.thread_time}
 _WARM_UP = 3  # calls before the first one that counts
 _SHORTEST = 1.0  # ms: what is faster is called several times in one measurement, or the clock would be measured
 
@@ -95,10 +97,14 @@ def compare_latency(
     repeats: int = 50,
     threads: int | None = None,
     layout: str = "best",
+    clock: str = "wall",
 ) -> pd.DataFrame:
     """Several networks against the first one, in turns, so that a slow moment of the machine falls on all alike.
 
-    Arguments: ``networks`` by name; the others as in ``measure_latency``.
+    Arguments:
+        networks: by name; the others as in ``measure_latency``.
+        clock: "wall"; or "processor", the time that one thread has the processor, as long as the other on an idle
+            machine and the same on a busy one, where networks that outlast a slice of time seem slower than they are.
 
     Returns:
         A row a network: ``network``, ``median``, ``q25``, ``q75`` in milliseconds, ``ratio`` (the median over the
@@ -107,7 +113,8 @@ def compare_latency(
         where three quarters say the opposite, else "within noise"; it is "" for the first.
 
     Raises:
-        ValueError: no networks, or as in ``measure_latency``.
+        ValueError: no networks, an unknown clock, the processor's for several threads or another device, or as in
+            ``measure_latency``.
 
     Example:
         >>> network = load_network("digits/mlp")
@@ -121,7 +128,8 @@ def compare_latency(
     rows: list[dict[str, Any]] = []
     first = None
     with _threads(threads):
-        rounds = _rounds(contestants, repeats)
+        _check_clock(clock, contestants)
+        rounds = _rounds(contestants, repeats, clock)
         for name in networks:
             times, chosen = _best(rounds, name)
             first = times if first is None else first
@@ -129,6 +137,14 @@ def compare_latency(
             rows.append(row | _against(times, first, is_first=not rows))
     columns = ["network", "median", "q25", "q75", "ratio", "faster", "layout", "batch", "threads", "device"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _check_clock(clock: str, contestants: dict[tuple[str, str], _Contestant]) -> None:
+    if clock not in CLOCKS:
+        raise ValueError(f"unknown clock {clock!r}; known: {', '.join(CLOCKS)}")
+    devices = {contestant.images.device.type for contestant in contestants.values()}
+    if clock == "processor" and (torch.get_num_threads() > 1 or devices != {"cpu"}):
+        raise ValueError("the processor's clock times one thread on a CPU: pass threads=1")
 
 
 def _against(times: pd.Series, first: pd.Series, is_first: bool) -> dict[str, float | str]:
@@ -145,9 +161,9 @@ class _Contestant:
     network: nn.Module
     images: Tensor
 
-    def time(self, calls: int) -> float:
+    def time(self, calls: int, clock: str = "wall") -> float:
         """Milliseconds a call."""
-        return _milliseconds(lambda: self.network(self.images), self.images.device, calls) / calls
+        return _milliseconds(lambda: self.network(self.images), self.images.device, calls, clock) / calls
 
 
 def _contestants(
@@ -172,14 +188,14 @@ def _contestants(
     return found
 
 
-def _rounds(contestants: dict[tuple[str, str], _Contestant], repeats: int) -> pd.DataFrame:
+def _rounds(contestants: dict[tuple[str, str], _Contestant], repeats: int, clock: str = "wall") -> pd.DataFrame:
     """Milliseconds a call: a row a round, a column a contestant."""
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}")
     with torch.inference_mode():
         calls = {key: _warm_up(contestant) for key, contestant in contestants.items()}
         rounds = [
-            {key: contestant.time(calls[key]) for key, contestant in contestants.items()}
+            {key: contestant.time(calls[key], clock) for key, contestant in contestants.items()}
             for _ in progress(range(repeats), "latency")
         ]
     return pd.DataFrame(rounds)
@@ -208,7 +224,7 @@ def _latency(
     return Latency(median, low, high, batch, torch.get_num_threads(), chosen[1], device)
 
 
-def _milliseconds(run: Callable[[], object], device: torch.device, calls: int) -> float:
+def _milliseconds(run: Callable[[], object], device: torch.device, calls: int, clock: str) -> float:
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         with torch.cuda.device(device):
@@ -219,10 +235,10 @@ def _milliseconds(run: Callable[[], object], device: torch.device, calls: int) -
             end.record()
             torch.cuda.synchronize()
         return start.elapsed_time(end)
-    begin = time.perf_counter()
+    begin = CLOCKS[clock]()
     for _ in range(calls):
         run()
-    return 1000 * (time.perf_counter() - begin)
+    return 1000 * (CLOCKS[clock]() - begin)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def compare_criteria(
         (name, seed) for name, method in methods.items() for seed in (seeds if _draws(method, fine_tune) else seeds[:1])
     ]
     for name, seed in progress(jobs, "methods"):
-        for keep, result in _pruned(network, training, methods[name], keeps, seed):
+        for keep, result in prune_by_method(network, training, methods[name], keeps, seed):
             own = {"method": name, "keep": keep, "seed": seed, **_left(result)}
             rows += [own | stage for stage in _stages(result.network, test, training, seed, fine_tune)]
     frame = pd.DataFrame(rows)
@@ -88,9 +88,12 @@ def _draws(method: Mapping[str, Any], fine_tune: Mapping[str, Any] | None) -> bo
     return fine_tune is not None or "step" in method or name in ("random", "dpp") or CRITERIA[name].data
 
 
-def _pruned(
+def prune_by_method(
     network: nn.Module, training: Dataset, method: Mapping[str, Any], keeps: Sequence[float], seed: int
 ) -> Iterator[tuple[float, Result]]:
+    """Each of ``keeps``, the shares of the products to keep, and ``network`` pruned to it; arguments as in
+    ``compare_criteria``. What a method asks of the images is asked once for all shares.
+    """
     if "step" in method:
         for keep in keeps:
             yield keep, iterative_prune(network, dataset=training, target=keep, seed=seed, **method)

@@ -233,11 +233,12 @@ def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
     cost = measure_cost(network).attrs
     totals = {name: cost[name] for name in ("products", "additions", "lookups", "parameters")}
     dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network
-    row = {"method": method, "step": step, **totals, "bytes": _bytes(network)}
+    row = {"method": method, "step": step, **totals, "bytes": folder_bytes(network)}
     return row | {"accuracy": evaluate(dense, dataset).accuracy}
 
 
-def _bytes(network: nn.Module) -> int:
+def folder_bytes(network: nn.Module) -> int:
+    """Of the folder that ``save_network`` writes; 0 where the network has no recipe."""
     if recipe_of(network) is None:
         return 0
     with TemporaryDirectory() as folder:

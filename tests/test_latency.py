@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import FrozenInstanceError
 
 import pandas as pd
@@ -45,7 +46,7 @@ def test_a_layout_that_is_asked_for_is_measured(network, layout, monkeypatch):
 
 
 def test_the_better_layout_is_reported(network, monkeypatch):
-    def slow_unless_channels_last(contestant, calls):
+    def slow_unless_channels_last(contestant, calls, clock="wall"):
         return 2.0 if contestant is contestants[0] else 1.0
 
     contestants: list = []
@@ -107,7 +108,7 @@ def test_faster_is_what_three_quarters_of_the_rounds_say(times, verdict):
 
 def test_short_calls_are_repeated_within_a_measurement(network, monkeypatch):
     asked = []
-    monkeypatch.setattr(latency, "_milliseconds", lambda run, device, calls: asked.append(calls) or 0.01 * calls)
+    monkeypatch.setattr(latency, "_milliseconds", lambda run, device, calls, *_: asked.append(calls) or 0.01 * calls)
     assert measure_latency(network, repeats=2, layout="nchw").median == pytest.approx(0.01)
     assert asked == [3, 1, 100, 100]
 
@@ -131,6 +132,28 @@ def test_networks_without_images_are_measured_too():
 def test_options_that_make_no_sense_are_refused(network, options, message):
     with pytest.raises(ValueError, match=message):
         measure_latency(network, **options)
+
+
+def test_the_processors_clock_does_not_count_what_waits(network):
+    network.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    wall, processor = (
+        compare_latency({"one": network}, repeats=3, threads=1, layout="nchw", clock=clock)["median"][0]
+        for clock in ("wall", "processor")
+    )
+    assert wall > 20
+    assert 0 < processor < wall
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clock": "sundial"}, "unknown clock 'sundial'; known: wall, processor"),
+        ({"clock": "processor", "threads": 2}, "times one thread on a CPU: pass threads=1"),
+    ],
+)
+def test_a_clock_that_cannot_tell_is_refused(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        compare_latency({"one": network}, **options)
 
 
 def test_channels_last_needs_images():

@@ -23,6 +23,7 @@ CHANGES = {
     "07_flexrel": ({"ratios": [0.4]}, "accuracy"),
     "08_dpp_mask_entropy": ({"keeps": [0.5, 0.5]}, "sparsity"),
     "09_pruning_vs_accuracy": ({"keeps": [0.8]}, "products"),
+    "10_real_networks": ({"max_error": 0.4}, "products"),
     "11_redundancy_atlas": ({"bandwidth": "silverman/4"}, "distinct"),
 }
 
@@ -65,7 +66,13 @@ def test_a_run_leaves_the_figures_that_are_committed(runs, name):
     assert drawn == committed
 
 
-LONG = ("05_red_and_red_plus_plus", "06_taylor_importance", "08_dpp_mask_entropy", "09_pruning_vs_accuracy")
+LONG = (
+    "05_red_and_red_plus_plus",
+    "06_taylor_importance",
+    "08_dpp_mask_entropy",
+    "09_pruning_vs_accuracy",
+    "10_real_networks",
+)
 
 
 @pytest.mark.parametrize(
