@@ -67,6 +67,7 @@ def test_a_run_leaves_the_figures_that_are_committed(runs, name):
 
 
 LONG = (
+    "00_start_here",
     "05_red_and_red_plus_plus",
     "06_taylor_importance",
     "08_dpp_mask_entropy",
