@@ -9,6 +9,7 @@ from redlab.explorer import Choice
 from redlab.shelf import Shelf
 
 _DIVISORS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32)
+_ALPHAS = tuple(round(0.02 * k, 2) for k in range(36))
 _CONTRASTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
@@ -43,9 +44,14 @@ def bandwidth(start: str | float) -> Choice:
 
 def contrast(start: float) -> Choice:
     """How much of its height a mode must rise above its valley."""
-    return menu("contrast", "contrast (share of a mode's height)", with_start(start, _CONTRASTS), slider=True)
+    return menu("contrast", "contrast (share of a mode's height)", _with_start(start, _CONTRASTS), slider=True)
 
 
-def with_start(start: float, usual: Collection[float]) -> list[float]:
+def alpha(start: float, of: str = "share of filters gone") -> Choice:
+    """The share of a group's filters that is merged away."""
+    return menu("alpha", f"alpha ({of})", _with_start(start, _ALPHAS), slider=True)
+
+
+def _with_start(start: float, usual: Collection[float]) -> list[float]:
     """The usual numbers and the one to begin with, in order."""
     return sorted({*usual, float(start)})

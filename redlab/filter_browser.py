@@ -25,7 +25,6 @@ from redlab.shelf import Shelf
 MERGING, EQUAL, MULTIPLES, NOTHING = "filters that merge", "equal kernels", "kernels equal up to a factor", "nothing"
 OUTLINES = (MERGING, EQUAL, MULTIPLES, NOTHING)
 PAGE = (16, 24)  # filters and input channels that are drawn at once: a number can still be read in each kernel
-_ALPHAS = tuple(round(0.02 * k, 2) for k in range(36))
 
 
 def browse_filters(
@@ -70,7 +69,7 @@ def browse_filters(
         choices.network(book.shelf),
         choices.layer(book.shelf),
         choices.menu("outline", "outlined", OUTLINES),
-        choices.menu("alpha", "alpha (filters that merge)", choices.with_start(alpha, _ALPHAS), slider=True),
+        choices.alpha(alpha, "filters that merge"),
         replace(choices.bandwidth(bandwidth), label="bandwidth (equal kernels)"),
         Choice("together", "order of filters", lambda _: {"those that merge first": True, "by number": False}),
         Choice("first_filter", "first filter", partial(book.pages, 0), slider=True),

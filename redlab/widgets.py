@@ -30,8 +30,6 @@ from redlab.split_studies import channel_products, unit_map
 from redlab.studies import merged_filters
 from redlab.units import UNITS
 
-_ALPHAS = tuple(round(0.02 * k, 2) for k in range(36))
-
 
 def explore_density(
     network: str | nn.Module = "digits/resnet",
@@ -177,7 +175,7 @@ def explore_merging(
         Choice("hashed", "weights", lambda _: {"as trained": False, f"hashed first, {bandwidth}": True}),
         choices.menu("linkage", "linkage", LINKAGES),
         Choice("layer", "layer", lambda at: {name: name for name in trees.of(**at)}, prefer=trees.nearest),
-        choices.menu("alpha", "alpha (share of filters gone)", choices.with_start(alpha, _ALPHAS), slider=True),
+        choices.alpha(alpha),
     ]
     see, measure = partial(_see_merging, trees), partial(_merged_accuracy, trees)
     return Explorer("Output merging", offered, see, start, measure, "Measure products and accuracy", size=(9, 4.6))
