@@ -49,7 +49,8 @@ def plot_kernels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     # In units of kernels, which are drawn as squares whatever their shape.
     place = (-0.5, len(channels) - 0.5, len(filters) - 0.5, -0.5)
     picture = ax.imshow(canvas, "gray", vmin=-top, vmax=top, interpolation="nearest", extent=place, rasterized=True)
-    ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.8, extend="both", ticks=MaxNLocator(4))
+    middle = (0.5, 0.5)  # where a narrow page stands
+    ax.figure.colorbar(picture, ax=ax, panchor=middle, label="weight", shrink=0.8, extend="both", ticks=MaxNLocator(4))
     _part(ax, *groups.shape)
     if frame.attrs["of"] == "filters":
         _outline_filters(ax, groups)

@@ -11,6 +11,8 @@ from redlab.figures import BLUE, INK, RED, _axes, _legend, _lines, styled
 
 # The longest row of filters, in their own widths, before the next cluster starts a new row.
 _LINE = 16
+# Rows that a filter has at least, or the numbers below it would stand far away: those of few channels are repeated.
+_TALL = 8
 
 
 @styled
@@ -134,7 +136,9 @@ def _nothing(ax: Axes) -> Axes:
 def _images(part: pd.DataFrame) -> list[ndarray]:
     """The filters of one cluster, (rows, columns) each."""
     shape = (part["row"].max() + 1, part["column"].max() + 1)
-    return [own["value"].to_numpy().reshape(shape) for _, own in part.groupby("filter", sort=False)]
+    taller = -(-_TALL // shape[0])
+    images = (own["value"].to_numpy().reshape(shape) for _, own in part.groupby("filter", sort=False))
+    return [image.repeat(taller, axis=0) for image in images]
 
 
 def _lines_of(clusters: list[list[ndarray]]) -> list[list[list[ndarray]]]:

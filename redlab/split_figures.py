@@ -88,7 +88,7 @@ def plot_channels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     )
     ax.set_title(f"{frame['products'].sum() / frame['weights'].sum():.1%} of the products are left")
     ax.grid(axis="x", visible=False)
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.set_xticks(range(0, len(frame), -(-len(frame) // 16)))
     return ax
 
 
