@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +27,14 @@ matplotlib.use("Agg")
 # A relative data root means something else once a test has changed the folder.
 if os.environ.get("REDLAB_DATA"):
     os.environ["REDLAB_DATA"] = str(Path(os.environ["REDLAB_DATA"]).expanduser().resolve())
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No figure of one test is open in the next; tests that draw nothing need not load pyplot for it."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="session")

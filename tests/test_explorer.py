@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from io import BytesIO
 
-import matplotlib.pyplot as plt
 import pytest
 
 from redlab.explorer import Choice, Explorer
@@ -29,12 +28,6 @@ def explorer(see=see, measure=None, **start):
         Choice("step", "step", lambda at: numbers(*range(1, at["start"] + 1)), slider=True),
     ]
     return Explorer("Numbers", choices, see, {"start": 2, **start}, measure)
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def test_what_is_not_said_is_the_first_option_or_what_is_preferred():

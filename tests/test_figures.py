@@ -39,12 +39,6 @@ from redlab import (
 )
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def layers():
     return hash_network(load_network("digits/mlp")).layers

@@ -26,12 +26,6 @@ from redlab.panel import Panel
 from redlab.units import split_layer
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def layer_of(module):
     return next(weight_layers(module))
 

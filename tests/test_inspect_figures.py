@@ -23,12 +23,6 @@ PLOTS = (plot_tensor_values, plot_tensor_error, plot_tensor_products, plot_tenso
 each_plot = pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def digits() -> pd.DataFrame:
     return inspect_checkpoint(shipped("digits/resnet.safetensors"))

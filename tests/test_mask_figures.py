@@ -19,12 +19,6 @@ from redlab import (
 )
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def trained():
     images = load_dataset("digits", "train", limit=64)

@@ -39,12 +39,6 @@ METHODS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def network():
     return load_network("digits/resnet")

@@ -35,12 +35,6 @@ KEY = ["network", "method", "setting", "seed", "stage"]
 STARTS = ("python -m benchmarks.", "redlab ")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def stored():
     return read_real()

@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,12 +15,6 @@ from redlab import compare_runs, run_browser
 from redlab.run_browser import differing, label_of
 
 SHADES = {"kde": 40, "lloyd": 90, "uniform": 200}
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

@@ -10,12 +10,6 @@ import pytest
 from redlab.sweep_figures import draw_sweep, plot_sweep, rows_where
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def frame() -> pd.DataFrame:
     """Two rules at three errors with two seeds, whose accuracies differ by 2 about their mean."""

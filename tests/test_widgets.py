@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -34,12 +33,6 @@ from redlab.units import split_layer
 
 EXPLORERS = (explore_density, explore_hashing, explore_merging, explore_splitting)
 NAME, LAYER = "digits/resnet", "layer2.0.conv1"
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")
