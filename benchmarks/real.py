@@ -142,14 +142,16 @@ def _row(job: Job) -> dict[str, Any]:
 
 def tuned(job: Job, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The row of the last setting, fine-tuned. Sizes and times are those before it: training changes no shape."""
-    setting = share(KEEPS[job.network][-1])
-    at = asdict(job) | {"stage": "compressed", "setting": setting}
+    setting, own = share(KEEPS[job.network][-1]), methods(job.network)[job.method]
+    # What draws nothing was pruned once, and is trained by several seeds.
+    pruned = job.seed if job.seed in own.seeds else own.seeds[0]
+    at = asdict(job) | {"stage": "compressed", "setting": setting, "seed": pruned}
     row = rows[(rows[list(at)] == pd.Series(at)).all(axis=1)].iloc[0].to_dict() | asdict(job) | {"needs": "fine-tuning"}
     if (known := _known(job, setting)) is not None:
         yield row | _taken(job, known) | {"seconds": known["seconds"]}
         return
     (test, training), start = images_of(job.network), time.perf_counter()
-    made = dict(methods(job.network)[job.method].make(load_network(job.network), training, job.seed))
+    made = dict(own.make(load_network(job.network), training, job.seed))
     network = train(made[setting], training, seed=job.seed, **pruning.FINE_TUNE).network
     found = {"accuracy": _accuracy(network, test), "command": command("real", job)}
     yield row | found | {"seconds": round(time.perf_counter() - start)}
