@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from benchmarks import pruning
 from redlab import (
     as_dense,
     compare_masks,
-    compare_weights,
     default_dataset,
     evaluate,
     fold_batchnorm,
@@ -23,19 +22,20 @@ from redlab import (
     load_dataset,
     load_network,
     merge_neurons,
+    prune_weights,
     red_plus_plus,
+    score_weights,
     separate_kernels,
     split_inputs,
 )
 from redlab.baselines import CRITERIA
 from redlab.merging import merge_each
-from redlab.pruning_studies import prune_by_method
+from redlab.pruning_studies import SCORE_IMAGES, prune_by_method
 
 RESNETS, MOBILENET = ("cifar10/resnet20", "cifar10/resnet56"), "imagenet/mobilenet_v1_0.75"
 HASHED = (*RESNETS, MOBILENET)
 PLAIN = {"max_error": None, "budget": "even", "rounding": "nearest", "correct_bias": "none", "signed": False}
-LIMITS = {"cifar10/resnet56": 2_000}  # test images: all of them take minutes a setting
-BOUNDS = (0.06, 0.1, 0.15)
+BOUNDS = (0.1, 0.15)
 # Of the channels, dead ones among them, and by way of merging the alphas that are tried to come near.
 GONE = (0.05, 0.1)
 ALPHAS = {"share": np.linspace(0, 0.4, 41), "pairs": np.geomspace(1e-4, 0.1, 31)}
@@ -51,20 +51,22 @@ class Question:
         says: what the settings have in common, for the table.
         networks: on which it is asked.
         settings: by name.
-        measure: of a network's name and a setting: rows, each with the columns that it fills.
+        measure: of a network's name, a setting and the test images: rows, each with the columns that it fills.
         shown: the columns of the table, beside the accuracy.
+        coarse: whether settings are points apart, so that 2,000 images tell them apart.
     """
 
     says: str
     networks: tuple[str, ...]
     settings: dict[str, Any]
-    measure: Callable[[str, Any], Iterator[Row]]
+    measure: Callable[[str, Any, Dataset], Iterator[Row]]
     shown: tuple[str, ...] = ("products",)
+    coarse: bool = False
 
 
 @cache
-def images_of(name: str) -> Dataset:
-    return load_dataset(default_dataset(name), limit=LIMITS.get(name))
+def images_of(name: str, limit: int | None = None) -> Dataset:
+    return load_dataset(default_dataset(name), limit=limit)
 
 
 @cache
@@ -73,8 +75,19 @@ def training_of(name: str) -> Dataset:
 
 
 @cache
-def before(name: str) -> float:
-    return evaluate(load_network(name), images_of(name)).accuracy
+def before(name: str, limit: int | None = None) -> float:
+    return evaluate(load_network(name), images_of(name, limit)).accuracy
+
+
+def limit_of(name: str, title: str) -> int | None:
+    """How many test images: all of them, but where a look at them takes minutes or points decide, not tenths."""
+    if name == "cifar10/resnet56" or (name in RESNETS and QUESTIONS[title].coarse):
+        return 2_000
+    return None
+
+
+def _accuracy(network: nn.Module, images: Dataset) -> float:
+    return evaluate(as_dense(network), images).accuracy
 
 
 @cache
@@ -82,7 +95,7 @@ def folded(name: str) -> nn.Module:
     return fold_batchnorm(load_network(name)).network
 
 
-def hashed(name: str, setting: Row) -> Iterator[Row]:
+def hashed(name: str, setting: Row, images: Dataset) -> Iterator[Row]:
     """``red_plus_plus``, by the bandwidth or bound in ``setting``, or by one that leaves as many values as silverman/8
     does, where it names what is to be moved until that is so.
     """
@@ -93,7 +106,7 @@ def hashed(name: str, setting: Row) -> Iterator[Row]:
     total = result.layers.sum(numeric_only=True)
     row = {"products": total["products_after"] / total["products_before"], "distinct": int(total["distinct"])}
     row |= {"unsigned": total["products_unsigned"] / total["products_before"], "error": result.layers["error"].mean()}
-    yield row | {"accuracy": evaluate(as_dense(result.network), images_of(name)).accuracy}
+    yield row | {"accuracy": _accuracy(result.network, images)}
 
 
 def as_many(name: str, moved: str) -> Row:
@@ -117,7 +130,7 @@ def _distinct(name: str, options: Row) -> int:
     return int(hash_network(folded(name), **options).layers["distinct"].sum())
 
 
-def shared(name: str, setting: tuple[str, str]) -> Iterator[Row]:
+def shared(name: str, setting: tuple[str, str], images: Dataset) -> Iterator[Row]:
     """The products that a unit leaves, of the same hashed network: no accuracy, since the function stays."""
     hashing, unit = setting
     network = hash_network(folded(name), **({} if hashing == "kde" else {"rule": "uniform", "max_error": 0.15})).network
@@ -126,7 +139,7 @@ def shared(name: str, setting: tuple[str, str]) -> Iterator[Row]:
     yield {"products": layers["products_after"].sum() / layers["products_before"].sum()}
 
 
-def merged(name: str, setting: Row) -> Iterator[Row]:
+def merged(name: str, setting: Row, images: Dataset) -> Iterator[Row]:
     """Merging by the alpha that takes the share of the channels nearest to each of ``GONE``."""
     alphas = ALPHAS[setting.get("alpha_of", "share")]
     left = [_left(result) for result in merge_each(folded(name), [setting | {"alpha": float(a)} for a in alphas])]
@@ -135,7 +148,7 @@ def merged(name: str, setting: Row) -> Iterator[Row]:
         result = merge_neurons(folded(name), **setting, alpha=alpha)
         channels, products = _left(result)
         row = {"keep": 1 - gone, "channels": channels, "products": products, "alpha": alpha}
-        yield row | {"accuracy": evaluate(result.network, images_of(name)).accuracy}
+        yield row | {"accuracy": _accuracy(result.network, images)}
 
 
 def _left(result: Any) -> tuple[float, float]:
@@ -146,28 +159,30 @@ def _left(result: Any) -> tuple[float, float]:
     )
 
 
-def pruned(name: str, setting: Row) -> Iterator[Row]:
+def pruned(name: str, setting: Row, images: Dataset) -> Iterator[Row]:
     """Pruning to each share of the products, as in ``benchmarks.pruning``."""
     for seed in range(3 if name.startswith("digits/") and CRITERIA[setting["criterion"]].data else 1):
         made = prune_by_method(load_network(name), training_of(name), setting, KEEPS.get(name, (0.75, 0.5)), seed)
         for keep, result in made:
             channels, products = _left(result)
             row = {"keep": round(keep, 4), "seed": seed, "channels": channels, "products": products}
-            yield row | {"accuracy": evaluate(result.network, images_of(name)).accuracy}
+            yield row | {"accuracy": _accuracy(result.network, images)}
 
 
-def zeroed(name: str, setting: Row) -> Iterator[Row]:
+def zeroed(name: str, setting: Row, images: Dataset) -> Iterator[Row]:
     """Half of the weights set to zero, over all layers together."""
-    frame = compare_weights(load_network(name), images_of(name), training_of(name), {"": setting}, [0.5])
-    yield {"keep": 0.5, "accuracy": frame["accuracy"].item()}
+    options = {name: value for name, value in setting.items() if name != "criterion"}
+    seen = Subset(training_of(name), range(SCORE_IMAGES))
+    scores = score_weights(load_network(name), setting["criterion"], seen, **options)
+    yield {"keep": 0.5, "accuracy": _accuracy(prune_weights(load_network(name), scores, 0.5).network, images)}
 
 
-def masked(name: str, setting: tuple[Row, Row]) -> Iterator[Row]:
+def masked(name: str, setting: tuple[Row, Row], images: Dataset) -> Iterator[Row]:
     """DPP as in ``benchmarks.dpp``, a fifth of the weights, three seeds."""
     options, tuning = setting
     epochs = {"digits/mlp": 60, "digits/resnet": 30}[name]
     frame = compare_masks(
-        *(load_network(name), images_of(name), training_of(name), {"": options}, [0.2], (0, 1, 2), before(name)),
+        *(load_network(name), images, training_of(name), {"": options}, [0.2], (0, 1, 2), before(name)),
         **{"epochs": epochs, "smoothing": 0.1, "shift": 1} | tuning,
     )
     yield from ({"keep": 0.2, "seed": row.seed, "accuracy": row.accuracy} for row in frame.itertuples())
@@ -196,7 +211,7 @@ QUESTIONS: dict[str, Question] = {
     ),
     "bandwidth, equal values": Question(
         "Rule kde, mode of a cell; each moved until as many distinct values are left as silverman/8 leaves.",
-        HASHED,
+        ("cifar10/resnet20", MOBILENET),
         {f"by {what}": _KDE | {"as many values by": what} for what in _BY},
         hashed,
         ("distinct", "error", "products"),
@@ -225,13 +240,12 @@ QUESTIONS: dict[str, Question] = {
     ),
     "red_plus_plus": Question(
         "`red_plus_plus` with its defaults but for what is named.",
-        HASHED,
+        (*RESNETS[1:], MOBILENET),
         {
             "defaults": {},
             "budget even": {"budget": "even"},
             "rounding nearest": {"rounding": "nearest"},
             "correct_bias none": {"correct_bias": "none"},
-            "rule lloyd": {"rule": "lloyd"},
             "rule kde, mean": {"rule": "kde", "representative": "mean"},
         },
         hashed,
@@ -243,6 +257,7 @@ QUESTIONS: dict[str, Question] = {
         _WAYS,
         merged,
         ("alpha", "channels", "products"),
+        coarse=True,
     ),
     "scope": Question(
         '`prune_channels` with scope="layer"; "global" stands in pruning.md and real.csv.',
@@ -252,12 +267,14 @@ QUESTIONS: dict[str, Question] = {
             "srinivas_babu": {"criterion": "srinivas_babu", "scope": "layer"},
         },
         pruned,
+        coarse=True,
     ),
     "scope, with images": Question(
         "The same.",
         RESNETS,
         {"taylor": _TAYLOR | {"scope": "layer"}, "flexrel": {"criterion": "flexrel", "scope": "layer"}},
         pruned,
+        coarse=True,
     ),
     "taylor": Question(
         "Options of the criterion, over all layers together; three seeds on the digits, one on ResNet-20.",
@@ -272,6 +289,7 @@ QUESTIONS: dict[str, Question] = {
             "batch_size 256": _TAYLOR | {"batch_size": 256},
         },
         pruned,
+        coarse=True,
     ),
     "compensation": Question(
         "What a criterion without one gains by reconstruction, and what the others lose without their own.",
@@ -286,6 +304,7 @@ QUESTIONS: dict[str, Question] = {
             "Srinivas-Babu, reconstructed": {"criterion": "srinivas_babu", "compensation": "reconstruct"},
         },
         pruned,
+        coarse=True,
     ),
     "flexrel": Question(
         "`score_weights`, half of the weights set to zero.",
@@ -298,6 +317,7 @@ QUESTIONS: dict[str, Question] = {
         },
         zeroed,
         (),
+        coarse=True,
     ),
     "singe": Question(
         "Options of the criterion; three seeds.",
@@ -307,6 +327,7 @@ QUESTIONS: dict[str, Question] = {
             for path, steps in (("group", 8), ("group", 4), ("group", 16), ("neuron", 4))
         },
         pruned,
+        coarse=True,
     ),
     "masks": Question(
         "DPP with random logits, a fifth of the weights, three seeds, as in dpp.md.",

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.default_questions import QUESTIONS, Question, before, images_of
+from benchmarks.default_questions import QUESTIONS, Question, before, images_of, limit_of
 from benchmarks.timing import machine
 
 ROWS, TABLE = Path(__file__).with_name("defaults.csv"), Path(__file__).with_name("defaults.md")
@@ -46,10 +46,11 @@ def jobs(*asked: str) -> list[tuple[str, str, str]]:
 
 def measure(title: str, name: str, setting: str) -> pd.DataFrame:
     """The rows of one setting."""
-    question = QUESTIONS[title]
-    own = pd.DataFrame(question.measure(name, question.settings[setting]))
-    images = {"before": before(name), "images": len(images_of(name))} if "accuracy" in own else {}
-    return own.assign(question=title, network=name, setting=setting, **images, machine=machine())
+    question, limit = QUESTIONS[title], limit_of(name, title)
+    images = images_of(name, limit)
+    own = pd.DataFrame(question.measure(name, question.settings[setting], images))
+    seen = {"before": before(name, limit), "images": len(images)} if "accuracy" in own else {}
+    return own.assign(question=title, network=name, setting=setting, **seen, machine=machine())
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -57,10 +58,9 @@ def table(rows: pd.DataFrame) -> str:
     lines = [
         "# What the defaults rest on",
         "",
-        "Made by `python -m benchmarks.defaults`. Accuracy in percent on all test images (CIFAR-10: 10,000, for "
-        "ResNet-56 the first 2,000 of a fixed permutation; ImageNet: 250; digits: 360), no fine-tuning but for the "
-        "masks; where there are several seeds, mean and standard deviation. Other columns are shares of what the "
-        "network had, but for the distinct values, the mean relative error a layer "
+        "Made by `python -m benchmarks.defaults`. Accuracy in percent on so many test images as stand there, no "
+        "fine-tuning but for the masks; where there are several seeds, mean and standard deviation. Other columns are "
+        "shares of what the network had, but for the distinct values, the mean relative error a layer "
         f"and alpha. Measured on {'; '.join(rows['machine'].unique())}.",
         "",
     ]
@@ -74,7 +74,7 @@ def _section(rows: pd.DataFrame, question: Question) -> list[str]:
     lines = []
     for name, own in rows.groupby("network", sort=False):
         first = own["before"].iloc[0] if "before" in own else float("nan")
-        titles = [name if pd.isna(first) else f"{name}, {first:.2f} % before"]
+        titles = [name if pd.isna(first) else f"{name}, {first:.2f} % of {own['images'].iloc[0]:,.0f} images before"]
         keeps = [keep for keep in own["keep"].unique() if pd.notna(keep)] if "keep" in own else []
         columns = [*question.shown, *([] if pd.isna(first) else ["accuracy"])]
         titles += [f"{column}{at}" for at in ([f", {keep:.0%} kept" for keep in keeps] or [""]) for column in columns]
