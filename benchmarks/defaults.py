@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.default_questions import QUESTIONS, Question, before, images_of, limit_of
+from benchmarks.default_measures import before, images_of
+from benchmarks.default_questions import QUESTIONS, Question, limit_of
 from benchmarks.timing import machine
 
 ROWS, TABLE = Path(__file__).with_name("defaults.csv"), Path(__file__).with_name("defaults.md")
