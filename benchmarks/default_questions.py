@@ -95,7 +95,7 @@ QUESTIONS: dict[str, Question] = {
     ),
     "red_plus_plus": Question(
         "`red_plus_plus` with its defaults but for what is named.",
-        (*RESNETS[1:], MOBILENET),
+        (MOBILENET, *RESNETS[1:]),
         {
             "defaults": {},
             "budget even": {"budget": "even"},

@@ -128,6 +128,7 @@ def red_plus_plus(
             "bandwidth").
         correct_bias: images bring 0.11 points more on ResNet-20, at 0.3 0.53, on ResNet-56 0.01
             (benchmarks/real.csv), and would make the method one with data.
+
     Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
 
     Example:
