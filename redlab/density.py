@@ -75,7 +75,7 @@ def estimate_density(
             `python -m benchmarks.defaults`).
             With as many values as at /8 ResNet-20 and MobileNetV1 keep 91.78 and 0.00 % by scott, 11.06 and 0.00 by
             mean_gap: gaps do not carry over from layer to layer (benchmarks/defaults.md, "bandwidth, equal values").
-        contrast: 0, the papers' modes, all of them; 0.05 keeps 91.64 % of ResNet-20 on as many values (there).
+        contrast: 0, the papers' modes, all of them; 0.05 keeps 91.64 and 0.00 % there, on as many values.
 
     Raises:
         TypeError: integer, bool or complex weights.
