@@ -65,6 +65,8 @@ def table(rows: pd.DataFrame) -> str:
         f"and alpha. Measured on {'; '.join(rows['machine'].unique())}.",
         "",
     ]
+    if missing := [title for title in QUESTIONS if title not in set(rows["question"])]:
+        lines += [f"Not run yet: {', '.join(missing)}.", ""]
     for title, question in QUESTIONS.items():
         if (own := rows[rows["question"] == title]).size:
             lines += [f"## {title}", "", question.says, "", *_section(own, question)]

@@ -126,8 +126,11 @@ def red_plus_plus(
         rule: evenly spaced values go further than the papers' modes: alone they leave 6.5 % of ResNet-20's products at
             91.00 %, modes (silverman/4) 11 % at 87.58 (figures/resnet20_frontier.png, benchmarks/defaults.md,
             "bandwidth").
-        correct_bias: images bring 0.11 points more on ResNet-20, at 0.3 0.53, on ResNet-56 0.01
-            (benchmarks/real.csv), and would make the method one with data.
+        budget, rounding, correct_bias: each is needed on MobileNetV1, whose 67.2 % become 0.0 with "even", 58.4 with
+            "nearest" and 2.0 with "none" (benchmarks/defaults.md, "red_plus_plus"; `python -m benchmarks.defaults`);
+            what each brings on ResNet-20: figures/resnet20_ladder.png (`redlab run 05 -p network cifar10/resnet20`).
+            The means of images bring 0.11 points more on ResNet-20, 0.53 at 0.3, on ResNet-56 0.01
+            (benchmarks/real.csv), and make it a method with data.
 
     Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
 
