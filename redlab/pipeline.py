@@ -131,6 +131,7 @@ def red_plus_plus(
             what each brings on ResNet-20: figures/resnet20_ladder.png (`redlab run 05 -p network cifar10/resnet20`).
             The means of images bring 0.11 points more on ResNet-20, 0.53 at 0.3, on ResNet-56 0.01
             (benchmarks/real.csv), and make it a method with data.
+        unit, signed, alpha, strategy: see ``split_inputs`` and ``merge_neurons``.
 
     Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
 
