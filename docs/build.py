@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pdoc
+import pdoc.docstrings
 
 import redlab
 
@@ -20,6 +21,8 @@ def build(folder: Path) -> None:
     """Write the pages into ``folder``."""
     # pdoc looks into the module's own names, where the public ones only are once they were asked for.
     vars(redlab).update({name: getattr(redlab, name) for name in redlab.__all__})
+    if "Defaults" not in pdoc.docstrings.GOOGLE_LIST_SECTIONS:
+        pdoc.docstrings.GOOGLE_LIST_SECTIONS.append("Defaults")  # a section of ours, one item an argument
     pdoc.render.configure(docformat="google", footer_text=f"redlab {redlab.__version__}")
     with warnings.catch_warnings(action="error"):
         pdoc.pdoc("redlab", "!redlab.", output_directory=folder)

@@ -60,6 +60,11 @@ def red(
         example: what the network takes, batch first; by default ``example_input(network)``.
         hashing: arguments of ``hash_network``; by default the papers' modes, under our bandwidth.
 
+    Defaults:
+        alpha, strategy, up_to_scale, hashing: those of the steps, whose docstrings say why. Together ResNet-20 keeps
+            91.69 of 91.73 % at 94.1 % of the products, ResNet-56 93.45 of 93.39 at 94.3, MobileNetV1 25.2 of 80.4 at
+            32.1 (benchmarks/real.csv; `python -m benchmarks.real`).
+
     Returns:
         ``layers`` has a row per conv and linear layer, from the network passed in to the one that comes out: layer,
         kind, weights, ``distinct`` values, ``modes`` and relative L2 ``error`` of hashing, channels, products,
@@ -113,6 +118,20 @@ def red_plus_plus(
             they are, whatever the arguments before say.
         example: what the network takes, batch first; by default ``example_input(network)``.
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
+
+    Defaults:
+        max_error: ResNet-20 keeps 91.49 of 91.73 % at 2.59 % of the products, ResNet-56 all of 93.39 at 2.53; at 0.3
+            they lose 1.75 and 0.48 points. MobileNetV1 wants less: of 80.4 % it keeps 78.4 at 0.05, 74.8 at 0.1 and
+            67.2 at 0.15 (benchmarks/real.csv; `python -m benchmarks.real`).
+        rule: evenly spaced values go further than the papers' modes: alone they leave 6.5 % of ResNet-20's products at
+            91.00 %, modes (silverman/4) 11 % at 87.58 (figures/resnet20_frontier.png, benchmarks/defaults.md,
+            "bandwidth").
+        budget, rounding, correct_bias: each is needed on MobileNetV1, whose 67.2 % become 0.0 with "even", 58.4 with
+            "nearest" and 2.0 with "none" (benchmarks/defaults.md, "red_plus_plus"; `python -m benchmarks.defaults`);
+            what each brings on ResNet-20: figures/resnet20_ladder.png (`redlab run 05 -p network cifar10/resnet20`).
+            The means of images bring 0.11 points more on ResNet-20, 0.53 at 0.3, on ResNet-56 0.01
+            (benchmarks/real.csv), and make it a method with data.
+        unit, signed, alpha, strategy: see ``split_inputs`` and ``merge_neurons``.
 
     Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
 

@@ -34,6 +34,11 @@ def score_channels(
         dataset: of (image, label), read in its own order; ignored by criteria that need none.
         example: what the network takes, batch first; by default ``example_input(network)``.
 
+    Defaults:
+        options: the criterion's, mostly its paper's: in the docstrings of ``redlab.baselines`` stands what was measured
+            of Taylor's form, FlexRel's delta and SInGE's path. README.md, "What pruning does to a real network", has
+            the criteria side by side.
+
     Raises:
         ValueError: an unknown criterion or option, no dataset where one is needed, NaN or inf weights, no tracing.
 

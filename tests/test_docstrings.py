@@ -15,6 +15,8 @@ import pytest
 import torch
 
 import redlab
+from redlab.baselines import CRITERIA
+from redlab.paths import checkout
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +46,23 @@ def test_the_example_shows_what_comes_out(name, known):
     told: list[str] = []
     doctest.DocTestRunner().run(example, out=told.append)
     assert not told, "".join(told)
+
+
+def _documented() -> list[tuple[str, str]]:
+    criteria = [each for own in CRITERIA.values() for each in (own.channels, own.weights) if each is not None]
+    objects = [getattr(redlab, name) for name in redlab.__all__] + criteria
+    return [(own.__name__, inspect.getdoc(own) or "") for own in objects if hasattr(own, "__name__")]
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, text in _documented() if "Defaults:\n" in text])
+def test_the_evidence_that_a_docstring_names_is_there(name, text):
+    text = " ".join(text.split())
+    root = checkout()
+    files = re.findall(r"\b(?:figures|benchmarks|notebooks)/[\w/]+\.\w+", text)
+    sections = re.findall(r'\b(README\.md|benchmarks/\w+\.md), "([^"]+)"', text)
+    assert files or sections, f"{name} gives no figure or table for its defaults"
+    assert not [file for file in files if not (root / file).is_file()]
+    for file, section in sections:
+        assert re.search(rf"^## {re.escape(section)}(,|$)", (root / file).read_text(), re.MULTILINE), section
+    for benchmark in re.findall(r"python -m benchmarks\.(\w+)", text):
+        assert (root / "benchmarks" / f"{benchmark}.py").is_file()

@@ -55,7 +55,7 @@ def sparsify(
             mask for all layers that read them; "tile", of the weights in each of a unit's ``tiles`` blocks.
         whole: names of layers (groups) that get no mask: the first one, say, whose units read few weights.
         estimator: of the gradient: "k_step", the paper's relaxation; "one_shot" (ours), in less time; "auto", k_step
-            for k <= 16, else one_shot. Networks learn as well by one as by the other (benchmarks/dpp.md).
+            for k <= 16, else one_shot.
         tiles: blocks of equal size in turn; layers whose units do not divide into them are skipped. An int ``keep``
             is the k of the unit, and ``tiles`` must divide it.
         start: of the logits: "random", of standard deviation 0.5, kernels 1 (the paper's figures, read as such); or
@@ -65,6 +65,14 @@ def sparsify(
         learn: False fixes the masks as they start: no gradient and no noise.
         seed: of random logits; torch's global generator is left alone.
         example: what the network takes, batch first, for "filter"; by default ``example_input(network)``.
+
+    Defaults:
+        start, noise: the paper's. On the digits all starts are within a point of the whole network; where training is
+            short they cost: ResNet-20 reaches 31.3 % in two epochs, from "magnitude" 65.9, with noise=0.1 as well
+            81.7, with learn=False 85.4 (benchmarks/dpp.md, "cifar10/resnet20"; `python -m benchmarks.dpp`).
+        estimator: "k_step" and "one_shot" learn as well: 99.54 and 99.26 % on ``digits/mlp``, 99.54 and 99.44 on
+            ``digits/resnet``, means of three seeds (benchmarks/dpp.md); one_shot takes 31 ms where k_step takes 60 of
+            4,608 weights in 512 rows, k = 46 (README.md, "Masks that learn").
 
     Returns:
         The network, in the mode of the one given. Its attribute ``dpp`` names the masks and what was skipped, and why.
