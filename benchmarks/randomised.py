@@ -16,12 +16,19 @@ def randomised(name: str) -> nn.Module:
     """
     torch.manual_seed(0)
     network = torchvision_zoo.build(name).eval()
+    randomise(network)
     with torch.no_grad():
-        for module in network.modules():
-            _randomise(module)
         if isinstance(head := getattr(getattr(network, "heads", None), "head", None), nn.Linear):
             head.weight.normal_(0, 0.02)
     network.redlab = Recipe(f"torchvision/{name}", torchvision_zoo.input_shape(name))
+    return network
+
+
+@torch.no_grad()
+def randomise(network: nn.Module) -> nn.Module:
+    """The network itself, its batch norms and layer scales random."""
+    for module in network.modules():
+        _randomise(module)
     return network
 
 
