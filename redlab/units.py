@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
@@ -52,9 +53,10 @@ def _scalars(geometry: Geometry, weight: Tensor, signed: bool, per_tap: bool) ->
     """The distinct scalars of each input channel, of all taps together or ``per_tap``."""
     scalars = _numpy(weight).reshape(geometry.outputs, geometry.per_group, -1)
     magnitudes = np.abs(scalars) if signed else scalars
-    codebook = np.unique(magnitudes)
-    codes, size = np.searchsorted(codebook, magnitudes), len(codebook)
-    codes += _channels(geometry)[..., None] * size
+    # By hashing: to find the few values of hashed weights, np.unique would sort all weights.
+    codes, codebook = pd.factorize(magnitudes.ravel(), sort=True)
+    size = len(codebook)
+    codes = codes.reshape(scalars.shape) + _channels(geometry)[..., None] * size
     tables, lookup = [], []
     for taps in [slice(t, t + 1) for t in range(scalars.shape[2])] if per_tap else [slice(None)]:
         rows, found = _distinct(codes[..., taps], geometry.inputs * size)
