@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import redlab
-from redlab import fold_batchnorm, load_network, score_channels
+from redlab import fold_batchnorm, load_network, read_real, score_channels, summarise_real
 from redlab.baselines import CRITERIA
 from redlab.paths import checkout
 
@@ -55,6 +55,26 @@ def table(text):
     """The rows of the first table of a text, without its head and the line below; cells without their blanks."""
     lines = [line.strip().strip("|") for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
+
+
+def test_the_results_are_those_of_the_benchmark():
+    section = re.search(r"## Results\n(.*?)\n## ", README, re.S)[1]
+    networks = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75")
+    summary, shown = summarise_real(read_real()), 0
+    needs = {"nothing": "nothing", "images": "data", "training": "fine-tuning"}
+    for need, method, setting, *cells in table(section):
+        wanted = summary[(summary["needs"] == needs[need]) & (summary["method"] == method)]
+        settings = ["50% of products", "47% of products"] if "half" in setting else [setting.replace(" %", "%")]
+        for network, cell in zip(networks, cells, strict=True):
+            own = wanted[(wanted["network"] == network) & wanted["setting"].isin(settings)]
+            assert len(own) == bool(cell), (method, network)
+            for row in own.itertuples():
+                spread = f" ± {row.sd:.2f}" if row.seeds > 1 else ""
+                left = f"{100 * row.products:.1f} / {100 * row.bytes:.1f} %"
+                assert cell == f"{row.accuracy:.2f}{spread} ({left})"
+                shown += 1
+    assert shown > 40
+    assert f"all {summary['method'].nunique()} methods" in " ".join(section.split())
 
 
 def beside_other_tools():
