@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -133,11 +133,22 @@ def test_folders_of_networks_become_absolute(points, tmp_path, monkeypatch):
         ({"notebook": "03", "seeds": 2}, ValueError, "no parameter `seed` or `seeds`: leave seeds out"),
         ({"notebook": None}, ValueError, "it must name a notebook"),
         ({"notebook": "04_al"}, ValueError, "unknown notebook '04_al'"),
+        ({"notebook": "n" * 5000 + ".ipynb"}, ValueError, "unknown notebook 'nnn"),
+        ({"grid": {"network": ["n" * 5000]}}, ValueError, "unknown network 'nnn"),
+        ({"grid": {"rate": [10**400]}}, TypeError, "parameter 'rate' of 01_all is float like 0.5; got 1000"),
+        ({"grid": {name: list(range(50)) for name in ("n", "rate", "seed")}}, ValueError, "it has 125,000 points"),
+        ({"seeds": 10**12}, ValueError, "points, and a sweep may have 100,000: leave values out"),
+        ({"seeds": [0] * 10**6}, ValueError, "it holds more than 100,000 values"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_would_be_right(points, keys, error, message):
     with pytest.raises(error, match=f"the sweep: .*{message}"):
         points(**{"notebook": "01", **keys})
+
+
+BOMB = "&a [1,1,1,1,1,1,1,1,1,1]"  # ten times ten times ... as many values, in a few hundred letters
+for _before, _name in pairwise("abcdefghi"):
+    BOMB += f", &{_name} [{','.join([f'*{_before}'] * 10)}]"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +162,12 @@ def test_what_is_wrong_is_said_with_what_would_be_right(points, keys, error, mes
         ("notebook: '01'\ngrid:\n  n: [1]\n  n: [2]", "'n' is set twice: again in line 4"),
         ("notebook: '01'\nseeds: 1\nseeds: 2", "'seeds' is set twice: again in line 3"),
         ("notebook: '01'\npoints:\n- {n: 1, n: 2}", "'n' is set twice: again in line 3"),
+        ("notebook: !!bool x", "is no YAML that can be read .KeyError"),
+        ("seeds: !!int ''", "is no YAML that can be read .IndexError"),
+        ("seeds: !!timestamp x", "is no YAML that can be read .AttributeError"),
+        ("seeds: " + "[" * 2000, "is no YAML that can be read .RecursionError"),
+        ("notebook: '01'\ngrid: {free: [&a [*a]]}", "it holds more than 100,000 values, with its aliases written out"),
+        (f"notebook: '01'\ngrid: {{free: [{BOMB}]}}", "it holds more than 100,000 values"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_by_name(notebooks, tmp_path, text, message):
