@@ -72,7 +72,7 @@ def _judge(notebook: Path, mark: Path) -> tuple[str, Run | None]:
         facts = facts_of(mark.parent)
         changed = changed_parameters(notebook, facts["parameters"])
         run = Run(mark.parent, notebook.stem, facts["parameters"], facts["seconds"], cached=True)
-    except (ValueError, TypeError):  # a parameter that there is no more, or a damaged file
+    except (OSError, ValueError, TypeError):  # a parameter that there is no more, or a damaged file
         return "older", None
     if run_key(notebook, changed) != mark.parent.name:
         return "older", None

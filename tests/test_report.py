@@ -242,11 +242,14 @@ def test_a_finished_run_without_its_notebook_is_named(checkout, tmp_path, conten
         write_report([run], tmp_path / "report.html")
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"notebook": "01_first", "parameters": "n", "seconds": 1}'])
+@pytest.mark.parametrize(
+    "content", [None, b"[" * 100_000, b'{"notebook": "01_first", "parameters": "n", "seconds": 1}']
+)
 def test_a_damaged_run_beside_is_counted_and_left_out(checkout, tmp_path, content):
     run = fake_run(checkout / "notebooks" / "01_first.ipynb", tmp_path)
-    (run.folder.with_name("damaged")).mkdir()
-    run.folder.with_name("damaged").joinpath("run.json").write_bytes(content)
+    mark = run.folder.with_name("damaged") / "run.json"
+    mark.parent.mkdir()
+    mark.mkdir() if content is None else mark.write_bytes(content)
     left_out = Counter()
     assert not list(other_runs(checkout / "notebooks" / "01_first.ipynb", run, left_out))
     assert left_out == {"older": 1}
