@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import date
 from itertools import pairwise, product
+from math import prod
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import write_notebook
 
-from redlab.specs import read_spec
+from redlab.specs import KEYS, read_spec
 
 PARAMETERS = """
 n = 1
@@ -248,3 +250,35 @@ WRONG = [
 def test_one_wrong_thing_anywhere_stops_all_of_it(notebooks, spec, spoil):
     with pytest.raises((ValueError, TypeError), match="the sweep: "):
         read_spec(spoil(spec), notebooks)
+
+
+DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.dates() | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | st.integers(), inner, max_size=4),
+    max_leaves=12,
+)
+ANY = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), DATA, max_size=5)
+GRIDS = st.dictionaries(st.sampled_from(list(DEFAULTS)), DATA | st.lists(DATA, max_size=4), max_size=3)
+
+
+def counted(spec: dict, points: tuple[dict, ...]) -> bool:
+    """Whether the points are different ones, and no more than the product has."""
+    seeds = spec["seeds"] if spec.get("seeds") is not None else [0]
+    most = len(spec.get("points") or [{}]) * (seeds if isinstance(seeds, int) else len(seeds))
+    most *= prod(map(len, (spec.get("grid") or {}).values()))
+    return 1 <= len({json.dumps(point, sort_keys=True) for point in points}) == len(points) <= most
+
+
+@settings(max_examples=200)
+@given(
+    spec=st.one_of(ANY, specs(), st.builds(lambda spec, more: {**spec, **more}, specs(), ANY)), grid=st.none() | GRIDS
+)
+def test_any_mapping_is_points_that_can_be_counted_or_is_refused_in_words(notebooks, spec, grid):
+    spec = spec if grid is None else {**spec, "grid": grid}
+    points, said, start = None, "", time.process_time()
+    try:
+        points = read_spec(spec, notebooks).points
+    except (ValueError, TypeError) as error:
+        said = str(error)
+    assert time.process_time() - start < 1
+    assert said.startswith("the sweep: ") if points is None else counted(spec, points)
