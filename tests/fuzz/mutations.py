@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickletools
-import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -241,7 +240,7 @@ def _empty(file: Path, other: Path, draw: Random) -> None:
 
 
 def _stray(file: Path, other: Path, draw: Random) -> None:
-    shutil.copyfile(other, file.with_name(f"stray{file.suffix}"))
+    file.with_name(f"stray{file.suffix}").write_bytes(other.read_bytes())
 
 
 _TREE: list[Callable[[Path, Path, Random], None]] = [_remove, _exchange, _folder, _link, _rename, _empty, _stray]

@@ -123,7 +123,7 @@ def _work(target: Target, folder: Path, seed: int, answers) -> None:
     warnings.simplefilter("error", RuntimeWarning)  # numpy's: of numbers that mean nothing
     _limit_memory()
     deeds: list[str] = []
-    sys.addaudithook(lambda event, args: deeds.append(f"{event} {args[0]}") if _acts(event, args, folder) else None)
+    sys.addaudithook(lambda event, args: deeds.append(f"{event} {args[0]}") if acts(event, args, folder) else None)
     answers.send("ready")
     while True:
         number = answers.recv()
@@ -140,7 +140,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
 
 
-def _acts(event: str, args: tuple, folder: Path) -> bool:
+def acts(event: str, args: tuple, folder: Path) -> bool:
     """Whether more than reading happens, besides what torch keeps among the temporary files."""
     writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
     if event not in _DEEDS and not (event == "open" and args[2] & writes):
