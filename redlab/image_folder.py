@@ -146,7 +146,7 @@ def _decode(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return _cropped(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} cannot be decoded: {error}") from error
 
 

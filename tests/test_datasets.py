@@ -240,6 +240,13 @@ def test_a_line_of_pixels_is_refused_before_it_is_enlarged(tmp_path, size):
         dataset[0]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_picture_as_large_as_pillow_warns_of_is_refused_where_warnings_are_errors(tmp_path):
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png cannot be decoded: .*90000000 pixels"):
+        load_dataset("imagenet_folder", root=_table(tmp_path, "a.png,1"))[0]
+
+
 def test_a_truncated_image_is_named_when_it_is_read(tmp_path):
     path = tmp_path / "a.jpg"
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (230, 230, 3), np.uint8)).save(path)

@@ -135,13 +135,13 @@ def _make_networks(folder: Path) -> None:
     network, mlp = load_network("digits/resnet"), load_network("digits/mlp")
     hashed = hash_network(fold_batchnorm(network).network).network
     made = {
-        "plain": mlp.half(),
+        "plain": load_network("digits/mlp").half(),
         "merged": merge_neurons(hashed, alpha=0.25),
         "split": split_inputs(hashed),
         "separated": separate_kernels(hashed),
-        "red++": red_plus_plus(network, correct_bias="batchnorm"),
-        "channels": prune_channels(network, score_channels(network, "magnitude"), ratio=0.5),
-        "weights": prune_weights(network, score_weights(network, "magnitude"), ratio=0.5),
+        "red++": red_plus_plus(mlp, correct_bias="batchnorm"),
+        "channels": prune_channels(mlp, score_channels(mlp, "magnitude"), ratio=0.5),
+        "weights": prune_weights(mlp, score_weights(mlp, "magnitude"), ratio=0.5),
         "masked": harden(sparsify(load_network("digits/mlp"), 0.25, "filter", weight_bits=8)),
     }
     for name, saved in made.items():
