@@ -9,7 +9,7 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,44 +25,13 @@ DEEP = "[" * 100_000
 TAGS = ["!!bool x", "!!int ''", "!!float x", "!!timestamp x", "!!binary é", "!!set [a]", "!!omap {a: 1}", "!!null [a]"]
 TAGS += ["!!python/object/apply:os.mkdir [executed]", "2020-13-01", "190:20:30", "0o9", "1_0", ".nan", "9" * 5000]
 TAGS += ["&a [*a]", "&a {a: *a}", "*b", "{<<: 1}", "{<<: [[1]]}", "? [a]", "{[a]: b}", "{1: 2, a: 3}", "=", "- " * 5000]
-BOMB = ", ".join(
-    f"&{name} [{', '.join([f'*{before}' if before else '1'] * 10)}]"
-    for before, name in zip(" abcdefgh", "abcdefghi", strict=True)
-)
-TAGS += [f"[{BOMB.replace('* ', '1')}]", DEEP[:2000], DEEP]
-OPCODES = [
-    PAYLOAD,
-    b"c__builtin__\nexec\n",
-    b"ctorch.storage\n_load_from_bytes\n",
-    b"ctorch._utils\n_rebuild_tensor_v2\n",
-]
-OPCODES += [
-    b"ccollections\nOrderedDict\n",
-    b"K\xff",
-    b"J\xff\xff\xff\xff",
-    b"J\xff\xff\xff\x7f",
-    b"\x8a\x08" + b"\x7f" * 8,
-]
-OPCODES += [
-    b"X\xff\xff\xff\x7f",
-    b"(",
-    b")",
-    b"t",
-    b"l",
-    b"]",
-    b"}",
-    b"N",
-    b"\x88",
-    b".",
-    b"R",
-    b"b",
-    b"Q",
-    b"s",
-    b"u",
-    b"e",
-    b"0",
-]
-OPCODES += [b"]\x85" + b"\x85" * 50_000, b"(" * 50_000, b"G\x7f\xf8" + bytes(6), b"h\xff", b"q\x01", b"\x80\xff"]
+BOMB = ["&a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]  # ten times ten times ... as many values
+BOMB += [f"&{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in pairwise("abcdefghi")]
+TAGS += [f"[{', '.join(BOMB)}]", DEEP[:2000], DEEP]
+OPCODES = [PAYLOAD, b"c__builtin__\nexec\n", b"ctorch.storage\n_load_from_bytes\n", b"ccollections\nOrderedDict\n"]
+OPCODES += [b"ctorch._utils\n_rebuild_tensor_v2\n", b"K\xff", b"J\xff\xff\xff\xff", b"J\xff\xff\xff\x7f", b"h\xff"]
+OPCODES += [b"\x8a\x08" + b"\x7f" * 8, b"X\xff\xff\xff\x7f", b"G\x7f\xf8" + bytes(6), b"q\x01", b"\x80\xff"]
+OPCODES += [b"]\x85" + b"\x85" * 50_000, b"(" * 50_000, *(bytes([code]) for code in b"()tl]}N\x88.RbQsue0")]
 
 
 def mutate(folder: Path, draw: Random) -> None:

@@ -65,6 +65,7 @@ def fuzz(target: Target, out: Path, seed: int, numbers: Iterable[int]) -> Tally:
         seed, numbers: together with the name of the target they say what the inputs are.
     """
     tally = Tally(target)
+    shutil.rmtree(out / target.name, ignore_errors=True)  # of a run that was cut off
     with Worker(target, out / target.name, seed) as worker:
         for number in numbers:
             if tally.add(number, worker.open(number)):
