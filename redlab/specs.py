@@ -118,11 +118,11 @@ def _points(content: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[
         raise ValueError("grid must give each parameter a list of values")
     if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
         raise ValueError("points must be a list of parameter sets")
-    names = Counter([*{name for point in points for name in point}, *grid, *seeds[0]])
+    names = Counter([*dict.fromkeys(name for point in points for name in point), *grid, *seeds[0]])
     if twice := [name for name, times in names.items() if times > 1]:
         raise ValueError(f"{twice[0]!r} is set twice: in grid, in points, or by seeds")
     if (wanted := math.prod(map(len, (points, seeds, *grid.values())))) > MOST:
-        raise ValueError(f"it has {wanted:,} points, and a sweep may have {MOST:,}: leave values out")
+        raise ValueError(f"it has {wanted:,} points or more, and a sweep may have {MOST:,}: leave values out")
     for point, values, seed in product(points, product(*grid.values()), seeds):
         yield {**point, **dict(zip(grid, values, strict=True)), **seed}
 

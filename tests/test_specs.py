@@ -139,7 +139,7 @@ def test_folders_of_networks_become_absolute(points, tmp_path, monkeypatch):
         ({"grid": {"network": ["n" * 5000]}}, ValueError, "unknown network 'nnn"),
         ({"grid": {"rate": [10**400]}}, TypeError, "parameter 'rate' of 01_all is float like 0.5; got 1000"),
         ({"grid": {name: list(range(50)) for name in ("n", "rate", "seed")}}, ValueError, "it has 125,000 points"),
-        ({"seeds": 10**12}, ValueError, "points, and a sweep may have 100,000: leave values out"),
+        ({"seeds": 10**12}, ValueError, "points or more, and a sweep may have 100,000: leave values out"),
         ({"seeds": [0] * 10**6}, ValueError, "it holds more than 100,000 values"),
     ],
 )
