@@ -44,9 +44,9 @@ def read_state(path: str | Path, call: Mapping[str, Any]) -> dict | None:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd pickle protocols and TorchScript: both end in our own error
+            warnings.simplefilter("ignore")  # on odd protocols, TorchScript, tensors for dicts: our own error follows
             content = torch.load(path, map_location="cpu", weights_only=True)
-        found, state = _plain(content["call"]), dict(content["state"])
+            found, state = _plain(content["call"]), dict(content["state"])
     except OSError:
         raise
     except Exception as error:  # whatever unpickling makes of a file that is truncated or not ours
