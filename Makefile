@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 CHROMIUM := sudo=; test "`id -u`" = 0 || sudo="sudo -n"; \
   command -v apt-get >/dev/null && $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium fonts-dejavu-core
 
-.PHONY: help figures test test-slow test-ui coverage lab bench zoo atlas refresh lint docs clean
+.PHONY: help figures test test-slow test-ui fuzz coverage lab bench zoo atlas refresh lint docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,6 +26,10 @@ test-ui: $(INSTALLED)  ## the notebooks and their sliders in JupyterLab, in a re
 	@$(BIN)/python -c 'from redlab.pdf import find_chromium; find_chromium()' 2>/dev/null || { $(CHROMIUM); } || { \
 	  echo "Chromium is not here, and can be installed by root only and where there is apt-get: install it, then make test-ui again" >&2; exit 1; }
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui -v
+
+SECONDS := 600
+fuzz: $(INSTALLED)  ## damaged files for ten minutes (SECONDS=60: for one), at whatever opens files
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 coverage: $(INSTALLED)  ## the tests, and the lines that none of them runs; under 95 % it fails
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov

@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,17 +157,21 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 
 def wanted_code(path: Path) -> list[str]:
-    """The functions and classes that a pickle names beyond those of plain tensors, found without unpickling it."""
+    """The functions and classes that a pickle names beyond those of plain tensors, found without unpickling it.
+
+    Of a damaged file: those that can be found.
+    """
     names: set[str] = set()
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                if member.endswith("data.pkl"):
-                    with archive.open(member) as file:
-                        collect_globals(file, names)
-    else:
-        with path.open("rb") as file:
-            collect_globals(file, names)
+    with suppress(Exception):  # a damaged archive raises as much as a damaged pickle
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.namelist():
+                    if member.endswith("data.pkl"):
+                        with archive.open(member) as file:
+                            collect_globals(file, names)
+        else:
+            with path.open("rb") as file:
+                collect_globals(file, names)
     return sorted(name.replace(" ", ".") for name in names if not _HARMLESS.fullmatch(name))
 
 

@@ -101,7 +101,8 @@ class _Places:
     def _block(self, k: int) -> tuple[int, ndarray, ndarray]:
         if self._last[0] != k:
             own = self.ordered[k * _BLOCK : (k + 1) * _BLOCK + 1].astype(np.float64)
-            gaps = np.minimum(np.diff(own) / self._step, _JUMP)
+            with np.errstate(over="ignore"):  # an infinite gap is a jump as well
+                gaps = np.minimum(np.diff(own) / self._step, _JUMP)
             self._last = (k, own, np.cumsum(np.concatenate([self._begins[k : k + 1], gaps])))
         return self._last
 

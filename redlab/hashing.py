@@ -51,7 +51,7 @@ class Hashed:
     def codes(self) -> torch.Tensor | ndarray:
         """The index of each value in the codebook, in the smallest unsigned dtype; ``codebook[codes] == values``."""
         found = np.searchsorted(_numpy(self.codebook), _numpy(self.values))
-        found = found.astype(np.min_scalar_type(max(len(self.codebook) - 1, 0)))
+        found = np.asarray(found, np.min_scalar_type(max(len(self.codebook) - 1, 0)))  # a scalar's, too
         return torch.from_numpy(found).to(self.values.device) if isinstance(self.values, torch.Tensor) else found
 
     def frame(self) -> pd.DataFrame:
@@ -246,7 +246,7 @@ def _hash_scaled(
     if not isinstance(rule.bandwidth, str):
         rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
     small = _hash(vector.times_two_to(-exponent).weights.reshape(vector.shape), rule, force)
-    values, codebook = np.ldexp(small.values, exponent), np.ldexp(small.codebook, exponent)
+    values, codebook = (np.asarray(np.ldexp(part, exponent)) for part in (small.values, small.codebook))
     return Hashed(_like(values, weights).reshape(weights.shape), _like(codebook, weights), small.modes, small.unchanged)
 
 
@@ -267,6 +267,7 @@ def representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
     """
     rounded = _numpy(_like(cells.centres, weights)).astype(cells.edges.dtype)
     home = np.searchsorted(cells.edges, rounded, side="right") == np.arange(len(rounded))
+    home &= np.isfinite(rounded)  # the last multiple of a step may be more than the dtype holds
     return np.where(home | np.isnan(cells.member), rounded, cells.member)
 
 

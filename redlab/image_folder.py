@@ -18,6 +18,7 @@ from redlab.mobilenet import MEAN, STD
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 RESIZE, CROP, CLASSES = 256, 224, 1000
+FLATTEST = 100  # how often the longer side of a picture may hold the shorter
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 
@@ -75,11 +76,15 @@ def read_image_folder(root: Path) -> ImageFolder:
 
 def _pairs_of_table(root: Path) -> list[tuple[str, int]]:
     table = root / "labels.csv"
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"file", "label"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{table} needs the columns file,label, it has {rows.fieldnames}")
-        return [_checked_row(root, row, f"{table}, line {rows.line_num}") for row in rows]
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"file", "label"} <= set(rows.fieldnames or ()):
+                raise ValueError(f"{table} needs the columns file,label, it has {rows.fieldnames}")
+            return [_checked_row(root, row, f"{table}, line {rows.line_num}") for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        what = f"{table} is no table in UTF-8 ({error}): save it as CSV with the columns file,label"
+        raise ValueError(what) from None
 
 
 def _checked_row(root: Path, row: dict[str, str | None], where: str) -> tuple[str, int]:
@@ -87,7 +92,7 @@ def _checked_row(root: Path, row: dict[str, str | None], where: str) -> tuple[st
     # Judged by its name alone, so that a link inside the folder to images elsewhere is fine.
     if not file or os.path.isabs(file) or ".." in PurePosixPath(file.replace("\\", "/")).parts:
         raise ValueError(f"{where}: {file!r} is not a file inside the folder")
-    if not (root / file).is_file():
+    if not os.path.isfile(root / file):  # False for any text that no file can be called, too
         raise ValueError(f"{where}: there is no file {file!r}")
     return file, _checked_label(label, where)
 
@@ -127,8 +132,8 @@ def _labels_of(root: Path, folders: list[str]) -> list[int]:
 def _wordnet_order(root: Path) -> dict[str, int]:
     for file in (root / "wnids_sorted.txt", root.parent / "wnids_sorted.txt"):
         if file.is_file():
-            ids = file.read_text().split()
-            if len(set(ids)) != CLASSES or ids != sorted(ids):
+            ids = file.read_text(encoding="ascii", errors="replace").split()
+            if len(set(ids)) != CLASSES or ids != sorted(ids) or not all(map(_WORDNET_ID.fullmatch, ids)):
                 raise ValueError(f"{file} must list the {CLASSES} WordNet ids, sorted; it lists {len(set(ids))}")
             return {wordnet_id: label for label, wordnet_id in enumerate(ids)}
     raise ValueError(
@@ -141,12 +146,14 @@ def _decode(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return _cropped(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} cannot be decoded: {error}") from error
 
 
 def _cropped(image: Image.Image) -> Image.Image:
     shorter = min(image.size)
+    if max(image.size) >= FLATTEST * shorter:  # resized, a few kilobytes would fill the memory
+        raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are a line rather than a picture")
     if not CROP <= shorter <= RESIZE:
         width, height = (int(RESIZE * side / shorter) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased, as Pillow always does

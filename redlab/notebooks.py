@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,7 @@ def find_notebook(name: str | int | Path, folder: Path | None = None) -> Path:
         ValueError: where none or several fit, with the names that are known.
     """
     wanted = str(name)
-    if wanted.endswith(".ipynb") and Path(wanted).is_file():
+    if wanted.endswith(".ipynb") and os.path.isfile(wanted):  # which takes any text, one too long for a path, say
         return Path(wanted).resolve()
     folder = (folder or checkout() / "notebooks").resolve()
     known = list_notebooks(folder)
@@ -69,10 +71,17 @@ def read_cells(notebook: Path) -> list[dict]:
         ValueError: where the file is no notebook.
     """
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
-    except (ValueError, KeyError, TypeError) as error:
+        return [_cell(cell) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{notebook.name} is no notebook of format 4: {error}") from None
+
+
+def _cell(cell: dict) -> dict:
+    """A cell with its source as one string; KeyError or TypeError where it lacks what every cell has."""
+    metadata = cell.get("metadata", {}) if isinstance(cell, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("tags", []), list):
+        raise TypeError(f"a cell needs metadata, with a list of tags or without, not {str(metadata)[:60]}")
+    return {**cell, "cell_type": cell["cell_type"], "metadata": metadata, "source": "".join(cell["source"])}
 
 
 def default_parameters(notebook: Path) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
     Raises:
         ValueError: without exactly one such cell, or where it is no Python, or a default no literal.
     """
-    tagged = [c for c in read_cells(notebook) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    tagged = [c for c in read_cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`; it needs one")
     defaults = {}
@@ -101,6 +110,9 @@ def _statements(notebook: Path, source: str) -> list[ast.stmt]:
     except SyntaxError as error:
         where = f"line {error.lineno} of the cell tagged `parameters` of {notebook.name}"
         raise ValueError(f"{where} is no Python: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # half a letter, or a thousand signs before a number
+        what = f"{type(error).__name__} {error}".strip()
+        raise ValueError(f"the cell tagged `parameters` of {notebook.name} is no Python: {what}") from None
 
 
 def _targets(statement: ast.stmt) -> list[str]:
@@ -175,7 +187,7 @@ def known_network(name: str | None) -> str | None:
         input_shape(name)
         return name
     except ValueError:
-        if Path(name).is_dir():  # absolute: a kernel works in notebooks/
+        if os.path.isdir(str(name)):  # absolute: a kernel works in notebooks/
             return str(Path(name).resolve())
         raise
 
@@ -185,8 +197,8 @@ def _fits(value: Any, default: Any) -> bool:
         return True
     if isinstance(value, bool) or isinstance(default, bool):  # a bool is an int to Python, to nobody else
         return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
+    if isinstance(default, float):  # a whole number may be too large for one
+        return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
     if isinstance(default, list):
         return isinstance(value, list | tuple) and all(any(_fits(v, d) for d in default or [v]) for v in value)
     return isinstance(value, type(default))

@@ -17,6 +17,7 @@ from torch import Tensor
 from redlab.groups import Group
 
 ROLES = ("producer", "consumer", "padding")
+WIDEST = 10**8  # slices of a tensor: beyond it, an index of them alone would fill the memory
 
 
 def make_plan(groups: Sequence[Group], destinations: Mapping[str, Sequence[int]]) -> dict:
@@ -134,7 +135,7 @@ def _check_item(name: str, item: Any, size: int) -> None:
     _require(isinstance(tensors, list) and tensors, f"{where} must name its tensors")
     named = all(isinstance(t, list) and len(t) == 2 and isinstance(t[0], str) and _is_int(t[1], 0) for t in tensors)
     _require(named, f"{where}: its tensors must be pairs of a name and a dim")
-    _require(_is_int(width, 1), f"{where}: its width must be a positive integer")
+    _require(_is_int(width, 1) and width <= WIDEST, f"{where}: its width must be an integer from 1 to {WIDEST:,}")
     _require(_is_int(item.get("size"), 1) and item["size"] == size, f"{where}: its size must be {size}")
     _require(isinstance(code, dict) and len(code) == 1, f"{where}: its index must be an arange or rows")
     _require(_fits(code, size, width), f"{where}: its index must have {size} rows of distinct slices below {width}")
@@ -145,6 +146,8 @@ def _fits(code: dict, size: int, width: int) -> bool:
     if "arange" in code:
         numbers = code["arange"]
         if not (_are_ints(numbers) and len(numbers) == 4 and numbers[3] > 0 and size * numbers[3] <= width):
+            return False
+        if max(map(abs, numbers)) > width:  # a step that is never taken may have any number of digits
             return False
         corners = [numbers[0] + numbers[1] * i + numbers[2] * k for i in (0, size - 1) for k in (0, numbers[3] - 1)]
         if min(corners) < 0 or max(corners) >= width:

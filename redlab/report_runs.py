@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from redlab.commands import command_of
 from redlab.notebooks import changed_parameters, without_paths
 from redlab.refreshing import private_paths
+from redlab.run_frames import facts_of, results_of
 from redlab.runs import Run, RunFailed, run_key
 
 if TYPE_CHECKING:
@@ -46,12 +47,9 @@ class Source:
         Raises:
             ValueError: the file is damaged.
         """
-        try:
-            frame = self.run.results
-        except FileNotFoundError:
+        if not (self.run.folder / "results.parquet").is_file():
             return None
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.run.folder} is damaged ({error}): delete it, and run it again") from None
+        frame = results_of(self.run.folder)
         return frame if "network" in frame else frame.assign(network=str(self.run.params.get("network", "")))
 
 
@@ -71,10 +69,10 @@ def other_runs(notebook: Path, known: Run | RunFailed, left_out: Counter) -> Ite
 
 def _judge(notebook: Path, mark: Path) -> tuple[str, Run | None]:
     try:
-        facts = json.loads(mark.read_text(encoding="utf-8"))
+        facts = facts_of(mark.parent)
         changed = changed_parameters(notebook, facts["parameters"])
         run = Run(mark.parent, notebook.stem, facts["parameters"], facts["seconds"], cached=True)
-    except (ValueError, TypeError, KeyError):  # a parameter that there is no more, or a damaged file
+    except (OSError, ValueError, TypeError):  # a parameter that there is no more, or a damaged file
         return "older", None
     if run_key(notebook, changed) != mark.parent.name:
         return "older", None

@@ -197,7 +197,8 @@ def lloyd(vector: Vector, levels: int) -> Cells:
     Dite 1951), the other evenly, as the uniform rule does: small layers need it. The starts are our choice.
     """
     ordered = np.sort(vector.weights)
-    even = np.linspace(ordered[0], ordered[-1], 2 * levels + 1, dtype=np.float64)[1::2]
+    low, high = map(float, ordered[[0, -1]])  # in float32 their difference may overflow
+    even = np.linspace(low, high, 2 * levels + 1)[1::2]
     centres = (_iterate(ordered, start) for start in (_panter_dite(ordered, levels), even))
     return min((Cells(vector, _between(c, ordered.dtype), c).at_means() for c in centres), key=Cells.error)
 

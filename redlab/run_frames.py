@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 _OWN = ("notebook", "seconds", "run")
+_FACTS: dict[str, Any] = {"notebook": str, "parameters": dict, "seconds": int | float}
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -69,8 +70,8 @@ def _marks(folder: Path) -> Iterator[Path]:
     """The ``run.json`` of every finished run; what is under a temporary name is passed by, and may go meanwhile."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if "run.json" in files:
-            yield Path(place, "run.json")
+        if "run.json" in files and os.path.isfile(mark := Path(place, "run.json")):  # no link that leads nowhere
+            yield mark
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -81,8 +82,11 @@ def facts_of(folder: Path) -> dict[str, Any]:
     """
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return {key: facts[key] for key in ("notebook", "parameters", "seconds")}
-    except (ValueError, KeyError, TypeError) as error:
+        if wrong := [key for key, kind in _FACTS.items() if not isinstance(facts[key], kind)]:
+            raise TypeError(f"{wrong[0]!r} is a {type(facts[wrong[0]]).__name__}")
+        json.dumps(facts, ensure_ascii=False).encode()  # half a letter, which no frame holds, ends here
+        return {key: facts[key] for key in _FACTS}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / 'run.json'} is damaged ({error!r}): delete the folder, and run it again") from None
 
 
@@ -112,7 +116,7 @@ def results_of(folder: Path) -> pd.DataFrame:
         return pd.DataFrame()
     try:
         return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file raises nearly anything: KeyError, ArrowNotImplementedError
         raise ValueError(f"{path} is damaged ({error}): delete the folder, and run it again") from None
 
 

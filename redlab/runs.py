@@ -187,7 +187,7 @@ def _finished(folder: Path) -> Run | None:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         run = Run(folder, facts["notebook"], facts["parameters"], facts["seconds"], cached=True)
         return run if not results.exists() or results.read_bytes().endswith(b"PAR1") else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -12,6 +14,7 @@ from typing import Any
 from redlab.notebooks import changed_parameters, default_parameters, find_notebook, known_networks, unknown
 
 KEYS = ("notebook", "grid", "points", "seeds")
+MOST = 100_000  # values in a specification, and points of it
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ def read_spec(spec: str | Path | Mapping[str, Any], notebooks: Path | None = Non
 
     Raises:
         FileNotFoundError, ValueError, TypeError: what is wrong and what would be right; nothing has run.
+        OSError: a file cannot be read.
     """
     content, where = (dict(spec), "the sweep") if isinstance(spec, Mapping) else (_read(Path(spec)), str(spec))
     try:
         return _checked(content, notebooks)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{where}: {error}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{where}: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -68,6 +73,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:  # a key that is set twice, or a date that there is not
         raise ValueError(f"{path}: {error}") from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        # PyYAML's own, where a value does not fit its tag (!!bool x), or of a thousand brackets.
+        raise ValueError(f"{path} is no YAML that can be read ({type(error).__name__}: {error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold the keys {', '.join(KEYS)}")
     return content
@@ -77,6 +85,8 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     for key in content:
         if key not in KEYS:
             raise ValueError(unknown("key", str(key), list(KEYS)))
+    if _exceeds(content, MOST):  # a few aliases of aliases stand for billions, and one in itself for no end of them
+        raise ValueError(f"it holds more than {MOST:,} values, with its aliases written out")
     if content.get("notebook") in (None, ""):  # 00 is a number, too
         raise ValueError("it must name a notebook")
     notebook = find_notebook(str(content["notebook"]), notebooks)
@@ -89,6 +99,17 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     return Spec(notebook, tuple(distinct.values()))
 
 
+def _exceeds(content: Any, most: int) -> bool:
+    """Whether plain data holds more than ``most`` values, those that stand in several places counted in each."""
+    left = [content]
+    for _ in range(most + 1):
+        if not left:
+            return False
+        value = left.pop()
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return True
+
+
 def _points(content: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
     grid, points = ({} if content.get("grid") is None else content["grid"]), content.get("points")
     points = [{}] if points is None else points
@@ -97,15 +118,17 @@ def _points(content: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[
         raise ValueError("grid must give each parameter a list of values")
     if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
         raise ValueError("points must be a list of parameter sets")
-    names = [*{name for point in points for name in point}, *grid, *seeds[0]]
-    if twice := sorted(name for name in set(names) if names.count(name) > 1):
+    names = Counter([*dict.fromkeys(name for point in points for name in point), *grid, *seeds[0]])
+    if twice := [name for name, times in names.items() if times > 1]:
         raise ValueError(f"{twice[0]!r} is set twice: in grid, in points, or by seeds")
+    if (wanted := math.prod(map(len, (points, seeds, *grid.values())))) > MOST:
+        raise ValueError(f"it has {wanted:,} points or more, and a sweep may have {MOST:,}: leave values out")
     for point, values, seed in product(points, product(*grid.values()), seeds):
         yield {**point, **dict(zip(grid, values, strict=True)), **seed}
 
 
 def _seeds(given: Any, defaults: dict[str, Any]) -> list[dict[str, Any]]:
-    seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    seeds = list(range(min(given, MOST + 1))) if isinstance(given, int) and not isinstance(given, bool) else given
     if not isinstance(seeds, list) or not seeds or any(not isinstance(s, int) or isinstance(s, bool) for s in seeds):
         raise ValueError(f"seeds must be a list of whole numbers, or how many, not {given!r}")
     if "seed" in defaults:

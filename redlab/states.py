@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -37,12 +38,15 @@ def read_state(path: str | Path, call: Mapping[str, Any]) -> dict | None:
 
     Raises:
         ValueError: it belongs to another call (the message says what differs), is damaged, or something else.
+        OSError: it cannot be read.
     """
     if not Path(path).exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found, state = dict(content["call"]), dict(content["state"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd protocols, TorchScript, tensors for dicts: our own error follows
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            found, state = _plain(content["call"]), dict(content["state"])
     except OSError:
         raise
     except Exception as error:  # whatever unpickling makes of a file that is truncated or not ours

@@ -184,6 +184,15 @@ def test_anything_but_tensors_by_name_is_refused(tmp_path, content):
         read_checkpoint(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize("part", [b"PK\x01\x02", b"PK\x03\x04"])
+def test_an_archive_with_damaged_contents_is_named(tmp_path, part):
+    torch.save({"a": torch.ones(3)}, tmp_path / "a.pt")
+    content = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(content.replace(part, b"XXXX"))
+    with pytest.raises(ValueError, match=r"a\.pt cannot be read, it is truncated or no checkpoint"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
 def test_sparse_tensors_are_refused(tmp_path):
     torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="sparse"):

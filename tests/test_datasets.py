@@ -220,6 +220,33 @@ def test_a_table_without_its_columns_or_rows_is_refused(tmp_path):
         load_dataset("imagenet_folder", root=_table(tmp_path / "empty"))
 
 
+@pytest.mark.parametrize("content", [b"file,label\n\xff.png,1\n", b"file,label\n" + b"a" * 200_000 + b",1\n"])
+def test_a_table_that_is_no_text_or_has_endless_cells_is_named(tmp_path, content):
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"labels\.csv is no table in UTF-8 \(.*\): save it as CSV with the columns"):
+        load_dataset("imagenet_folder", root=tmp_path)
+
+
+def test_a_name_too_long_for_a_file_is_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="line 2: there is no file 'nnn"):
+        load_dataset("imagenet_folder", root=_table(tmp_path, f"{'n' * 5000},1"))
+
+
+@pytest.mark.parametrize("size", [(1, 150), (300, 2)])
+def test_a_line_of_pixels_is_refused_before_it_is_enlarged(tmp_path, size):
+    _image(tmp_path / "a.png", size)
+    dataset = load_dataset("imagenet_folder", root=_table(tmp_path, "a.png,1"))
+    with pytest.raises(ValueError, match=rf"a\.png cannot be decoded: {size[0]} x {size[1]} pixels are a line"):
+        dataset[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_as_large_as_pillow_warns_of_is_refused_where_warnings_are_errors(tmp_path):
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png cannot be decoded: .*90000000 pixels"):
+        load_dataset("imagenet_folder", root=_table(tmp_path, "a.png,1"))[0]
+
+
 def test_a_truncated_image_is_named_when_it_is_read(tmp_path):
     path = tmp_path / "a.jpg"
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (230, 230, 3), np.uint8)).save(path)
@@ -269,9 +296,10 @@ def test_some_wordnet_folders_need_the_list_of_all_ids(tmp_path):
         load_dataset("imagenet_folder", root=root)
     (tmp_path / "wnids_sorted.txt").write_text("\n".join(ids))
     assert load_dataset("imagenet_folder", root=root).labels == (3, 700)
-    (tmp_path / "wnids_sorted.txt").write_text("\n".join(ids[:-1]))
-    with pytest.raises(ValueError, match="must list the 1000"):
-        load_dataset("imagenet_folder", root=root)
+    for content in ("\n".join(ids[:-1]).encode(), "\n".join([*ids[:-1], "z"]).encode(), b"\xff" * 1000):
+        (tmp_path / "wnids_sorted.txt").write_bytes(content)
+        with pytest.raises(ValueError, match="must list the 1000"):
+            load_dataset("imagenet_folder", root=root)
 
 
 def test_all_wordnet_folders_count_in_sorted_order(tmp_path):

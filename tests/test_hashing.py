@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -198,6 +199,92 @@ def test_any_weights_hash_to_their_codebook_in_order(numbers, options, dtype):
     others = w != 0  # a zero stays zero wherever the value of its cell lies
     assert (hashed.values[others][w[others].argsort(stable=True)].diff() >= 0).all()
     assert (hashed.values[~others] == 0).all()
+
+
+@pytest.mark.parametrize("value", [0.5, 1e-290])
+def test_a_single_number_without_axes_has_a_code_without_axes(value):
+    hashed = hash_weights(torch.tensor(value, dtype=torch.float64))
+    assert (hashed.values.item(), hashed.codes.shape, hashed.codes.item()) == (value, (), 0)
+
+
+def test_the_last_multiple_of_a_step_is_no_more_than_the_dtype_holds():
+    most = torch.finfo(torch.bfloat16).max
+    w = torch.tensor([-8e37, 1e16, 0.0, most], dtype=torch.bfloat16)
+    assert hash_weights(w, "uniform", max_error=0.1).values.isfinite().all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_lloyd_starts_where_the_range_is_more_than_the_dtype_holds():
+    w = torch.tensor([2e38, -3e38, -4e16, -5e16])
+    assert hash_weights(w, "lloyd", levels=4).codebook[[0, -1]].tolist() == w.sort().values[[0, -1]].tolist()
+
+
+DTYPES = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float64: 64}
+
+
+@st.composite
+def tensors(draw) -> torch.Tensor:
+    """Any numbers that a dtype holds, tiny, huge, of both zeros, many of them equal, in any shape."""
+    dtype = draw(st.sampled_from(list(DTYPES)))
+    most = torch.finfo(dtype).max
+    numbers = st.floats(-most, most, width=DTYPES[dtype])
+    few = st.sampled_from([*draw(st.lists(numbers, min_size=1, max_size=4)), 0.0, -0.0])
+    shape = draw(st.lists(st.integers(1, 5), max_size=3))
+    count = math.prod(shape)
+    content = draw(st.lists(draw(st.sampled_from([numbers, few])), min_size=count, max_size=count))
+    return torch.tensor(content, dtype=torch.float64).to(dtype).reshape(shape)
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=120)
+@given(w=tensors(), options=st.sampled_from(RULES), force=st.booleans())
+def test_tensors_of_any_shape_and_size_of_numbers_hash(w, options, force):
+    before = w.clone()
+    hashed = hash_weights(w, force=force, **options)
+    assert torch.equal(w, before)
+    assert (hashed.values.shape, hashed.values.dtype) == (w.shape, w.dtype)
+    assert torch.equal(hashed.codebook[hashed.codes.long()], hashed.values)
+    assert hashed.values.isfinite().all()
+    assert torch.equal(hashed.codebook, hashed.values.unique())
+    assert len(hashed.codebook) <= w.unique().numel()
+    if hashed.unchanged:
+        assert torch.equal(hashed.values, w)
+    if "max_error" in options:
+        scale = w.double().abs().max().clamp(min=1e-300)
+        assert relative(w.double() / scale, hashed.values.double() / scale) <= 0.1 * (1 + 1e-3)
+
+
+def relative(before, after):
+    return error(before, after) if before.any() else float(after.norm())
+
+
+@settings(max_examples=60)
+@given(w=tensors(), rule=st.sampled_from(["uniform", "lloyd"]), levels=st.integers(1, 12))
+def test_there_are_never_more_values_than_levels_and_zero(w, rule, levels):
+    codebook = hash_weights(w, rule, levels=levels, force=True).codebook
+    assert codebook.isfinite().all()
+    assert len(codebook[codebook != 0]) <= levels
+
+
+@settings(max_examples=40)
+@given(w=tensors(), place=st.integers(0), bad=st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_one_number_that_is_none_refuses_the_tensor(w, place, bad):
+    w.view(-1)[place % w.numel()] = bad
+    with pytest.raises(ValueError, match=r"NaN|infinite"):
+        hash_weights(w)
+
+
+@settings(max_examples=40)
+@given(w=tensors(), options=st.sampled_from(RULES))
+def test_the_error_that_is_reported_is_the_error_that_is_measured(w, options):
+    layer = nn.Linear(w.numel(), 1, bias=False, dtype=w.dtype)
+    layer.weight.data = w.reshape(1, -1).clone()
+    result = hash_network(nn.Sequential(layer), **options)
+    scale = w.double().abs().max().clamp(min=1e-300)
+    after = result.network[0].weight.detach().reshape(w.shape)
+    measured = relative(w.double() / scale, after.double() / scale)
+    assert result.layers["error"].item() == pytest.approx(measured, rel=1e-9, abs=1e-12)
+    assert result.layers["distinct"].item() == after.unique().numel()
 
 
 def test_codes_take_the_smallest_unsigned_type():

@@ -429,3 +429,10 @@ def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path):
     os.truncate(tmp_path / "a.safetensors", 500)
     with pytest.raises(ValueError, match=r"a\.safetensors ends within 'a': it was cut while it was read"):
         entry.read()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_number_near_the_largest_is_measured_without_a_warning(tmp_path):
+    numbers = torch.cat([torch.tensor([-7.8e307], dtype=torch.float64), torch.linspace(-2, 2, 29, dtype=torch.float64)])
+    save_file({"a": numbers.reshape(6, 5)}, tmp_path / "a.safetensors")
+    assert inspect_checkpoint(tmp_path / "a.safetensors")["distinct_before"].tolist() == [30]

@@ -2,10 +2,11 @@
 
 import copy
 import json
+from contextlib import suppress
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redlab.cifar_resnet import CifarResNet
@@ -108,6 +109,9 @@ ITEM = ("members", "conv1", 0)
         set_((*ITEM, "index"), {"arange": [-1, 1, 1, 1]}),
         set_((*ITEM, "index"), {"arange": [0, 1, 1, 10**12]}),
         set_((*ITEM, "index"), {"arange": [0, 10**30, 1, 1]}),
+        set_((*ITEM, "index"), {"arange": [0, 1, 10**30, 1]}),
+        set_((*ITEM, "index"), {"arange": [0, 1, -(10**30), 1]}),
+        set_((*ITEM, "width"), 10**30),
         set_((*ITEM, "index"), {"rows": [[0], [1], [2]]}),
         set_((*ITEM, "index"), {"rows": [[0], [1], [2], [2]]}),
         set_((*ITEM, "index"), {"rows": [[0], [1], [2], [10**30]]}),
@@ -126,3 +130,27 @@ def test_a_malformed_plan_is_refused(plan, change):
 def test_what_is_no_plan_is_refused(other):
     with pytest.raises(ValueError, match="not a plan"):
         check_plan(other)
+
+
+KEYS = ["step", "groups", "members", "conv1", "role", "width", "size", "index", "tensors", "arange", "rows"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["plan", "arange"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    other=JSON,
+    groups=JSON,
+    members=JSON,
+    place=st.sampled_from([("groups", "conv1"), ITEM]),
+    key=st.sampled_from(KEYS[4:9]),
+)
+def test_any_other_data_is_a_plan_or_a_value_error(plan, other, groups, members, place, key):
+    broken = copy.deepcopy(plan)
+    set_((*place, key) if place == ITEM else place, other)(broken)
+    for odd in (other, {"step": "plan", "groups": groups, "members": members}, broken):
+        with suppress(ValueError):
+            assert check_plan(odd) is odd

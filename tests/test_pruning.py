@@ -2,9 +2,13 @@
 
 import copy
 import json
+from functools import cache
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import SMALL, difference, made, silence, tensor_of
 from torch import nn
 
 from redlab.cifar_resnet import CifarResNet, ZeroPadShortcut
@@ -137,3 +141,51 @@ def test_an_empty_plan_changes_nothing():
     network = CifarResNet((1, 1, 1))
     got = apply_plan(network, make_plan([], {}))
     assert all(torch.equal(tensor, got.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+@cache
+def coupled(name):
+    """A network in float64, images for it, and its groups that may change."""
+    torch.manual_seed(0)
+    network, images = made(name)
+    return network.double(), images.double(), [g for g in couple(network, images[:1].double()) if not g.frozen]
+
+
+@st.composite
+def plans(draw):
+    """A network, and a plan for some of its groups: each channel goes, or into one of a few new ones."""
+    name = draw(st.sampled_from(["digits/mlp", "digits/resnet", *SMALL]))
+    choice, going = draw(st.randoms(use_true_random=False)), {}
+    for group in coupled(name)[2]:
+        if draw(st.booleans()):
+            drawn = [choice.randint(-1, draw(st.integers(0, group.size))) for _ in range(group.size)]
+            drawn[choice.randrange(group.size)] = group.size  # one stays, whatever else
+            new = sorted({index for index in drawn if index >= 0})
+            going[group.name] = [new.index(index) if index >= 0 else -1 for index in drawn]
+    return name, make_plan(coupled(name)[2], going)
+
+
+@torch.no_grad()
+def masked(network, groups, plan):
+    """A copy as wide as before: merged channels have the mean of what makes them, and nobody reads those that go."""
+    wide = copy.deepcopy(network)
+    for group in groups:
+        going = torch.tensor(plan["groups"].get(group.name, range(group.size)))
+        silence(wide, group, (going < 0).nonzero().flatten())
+        for new in set(going[going >= 0].tolist()):
+            rows = (going == new).nonzero().flatten()
+            for member in group.producers:
+                slices = tensor_of(wide, member.tensor).movedim(member.dim, 0)
+                slices[member.index[rows]] = slices[member.index[rows]].mean(0)
+    return wide
+
+
+@settings(max_examples=40, deadline=None)
+@given(plans())
+def test_any_plan_makes_what_masks_would_and_survives_json(drawn):
+    name, plan = drawn
+    network, images, groups = coupled(name)
+    smaller = apply_plan(network, plan)
+    assert difference(masked(network, groups, plan), smaller, images) < 1e-9
+    again = apply_plan(network, json.loads(json.dumps(plan))).state_dict()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in smaller.state_dict().items())

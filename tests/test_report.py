@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from redlab import cli, paths, pdf, runs
 from redlab.notebooks import default_parameters, list_notebooks, read_cells
 from redlab.report import write_report
+from redlab.report_runs import other_runs
 from redlab.runs import Run, RunFailed, run_key, run_notebook
 
 ROOT, NAMES = paths.checkout(), list_notebooks()
@@ -238,6 +239,26 @@ def test_a_finished_run_without_its_notebook_is_named(checkout, tmp_path, conten
     executed = run.folder / "executed.ipynb"
     executed.unlink() if content is None else executed.write_text(content)
     with pytest.raises(ValueError, match=f"{run.folder} is damaged .*: delete it, and run it again"):
+        write_report([run], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"[" * 100_000, b'{"notebook": "01_first", "parameters": "n", "seconds": 1}']
+)
+def test_a_damaged_run_beside_is_counted_and_left_out(checkout, tmp_path, content):
+    run = fake_run(checkout / "notebooks" / "01_first.ipynb", tmp_path)
+    mark = run.folder.with_name("damaged") / "run.json"
+    mark.parent.mkdir()
+    mark.mkdir() if content is None else mark.write_bytes(content)
+    left_out = Counter()
+    assert not list(other_runs(checkout / "notebooks" / "01_first.ipynb", run, left_out))
+    assert left_out == {"older": 1}
+
+
+def test_a_damaged_frame_is_named(checkout, tmp_path):
+    run = fake_run(checkout / "notebooks" / "01_first.ipynb", tmp_path)
+    (run.folder / "results.parquet").write_bytes(b"PAR1 and nothing")
+    with pytest.raises(ValueError, match=f"{run.folder}/results.parquet is damaged .*: delete the folder, and run it"):
         write_report([run], tmp_path / "report.html")
 
 

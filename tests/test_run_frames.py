@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from redlab.run_frames import join_runs, load_runs
@@ -135,6 +137,10 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
         ("run.json", b'{"notebook": "01_a"}'),
         ("run.json", b"[]"),
         ("run.json", b"\xff"),
+        ("run.json", b"[" * 100_000),
+        ("run.json", b'{"notebook": "01_a", "parameters": "n", "seconds": 1}'),
+        ("run.json", b'{"notebook": ["01_a"], "parameters": {}, "seconds": 1}'),
+        ("run.json", b'{"notebook": "01_a", "parameters": {"n": "\\ud800"}, "seconds": 1}'),
         ("results.parquet", b""),
         ("results.parquet", b"PAR1 and nothing"),
         ("results.parquet", b"PAR1 a length that leads nowhere \xff\xff\xff\x00PAR1"),
@@ -146,3 +152,18 @@ def test_a_damaged_file_is_named_with_what_to_do(write, tmp_path, name, content)
     damaged.write_bytes(content)
     with pytest.raises(ValueError, match=f"{damaged} is damaged .*: delete the folder, and run it again"):
         load_runs(tmp_path)
+
+
+def test_a_table_whose_own_notes_are_damaged_is_named(write, tmp_path):
+    table = pa.table({"layer": ["a"]}).replace_schema_metadata({"pandas": '{"index_columns": ["gone"]}'})
+    damaged = write("k1", {"n": 1}) / "results.parquet"
+    pq.write_table(table, damaged)
+    with pytest.raises(ValueError, match=f"{damaged} is damaged .*: delete the folder, and run it again"):
+        load_runs(tmp_path)
+
+
+def test_a_mark_that_is_a_link_to_nowhere_is_no_run(write, tmp_path):
+    write("k1", {"n": 1})
+    (mark := write("k2", {"n": 2}) / "run.json").unlink()
+    mark.symlink_to(mark)
+    assert load_runs(tmp_path)["n"].tolist() == [1, 1]

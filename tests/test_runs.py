@@ -360,6 +360,7 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones(notebooks, no_kerne
             r"line 2 of the cell tagged `parameters` of 03_odd\.ipynb is no Python: '\(' was never closed",
         ),
         ("%matplotlib inline\nn = 1", "line 1 .* is no Python"),
+        (f"n = {'-' * 100_000}1", "the cell tagged `parameters` of 03_odd.ipynb is no Python"),
     ],
 )
 def test_a_notebook_whose_parameters_cannot_be_read_is_refused(notebooks, no_kernel, parameters, message):
@@ -368,13 +369,31 @@ def test_a_notebook_whose_parameters_cannot_be_read_is_refused(notebooks, no_ker
         run_notebook("03", notebooks=notebooks)
 
 
+def test_half_a_letter_in_the_parameters_is_named(notebooks):
+    path = write_notebook(notebooks / "03_odd.ipynb", "n = 'half'", "x = 1")
+    path.write_text(path.read_text().replace("half", "\\ud800"))
+    with pytest.raises(ValueError, match=r"of 03_odd\.ipynb is no Python: UnicodeEncodeError"):
+        default_parameters(path)
+
+
 def test_a_loop_beside_the_parameters_is_none(notebooks):
     path = write_notebook(notebooks / "03_odd.ipynb", "n: int = 3\nfor k in range(2):\n    pass", "x = 1")
     assert default_parameters(path) == {"n": 3}
 
 
-def test_a_broken_notebook_file_is_refused_by_name(notebooks, no_kernel):
-    (notebooks / "03_odd.ipynb").write_text('{"cells": [')
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"cells": [',
+        "[" * 100_000,
+        '{"cells": [3]}',
+        '{"cells": [{"source": ""}]}',
+        '{"cells": [{"cell_type": "code", "source": "", "metadata": []}]}',
+        '{"cells": [{"cell_type": "code", "source": "", "metadata": {"tags": 1}}]}',
+    ],
+)
+def test_a_broken_notebook_file_is_refused_by_name(notebooks, no_kernel, content):
+    (notebooks / "03_odd.ipynb").write_text(content)
     with pytest.raises(ValueError, match=r"03_odd\.ipynb is no notebook"):
         run_notebook("03", notebooks=notebooks)
 

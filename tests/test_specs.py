@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import date
-from itertools import product
+from itertools import pairwise, product
+from math import prod
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import write_notebook
 
-from redlab.specs import read_spec
+from redlab.specs import KEYS, read_spec
 
 PARAMETERS = """
 n = 1
@@ -133,11 +135,22 @@ def test_folders_of_networks_become_absolute(points, tmp_path, monkeypatch):
         ({"notebook": "03", "seeds": 2}, ValueError, "no parameter `seed` or `seeds`: leave seeds out"),
         ({"notebook": None}, ValueError, "it must name a notebook"),
         ({"notebook": "04_al"}, ValueError, "unknown notebook '04_al'"),
+        ({"notebook": "n" * 5000 + ".ipynb"}, ValueError, "unknown notebook 'nnn"),
+        ({"grid": {"network": ["n" * 5000]}}, ValueError, "unknown network 'nnn"),
+        ({"grid": {"rate": [10**400]}}, TypeError, "parameter 'rate' of 01_all is float like 0.5; got 1000"),
+        ({"grid": {name: list(range(50)) for name in ("n", "rate", "seed")}}, ValueError, "it has 125,000 points"),
+        ({"seeds": 10**12}, ValueError, "points or more, and a sweep may have 100,000: leave values out"),
+        ({"seeds": [0] * 10**6}, ValueError, "it holds more than 100,000 values"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_would_be_right(points, keys, error, message):
     with pytest.raises(error, match=f"the sweep: .*{message}"):
         points(**{"notebook": "01", **keys})
+
+
+BOMB = "&a [1,1,1,1,1,1,1,1,1,1]"  # ten times ten times ... as many values, in a few hundred letters
+for _before, _name in pairwise("abcdefghi"):
+    BOMB += f", &{_name} [{','.join([f'*{_before}'] * 10)}]"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +164,12 @@ def test_what_is_wrong_is_said_with_what_would_be_right(points, keys, error, mes
         ("notebook: '01'\ngrid:\n  n: [1]\n  n: [2]", "'n' is set twice: again in line 4"),
         ("notebook: '01'\nseeds: 1\nseeds: 2", "'seeds' is set twice: again in line 3"),
         ("notebook: '01'\npoints:\n- {n: 1, n: 2}", "'n' is set twice: again in line 3"),
+        ("notebook: !!bool x", "is no YAML that can be read .KeyError"),
+        ("seeds: !!int ''", "is no YAML that can be read .IndexError"),
+        ("seeds: !!timestamp x", "is no YAML that can be read .AttributeError"),
+        ("seeds: " + "[" * 2000, "is no YAML that can be read .RecursionError"),
+        ("notebook: '01'\ngrid: {free: [&a [*a]]}", "it holds more than 100,000 values, with its aliases written out"),
+        (f"notebook: '01'\ngrid: {{free: [{BOMB}]}}", "it holds more than 100,000 values"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_by_name(notebooks, tmp_path, text, message):
@@ -231,3 +250,35 @@ WRONG = [
 def test_one_wrong_thing_anywhere_stops_all_of_it(notebooks, spec, spoil):
     with pytest.raises((ValueError, TypeError), match="the sweep: "):
         read_spec(spoil(spec), notebooks)
+
+
+DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.dates() | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | st.integers(), inner, max_size=4),
+    max_leaves=12,
+)
+ANY = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), DATA, max_size=5)
+GRIDS = st.dictionaries(st.sampled_from(list(DEFAULTS)), DATA | st.lists(DATA, max_size=4), max_size=3)
+
+
+def counted(spec: dict, points: tuple[dict, ...]) -> bool:
+    """Whether the points are different ones, and no more than the product has."""
+    seeds = spec["seeds"] if spec.get("seeds") is not None else [0]
+    most = len(spec.get("points") or [{}]) * (seeds if isinstance(seeds, int) else len(seeds))
+    most *= prod(map(len, (spec.get("grid") or {}).values()))
+    return 1 <= len({json.dumps(point, sort_keys=True) for point in points}) == len(points) <= most
+
+
+@settings(max_examples=200)
+@given(
+    spec=st.one_of(ANY, specs(), st.builds(lambda spec, more: {**spec, **more}, specs(), ANY)), grid=st.none() | GRIDS
+)
+def test_any_mapping_is_points_that_can_be_counted_or_is_refused_in_words(notebooks, spec, grid):
+    spec = spec if grid is None else {**spec, "grid": grid}
+    points, said, start = None, "", time.process_time()
+    try:
+        points = read_spec(spec, notebooks).points
+    except (ValueError, TypeError) as error:
+        said = str(error)
+    assert time.process_time() - start < 1
+    assert said.startswith("the sweep: ") if points is None else counted(spec, points)

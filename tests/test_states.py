@@ -43,6 +43,19 @@ def test_a_damaged_or_foreign_file_is_refused_and_not_executed(damage, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 
 
+def test_a_call_of_tensors_is_the_state_of_another_call(tmp_path):
+    torch.save({"call": {"rate": torch.ones(3)}, "state": {}}, tmp_path / "s.pt")
+    with pytest.raises(ValueError, match=r"s\.pt is the state of another call: rate is .*tensor.* and 0\.1 here"):
+        read_state(tmp_path / "s.pt", {"rate": 0.1})
+
+
+def test_an_odd_protocol_is_an_error_and_no_warning_besides(tmp_path, recwarn):
+    (tmp_path / "s.pt").write_bytes(b"\x80\xff}.")
+    with pytest.raises(ValueError, match="is damaged or no state of ours"):
+        read_state(tmp_path / "s.pt", {})
+    assert not list(recwarn)
+
+
 def test_a_folder_in_its_place_is_an_oserror(tmp_path):
     with pytest.raises(OSError, match="directory"):
         read_state(tmp_path, {})
