@@ -13,7 +13,6 @@ from torch.utils.data import Dataset, Subset
 from benchmarks import pruning
 from redlab import (
     as_dense,
-    compare_masks,
     default_dataset,
     evaluate,
     fold_batchnorm,
@@ -146,14 +145,3 @@ def zeroed(name: str, setting: Row, images: Dataset) -> Iterator[Row]:
     seen = Subset(training_of(name), range(SCORE_IMAGES))
     scores = score_weights(load_network(name), setting["criterion"], seen, **options)
     yield {"keep": 0.5, "accuracy": _accuracy(prune_weights(load_network(name), scores, 0.5).network, images)}
-
-
-def masked(name: str, setting: tuple[Row, Row], images: Dataset) -> Iterator[Row]:
-    """DPP as in ``benchmarks.dpp``, a fifth of the weights, three seeds."""
-    options, tuning = setting
-    epochs = {"digits/mlp": 60, "digits/resnet": 30}[name]
-    frame = compare_masks(
-        *(load_network(name), images, training_of(name), {"": options}, [0.2], (0, 1, 2), before(name)),
-        **{"epochs": epochs, "smoothing": 0.1, "shift": 1} | tuning,
-    )
-    yield from ({"keep": 0.2, "seed": row.seed, "accuracy": row.accuracy} for row in frame.itertuples())

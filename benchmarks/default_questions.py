@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from benchmarks.default_measures import MOBILENET, Row, hashed, masked, merged, pruned, shared, zeroed
+from benchmarks.default_measures import MOBILENET, Row, hashed, merged, pruned, shared, zeroed
 
 RESNETS = ("cifar10/resnet20", "cifar10/resnet56")
 HASHED = (*RESNETS, MOBILENET)
@@ -183,16 +183,5 @@ QUESTIONS: dict[str, Question] = {
         },
         pruned,
         coarse=True,
-    ),
-    "masks": Question(
-        "DPP with random logits, a fifth of the weights, three seeds, as in dpp.md.",
-        ("digits/mlp", "digits/resnet"),
-        {
-            "smoothing 0.1": ({}, {}),
-            "smoothing 0 (default)": ({}, {"smoothing": 0.0}),
-            "noise 0.1": ({"noise": 0.1}, {}),
-        },
-        masked,
-        (),
     ),
 }

@@ -60,7 +60,7 @@ def table(rows: pd.DataFrame) -> str:
         "# What the defaults rest on",
         "",
         "Made by `python -m benchmarks.defaults`. Accuracy in percent on so many test images as stand there, no "
-        "fine-tuning but for the masks; where there are several seeds, mean and standard deviation. Other columns are "
+        "fine-tuning; where there are several seeds, mean and standard deviation. Other columns are "
         "shares of what the network had, but for the distinct values, the mean relative error a layer "
         f"and alpha. Measured on {'; '.join(rows['machine'].unique())}.",
         "",

@@ -63,7 +63,7 @@ def prune_channels(
             (benchmarks/pruning.md; `python -m benchmarks.pruning`), on MobileNetV1 56.4 and 7.6 (benchmarks/real.csv).
         scope: by "layer" reconstruction keeps 70.85 and 80.00 % there, Srinivas-Babu 50.30 and 49.25, of 2,000 images
             (benchmarks/defaults.md, "scope"); by "global" 83.72 and 92.43, 63.27 and 83.60, of all
-            (benchmarks/pruning.md). Not so magnitude on ResNet-20: by layer 50.77 and 51.64, globally 19.01 and 88.06.
+            (benchmarks/pruning.md). Magnitude differs: ResNet-20 50.77 by layer, 19.01 globally; ResNet-56 51.64, 88.06.
 
     Returns:
         ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, parameters and products

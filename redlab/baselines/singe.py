@@ -36,7 +36,7 @@ def singe(subject: Subject, path: str = "group", steps: int = 8, batch_size: int
         steps: 4, 8 and 16 keep 90.00, 90.83 and 90.83 % of ``digits/resnet`` at 75 % of the products, three seeds
             (benchmarks/defaults.md, "singe"; `python -m benchmarks.defaults`).
         path, batch_size: ours, and not measured against others: "neuron" takes a gradient a channel where "group" takes
-            one a group. With 4 steps ResNet-20 keeps 79.51 % so, Taylor 66.88 (benchmarks/pruning.md).
+            one a group. With "group" and 4 steps ResNet-20 keeps 79.51 %, Taylor 66.88 (benchmarks/pruning.md).
     """
     if path not in PATHS or steps < 1:
         raise ValueError(f"path must be one of {', '.join(PATHS)} and steps at least 1, not {path!r} and {steps!r}")
