@@ -68,8 +68,11 @@ def test_a_run_leaves_the_figures_that_are_committed(runs, name):
 
 LONG = (
     "00_start_here",
+    "03_output_merging",
+    "04_input_splitting",
     "05_red_and_red_plus_plus",
     "06_taylor_importance",
+    "07_flexrel",
     "08_dpp_mask_entropy",
     "09_pruning_vs_accuracy",
     "10_real_networks",
