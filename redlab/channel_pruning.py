@@ -61,9 +61,12 @@ def prune_channels(
             products Taylor has 66.88 % on ResNet-20 and 86.48 on ResNet-56, reconstructed 80.75 and 90.26; the
             criterion "reconstruction" 83.72 and 92.43, without its own 76.14 and 91.03
             (benchmarks/pruning.md; `python -m benchmarks.pruning`), on MobileNetV1 56.4 and 7.6 (benchmarks/real.csv).
-        scope: by "layer" reconstruction keeps 70.85 and 80.00 % there, Srinivas-Babu 50.30 and 49.25, of 2,000 images
-            (benchmarks/defaults.md, "scope"); by "global" 83.72 and 92.43, 63.27 and 83.60, of all
-            (benchmarks/pruning.md). Magnitude differs: ResNet-20 50.77 by layer, 19.01 globally; ResNet-56 51.64, 88.06.
+            So do magnitude by layer, 77.00 and 81.30 of 2,000 images, and Srinivas-Babu, 65.40 and 89.05
+            (benchmarks/defaults.md, "compensation"), where they have 50.77 and 51.64, 63.27 and 83.60 of all.
+        scope: by "layer" reconstruction keeps 70.85 and 80.00 % there, Srinivas-Babu 50.30 and 49.25, Taylor 31.75 and
+            67.60, of 2,000 images (benchmarks/defaults.md, "scope" and "scope, with images"); by "global" 83.72 and
+            92.43, 63.27 and 83.60, 66.88 and 86.48, of all (benchmarks/pruning.md). Magnitude differs: ResNet-20 50.77
+            by layer, 19.01 globally; ResNet-56 51.64, 88.06.
 
     Returns:
         ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, parameters and products
