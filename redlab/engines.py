@@ -84,7 +84,7 @@ def _connected(address: str) -> Iterator[Client]:
     try:
         from distributed import Client
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("a Dask cluster needs the extra: python -m pip install -e '.[cluster]' in the checkout") from error
+        raise ModuleNotFoundError("a Dask cluster needs the extra: python -m pip install -e '.[cluster]'") from error
     failure = ""
     try:
         client = Client(address, timeout=_CONNECT)
