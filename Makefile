@@ -13,7 +13,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
 
 figures: $(INSTALLED)  ## execute every notebook; the figures land in figures/, all of it in runs/report.html
-	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli report
+	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli report --jobs 2
 
 test: $(INSTALLED)  ## the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

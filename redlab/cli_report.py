@@ -18,6 +18,7 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="The page to write; default: runs/report.html")
     ] = None,
     pdf: Annotated[Path | None, typer.Option(metavar="FILE", help="Print it to a PDF too, with Chromium.")] = None,
+    jobs: Annotated[int, typer.Option(help="Notebooks side by side; the cores are divided among them.")] = 1,
 ) -> None:
     """Write all notebooks, their figures and tables into one HTML page.
 
@@ -26,12 +27,17 @@ def report(
     the page could not be written (an older one is left whole), 2 wrong usage, and nothing was executed.
     """
     from redlab.cli_runs import run_each, told
+    from redlab.engines import threads_each
     from redlab.runs import RunFailed, run_notebook
 
-    folder, page = _checked(out, pdf)
+    folder, page = _checked(out, pdf, jobs)
     paths = _notebooks(folder)
+
+    def execute(path: Path, _: dict, bar: bool) -> Run:
+        return run_notebook(path, progress=bar, threads=threads_each(jobs))
+
     try:
-        outcomes = run_each([(path, {}) for path in paths], lambda path, _, bar: run_notebook(path, progress=bar))
+        outcomes = run_each([(path, {}) for path in paths], execute, jobs)
     except (OSError, ValueError) as error:
         stop(error, 1)
     _write(outcomes, page, pdf)
@@ -39,16 +45,18 @@ def report(
         stop(told(failures, len(outcomes)), 1)
 
 
-def _checked(out: Path | None, pdf: Path | None) -> tuple[Path, Path]:
+def _checked(out: Path | None, pdf: Path | None, jobs: int) -> tuple[Path, Path]:
     """The folder of the notebooks, and the file to write; what can't come right ends here."""
+    from redlab.engines import check_engine
     from redlab.paths import checkout
     from redlab.pdf import find_chromium
 
     try:
+        check_engine(jobs, None)
         folder = checkout() / "notebooks"
         if pdf is not None:
             find_chromium()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         stop(error, 2)
     for path in (out, pdf):
         if path is not None and path.is_dir():

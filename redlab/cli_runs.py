@@ -1,4 +1,4 @@
-"""How commands execute notebooks one after the other, and say how it went."""
+"""How commands execute notebooks, and say how it went."""
 
 from __future__ import annotations
 
@@ -16,29 +16,38 @@ if TYPE_CHECKING:
 
 
 def run_each(
-    jobs: Sequence[tuple[Path, dict[str, Any]]], run_one: Callable[[Path, dict, bool], Run]
+    jobs: Sequence[tuple[Path, dict[str, Any]]], run_one: Callable[[Path, dict, bool], Run], at_once: int = 1
 ) -> list[Run | RunFailed]:
     """Run each job, a notebook with its parameters, and go on where one fails; a line for each.
+
+    Arguments:
+        run_one: of a notebook, its parameters, and whether a bar over its cells may be shown.
+        at_once: jobs side by side.
 
     Raises:
         OSError: what a job wrote could not be written; those before it are whole.
     """
+    from redlab.engines import map_unordered
     from redlab.runs import RunFailed
 
-    outcomes: list[Run | RunFailed] = []
-    for number, (path, params) in enumerate(jobs, 1):
-        title = f"[{number}/{len(jobs)}] {path.stem}"
-        live = sys.stderr.isatty()  # a live bar takes the line until the result does
-        typer.echo("" if live else f"{title}: ", nl=False)
+    live = sys.stderr.isatty() and at_once == 1  # a live bar takes the line until the result does
+    first = at_once == 1 and not live  # whether the title stands there before the result does
+
+    def attempt(number: int, path: Path, params: dict[str, Any]) -> tuple[int, Run | RunFailed]:
+        title = f"[{number + 1}/{len(jobs)}] {path.stem}: "
+        typer.echo(title if first else "", nl=False)
         try:
-            outcomes.append(run_one(path, params, live))
+            outcome: Run | RunFailed = run_one(path, params, live)
         except RunFailed as failed:
-            outcomes.append(failed)
+            outcome = failed
         except OSError:  # a full disk, say: the next one would fare no better
-            typer.echo((f"{title}: " if live else "") + "stopped")
+            typer.echo(("" if first else title) + "stopped")
             raise
-        typer.echo((f"{title}: " if live else "") + _outcome(outcomes[-1]))
-    return outcomes
+        typer.echo(("" if first else title) + _outcome(outcome))
+        return number, outcome
+
+    outcomes = dict(map_unordered(attempt, [(number, *job) for number, job in enumerate(jobs)], at_once, None))
+    return [outcomes[number] for number in range(len(jobs))]
 
 
 def _outcome(run: Run | RunFailed) -> str:

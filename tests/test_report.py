@@ -292,7 +292,12 @@ def test_a_page_that_cannot_be_written_is_one_message(checkout, monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--out", "."], "is a folder"), (["--pdf", "a.pdf"], "apt install chromium"), (["02"], "02")],
+    [
+        (["--out", "."], "is a folder"),
+        (["--pdf", "a.pdf"], "apt install chromium"),
+        (["02"], "02"),
+        (["--jobs", "0"], "at least 1"),
+    ],
 )
 def test_wrong_usage_exits_with_2_before_anything_runs(checkout, monkeypatch, words, message):
     monkeypatch.setattr(runs, "execute", None)
@@ -300,3 +305,24 @@ def test_wrong_usage_exits_with_2_before_anything_runs(checkout, monkeypatch, wo
     code, _, complained = redlab_says("report", *words)
     assert code == 2
     assert message in complained
+
+
+def test_notebooks_run_side_by_side(tmp_path, monkeypatch):
+    wait = """
+import time
+from pathlib import Path
+Path(f"../{own}").touch()
+end = time.monotonic() + 60
+while not Path(f"../{other}").exists():
+    assert time.monotonic() < end, "the other did not come"
+    time.sleep(0.05)
+"""
+    for name, own, other in (("01_one", "one", "two"), ("02_two", "two", "one")):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", f"# {name}", f'own = "{own}"\nother = "{other}"', wait)
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "redlab")
+    monkeypatch.chdir(tmp_path)
+    code, said, complained = redlab_says("report", "--jobs", "2")
+    assert (code, complained) == (0, "")
+    assert {line[:13] for line in said.splitlines()[:2]} == {"[1/2] 01_one:", "[2/2] 02_two:"}
+    page = (tmp_path / "runs" / "report.html").read_text()
+    assert 0 < page.index('id="01_one"') < page.index('id="02_two"')
