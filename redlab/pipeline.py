@@ -129,7 +129,7 @@ def red_plus_plus(
         budget, rounding, correct_bias: each is needed on MobileNetV1, whose 67.2 % become 0.0 with "even", 58.4 with
             "nearest" and 2.0 with "none" (benchmarks/defaults.md, "red_plus_plus"; `python -m benchmarks.defaults`);
             what each brings on ResNet-20: figures/resnet20_ladder.png (`redlab run 05 -p network cifar10/resnet20`).
-            The means of images bring 0.11 points more on ResNet-20; at 0.3 0.53, on ResNet-56 0.01
+            The means of images bring 0.11 points more on ResNet-20; at 0.3 0.50, on ResNet-56 0.01
             (benchmarks/real.csv), and make it a method with data.
         unit, signed, alpha, strategy: see ``split_inputs`` and ``merge_neurons``.
 
