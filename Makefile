@@ -15,12 +15,11 @@ help:  ## this list
 figures: $(INSTALLED)  ## execute every notebook; the figures land in figures/, all of it in runs/report.html
 	@OMP_NUM_THREADS=1 $(BIN)/python -m redlab.cli report --jobs 2
 
-# In the order of their names: the longest file, test_notebooks.py, would come last by the number of its tests.
 test: $(INSTALLED)  ## the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-ui: $(INSTALLED)  ## the notebooks and their sliders in JupyterLab, in a real browser
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,ui]"
@@ -33,7 +32,7 @@ fuzz: $(INSTALLED)  ## damaged files for ten minutes (SECONDS=60: for one), at w
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 coverage: $(INSTALLED)  ## the tests, and the lines that none of them runs; under 95 % it fails
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov
 
 lab: $(INSTALLED)  ## JupyterLab on notebooks/00_start_here.ipynb
 	@$(BIN)/python -m redlab.cli lab

@@ -68,6 +68,7 @@ def test_a_run_leaves_the_figures_that_are_committed(runs, name):
 
 LONG = (
     "00_start_here",
+    "02_hash_collapse",
     "03_output_merging",
     "04_input_splitting",
     "05_red_and_red_plus_plus",
@@ -76,6 +77,7 @@ LONG = (
     "08_dpp_mask_entropy",
     "09_pruning_vs_accuracy",
     "10_real_networks",
+    "11_redundancy_atlas",
 )
 
 
