@@ -82,7 +82,10 @@ class Entry:
     def _span(self, offset: int, count: int) -> Tensor:
         content = np.empty(count * self.dtype.itemsize, np.uint8)
         with self.file.open("rb", buffering=0) as file:
-            file.seek(offset)
+            try:
+                file.seek(offset)
+            except OverflowError:
+                raise ValueError(f"{self.file} is damaged: {self.name!r} reaches beyond the end of any file") from None
             view, done = content.data, 0
             while done < len(view) and (got := file.readinto(view[done:])):  # one call reads 2 GB at most
                 done += got

@@ -54,7 +54,7 @@ def _scalars(geometry: Geometry, weight: Tensor, signed: bool, per_tap: bool) ->
     scalars = _numpy(weight).reshape(geometry.outputs, geometry.per_group, -1)
     magnitudes = np.abs(scalars) if signed else scalars
     # By hashing: to find the few values of hashed weights, np.unique would sort all weights.
-    codes, codebook = pd.factorize(magnitudes.ravel(), sort=True)
+    codes, codebook = pd.factorize(magnitudes.ravel(), sort=True, use_na_sentinel=False)
     size = len(codebook)
     codes = codes.reshape(scalars.shape) + _channels(geometry)[..., None] * size
     tables, lookup = [], []
@@ -74,7 +74,8 @@ def _kernels(
     geometry: Geometry, weight: Tensor, signed: bool, up_to_scale: bool
 ) -> tuple[tuple[list[Table], Tensor], Tensor | None]:
     """The distinct kernels of each input channel; with ``up_to_scale`` and what each is multiplied by, if that pays."""
-    kernels = _numpy(weight).reshape(geometry.outputs * geometry.per_group, -1) + 0.0
+    with np.errstate(invalid="ignore"):  # a NaN of a damaged file stays one, without a word of numpy's
+        kernels = _numpy(weight).reshape(geometry.outputs * geometry.per_group, -1) + 0.0
     channels = np.broadcast_to(_channels(geometry), (geometry.outputs, geometry.per_group)).ravel()
     alive = np.flatnonzero(kernels.any(1))
     sign = np.where(np.take_along_axis(kernels, (kernels != 0).argmax(1)[:, None], 1)[:, 0] < 0, -1.0, 1.0)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from redlab import entries, inspect_checkpoint, pickled
+from redlab.entries import Entry
 from redlab.tensor_files import list_tensors
 
 
@@ -436,3 +437,10 @@ def test_a_number_near_the_largest_is_measured_without_a_warning(tmp_path):
     numbers = torch.cat([torch.tensor([-7.8e307], dtype=torch.float64), torch.linspace(-2, 2, 29, dtype=torch.float64)])
     save_file({"a": numbers.reshape(6, 5)}, tmp_path / "a.safetensors")
     assert inspect_checkpoint(tmp_path / "a.safetensors")["distinct_before"].tolist() == [30]
+
+
+def test_a_stride_beyond_any_file_is_refused(tmp_path):
+    (tmp_path / "a.pt").write_bytes(bytes(64))
+    entry = Entry("w", (2,), torch.float32, tmp_path / "a.pt", stride=(2**62,))
+    with pytest.raises(ValueError, match=r"a\.pt is damaged: 'w' reaches beyond the end of any file"):
+        entry.read()

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 from collections import Counter
 from functools import partial
 from itertools import product
@@ -548,3 +549,14 @@ def test_costs_of_scaled_kernels():
     # Two kernels of nine taps, then 32 factors, at 5 x 5 outputs.
     wanted = {"products": (18 + 32) * 25, "unsigned": (18 + 32) * 25, "lookups": 32 * 25, "additions": (18 + 32) * 25}
     assert split.cost((1, 1, 7, 7)) == wanted
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_nan_stays_one_and_nobody_warns(unit):
+    layer = nn.Conv2d(2, 3, 3)
+    with torch.no_grad():
+        layer.weight.view(torch.int32)[0, 0, 0, 0] = 0x7F800001  # a signalling one, which arithmetic warns of
+    with warnings.catch_warnings(action="error"):
+        split = split_layer(layer, unit)
+    answer = split(torch.ones(1, 2, 3, 3)).flatten()
+    assert answer.isnan().tolist() == [True, False, False]
