@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SECONDS := 600
 # As root, or as who may become root without a password.
 CHROMIUM := sudo=; test "`id -u`" = 0 || sudo="sudo -n"; \
   command -v apt-get >/dev/null && $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium fonts-dejavu-core
@@ -27,7 +28,6 @@ test-ui: $(INSTALLED)  ## the notebooks and their sliders in JupyterLab, in a re
 	  echo "Chromium is not here, and can be installed by root only and where there is apt-get: install it, then make test-ui again" >&2; exit 1; }
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui -v
 
-SECONDS := 600
 fuzz: $(INSTALLED)  ## damaged files for ten minutes (SECONDS=60: for one), at whatever opens files
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 

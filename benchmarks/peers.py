@@ -169,14 +169,7 @@ def _() -> str:
 def theirs_on_ties(global_pruning: bool) -> str:
     network, example = two_layers(), torch.randn(1, 3, 16, 16)
     with said() as words:
-        tp.pruner.MagnitudePruner(
-            network,
-            example,
-            importance=tp.importance.MagnitudeImportance(p=1),
-            pruning_ratio=0.25,
-            global_pruning=global_pruning,
-            ignored_layers=[network[4]],
-        ).step()
+        by_magnitude(network, example, 0.25, network[4], global_pruning).step()
     return (
         f"16, 16 -> {len(network[0].weight)}, {len(network[2].weight)}; 8 of 32 asked for; "
         f"{'said' if words() else 'said nothing'}"
@@ -228,7 +221,7 @@ def _() -> str:
 @check("smaller tensors", "torch-pruning")
 def _() -> str:
     network = zoo.build("resnet18").eval()
-    halve(network, torch.randn(1, 3, 64, 64), [network.fc])
+    by_magnitude(network, torch.randn(1, 3, 64, 64), 0.5, network.fc).step()
     return shapes(network)
 
 
@@ -243,14 +236,18 @@ def shapes(network: nn.Module) -> str:
     return f"layer1.0.conv1 of resnet18, half pruned: {tuple(network.layer1[0].conv1.weight.shape)}"
 
 
-def halve(network: nn.Module, example: Tensor, ignored: list[nn.Module]) -> None:
-    tp.pruner.MagnitudePruner(
+def by_magnitude(
+    network: nn.Module, example: Tensor, ratio: float, whole: nn.Module, global_pruning: bool = False
+) -> tp.pruner.MagnitudePruner:
+    """torch-pruning's pruner by L1, which leaves the layer ``whole`` as it is."""
+    return tp.pruner.MagnitudePruner(
         network,
         example,
         importance=tp.importance.MagnitudeImportance(p=1),
-        pruning_ratio=0.5,
-        ignored_layers=ignored,
-    ).step()
+        pruning_ratio=ratio,
+        global_pruning=global_pruning,
+        ignored_layers=[whole],
+    )
 
 
 def last_layer(network: nn.Module) -> nn.Module:
@@ -283,7 +280,7 @@ def ours(network: nn.Module, example: Tensor) -> nn.Module:
 
 
 def theirs(network: nn.Module, example: Tensor) -> nn.Module:
-    halve(network, example, [last_layer(network)])
+    by_magnitude(network, example, 0.5, last_layer(network)).step()
     return network
 
 
@@ -442,7 +439,7 @@ def _() -> str:
 @check("files: loaded without pickle", "torch-pruning")
 def _() -> str:
     network = zoo.build("resnet18").eval()
-    halve(network, torch.randn(1, 3, 64, 64), [network.fc])
+    by_magnitude(network, torch.randn(1, 3, 64, 64), 0.5, network.fc).step()
     file = io.BytesIO()
     torch.save(tp.state_dict(network), file)
     file.seek(0)
@@ -453,13 +450,7 @@ def _() -> str:
 @check("files: loaded without pickle, by the list of removals", "torch-pruning")
 def _() -> str:
     network, example = zoo.build("resnet18").eval(), torch.randn(1, 3, 64, 64)
-    pruner = tp.pruner.MagnitudePruner(
-        network,
-        example,
-        importance=tp.importance.MagnitudeImportance(p=1),
-        pruning_ratio=0.5,
-        ignored_layers=[network.fc],
-    )
+    pruner = by_magnitude(network, example, 0.5, network.fc)
     pruner.step()
     file = io.BytesIO()
     torch.save({"history": pruner.pruning_history(), "weights": network.state_dict()}, file)
