@@ -9,6 +9,7 @@ import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,7 @@ def trace(network: nn.Module, example: Tensor | None = None) -> Graph:
             program = torch.export.export(network, (example,), strict=False)
     except Exception as error:  # torch.export raises whatever the network's own code does
         raise ValueError(refusal(network, example, "be traced", error)) from error
+    _drop_assertions(program.graph)
     tensors = _tensors(network, program)
     layers = {
         tensors[name]: layer for layer in weight_layers(network) if (name := _weight_of(network, layer)) in tensors
@@ -96,6 +98,13 @@ def trace(network: nn.Module, example: Tensor | None = None) -> Graph:
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
     return Graph(network, program.graph, tensors, layers, constants)
+
+
+def _drop_assertions(graph: torch.fx.Graph) -> None:
+    """Take out what computes nothing: ``x.float()`` leaves a check of its input's dtype in the graph, say."""
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and not in_place(node) and not node.target._schema.returns:
+            graph.erase_node(node)
 
 
 def _weight_of(network: nn.Module, layer: Layer) -> str:
@@ -148,6 +157,18 @@ def operation(node: Node) -> str:
         return operation(node.args[0])
     packet = getattr(node.target, "overloadpacket", node.target)
     return getattr(packet, "__name__", str(packet)).rstrip("_")
+
+
+def argument(node: Node, name: str, default: Any = None) -> Any:
+    """The argument of ``node`` that its operation calls ``name``; ``default`` where the operation has none so called.
+
+    Example: of ``aten.mean.dim(x, [2, 3])``, whose schema is (self, dim, keepdim=False, ...), "dim" is [2, 3] and
+    "keepdim" False.
+    """
+    for place, own in enumerate(node.target._schema.arguments):
+        if own.name == name:
+            return node.args[place] if place < len(node.args) else node.kwargs.get(name, own.default_value)
+    return default
 
 
 def operations(nodes: Iterable[Node]) -> str:

@@ -5,6 +5,7 @@ What the network's code fixes, such as the place of a cut, freezes the channels 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.fx import Node
 
 from redlab.cifar_resnet import ZeroPadShortcut
 from redlab.flow import Flow
-from redlab.graph import module_path, operation
+from redlab.graph import argument, module_path, operation
 from redlab.labels import compact
 
 
@@ -44,7 +45,7 @@ def move(flow: Flow, node: Node) -> Tensor:
     """Moves data only: executed on the labels."""
     labels, value = flow.at(node.args[0]), node.meta["val"]
     name = operation(node)
-    if name in ("view", "reshape", "view_as", "unflatten", "flatten"):
+    if name in ("view", "reshape", "view_as", "reshape_as", "unflatten", "flatten"):
         return rectangular(flow, labels.reshape(value.shape))
     if name in ("expand", "expand_as"):
         return labels.expand(value.shape)
@@ -53,7 +54,7 @@ def move(flow: Flow, node: Node) -> Tensor:
 
 def cat(flow: Flow, node: Node) -> Tensor:
     """Concatenation: the labels side by side."""
-    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    axis = argument(node, "dim")
     parts, value = [flow.at(part) for part in node.args[0]], node.meta["val"]
     axis %= value.ndim
     parts = [part for part in parts if part.ndim == value.ndim]  # cat skips empty one-dimensional tensors
@@ -68,24 +69,25 @@ def cat(flow: Flow, node: Node) -> Tensor:
 
 def stack(flow: Flow, node: Node) -> Tensor:
     """Stacking: the labels along a new axis."""
-    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    axis = argument(node, "dim")
     return rectangular(flow, torch.stack([flow.at(part) for part in node.args[0]], axis))
 
 
 def cut(flow: Flow, node: Node) -> Any:
     """Takes a part of an axis: allowed where no channels lie along it, else the cut is fixed in the code."""
-    labels = flow.at(node.args[0])
-    axis = (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % labels.ndim
-    outputs = node.meta["val"]
-    same_shape = isinstance(outputs, Tensor) and outputs.shape == labels.shape
-    if flow.labels.vary(labels, axis) and not same_shape:
+    labels, shape = flow.at(node.args[0]), node.meta["val"].shape
+    axis = argument(node, "dim") % labels.ndim
+    if shape == labels.shape:
+        return labels
+    if flow.labels.vary(labels, axis):
         return flow.freeze(node, f"{operation(node)} cuts it at a fixed place")
-    return node.target(labels, *node.args[1:], **node.kwargs)
+    one = labels.narrow(axis, 0, min(1, labels.shape[axis]))
+    return (one.squeeze(axis) if operation(node) == "select" else one).expand(shape)
 
 
 def chunk(flow: Flow, node: Node) -> Any:
     """Equal chunks stay equal where channel j of every chunk leaves together."""
-    labels, axis = flow.at(node.args[0]), node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    labels, axis = flow.at(node.args[0]), argument(node, "dim")
     chunks = list(torch.chunk(labels, node.args[1], axis))
     if not flow.labels.vary(labels, axis):
         return chunks
@@ -97,21 +99,82 @@ def chunk(flow: Flow, node: Node) -> Any:
 
 
 def split(flow: Flow, node: Node) -> Any:
-    """``split`` and ``unbind``; ``split`` is handed its sizes, which do not follow the channels."""
-    labels, name = flow.at(node.args[0]), operation(node)
-    at = 1 if name == "unbind" else 2
-    axis = (node.args[at] if len(node.args) > at else node.kwargs.get("dim", 0)) % labels.ndim
-    if flow.labels.vary(labels, axis):
-        return flow.freeze(node, f"{name} cuts it at a fixed place")
+    """``split``, ``tensor_split`` and ``unbind``; they are handed sizes or places, which do not follow the channels."""
+    labels = flow.at(node.args[0])
+    if flow.labels.vary(labels, argument(node, "dim") % labels.ndim):
+        return flow.freeze(node, f"{operation(node)} cuts it at a fixed place")
     return list(node.target(labels, *node.args[1:], **node.kwargs))
 
 
+def glu(flow: Flow, node: Node) -> Any:
+    """The first half times the sigmoid of the second: channel j of one meets channel j of the other."""
+    one, other = flow.at(node.args[0]).chunk(2, argument(node, "dim"))
+    flow.labels.unite(one, other, same=True)
+    return one
+
+
+def repeat(flow: Flow, node: Node) -> Tensor:
+    """``repeat`` and ``tile``: whole copies side by side."""
+    value, small = node.meta["val"], compact(flow.at(node.args[0]))
+    counts = [1] * (value.ndim - len(node.args[1])) + list(node.args[1])
+    small = small.view([1] * (value.ndim - small.ndim) + [*small.shape])
+    counts = [count if size > 1 else 1 for count, size in zip(counts, small.shape, strict=True)]
+    return rectangular(flow, small.repeat(counts).expand(value.shape))
+
+
+def repeat_interleave(flow: Flow, node: Node) -> Tensor:
+    """Every element several times in a row, the same number for all."""
+    labels, count, axis = flow.at(node.args[0]), argument(node, "repeats"), argument(node, "dim")
+    if axis is None or not isinstance(count, int):
+        return flow.freeze(node, "repeat_interleave moves it")
+    small = compact(labels)
+    small = small.repeat_interleave(count, axis) if small.shape[axis] > 1 else small
+    return rectangular(flow, small.expand(node.meta["val"].shape))
+
+
 def roll(flow: Flow, node: Node) -> Tensor:
-    """Rolling: the labels move as the data do."""
-    labels, axes = flow.at(node.args[0]), node.args[2] if len(node.args) > 2 else ()
+    """Along an axis without channels it changes nothing."""
+    labels, axes = flow.at(node.args[0]), argument(node, "dims")
     if not axes or any(flow.labels.vary(labels, axis) for axis in axes):
         return flow.freeze(node, "roll moves it by a fixed distance")
     return labels
+
+
+def flip(flow: Flow, node: Node) -> Tensor:
+    """What is left after a removal is flipped as the whole was."""
+    small = compact(flow.at(node.args[0]))
+    return small.flip(argument(node, "dims")).expand(node.meta["val"].shape)
+
+
+def pixel_shuffle(flow: Flow, node: Node) -> Tensor:
+    """Every channel that comes out is woven from r^2 that go in: these leave together."""
+    return _reshuffled(flow, node, lambda small, r: small.unflatten(-3, (-1, r * r)).movedim(-3, -1)[..., 0, 0, :])
+
+
+def pixel_unshuffle(flow: Flow, node: Node) -> Tensor:
+    """Every channel that goes in becomes r^2 that come out."""
+    return _reshuffled(flow, node, lambda small, r: small[..., 0].repeat_interleave(r * r, -2))
+
+
+def _reshuffled(flow: Flow, node: Node, by_channel: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """``by_channel``: from labels (..., channels, 1, 1) to (..., new channels, labels of each)."""
+    labels, r = flow.at(node.args[0]), node.args[1]
+    if any(flow.labels.vary(labels, axis) for axis in (-2, -1)):
+        return flow.freeze(node, f"{operation(node)} weaves it into channels")
+    made = by_channel(labels[..., :1, :1], r)
+    flow.labels.unite_along(made, made.ndim - 1, same=False)
+    return made[..., :1, None].expand(node.meta["val"].shape)
+
+
+def channel_shuffle(flow: Flow, node: Node) -> Tensor:
+    """Channel j of every group leaves together, so that the groups stay of equal size."""
+    labels, groups = flow.at(node.args[0]), node.args[1]
+    small = labels[:1].flatten(2)[..., :1].view(1, groups, -1)
+    if any(flow.labels.vary(labels, axis) for axis in range(2, labels.ndim)):
+        return flow.freeze(node, "channel_shuffle moves it")
+    flow.labels.unite_along(small, 1, same=False)
+    shape = [1, -1] + [1] * (labels.ndim - 2)
+    return small.transpose(1, 2).reshape(shape).expand(labels.shape)
 
 
 def pad(flow: Flow, node: Node) -> Tensor:

@@ -182,6 +182,8 @@ def _set_widths(module: nn.Module) -> None:
     elif isinstance(module, _NormBase):
         tensors = [module.weight, module.running_mean]
         module.num_features = next(len(tensor) for tensor in tensors if tensor is not None)
+    elif isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:  # an instance norm
+        module.num_groups = module.num_channels = len(module.weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
 

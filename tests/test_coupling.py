@@ -305,10 +305,9 @@ def test_what_lies_between_two_layers_and_mixes_channels_freezes_them_with_a_rea
     assert between(lambda x: F.group_norm(x, 2)) == "group_norm reduces over it"
     assert between(lambda x: x.softmax(1)) == "softmax reduces over it"
     assert between(lambda x: x.softmax(2)) == ""
-    assert between(lambda x: x.cumsum(1)) == "no rule for cumsum"
-    assert between(lambda x: x.flip(1)) == "no rule for flip"
+    assert between(lambda x: x.cumsum(1)) == "cumsum reduces over it"
+    assert between(lambda x: x.sort(1)[0]) == "no rule for sort"
     assert between(lambda x: x.roll(1, 1)) == "roll moves it by a fixed distance"
-    assert between(lambda x: torch.where(x > 0, x, 0.1 * x)) == "no rule for gt"
     assert between(lambda x: x + torch.arange(8.0).view(8, 1, 1)).endswith("of fixed width")
     assert between(lambda x: x * x.mean(1, keepdim=True)) == "mean reduces over it"
     assert between(lambda x: torch.cat([x[:, :4], x[:, 4:].relu()], 1)) == "slice cuts it at a fixed place"
@@ -316,6 +315,61 @@ def test_what_lies_between_two_layers_and_mixes_channels_freezes_them_with_a_rea
     assert between(lambda x: F.pad(x, (0, 0, 0, 0, 1, 1))[:, 1:9]) == "pad adds channels of a fixed number"
     assert between(lambda x: F.pad(x, (1, 1, 1, 1))) == ""
     assert between(lambda x: torch.einsum("nchw,cd->ndhw", x, torch.eye(8))) != ""
+
+
+# What stands between two layers in networks of others, and the width of what the second one reads.
+MET = {
+    "float": (lambda x: x.float(), 8),
+    "to": (lambda x: x.to(torch.float64).relu().to(x.dtype), 8),
+    "type_as": (lambda x: x.double().type_as(x), 8),
+    "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), 2),
+    "pixel_unshuffle": (lambda x: F.pixel_unshuffle(x, 2), 32),
+    "channel_shuffle": (lambda x: F.channel_shuffle(x, 4), 8),
+    "normalize": (lambda x: F.normalize(x, dim=2), 8),
+    "norm": (lambda x: torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True), 8),
+    "repeat": (lambda x: x.repeat(1, 2, 1, 1), 16),
+    "tile": (lambda x: x.tile(1, 1, 2, 1), 8),
+    "repeat_interleave": (lambda x: x.repeat_interleave(2, 1), 16),
+    "reshape_as": (lambda x: x.flatten(2).reshape_as(x), 8),
+    "addcmul": (lambda x: torch.addcmul(x, x, x.mean((2, 3), keepdim=True)), 8),
+    "addcdiv": (lambda x: torch.addcdiv(x, x, 1 + x.abs()), 8),
+    "lerp": (lambda x: torch.lerp(x, x.sigmoid(), 0.3), 8),
+    "max of two": (lambda x: torch.max(x, -x), 8),
+    "max over an axis": (lambda x: x.max(2, keepdim=True)[0] + x, 8),
+    "glu": (lambda x: F.glu(x, 1), 4),
+    "where": (lambda x: torch.where(x > 0, x, 0.1 * x), 8),
+    "flip": (lambda x: x.flip(1), 8),
+    "flip in space": (lambda x: x.flip((2, 3)), 8),
+    "nan_to_num": (lambda x: x.nan_to_num(), 8),
+    "masked_fill": (lambda x: x.masked_fill(x > 1, 0.5), 8),
+    "nearest-exact": (lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact"), 8),
+    "trilinear": (lambda x: F.interpolate(x[:, :, None], scale_factor=2, mode="trilinear")[:, :, 0], 8),
+    "antialias": (lambda x: F.interpolate(x, size=5, mode="bilinear", antialias=True), 8),
+    "index_select": (lambda x: x.index_select(3, torch.tensor([0, 2, 4])), 8),
+    "std": (lambda x: x - x.std((2, 3), keepdim=True), 8),
+    "cumsum": (lambda x: x.cumsum(2), 8),
+    "grid_sample": (lambda x: F.grid_sample(x, torch.zeros(2, 4, 4, 2), align_corners=False), 8),
+}
+
+
+@pytest.mark.parametrize("name", MET)
+def test_operations_of_other_networks_have_rules(name):
+    between, width = MET[name]
+    layers = {"a": conv(3, 8), "b": conv(width, 4)}
+    assert reasons(lambda net, x: net.b(between(net.a(x))), **layers)["a"] == ""
+
+
+def test_a_group_norm_of_one_channel_a_group_loses_channels_as_an_instance_norm_does():
+    layers = {"a": conv(3, 8), "norm": nn.GroupNorm(8, 8), "b": conv(8, 4)}
+    assert reasons(lambda net, x: net.b(net.norm(net.a(x))), **layers) == {"a": "", "b": "network output"}
+    network = Net(lambda net, x: net.b(net.norm(net.a(x))), **layers).eval()
+    example = torch.randn(2, 3, 8, 8)
+    groups = couple(network, example)
+    gone = torch.tensor([1, 5])
+    zero(network, groups[0], gone)
+    smaller = apply_plan(network, make_plan(groups, {"a": without(8, gone)}))
+    assert difference(network, smaller, example) < 1e-5
+    assert (smaller.norm.num_groups, smaller.norm.num_channels) == (6, 6)
 
 
 def test_sizes_written_into_the_code_freeze_what_they_fix():
