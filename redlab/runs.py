@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redlab.kernels import execute, surroundings
-from redlab.notebooks import changed_parameters, default_parameters, find_notebook, read_cells
+from redlab.notebooks import find_notebook, read_cells
+from redlab.parameters import changed_parameters, default_parameters
 from redlab.paths import PACKAGE, checkout, shipped
 
 if TYPE_CHECKING:
