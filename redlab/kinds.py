@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeAlias
 
 Kind: TypeAlias = tuple[Any, ...]
 ANY: Kind = (object,)
-_NAMED = {t.__name__: t for t in (bool, int, float, str, dict, object)} | {"Path": str, "Any": object, "Mapping": dict}
+_NAMED: dict[str, Kind] = {t.__name__: (t,) for t in (bool, int, float, str, dict, object)}
+_NAMED |= {"Any": ANY, "Mapping": (dict,), "Path": (str, Path)}  # a path is text, too
 _LISTS = ("list", "tuple", "Sequence", "Iterable", "Collection")
 
 
@@ -47,7 +49,7 @@ def kind_named(annotation: ast.expr | None, alias: Callable[[str], Kind] = lambd
         case ast.Constant(value=None):
             return (NoneType,)
         case ast.Name(id=name):
-            return (_NAMED[name],) if name in _NAMED else alias(name)
+            return _NAMED.get(name) or alias(name)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             parts = kind_named(left, alias), kind_named(right, alias)
             return join(parts) if all(parts) else ()

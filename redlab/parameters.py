@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redlab.contents import absolute
 from redlab.kinds import Kind, fits, in_words, join, kind_named, kind_of, plain
 from redlab.notebooks import read_cells, unknown
 from redlab.signatures import kinds_taken
@@ -68,7 +69,7 @@ def changed_parameters(notebook: Path, params: dict[str, Any]) -> dict[str, Any]
 
 
 def _checked(what: str, value: Any, parameter: Parameter) -> Any:
-    given = plain(value, parameter.kind)
+    given = _absolute(plain(value, parameter.kind), parameter.kind)
     if not fits(given, parameter.kind):
         raise TypeError(f"{what} is {in_words(parameter.kind)} like {parameter.default!r}; got {value!r}")
     try:
@@ -79,6 +80,15 @@ def _checked(what: str, value: Any, parameter: Parameter) -> Any:
         kinds = "numbers, text, lists and dicts of them, true, false or null"
         raise TypeError(f"{what} must be plain data ({kinds}); got {value!r}") from None
     return given
+
+
+def _absolute(value: Any, kind: Kind) -> Any:
+    """Paths in a value, at any depth, start from the folder of who gives it: a kernel works in another one."""
+    if isinstance(value, list):
+        return [_absolute(item, kind) for item in value]
+    if isinstance(value, dict):
+        return {key: _absolute(item, kind) for key, item in value.items()}
+    return absolute(value, bare=Path in kind) if isinstance(value, str) else value
 
 
 def _assigned(notebook: Path) -> dict[str, tuple[Any, ast.expr | None]]:

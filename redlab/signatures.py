@@ -104,6 +104,41 @@ def _names(handed: ast.expr) -> Iterator[tuple[str, bool]]:
             yield name, isinstance(index, ast.Slice)
 
 
+@lru_cache(32)
+def benchmarks_read(sources: tuple[str, ...]) -> tuple[str, ...]:
+    """The files in ``benchmarks/`` that are named by the notebook, by a function of redlab that it imports, or by one
+    that such a function calls.
+    """
+    nodes = [node for source in sources for node in _nodes(source)]
+    left = [place for place in _imported(nodes).values() if place]
+    seen, named = set(left), _benchmarks_in(nodes)
+    while left:
+        module, node = _found(*left.pop())
+        parts = list(ast.walk(node)) if isinstance(node, ast.FunctionDef) else []
+        named |= _benchmarks_in(parts)
+        called = {(module, part.func.id) for part in parts if isinstance(part, ast.Call) and hasattr(part.func, "id")}
+        left += called - seen
+        seen |= called
+    return tuple(sorted(named))
+
+
+def _benchmarks_in(nodes: Iterable[ast.AST]) -> set[str]:
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    parts = {part for text in texts if len(text) < 200 for part in text.split("/")}
+    return {part for part in parts if "benchmarks" in parts and part.endswith((".csv", ".parquet"))}
+
+
+def names_written(sources: Iterable[str]) -> set[str]:
+    """The names of what the notebook itself opens for writing: ``open(log, "a")``."""
+    nodes = (node for source in sources for node in _nodes(source))
+    found = set()
+    for node in nodes:
+        match node:
+            case ast.Call(func=ast.Name(id="open"), args=[ast.Name(id=name), ast.Constant(value=str(mode))]):
+                found |= {name} if set(mode) & set("wax+") else set()
+    return found
+
+
 @cache
 def _annotations(module: str, function: str) -> dict[str, Kind]:
     """By argument, in order, the kind that its annotation says."""

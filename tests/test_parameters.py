@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from redlab import cli
 from redlab.commands import command_of
 from redlab.notebooks import list_notebooks
 from redlab.parameters import changed_parameters, read_parameters
-from redlab.paths import checkout
+from redlab.paths import PACKAGE, checkout
 from redlab.specs import read_spec
 
 NOTEBOOKS = checkout() / "notebooks"
@@ -105,6 +106,34 @@ def test_a_number_that_json_does_not_know_is_refused(notebook, name, value):
 def test_a_number_that_json_does_not_know_is_refused_in_a_shell_too(notebook, text):
     with pytest.raises((ValueError, TypeError), match="'keep' of 01_uses "):
         cli._parameters(notebook, [f"keep={text}"])
+
+
+def test_a_default_that_json_does_not_know_is_refused(notebook):
+    odd = write_notebook(notebook.with_name("02_odd.ipynb"), "n = 1e999", "")
+    with pytest.raises(ValueError, match="default of parameter 'n' of 02_odd is no literal that JSON can hold"):
+        read_parameters(odd)
+
+
+def is_strict(call: ast.Call) -> bool:
+    return any(word.arg == "allow_nan" and ast.literal_eval(word.value) is False for word in call.keywords)
+
+
+def test_whatever_the_package_writes_as_json_any_program_can_read():
+    """json alone writes NaN and Infinity, which JSON does not know, without a word."""
+    loose = {
+        "states.py",
+        "run_browser.py",
+        "parameters.py",
+        "specs.py",
+        "run_frames.py",
+    }  # compare only
+    writers = 0
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
+                assert is_strict(node) or path.name in loose, (path.name, node.lineno)
+                writers += is_strict(node)
+    assert writers >= 5
 
 
 def test_numbers_of_numpy_and_paths_are_what_they_stand_for(notebook, tmp_path):
