@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # A warning names the cell that it came from by a file of the kernel's process, another one in every run.
-_CELL_FILE = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
+_CELL_FILE = re.compile(r"(?<!\S)\S*/ipykernel_\d+/\d+\.py")  # tried once a word: linear time
 
 
 def list_notebooks(folder: Path | None = None) -> list[str]:
@@ -143,8 +143,7 @@ def without_paths(value: Any, paths: dict[str, str]) -> Any:
         return value
     for path in sorted(paths, key=len, reverse=True):  # the innermost folder first
         value = re.sub(rf"{re.escape(path)}(/|(?![\w.-]))", _stand_in(paths[path]), value)
-    # Looked for first: on the long line of a picture the pattern alone takes time that grows with its square.
-    return _CELL_FILE.sub("<cell>", value) if "/ipykernel_" in value else value
+    return _CELL_FILE.sub("<cell>", value)
 
 
 def _stand_in(alias: str):
