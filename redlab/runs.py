@@ -237,6 +237,18 @@ def _execute(
     return Run(folder, path.stem, facts["parameters"], facts["seconds"])
 
 
+def give_up(notebook: Path, changed: dict[str, Any], out: Path, error: str, message: str) -> Run | RunFailed:
+    """Mark a run as failed whose process can't do so itself, for it is gone; the run where that had ended it before."""
+    folder = out / notebook.stem / run_key(notebook, changed)
+    if run := _finished(folder):
+        return run
+    failure = {"error": error, "message": message, "cell": ""}
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = {**default_parameters(notebook), **changed}
+    _write_json(folder / "failed.json", {"notebook": notebook.stem, "parameters": parameters, **failure})
+    return RunFailed(folder, notebook.stem, **failure)
+
+
 @contextmanager
 def _room(work: Path, name: str) -> Iterator[None]:
     """Where the disk is full inside, ``work`` goes, and the error says what happened."""
