@@ -38,7 +38,7 @@ class _RoundedPdf(PdfFile):
 def _rounded(item: Any) -> Any:
     if isinstance(item, Verbatim):  # the text of a path
         return Verbatim(_NUMBER.sub(lambda match: pdfRepr(_round(float(match[0]))), pdfRepr(item)))
-    return _round(item) if isinstance(item, float | np.floating) else item
+    return _round(float(item)) if isinstance(item, float | np.floating) else item
 
 
 def _round(number: float) -> float:

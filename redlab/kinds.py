@@ -33,7 +33,7 @@ def kind_of(default: Any, none: bool = True) -> Kind:
     """What stands beside a default when nothing else is known: its type, and None unless ``none`` is False."""
     if default is None:
         return ANY if none else (NoneType,)
-    own = type(default)
+    own: Any = type(default)
     if isinstance(default, list):
         own = Items(join(kind_of(item, none) for item in default) or ANY)
     return (own, NoneType) if none else (own,)
