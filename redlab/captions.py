@@ -43,7 +43,9 @@ def _plain(text: str) -> str:
 def keep_caption(run: Path, name: str, figure: Figure) -> None:
     """Note in the run's folder what ``figure``, saved as ``name``, shows; in the order in which figures are saved."""
     captions = {**read_captions(run), name: describe(figure)}
-    (run / _FILE).write_text(json.dumps(captions, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (run / _FILE).write_text(
+        json.dumps(captions, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def read_captions(run: Path) -> dict[str, str]:

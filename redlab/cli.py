@@ -143,36 +143,18 @@ def _found(names: list[str]) -> list[Path]:
 
 def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
     """The parameters for one notebook out of ``NAME=VALUE`` words, checked; ValueError or TypeError otherwise."""
-    from redlab.notebooks import changed_parameters, default_parameters, known_networks
+    from redlab.kinds import ANY, from_text
+    from redlab.notebooks import known_networks
+    from redlab.parameters import changed_parameters, read_parameters
 
-    defaults = default_parameters(notebook)
+    known = read_parameters(notebook) if given else {}
     params = {}
     for word in given:
         name, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
-        params[name] = _value(text, defaults.get(name))
+        params[name] = from_text(text, known[name].kind if name in known else ANY)
     return known_networks(changed_parameters(notebook, params))
-
-
-def _value(text: str, default: Any) -> Any:
-    """``text`` read as YAML; text it stays where the default is text (YAML takes ``off`` for False), ``null`` apart."""
-    import yaml
-
-    from redlab.specs import typed
-
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
-        return text
-    if isinstance(default, str):
-        return None if value is None and text else text
-    if isinstance(value, list):
-        return typed(value, default)
-    try:  # YAML takes 1e-3 for a word
-        return float(value) if isinstance(value, str) and text[-1].isdigit() else value
-    except ValueError:
-        return value
 
 
 def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:

@@ -65,7 +65,8 @@ def _checked(out: Path | None, pdf: Path | None, jobs: int) -> tuple[Path, Path]
 
 
 def _notebooks(folder: Path) -> list[Path]:
-    from redlab.notebooks import default_parameters, list_notebooks
+    from redlab.notebooks import list_notebooks
+    from redlab.parameters import default_parameters
 
     paths = [folder / f"{name}.ipynb" for name in list_notebooks(folder)]
     if not paths:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redlab.points import describe
 from redlab.terminal import shown, stop
 
 if TYPE_CHECKING:
@@ -60,15 +61,14 @@ def _told(done: Iterable, total: int, points: tuple[dict[str, Any], ...]) -> Ite
         yield number, outcome
 
 
-def describe(point: dict[str, Any]) -> str:
-    """A point in a line."""
-    return ", ".join(f"{name}={value}" for name, value in point.items()) or "default parameters"
-
-
 def _finish(swept: Swept, plot: tuple[str, str, str] | None, where: list[str]) -> None:
-    for failed in swept.failures:
-        typer.echo(f"  {failed.name}: {failed.error}: {(failed.message.strip().splitlines() or [''])[0]}", err=True)
-        typer.echo(f"    {shown(failed.notebook)}", err=True)
+    from redlab.runs import RunFailed
+
+    for point, failed in zip(swept.spec.points, swept.outcomes, strict=True):
+        if isinstance(failed, RunFailed):
+            message = (failed.message.strip().splitlines() or [""])[0]
+            typer.echo(f"  {failed.name}: {failed.error}: {message} ({describe(point)})", err=True)
+            typer.echo(f"    {shown(failed.notebook)}", err=True)
     if swept.runs:
         frame = _frame(swept)
         folder = swept.runs[0].folder.parent

@@ -7,7 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from redlab.notebooks import changed_parameters, default_parameters, find_notebook
+from redlab.kinds import Kind
+from redlab.notebooks import find_notebook
+from redlab.parameters import changed_parameters, read_parameters
 
 
 def command_of(notebook: Path, params: dict[str, Any]) -> str:
@@ -18,9 +20,9 @@ def command_of(notebook: Path, params: dict[str, Any]) -> str:
     Raises:
         ValueError, TypeError: as ``changed_parameters``, where the notebook has no such parameters (any more).
     """
-    words, defaults = ["redlab", "run", _shortest(notebook)], default_parameters(notebook)
+    words, known = ["redlab", "run", _shortest(notebook)], read_parameters(notebook)
     for name, value in changed_parameters(notebook, params).items():
-        words += ["-p", name, _text(value, defaults[name])]
+        words += ["-p", name, _text(value, known[name].kind)]
     return shlex.join(words)
 
 
@@ -33,11 +35,11 @@ def _shortest(notebook: Path) -> str:
         return notebook.stem
 
 
-def _text(value: Any, default: Any) -> str:
-    """``value`` as the command line reads it: text where the default is text, otherwise YAML."""
+def _text(value: Any, kind: Kind) -> str:
+    """``value`` as the command line reads it: text where text is taken, otherwise YAML."""
     import yaml
 
-    if isinstance(value, str) and isinstance(default, str):
+    if isinstance(value, str) and str in kind:
         return value
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
     # 1e-3 is a word to YAML and a number to the command line, unless it is quoted.

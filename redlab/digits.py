@@ -83,4 +83,4 @@ def _write(folder: Path, name: str, network: nn.Module, card: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
     replace_file(folder / f"{name}.safetensors", save(tensors))
-    replace_file(folder / f"{name}.json", (json.dumps(card, indent=2) + "\n").encode())
+    replace_file(folder / f"{name}.json", (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())

@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redlab.kernels import asked_threads
@@ -36,12 +37,26 @@ def check_engine(jobs: int, dask: str | None) -> None:
         raise ValueError("give either jobs or dask: a cluster has as many jobs as its workers have threads")
 
 
+@dataclass(frozen=True)
+class Killed:
+    """What stands for the result of a call that killed worker after worker, until Dask gave it up.
+
+    Attributes:
+        call: its arguments.
+        message: what Dask says.
+    """
+
+    call: tuple
+    message: str
+
+
 def map_unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: int, dask: str | None) -> Iterator[Any]:
     """What ``function`` returns for each tuple of arguments, as it comes.
 
     Arguments:
         jobs: calls at once, in threads: a notebook's kernel is a process of its own anyway.
-        dask: the address of a Dask scheduler, whose workers make the calls instead; both must find the same files.
+        dask: the address of a Dask scheduler, whose workers make the calls instead; both must find the same files. For
+            a call at which they die it yields ``Killed``, and goes on with the others.
 
     Raises:
         ConnectionError: no scheduler there, no worker, or none like this process; or they went away.
@@ -62,21 +77,18 @@ def _on_cluster(function: Callable[..., Any], calls: Iterable[tuple], address: s
     with _connected(address) as client:
         from distributed import CancelledError, KilledWorker, as_completed
 
-        killed = None
-        for future in as_completed([client.submit(function, *call, pure=False) for call in calls]):
+        submitted = {client.submit(function, *call, pure=False): call for call in calls}
+        for future in as_completed(submitted):
             try:
                 done = future.result()
-            except KilledWorker as error:  # the other calls go on
-                killed = error
-                continue
+            except KilledWorker as error:
+                done = Killed(submitted[future], str(error))
             except (ModuleNotFoundError, RuntimeError) as error:  # RuntimeError: the scheduler could not unpickle
                 what = f"the cluster at {address} lacks what this process has: {error.__cause__ or error}"
                 raise ConnectionError(f"{what}; its scheduler and workers need the same environment") from error
             except CancelledError as error:
                 raise ConnectionError(f"the Dask scheduler at {address} went away; call again to go on") from error
             yield done
-    if killed:
-        raise ConnectionError(f"workers of {address} died again and again; call again to go on ({killed})")
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def write_facts(
         "packed": packed,
     }
     try:  # one line a fact: indented, long lists would take a line a number
-        lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in facts.items())
+        lines = ",\n".join(f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in facts.items())
     except (TypeError, ValueError) as error:
         raise ValueError(f"the recipe holds something else than plain data: {error}") from error
     path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")

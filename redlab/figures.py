@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from redlab.captions import keep_caption
+from redlab.figure_pdf import write_pdf
 from redlab.paths import checkout
 
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
@@ -79,7 +80,8 @@ def figure_of(ax: Axes) -> Figure:
 def save_figure(figure: Figure, name: str, folder: Path | None = None) -> None:
     """Write ``figure`` as NAME.png (300 dpi) and NAME.pdf: to the run's folder under a runner, else to ``figures/``.
 
-    The same figure gives the same bytes again: no dates are stored. A runner's folder also gets what it shows in words.
+    The same figure gives the same bytes again, on any processor: no dates are stored, and a PDF's coordinates have five
+    digits. A runner's folder also gets what it shows in words.
 
     Arguments:
         folder: where to, instead.
@@ -98,9 +100,7 @@ def save_figure(figure: Figure, name: str, folder: Path | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with style():
         figure.savefig(folder / f"{name}.png", dpi=300, metadata={"Software": None})
-        figure.savefig(
-            folder / f"{name}.pdf", dpi=100, metadata={"CreationDate": None, "Creator": None, "Producer": None}
-        )
+        write_pdf(figure, folder / f"{name}.pdf", dpi=100)
     if out:
         keep_caption(Path(out), name, figure)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from redlab.paths import data_root
+from redlab.streams import tidy_streams
 
 # OpenMP (torch), and numba, which would take all cores otherwise.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -52,8 +53,12 @@ def execute(
         kernel_manager_class=_kernel_manager(_kernel_environment(work, threads)),
         execution_timeout=None if timeout is None else math.ceil(timeout),
         extra_arguments=["--log-level=CRITICAL"],  # a kernel that is told to stop calls that an error, on our terminal
-        coalesce_streams=True,  # how a kernel's prints fall into messages differs from run to run
+        on_cell_executed=_tidy,
     )
+
+
+def _tidy(cell: Any, **_: Any) -> None:
+    cell.outputs = tidy_streams(cell.outputs)
 
 
 def _kernel_environment(work: Path, threads: int | None) -> dict[str, str]:

@@ -14,9 +14,16 @@ from xml.etree.ElementTree import tostring
 _FORMULA = re.compile(
     r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))|(?P<escaped>\\\$)|(?P<address>\]\([^\s)]+)"
     r"|\$\$(?P<block>(?:(?!\$\$).)+?)\$\$"
+    r"|(?P<bare>\\begin\{(?P<name>[a-z]+\*?)\}.+?\\end\{(?P=name)\})"
     r"|\$(?=\S)(?P<inline>(?:(?!\n\s*\n)(?:\\.|[^$\\]))+?)(?<=\S)\$(?!\d)",
     re.DOTALL,
 )
+# What the converter would set in one line, though it is several, and what it would show as a word.
+_ROWS = re.compile(
+    r"\\(begin|end)\{(?:align|aligned|(?:fl|x)align\*?|gather\*?|gathered|multline\*?|eqnarray\*?)\}"
+    r"|\\(begin)\{alignat\*?\}\{\d+\}|\\(end)\{alignat\*?\}"
+)
+_LABEL = re.compile(r"\\label\{[^{}]*\}")
 _TOKEN = re.compile(r"xformula(\d+)x")
 
 
@@ -24,10 +31,10 @@ def hide_math(markdown: str, formulas: list[str]) -> str:
     """``markdown`` with a token of letters and digits for each formula, whose MathML is appended to ``formulas``."""
 
     def hide(match: re.Match) -> str:
-        tex = match["block"] or match["inline"]
+        tex = match["block"] or match["bare"] or match["inline"]
         if tex is None:
             return match[0]
-        formulas.append(to_mathml(tex, block=match["block"] is not None))
+        formulas.append(to_mathml(tex, block=match["inline"] is None))
         return f"xformula{len(formulas) - 1}x"
 
     return _FORMULA.sub(hide, markdown)
@@ -46,7 +53,8 @@ def drop_math(text: str) -> str:
 def to_mathml(tex: str, block: bool = False) -> str:
     """TeX as a ``<math>`` element; as code, just as it was typed, where it can't be read."""
     try:
-        element = _element(tex, "block" if block else "inline")
+        rows = _ROWS.sub(lambda match: f"\\{next(filter(None, match.groups()))}{{align*}}", _LABEL.sub("", tex))
+        element = _element(rows, "block" if block else "inline")
     except Exception:  # the converter's errors have no common class, and a report is worth more than one formula
         return f"<code>{escape(tex)}</code>"
     # log n, not logn: the space that TeX leaves after the name of a function.

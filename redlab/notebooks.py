@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
-import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # A warning names the cell that it came from by a file of the kernel's process, another one in every run.
-_CELL_FILE = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
+_CELL_FILE = re.compile(r"(?<!\S)\S*/ipykernel_\d+/\d+\.py")  # tried once a word: linear time
 
 
 def list_notebooks(folder: Path | None = None) -> list[str]:
@@ -84,85 +82,6 @@ def _cell(cell: dict) -> dict:
     return {**cell, "cell_type": cell["cell_type"], "metadata": metadata, "source": "".join(cell["source"])}
 
 
-def default_parameters(notebook: Path) -> dict[str, Any]:
-    """The parameters that a notebook takes, with their defaults: what its cell tagged ``parameters`` assigns.
-
-    The cell is read as Python and never run, so that each default must be a literal.
-
-    Raises:
-        ValueError: without exactly one such cell, or where it is no Python, or a default no literal.
-    """
-    tagged = [c for c in read_cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
-    if len(tagged) != 1:
-        raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`; it needs one")
-    defaults = {}
-    for statement in _statements(notebook, tagged[0]["source"]):
-        for target in _targets(statement):
-            # What n += 1 leaves in n stands nowhere as a literal.
-            value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
-            defaults[target] = _literal(notebook, target, value)
-    return defaults
-
-
-def _statements(notebook: Path, source: str) -> list[ast.stmt]:
-    try:
-        return ast.parse(source).body
-    except SyntaxError as error:
-        where = f"line {error.lineno} of the cell tagged `parameters` of {notebook.name}"
-        raise ValueError(f"{where} is no Python: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # half a letter, or a thousand signs before a number
-        what = f"{type(error).__name__} {error}".strip()
-        raise ValueError(f"the cell tagged `parameters` of {notebook.name} is no Python: {what}") from None
-
-
-def _targets(statement: ast.stmt) -> list[str]:
-    """The names that a statement assigns to."""
-    single = [statement.target] if isinstance(statement, ast.AnnAssign | ast.AugAssign) else []
-    targets = statement.targets if isinstance(statement, ast.Assign) else single
-    return [target.id for target in targets if isinstance(target, ast.Name)]
-
-
-def _literal(notebook: Path, name: str, node: Any) -> Any:
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError):
-        value = ...
-    if not _is_data(value):
-        raise ValueError(f"the default of parameter {name!r} of {notebook.stem} is no literal that JSON can hold")
-    return _plain(value)
-
-
-def _is_data(value: Any) -> bool:
-    """Whether JSON can hold it, in which the parameters of a run are kept."""
-    try:
-        json.dumps(value, sort_keys=True)
-        return True
-    except (TypeError, ValueError):
-        return False
-
-
-def changed_parameters(notebook: Path, params: dict[str, Any]) -> dict[str, Any]:
-    """Those of ``params`` that differ from the notebook's defaults, checked: known names, fitting types.
-
-    An int does for a float; None does for anything, and anything does where the default is None.
-
-    Raises:
-        ValueError: for an unknown name, with the known ones. TypeError: for a value of another type.
-    """
-    defaults = default_parameters(notebook)
-    for name, value in params.items():
-        if name not in defaults:
-            raise ValueError(unknown(f"parameter of {notebook.stem}", str(name), list(defaults)))
-        if not _fits(value, defaults[name]):
-            kind = type(defaults[name]).__name__
-            raise TypeError(f"parameter {name!r} of {notebook.stem} is {kind} like {defaults[name]!r}; got {value!r}")
-        if not _is_data(value):  # a date in YAML, where the default is None
-            kinds = "numbers, text, lists and dicts of them, true, false or null"
-            raise TypeError(f"parameter {name!r} of {notebook.stem} must be plain data ({kinds}); got {value!r}")
-    given = {name: _plain(value, defaults[name]) for name, value in params.items()}
-    return {name: value for name, value in given.items() if json.dumps(value) != json.dumps(defaults[name])}
-
-
 def known_networks(params: dict[str, Any]) -> dict[str, Any]:
     """``params`` with ``known_network`` of those called ``network`` and ``networks``."""
     found = dict(params)
@@ -190,27 +109,6 @@ def known_network(name: str | None) -> str | None:
         if os.path.isdir(str(name)):  # absolute: a kernel works in notebooks/
             return str(Path(name).resolve())
         raise
-
-
-def _fits(value: Any, default: Any) -> bool:
-    if value is None or default is None:
-        return True
-    if isinstance(value, bool) or isinstance(default, bool):  # a bool is an int to Python, to nobody else
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):  # a whole number may be too large for one
-        return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
-    if isinstance(default, list):
-        return isinstance(value, list | tuple) and all(any(_fits(v, d) for d in default or [v]) for v in value)
-    return isinstance(value, type(default))
-
-
-def _plain(value: Any, default: Any = None) -> Any:
-    """``value`` as JSON knows it: tuples as lists, and an int as a float where the default is one or holds them."""
-    if isinstance(value, list | tuple):
-        kinds = default if isinstance(default, list) else []
-        return [_plain(item, kinds[0] if {type(kind) for kind in kinds} == {float} else None) for item in value]
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if whole and isinstance(default, float) else value
 
 
 def scrub(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
@@ -245,8 +143,7 @@ def without_paths(value: Any, paths: dict[str, str]) -> Any:
         return value
     for path in sorted(paths, key=len, reverse=True):  # the innermost folder first
         value = re.sub(rf"{re.escape(path)}(/|(?![\w.-]))", _stand_in(paths[path]), value)
-    # Looked for first: on the long line of a picture the pattern alone takes time that grows with its square.
-    return _CELL_FILE.sub("<cell>", value) if "/ipykernel_" in value else value
+    return _CELL_FILE.sub("<cell>", value)
 
 
 def _stand_in(alias: str):

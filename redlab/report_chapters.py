@@ -13,6 +13,7 @@ from redlab.commands import command_of
 from redlab.notebooks import scrub, without_paths
 from redlab.refreshing import private_paths
 from redlab.report_html import Chapter, markdown_chapter, notebook_chapter
+from redlab.report_outputs import say_left_out
 from redlab.report_pictures import embed_figures
 from redlab.report_points import Recorded
 from redlab.report_runs import Source, left_out_words
@@ -55,6 +56,7 @@ def chapter_of(
     private = private_paths(outcome.folder, notebooks.parent)
     book = _as_far_as_it_came(outcome, path) if isinstance(outcome, RunFailed) else _executed(outcome)
     day = str(book.metadata.get("papermill", {}).get("end_time") or "")[:10]
+    say_left_out(book)  # first, for widgets are scrubbed
     book = scrub(book, private)
     embed_figures(book, outcome.folder)
     chapter = notebook_chapter(book, outcome.name, known)

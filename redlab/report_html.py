@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlab.mathml import drop_math, hide_math, show_math
 from redlab.paths import PACKAGE
+from redlab.report_outputs import SHOWN, drop_scripts, say_left_out, say_missing
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
 
 _NO_WORDS = "No description has been provided for this image"  # nbconvert's
 _LONG = 30  # rows of a table that is not folded away
-_ARMED = ("script", "style", "link", "iframe", "object", "embed", "base", "meta")
-# What a page can show without a script, the best first.
-_SHOWN = ("image/svg+xml", "image/png", "text/html", "text/markdown", "image/jpeg", "text/plain", "text/latex")
+_FORMULAS = ("text/markdown", "text/latex")  # outputs that hold some
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,12 @@ def notebook_chapter(notebook: NotebookNode, name: str, known: Collection[str] =
         known: the notebooks that have a chapter: links to their files become links to it.
     """
     formulas: list[str] = []
+    say_left_out(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = hide_math(cell.source, formulas)
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            data |= {kind: hide_math("".join(data[kind]), formulas) for kind in _FORMULAS if kind in data}
     html, _ = _exporter().from_notebook_node(notebook)
     return _chapter(html, formulas, name, known)
 
@@ -78,7 +80,7 @@ def _exporter() -> HTMLExporter:
     logging.getLogger("redlab.report").setLevel(logging.ERROR)
     return HTMLExporter(
         log=logging.getLogger("redlab.report"),
-        config=Config({"NbConvertBase": {"display_data_priority": list(_SHOWN)}}),
+        config=Config({"NbConvertBase": {"display_data_priority": list(SHOWN)}}),
         template_name="basic",
         raw_template=(PACKAGE / "report_cells.html.j2").read_text(encoding="utf-8"),
         exclude_anchor_links=True,
@@ -105,7 +107,9 @@ def _chapter(html: str, formulas: list[str], anchor: str, known: Collection[str]
 
 def _disarm(soup: BeautifulSoup) -> None:
     """Take out whatever runs, or styles or names more than its own place in the page; pictures from afar are linked."""
-    for tag in [*soup.find_all(_ARMED), *soup.find_all("a", class_="anchor-link")]:
+    drop_scripts(soup)
+    say_missing(soup)
+    for tag in soup.find_all("a", class_="anchor-link"):
         tag.decompose()
     for tag in soup.find_all(True):
         for name in [n for n in tag.attrs if n.startswith("on") or n in ("id", "border", "srcset", "name")]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redlab.commands import command_of
-from redlab.notebooks import changed_parameters, without_paths
+from redlab.notebooks import without_paths
+from redlab.parameters import changed_parameters
 from redlab.refreshing import private_paths
 from redlab.run_frames import facts_of, results_of
 from redlab.runs import Run, RunFailed, run_key

@@ -84,7 +84,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if wrong := [key for key, kind in _FACTS.items() if not isinstance(facts[key], kind)]:
             raise TypeError(f"{wrong[0]!r} is a {type(facts[wrong[0]]).__name__}")
-        json.dumps(facts, ensure_ascii=False).encode()  # half a letter, which no frame holds, ends here
+        json.dumps(facts, ensure_ascii=False, allow_nan=False).encode()  # half a letter and nan end here: no JSON
         return {key: facts[key] for key in _FACTS}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / 'run.json'} is damaged ({error!r}): delete the folder, and run it again") from None

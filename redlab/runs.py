@@ -10,15 +10,18 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redlab.contents import content_of, files_in, library_versions, named_files
 from redlab.kernels import execute, surroundings
-from redlab.notebooks import changed_parameters, default_parameters, find_notebook, read_cells
+from redlab.notebooks import find_notebook, known_networks, read_cells
+from redlab.parameters import changed_parameters, default_parameters
 from redlab.paths import PACKAGE, checkout, shipped
+from redlab.signatures import benchmarks_read, names_written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +108,7 @@ def run_notebook(
         params: values for its parameters; those not named keep their defaults.
         out: where run folders are kept, as ``out/NAME/KEY``; default ``runs/`` of the checkout.
         notebooks: the folder of the notebooks; default the checkout's. ``runs/`` and ``figures/`` lie beside it.
-        again: execute it even where it was done before (data outside the package, say, is no part of the key).
+        again: execute it even where it was done before (what it reads that no parameter names is no part of the key).
         progress: show a bar over its cells.
         timeout: seconds that each cell may take, rounded up to whole ones; by default any time.
         threads: of its kernel; by default as many as its libraries like.
@@ -129,7 +132,7 @@ def run_notebook(
     """
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
-    changed = changed_parameters(path, params or {})
+    changed = known_networks(changed_parameters(path, params or {}))
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
     folder = Path(out or notebooks.parent / "runs").resolve() / path.stem / run_key(path, changed)
@@ -142,16 +145,32 @@ def run_notebook(
 
 
 def run_key(notebook: Path, changed: dict[str, Any]) -> str:
-    """16 hex digits that stand for a notebook's cells, the package with the networks in it, and ``changed``.
+    """16 hex digits that stand for all that a run of a notebook with these parameters depends on.
 
-    Outputs are no part of it. A parameter that is given its default is as good as not given.
+    These are its cells, ``changed``, the package with all its files and the networks in it, the files in
+    ``benchmarks/`` that the notebook reads, the content of every file and folder that a parameter names
+    (``contents.named_files``; files over 64 MB by path, size and time of change), and the versions of torch,
+    torchvision, timm and transformers. Outputs are no part of it, nor is a file that the notebook itself writes. A
+    parameter that is given its default is as good as not given.
     """
     cells = [(cell["cell_type"], cell["source"]) for cell in read_cells(notebook)]
-    digest = hashlib.sha256(json.dumps([cells, changed], sort_keys=True).encode())
-    for root, pattern in ((PACKAGE, "**/*.py"), (shipped("digits"), "*.safetensors")):
-        for path in sorted(root.glob(pattern)):
-            digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    told = [cells, changed, library_versions()]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode())
+    for root, files in _read_by(notebook, tuple(text for kind, text in cells if kind == "code"), changed):
+        for part in content_of(files, root):
+            digest.update(part)
     return digest.hexdigest()[:16]
+
+
+def _read_by(notebook: Path, code: tuple[str, ...], changed: dict[str, Any]) -> Iterator[tuple[Path, Iterable[Path]]]:
+    """The files that a run reads, and the folder that their names are relative to."""
+    yield PACKAGE, files_in(PACKAGE)
+    yield shipped("digits"), sorted(shipped("digits").glob("*.safetensors"))
+    benchmarks = notebook.parent.parent / "benchmarks"
+    yield benchmarks, (path for name in benchmarks_read(code) if (path := benchmarks / name).is_file())
+    named = {**default_parameters(notebook), **changed}
+    for name in sorted(named.keys() - names_written(code)):
+        yield notebook.parent, named_files(named[name], notebook.parent)
 
 
 def record(frame: pd.DataFrame) -> pd.DataFrame:
@@ -216,6 +235,18 @@ def _execute(
         _write_json(work / "run.json", facts)
     _replace(work, folder)
     return Run(folder, path.stem, facts["parameters"], facts["seconds"])
+
+
+def give_up(notebook: Path, changed: dict[str, Any], out: Path, error: str, message: str) -> Run | RunFailed:
+    """Mark a run as failed whose process can't do so itself, for it is gone; the run where that had ended it before."""
+    folder = out / notebook.stem / run_key(notebook, changed)
+    if run := _finished(folder):
+        return run
+    failure = {"error": error, "message": message, "cell": ""}
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = {**default_parameters(notebook), **changed}
+    _write_json(folder / "failed.json", {"notebook": notebook.stem, "parameters": parameters, **failure})
+    return RunFailed(folder, notebook.stem, **failure)
 
 
 @contextmanager
@@ -288,4 +319,4 @@ def _publish(figures: list[Path], folder: Path) -> Path:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

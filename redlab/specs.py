@@ -11,7 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from redlab.notebooks import changed_parameters, default_parameters, find_notebook, known_networks, unknown
+from redlab.notebooks import find_notebook, known_networks, unknown
+from redlab.parameters import changed_parameters, default_parameters
 
 KEYS = ("notebook", "grid", "points", "seeds")
 MOST = 100_000  # values in a specification, and points of it
@@ -93,8 +94,7 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     defaults = default_parameters(notebook)
     distinct: dict[str, dict[str, Any]] = {}
     for point in _points(content, defaults):
-        values = {name: typed(value, defaults.get(name)) for name, value in point.items()}
-        changed = known_networks(changed_parameters(notebook, values))
+        changed = known_networks(changed_parameters(notebook, point))
         distinct[json.dumps(changed, sort_keys=True)] = changed
     return Spec(notebook, tuple(distinct.values()))
 
@@ -136,16 +136,3 @@ def _seeds(given: Any, defaults: dict[str, Any]) -> list[dict[str, Any]]:
     if "seeds" in defaults:
         return [{"seeds": [seed]} for seed in seeds]
     raise ValueError("the notebook has no parameter `seed` or `seeds`: leave seeds out")
-
-
-def typed(value: Any, default: Any) -> Any:
-    """YAML takes 1e-3 for a word: where the default is a number, or a list of them, it is one."""
-    if isinstance(value, list):
-        kind = default[0] if isinstance(default, list) and default else default
-        return [typed(item, kind) for item in value]
-    if isinstance(value, str) and isinstance(default, float):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

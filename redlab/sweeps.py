@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.engines import check_engine, map_unordered, threads_each
+from redlab.engines import Killed, check_engine, map_unordered, threads_each
 from redlab.paths import checkout
+from redlab.points import describe
 from redlab.progress import progress
 from redlab.run_frames import join_runs
-from redlab.runs import Run, RunFailed, run_notebook
+from redlab.runs import Run, RunFailed, give_up, run_notebook
 from redlab.specs import Spec, read_spec
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def sweep(
 
     Raises:
         ValueError, TypeError, FileNotFoundError: the specification is wrong; nothing has run.
-        OSError: the disk is full, or no Dask scheduler answers. What is done stays done.
+        OSError: the disk is full, or no Dask scheduler answers. What is done stays done. A point at which worker after
+            worker dies has failed; the others go on.
 
     Example:
         >>> import tempfile
@@ -116,9 +118,17 @@ def run_sweep(
     out = Path(out or notebooks.parent / "runs").resolve()
     fixed = (spec.notebook, out, notebooks, timeout, threads_each(jobs))
     calls = [(number, point, *fixed) for number, point in enumerate(spec.points)]
-    done = map_unordered(_run_point, calls, jobs, dask)
+    made = map_unordered(_run_point, calls, jobs, dask)
+    done = (_given_up(own) if isinstance(own, Killed) else own for own in made)
     found = dict(watched(done, len(calls)) if watched else done)
     return Swept(spec, tuple(found[number] for number in range(len(calls))))
+
+
+def _given_up(killed: Killed) -> tuple[int, Run | RunFailed]:
+    number, point, notebook, out, *_ = killed.call
+    advice = "give the workers more memory or time, or leave the point out: the next call tries it again"
+    what = f"worker after worker died at the point {describe(point)} (or at one beside it in the same worker); {advice}"
+    return number, give_up(notebook, point, out, "KilledWorker", f"{what}. Dask: {killed.message}")
 
 
 def _bar(points: Iterable, total: int) -> Iterable:

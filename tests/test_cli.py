@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import redlab
 from redlab import cli, paths, runs
+from redlab.kinds import from_text, kind_of
 
 GOOD = """
 import pandas as pd
@@ -167,7 +168,7 @@ def test_a_saved_network_is_handed_on_by_its_absolute_path(checkout):
     ],
 )
 def test_values_are_yaml_but_text_stays_text(text, default, value):
-    got = cli._value(text, default)
+    got = from_text(text, kind_of(default))
     assert got == value
     assert type(got) is type(value)
 

@@ -11,7 +11,7 @@ from nbformat import v4, write
 
 from redlab import cli
 from redlab.commands import command_of
-from redlab.notebooks import changed_parameters
+from redlab.parameters import changed_parameters
 
 DEFAULTS = 'n = 3\nrate = 0.5\nrule = "kde"\nflag = False\nlevels = [0.1, 0.2]\ndataset = None\n'
 
@@ -34,7 +34,7 @@ def read_back(notebook, command: str) -> dict:
 
 @given(
     n=st.integers(),
-    rate=st.floats(allow_nan=False),
+    rate=st.floats(allow_nan=False, allow_infinity=False),
     rule=st.text(st.characters(codec="ascii", exclude_categories=["Cc"])).filter(
         lambda text: text.lower() not in ("null", "~") and not text.isspace()
     ),

@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,10 +20,10 @@ from pathlib import Path
 import pytest
 from remote import die_or_tell, where
 from test_cli import redlab_says
-from tiny import is_alive, told, wait_until, write_counted
+from tiny import is_alive, times_executed, told, wait_until, write_counted
 
 from redlab import engines
-from redlab.engines import map_unordered
+from redlab.engines import Killed, map_unordered
 from redlab.sweeps import sweep
 
 pytest.importorskip("distributed")
@@ -75,8 +76,8 @@ def test_a_worker_that_is_killed_loses_no_point(tmp_path):
     assert frame.attrs["failed"] == []
 
 
-def kill_one_at_work(log: Path, hold: Path) -> None:
-    wait_until(lambda: [facts["n"] for facts in told(log)].count(2) == 2)
+def kill_one_at_work(log: Path, hold: Path, at_work: int = 2) -> None:
+    wait_until(lambda: [facts["n"] for facts in told(log)].count(2) == at_work)
     victim = next(facts for facts in told(log) if facts["n"] == 2)
     os.kill(victim["parent"], signal.SIGKILL)
     wait_until(lambda: not is_alive(victim["pid"]))  # its kernel ends by itself
@@ -93,13 +94,38 @@ def test_a_scheduler_that_dies_in_the_middle_ends_the_sweep_with_a_message(tmp_p
             next(done)
 
 
-def test_a_call_that_kills_every_worker_is_given_up_after_the_others(tmp_path, monkeypatch):
+def test_a_call_that_kills_every_worker_is_given_up_by_name_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")  # by default it may try three others
     with cluster(tmp_path, 2) as (address, _, team):
-        done = map_unordered(die_or_tell, [(False,), (False,), (True,)], 1, address)
-        assert {next(done), next(done)} <= {worker.pid for worker in team}
-        with pytest.raises(ConnectionError, match="died again and again; call again to go on"):
-            next(done)
+        done = list(map_unordered(die_or_tell, [(False,), (False,), (True,)], 1, address))
+    (killed,) = [own for own in done if isinstance(own, Killed)]
+    assert killed.call == (True,)
+    assert "died" in killed.message
+    assert {own for own in done if own is not killed} <= {worker.pid for worker in team}
+    assert len(done) == 3
+
+
+def test_a_point_that_kills_its_workers_has_failed_by_name_and_the_others_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    notebook, log = write_counted(tmp_path), tmp_path / "log"
+    spec = {"notebook": notebook, "grid": {"n": [1, 2]}, "points": [{"log": str(log)}]}
+    (tmp_path / "hold2").touch()
+    with cluster(tmp_path, 2) as (address, _, _):
+        killer = threading.Thread(target=kill_one_at_work, args=(log, tmp_path / "hold2", 1))
+        killer.start()
+        with pytest.warns(UserWarning, match="1 of 2 points failed:\n01_counted failed: KilledWorker") as caught:
+            frame = sweep(spec, tmp_path / "out", dask=address)
+        killer.join()
+    said = str(caught[0].message)
+    assert re.search("died at the point log=.*, n=2 .* or leave the point out: the next call tries it again", said)
+    assert "call again" not in said
+    assert frame["square"].tolist() == [1, -1]
+    (facts,) = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("failed.json")]
+    assert (facts["parameters"]["n"], facts["error"]) == (2, "KilledWorker")
+    swept = sweep(spec, tmp_path / "out")  # without the killer it is done, and nothing else is
+    assert swept["square"].tolist() == [1, -1, 4, -4]
+    assert times_executed(log) == {1: 1, 2: 2}
+    assert not list((tmp_path / "out").rglob("failed.json"))
 
 
 def test_a_cluster_of_another_environment_is_a_clear_error(tmp_path, monkeypatch):

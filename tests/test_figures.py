@@ -1,3 +1,6 @@
+import re
+import zlib
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -190,3 +193,33 @@ def test_saving_twice_gives_the_same_bytes(tmp_path, monkeypatch):
         saved.append({p.name: p.read_bytes() for p in sorted((tmp_path / folder / "figures").iterdir())})
     assert set(saved[0]) == {"05_name.png", "05_name.pdf"}
     assert saved[0] == saved[1]
+
+
+def page_of(pdf: bytes) -> str:
+    """What draws the page: of all that the file holds compressed, the longest that draws."""
+    parts = []
+    for start in re.finditer(rb"stream\r?\n", pdf):
+        try:
+            parts.append(zlib.decompressobj().decompress(pdf[start.end() :]))
+        except zlib.error:
+            continue
+    return max((part for part in parts if b" cm /" in part), key=len).decode("latin-1")
+
+
+def test_a_pdf_does_not_depend_on_the_last_digits_of_what_it_shows(tmp_path):
+    """Those differ from processor to processor: sums are made in another order."""
+    numbers = np.random.default_rng(0)
+    x, y = numbers.normal(size=(2, 300))
+    pages = {}
+    for name, noise in (("here", 0), ("there", 1e-13)):
+        figure, ax = plt.subplots()
+        (marks,) = ax.plot(x * (1 + noise * numbers.choice([-1, 1], 300)), y, "o")
+        ax.vlines(np.sort(x) * (1 + noise), -4, -3)
+        save_figure(figure, name, tmp_path)
+        pages[name] = (tmp_path / f"{name}.pdf").read_bytes()
+    assert pages["here"] == pages["there"]
+    drawn = page_of(pages["here"])
+    steps = np.array(re.findall(r"1 0 0 1 (\S+) (\S+) cm /M\d+ Do", drawn), dtype=float)
+    figure.dpi = 72
+    points = ax.transData.transform(marks.get_xydata())
+    np.testing.assert_allclose(np.cumsum(steps, axis=0), points, atol=0.05)  # of 1/72 inch

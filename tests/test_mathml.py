@@ -44,3 +44,24 @@ def test_what_stands_in_a_formula_is_text_and_no_markup():
             assert part.tag.startswith("{http://www.w3.org/1998/Math/MathML}m")
     assert "<mtext>a &lt; b</mtext>" in to_mathml(r"\text{a < b}").replace("\N{NO-BREAK SPACE}", " ")
     assert "javascript" not in to_mathml(r"\href{javascript:run()}{x}")
+
+
+@pytest.mark.parametrize(
+    "name", ["align", "align*", "aligned", "gather", "eqnarray", "multline*", "flalign", "cases", "pmatrix", "split"]
+)
+@pytest.mark.parametrize("around", ["", "$$"])
+def test_lines_of_a_formula_stay_lines_with_dollars_and_bare(name, around):
+    formulas = []
+    tex = rf"\begin{{{name}}} a &= b \label{{eq:1}} \\ c &= d_1 \end{{{name}}}"
+    assert hide_math(f"so\n\n{around}{tex}{around}\n\n`{tex}`", formulas) == f"so\n\nxformula0x\n\n`{tex}`"
+    (math,) = formulas
+    rows = [part for part in ElementTree.fromstring(math).iter() if part.tag.endswith("mtr")]
+    assert len(rows) == 2
+    assert "".join(ElementTree.fromstring(math).itertext()).replace("(", "").replace(")", "") in ("a=bc=d1", "{a=bc=d1")
+    assert 'display="block"' in math
+
+
+def test_an_equation_and_numbered_columns_are_formulas_too():
+    assert "<mi>a</mi><mo>=</mo><mi>b</mi>" in to_mathml(r"\begin{equation} a = b \end{equation}")
+    math = ElementTree.fromstring(to_mathml(r"\begin{alignat}{2} a &= b \\ c &= d \end{alignat}"))
+    assert "".join(math.itertext()) == "a=bc=d"

@@ -18,7 +18,8 @@ from pages import Page
 from typer.testing import CliRunner
 
 from redlab import cli, paths, pdf, runs
-from redlab.notebooks import default_parameters, list_notebooks, read_cells
+from redlab.notebooks import list_notebooks, read_cells
+from redlab.parameters import default_parameters
 from redlab.report import write_report
 from redlab.report_runs import other_runs
 from redlab.runs import Run, RunFailed, run_key, run_notebook

@@ -18,7 +18,8 @@ from nbformat import v4
 from tiny import write_notebook
 
 from redlab import kernels, runs
-from redlab.notebooks import changed_parameters, default_parameters, find_notebook, list_notebooks
+from redlab.notebooks import find_notebook, list_notebooks
+from redlab.parameters import changed_parameters, default_parameters
 from redlab.refreshing import refresh
 from redlab.runs import RunFailed, output_folder, record, run_key, run_notebook
 

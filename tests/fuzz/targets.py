@@ -45,7 +45,7 @@ from redlab import (
 )
 from redlab.checkpoints import load_weights, read_checkpoint
 from redlab.image_folder import read_image_folder
-from redlab.notebooks import default_parameters
+from redlab.parameters import default_parameters
 from redlab.paths import checkout
 from redlab.report_runs import other_runs
 from redlab.runs import Run, run_key
