@@ -1,6 +1,7 @@
 """The density of a layer's weights: a Gaussian kernel estimate, its modes and the cuts between them.
 
-d(w) = 1/(N h) sum_v K((w - v)/h) over the N scalars of a layer, as RED (arXiv 2105.14797) looks at weights.
+d(w) = 1/(N h) sum_v K((w - v)/h) over the N scalars of a layer that are not exactly zero, as RED (arXiv 2105.14797)
+looks at weights. Exact zeros belong to no mode, so that they set no bandwidth (our choice).
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Density:
         bandwidth: h, in units of the weights; 0.0 for a constant layer.
 
     Example:
-        >>> density = estimate_density(torch.tensor([0.0, 0.0, 1.0]), bandwidth=0.1)
+        >>> density = estimate_density(torch.tensor([1.0, 1.0, 2.0]), bandwidth=0.1)
         >>> density.modes.round(3).tolist(), np.trapezoid(density.values, density.grid).round(3).item()
-        ([0.0, 1.0], 1.0)
+        ([1.0, 2.0], 1.0)
         >>> density.frame()["mark"].value_counts()[["mode", "cut"]].tolist()
         [2, 1]
     """
@@ -59,7 +60,9 @@ class Density:
 def estimate_density(
     weights: torch.Tensor | ndarray, bandwidth: str | float = "silverman/8", contrast: float = 0.0
 ) -> Density:
-    """Estimate the density of all scalars in ``weights``, of any shape.
+    """Estimate the density of all scalars but exact zeros in ``weights``, of any shape.
+
+    Where all are zero, it is theirs.
 
     Arguments:
         bandwidth: "median_gap" or "mean_gap" (of consecutive distinct weights), "scott" = 1.06 sd N^(-1/5),
