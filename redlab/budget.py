@@ -67,8 +67,8 @@ def _expected_products(layer: Layer, shapes: list[torch.Size], max_error: float)
         raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
     inputs = getattr(layer.module, "in_channels", layer.weight.shape[1])
     positions = sum(prod(shape) / inputs for shape in shapes)
-    # Rounding to multiples of a step errs by step / sqrt(12) a weight.
-    steps = _FACTORS * max_error * np.sqrt(12 * np.mean(weights**2))
+    # Rounding to multiples of a step errs by step / sqrt(12) a weight that is not zero.
+    steps = _FACTORS * max_error * np.sqrt(12 * (np.sum(weights**2) / max(np.count_nonzero(weights), 1)))
     return np.array([positions * inputs * _distinct(weights, step, inputs) for step in steps])
 
 

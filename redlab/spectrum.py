@@ -43,7 +43,7 @@ class Spectrum:
     """The values of one tensor, and of the tensor hashed by the default rule.
 
     Attributes:
-        size: how many weights.
+        size: how many weights; ``zeros``, how many of them are exactly zero.
         distinct_before: how many values they take; ``distinct``, after hashing.
         modes: of the density at the default bandwidth.
         error: relative L2 error of hashing, 0 where nothing was hashed.
@@ -54,6 +54,7 @@ class Spectrum:
     """
 
     size: int
+    zeros: int
     distinct_before: int
     modes: int
     distinct: int
@@ -110,19 +111,20 @@ def spectrum_of(entry: Entry, bandwidth: str | float = "silverman/8") -> Spectru
     """
     ordered = ordered_weights(entry)
     distinct, entropy, often = own_values(ordered)
-    size, (vector, exponent) = ordered.size, _vector(ordered)
+    vector, exponent = _vector(ordered)
+    size, zeros = ordered.size, vector.zeros
     own = bandwidth if isinstance(bandwidth, str) else float(np.ldexp(bandwidth, -exponent))
     h = resolve_bandwidth(vector, own)
     flat = len(entry.shape) < 2
     if modes := _apart(vector, h):
         return Spectrum(
-            size, distinct, modes, distinct, 0.0, entropy, often, (FLAT if flat else APART) + AT_LEAST
+            size, zeros, distinct, modes, distinct, 0.0, entropy, often, (FLAT if flat else APART) + AT_LEAST
         )
     density = density_of(vector, h)
-    unhashed = FLAT if flat else why_unchanged(distinct - (vector.zeros > 0), vector.size, vector.zeros)
+    unhashed = FLAT if flat else why_unchanged(distinct - (zeros > 0), vector.size, zeros)
     if not unhashed:
         return _hashed(vector, density, entry.dtype, distinct, exponent)
-    return Spectrum(size, distinct, len(density.modes), distinct, 0.0, entropy, often, unhashed)
+    return Spectrum(size, zeros, distinct, len(density.modes), distinct, 0.0, entropy, often, unhashed)
 
 
 def _apart(vector: Vector, h: float) -> int:
@@ -155,6 +157,7 @@ def _hashed(vector: Vector, density: Density, dtype: torch.dtype, distinct: int,
     counts = np.bincount(value, lengths[lengths > 0])
     return Spectrum(
         size=size,
+        zeros=vector.zeros,
         distinct_before=distinct,
         modes=len(density.modes),
         distinct=len(taken),

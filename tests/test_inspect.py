@@ -12,7 +12,7 @@ from redlab import estimate_density, expected_unique, hash_weights, inspect_chec
 from redlab.checkpoints import read_checkpoint
 from redlab.entropy import shannon
 from redlab.hashing import relative_error
-from redlab.inspection import COLUMNS
+from redlab.inspection import COLUMNS, summarise
 from redlab.paths import shipped
 from redlab.similarity import exact_duplicates
 
@@ -44,6 +44,7 @@ def check(path, tensors: dict[str, torch.Tensor]) -> int:
         if row["skipped"]:
             continue
         assert row["modes"] == len(estimate_density(numbers(tensor)).modes), name
+        assert row["zeros"] == (numbers(tensor) == 0).sum(), name
         assert row["distinct_before"] == len(np.unique(numbers(tensor))), name
         if tensor.ndim > 1:
             check_hashed(row, tensor)
@@ -172,6 +173,9 @@ def test_two_zeros_in_four_change_nothing_for_the_other_two(tmp_path, dtype, shi
     assert both[0] == both[1]
     assert frame.loc["sparse", "distinct"] == frame.loc["live", "distinct"] + 1
     assert frame.loc["sparse", "entropy"] == pytest.approx(1 + frame.loc["live", "entropy"] / 2)
+    assert frame["zeros"].tolist() == [0, 1200]
+    left = [next(line for line in summarise(part) if "products left" in line) for _, part in frame.groupby("shape")]
+    assert left[0].split(", by chance")[0] == left[1].split(", by chance")[0]
     assert check(tmp_path / "some.safetensors", {"live": live, "sparse": sparse}) == 2
 
 
