@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from redlab.entries import Entry
 from redlab.folding import fold_batchnorm
 from redlab.layers import Layer, weight_layers
+from redlab.options import plain_options
 from redlab.ordered import NotFinite, in_parts
 from redlab.products import count_products
 from redlab.progress import progress
@@ -35,6 +36,7 @@ _NUMBERS = {
 COLUMNS = ["layer", "kind", *_NUMBERS, "skipped"]
 
 
+@plain_options
 def measure_redundancy(
     network: nn.Module, bandwidth: str | float = "silverman/8", example: Tensor | None = None
 ) -> pd.DataFrame:
@@ -66,8 +68,9 @@ def measure_redundancy(
           ``closeness``: 1 - the smallest distance over the median, lengths as they are. Of a grouped layer only filters
           of one group are compared, since others read other inputs; closeness is then the largest of any group. Where a
           group has one filter (depthwise), all four are 0.
-        - ``products_measured``: products left, as a share of those before (a weight that is not zero has one), when each
-          input channel is multiplied once by each distinct hashed weight that it meets (RED++'s unit "channel", arXiv 2110.01397, w and -w apart);
+        - ``products_measured``: products left, as a share of those before (a weight that is not zero has one), when
+          each input channel is multiplied once by each distinct hashed weight that it meets (RED++'s unit "channel",
+          arXiv 2110.01397, w and -w apart);
           ``products_expected``: by chance, were the layer's weights shuffled (``expected_unique``).
         - ``skipped``: why hashing leaves it as it is (already hashed, all equal), its error 0 and the rest measured;
           or why it is not measured at all (shared with another layer, NaN), its numbers 0 but for the shape; or "".

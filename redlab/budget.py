@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from redlab.calls import record_calls
 from redlab.expected import expected_unique
 from redlab.layers import Layer, weight_layers
+from redlab.options import plain_options
 
 BUDGETS = ("even", "products")
 # What a layer's error may be, as a multiple of the mean: finer steps change little, and so would larger errors.
 _FACTORS = np.geomspace(0.1, 3.0, 35)
 
 
+@plain_options
 def share_error(network: nn.Module, max_error: float, example: Tensor | None = None) -> dict[str, float]:
     """A ``max_error`` for every conv and linear layer, by name, for ``hash_network``: data-free.
 

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float64
 from numpy import ndarray
 
-from redlab.bandwidth import resolve_bandwidth
-from redlab.contrast import strong_modes
+from redlab.bandwidth import parse_bandwidth, resolve_bandwidth
+from redlab.contrast import check_contrast, strong_modes
 from redlab.extrema import find_extrema
+from redlab.options import plain_options
 from redlab.vectors import Vector, as_vector, binary_scale
 
 
@@ -57,6 +58,7 @@ class Density:
         return pd.DataFrame({"weight": weight, "density": density, "mark": mark, **columns})
 
 
+@plain_options
 def estimate_density(
     weights: torch.Tensor | ndarray, bandwidth: str | float = "silverman/8", contrast: float = 0.0
 ) -> Density:
@@ -81,7 +83,7 @@ def estimate_density(
         contrast: 0, the papers' modes, all of them; 0.05 keeps 91.64 and 0.00 % there, on as many values.
 
     Raises:
-        TypeError: integer, bool or complex weights.
+        TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
         ValueError: no weights, NaN or inf among them, an unknown bandwidth or one that is not positive.
 
     Example:
@@ -89,6 +91,8 @@ def estimate_density(
         >>> density.modes.round(3).tolist(), density.cuts.shape
         ([-1.0, 1.0], (1,))
     """
+    parse_bandwidth(bandwidth)
+    check_contrast(contrast)
     vector = as_vector(weights)
     if exponent := binary_scale(vector):
         h = bandwidth if isinstance(bandwidth, str) else float(np.ldexp(bandwidth, -exponent))

@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import nn
 
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.options import plain_options
 from redlab.ordered import FEW, why_unchanged
 from redlab.progress import progress
 from redlab.recipe import append_step
@@ -60,6 +61,7 @@ class Hashed:
         return pd.DataFrame({"value": _numpy(self.codebook), "weights": counts})
 
 
+@plain_options
 def hash_weights(
     weights: torch.Tensor | ndarray,
     rule: str = "kde",
@@ -104,7 +106,7 @@ def hash_weights(
         rounding: "nearest", the papers'; ``red_plus_plus`` balances.
 
     Raises:
-        TypeError: integer, bool or complex weights.
+        TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
         ValueError: no weights, NaN or inf among them, an unknown or contradictory option.
 
     Example:
@@ -116,6 +118,7 @@ def hash_weights(
     return _hash(weights, Rule(rule, bandwidth, max_error, levels, contrast, representative, rounding), force)
 
 
+@plain_options
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
 def hash_network(
     network: nn.Module,
@@ -154,9 +157,7 @@ def hash_network(
     default = Rule(rule, bandwidth, bound, levels, contrast, representative, rounding)
     hashed = copy_network(network)
     layers = list(weight_layers(hashed))
-    if unknown := set(bounds) - {layer.name for layer in layers}:
-        known = ", ".join(layer.name for layer in layers)
-        raise ValueError(f"max_error names layers that do not exist: {', '.join(sorted(unknown))}; there are {known}")
+    _check_bounds(bounds, [layer.name for layer in layers])
     rows, codebooks = [], {}
     for layer in progress(layers, "hashing"):
         if bounds.get(layer.name) == 0:
@@ -170,6 +171,15 @@ def hash_network(
     plan = {"step": "hash", "options": options, "codebooks": codebooks}
     append_step(hashed, plan)
     return Result(hashed, pd.DataFrame(rows, columns=_COLUMNS), plan)
+
+
+def _check_bounds(bounds: dict[str, float], layers: list[str]) -> None:
+    if unknown := set(bounds) - set(layers):
+        known = ", ".join(layers)
+        raise ValueError(f"max_error names layers that do not exist: {', '.join(sorted(unknown))}; there are {known}")
+    for name, bound in bounds.items():
+        if not 0 <= bound < np.inf:  # NaN too
+            raise ValueError(f"max_error of {name} must be a number of at least 0 (0.05 is 5 %), not {bound}")
 
 
 _COLUMNS = ["layer", "kind", "weights", "distinct_before", "distinct", "modes", "error", "skipped"]

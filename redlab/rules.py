@@ -15,7 +15,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from redlab import passes
-from redlab.bandwidth import resolve_bandwidth
+from redlab.bandwidth import parse_bandwidth, resolve_bandwidth
+from redlab.contrast import check_contrast
 from redlab.density import density_of
 from redlab.rounding import balance
 from redlab.vectors import Vector
@@ -121,6 +122,8 @@ class Rule:
     rounding: str = "nearest"
 
     def __post_init__(self) -> None:
+        parse_bandwidth(self.bandwidth)
+        check_contrast(self.contrast)
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}: use one of {', '.join(RULES)}")
         if self.representative not in ("mode", "mean"):
@@ -130,7 +133,10 @@ class Rule:
         if self.max_error is not None and not 0 < self.max_error < np.inf:
             raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {self.max_error}")
         if self.levels is not None and (self.rule == "kde" or self.levels < 1):
-            raise ValueError(f"levels must be at least 1 and belongs to the rules uniform and lloyd, not {self.levels}")
+            raise ValueError(
+                f"levels must be at least 1 and belongs to the rules uniform and lloyd, not be {self.levels} with the "
+                f"rule {self.rule}"
+            )
 
     def options(self) -> dict:
         """What differs from the defaults, the rule always: plain data."""

@@ -130,8 +130,8 @@ def spectrum_of(entry: Entry, bandwidth: str | float = "silverman/8") -> Spectru
 def _apart(vector: Vector, h: float) -> int:
     """How many modes there are at least, where a large tensor has so many that hashing would keep most values; else 0.
 
-    Weights most of which are alike can leave so narrow a bandwidth. Two weights 2.5 bandwidths apart are two modes; a hundred
-    bytes for each mode of every sixteenth weight would be more than the tensor itself takes.
+    Weights most of which are alike can leave so narrow a bandwidth. Two weights 2.5 bandwidths apart are two modes; a
+    hundred bytes for each mode of every sixteenth weight would be more than the tensor itself takes.
     """
     few = vector.size // 16
     if vector.size <= _MANY or vector.high - vector.low <= 2.5 * h * few:

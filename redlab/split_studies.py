@@ -126,8 +126,9 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
 
     Returns:
         A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
-        the products that is left (``unsigned``: w and -w apart), ``distinct`` weight values, ``accuracy`` in percent of the same network in
-        ordinary layers. ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
+        the products that is left (``unsigned``: w and -w apart), ``distinct`` weight values, ``accuracy`` in percent of
+        the same network in ordinary layers. ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what
+        a share is of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)

@@ -67,7 +67,7 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
     """``weights`` as a vector; 16-bit types become float32, exactly.
 
     Raises:
-        TypeError: integer, bool or complex weights.
+        TypeError: neither tensor nor array; integer, bool or complex weights.
         ValueError: no weights, or NaN or inf among them.
     """
     if isinstance(weights, torch.Tensor):
@@ -75,6 +75,8 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
             raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
         weights = weights.detach().cpu()
         weights = (weights if weights.dtype in (torch.float32, torch.float64) else weights.float()).numpy()
+    elif not isinstance(weights, ndarray | np.generic):
+        raise TypeError(f"weights must be a torch tensor or a numpy array, not a {type(weights).__name__}")
     weights = np.asarray(weights)
     if not np.issubdtype(weights.dtype, np.floating):
         raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
