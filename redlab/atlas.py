@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from redlab.entries import Entry
 from redlab.folding import fold_batchnorm
 from redlab.layers import Layer, weight_layers
+from redlab.options import plain_options
 from redlab.ordered import NotFinite, in_parts
 from redlab.products import count_products
 from redlab.progress import progress
@@ -26,7 +27,7 @@ KINDS = ("conv", "grouped", "depthwise", "transposed", "pointwise", "linear", "a
 _NUMBERS = {
     "depth": "float64",
     **dict.fromkeys(
-        ["outputs", "inputs", "taps", "groups", "weights", "distinct_before", "modes", "distinct"], "int64"
+        ["outputs", "inputs", "taps", "groups", "weights", "zeros", "distinct_before", "modes", "distinct"], "int64"
     ),
     **dict.fromkeys(["error", "entropy", "kurtosis"], "float64"),
     "duplicates": "int64",
@@ -35,6 +36,7 @@ _NUMBERS = {
 COLUMNS = ["layer", "kind", *_NUMBERS, "skipped"]
 
 
+@plain_options
 def measure_redundancy(
     network: nn.Module, bandwidth: str | float = "silverman/8", example: Tensor | None = None
 ) -> pd.DataFrame:
@@ -55,18 +57,20 @@ def measure_redundancy(
           "pointwise" (one tap), "linear", or "attention": the projections of a ``MultiheadAttention`` and the linear
           layers that a module called ...Attention... holds itself. ``depth``: its place among the weights, 0 the first,
           1 the last.
-        - ``outputs``, ``inputs``: channels (features); ``taps`` of a kernel; ``groups``; ``weights``: how many.
+        - ``outputs``, ``inputs``: channels (features); ``taps`` of a kernel; ``groups``; ``weights``: how many;
+          ``zeros``: how many of them are exactly zero.
         - ``distinct_before``: how many values they take, batch norm folded; ``distinct``, after hashing; ``modes`` of
           the density; ``error``: relative L2 of hashing; ``entropy``: Shannon's of the hashed values, bits a weight.
-        - ``kurtosis`` of the weights: 1.8 where they are uniform, 3 where normal, more with longer tails.
+        - ``kurtosis`` of the weights but zeros: 1.8 where they are uniform, 3 where normal, more with longer tails.
         - ``duplicates``: filters (rows of the weight, not hashed, without bias) that equal one before them, exactly;
           ``near``: share of filters whose nearest other lies nearer than half the median distance of all pairs;
           ``alike``: the same of filters scaled to length 1, so that short ones are not near for being short;
           ``closeness``: 1 - the smallest distance over the median, lengths as they are. Of a grouped layer only filters
           of one group are compared, since others read other inputs; closeness is then the largest of any group. Where a
           group has one filter (depthwise), all four are 0.
-        - ``products_measured``: products left, as a share of ``weights``, when each input channel is multiplied once by
-          each distinct hashed weight that it meets (RED++'s unit "channel", arXiv 2110.01397, w and -w apart);
+        - ``products_measured``: products left, as a share of those before (a weight that is not zero has one), when
+          each input channel is multiplied once by each distinct hashed weight that it meets (RED++'s unit "channel",
+          arXiv 2110.01397, w and -w apart);
           ``products_expected``: by chance, were the layer's weights shuffled (``expected_unique``).
         - ``skipped``: why hashing leaves it as it is (already hashed, all equal), its error 0 and the rest measured;
           or why it is not measured at all (shared with another layer, NaN), its numbers 0 but for the shape; or "".
@@ -128,14 +132,15 @@ def _kind(network: nn.Module, layer: Layer, shape: Shape) -> str:
 
 def _measure(weight: Tensor, shape: Shape, layer: Layer, bandwidth: str | float) -> dict:
     found = spectrum_of(Entry(layer.name, tuple(weight.shape), weight.dtype, Path(), held=weight), bandwidth)
-    names = ("distinct_before", "modes", "distinct", "error", "entropy")
+    names = ("zeros", "distinct_before", "modes", "distinct", "error", "entropy")
+    products = max(shape.weights - found.zeros, 1)
     met = _met(weight, shape, getattr(layer.module, "transposed", False))
     expected = shape.inputs * found.expected(shape.weights // shape.inputs)
     return {name: getattr(found, name) for name in names} | {
         "kurtosis": _kurtosis(weight),
         **_compare_filters(met, shape),
-        "products_measured": count_products(met, found) / shape.weights,
-        "products_expected": expected / shape.weights,
+        "products_measured": count_products(met, found) / products,
+        "products_expected": expected / products,
         "skipped": found.unhashed,
     }
 
@@ -152,8 +157,13 @@ def _met(weight: Tensor, shape: Shape, transposed: bool) -> Tensor:
 
 
 def _kurtosis(weight: Tensor) -> float:
-    """The mean fourth power of the weights' differences from their mean, over the squared mean square; 0 if equal."""
+    """The mean fourth power of the differences from their mean of the weights but zeros, over the squared mean square;
+    0 if they are equal.
+    """
     numbers = _numbers(weight.reshape(-1))
+    numbers = numbers if numbers.all() else numbers[numbers != 0]
+    if not numbers.size:
+        return 0.0
     scale = float(np.abs(numbers).max()) or 1.0  # fourth powers of small weights vanish
     mean = sum(float(part.sum(dtype=np.float64)) for part in in_parts(numbers)) / numbers.size
     second = fourth = 0.0

@@ -64,6 +64,8 @@ def read_atlas(path: str | Path | None = None, bandwidth: str | float = "silverm
     rows = pd.read_parquet(path or checkout() / "benchmarks" / "atlas.parquet")
     rows = rows.astype(dict.fromkeys(rows.select_dtypes("category"), str))
     rows = rows.astype(dict.fromkeys(rows.select_dtypes("int32"), "int64"))
+    if "zeros" not in rows:  # written before they were counted; nobody had pruned those networks
+        rows.insert(rows.columns.get_loc("weights") + 1, "zeros", 0)
     return rows[rows["bandwidth"] == str(bandwidth)].reset_index(drop=True)
 
 
@@ -119,7 +121,7 @@ def missing_networks(atlas: pd.DataFrame) -> dict[str, list[str]]:
 def compared_layers(atlas: pd.DataFrame, filters: bool = False) -> pd.DataFrame:
     """The layers that hashing hashed, with two columns more.
 
-    ``unit``: the weights that an input channel meets; ``noise``: ``modes_of_noise`` of so many weights.
+    ``unit``: the weights that an input channel meets; ``noise``: ``modes_of_noise`` of as many weights as are not zero.
 
     Arguments:
         filters: only layers whose filters have others to be compared with (all but depthwise ones).
@@ -130,7 +132,7 @@ def compared_layers(atlas: pd.DataFrame, filters: bool = False) -> pd.DataFrame:
     """
     own = atlas[(atlas["skipped"] == "") & (atlas["products_measured"] > 0)]
     own = own[own["outputs"] > own["groups"]] if filters else own
-    noise = modes_of_noise(own["weights"], own["bandwidth"].iloc[0]) if len(own) else 0.0
+    noise = modes_of_noise(own["weights"] - own["zeros"], own["bandwidth"].iloc[0]) if len(own) else 0.0
     return own.assign(unit=own["weights"] // own["inputs"], noise=noise)
 
 
@@ -140,7 +142,8 @@ def summarise_atlas(atlas: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``network``, ``trained``; ``layers`` and, of them, ``skipped``; ``weights``; ``distinct`` values after hashing,
         summed over layers, and ``share`` of the weights that they are; ``error``, mean over layers; ``bits`` a weight
-        (entropy) and ``products`` left by unit "channel" with what ``chance`` would leave, as means over weights;
+        (entropy), a mean over weights; ``products`` left by unit "channel", with what ``chance`` would leave, of those
+        before;
         ``duplicates``; ``near`` and ``alike``, shares of the filters that have others to be compared with.
 
     Example:
@@ -162,14 +165,9 @@ def _summary(rows: pd.DataFrame) -> dict:
         "distinct": int(own["distinct"].sum()),
         "share": own["distinct"].sum() / own["weights"].sum(),
         "error": own["error"].mean(),
-        **{
-            name: np.average(own[column], weights=own["weights"])
-            for name, column in (
-                ("bits", "entropy"),
-                ("products", "products_measured"),
-                ("chance", "products_expected"),
-            )
-        },
+        "bits": np.average(own["entropy"], weights=own["weights"]),
+        "products": np.average(own["products_measured"], weights=own["weights"] - own["zeros"]),
+        "chance": np.average(own["products_expected"], weights=own["weights"] - own["zeros"]),
         "duplicates": int(filters["duplicates"].sum()),
         **{name: np.average(filters[name], weights=filters["outputs"]) for name in ("near", "alike")},
     }

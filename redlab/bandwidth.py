@@ -14,10 +14,20 @@ _BANDWIDTH = re.compile(r"(median_gap|mean_gap|scott|silverman)(?:/([0-9.eE+-]+)
 
 def resolve_bandwidth(vector: Vector, bandwidth: str | float) -> float:
     """The bandwidth h that a rule or number means for these weights; 0.0 where all are equal and a rule was given."""
+    rule, number = parse_bandwidth(bandwidth)
+    return _rule_of_thumb(vector, rule) / number if rule else number
+
+
+def parse_bandwidth(bandwidth: str | float) -> tuple[str, float]:
+    """("silverman", 8.0) for "silverman/8"; ("", 0.05) for 0.05.
+
+    Raises:
+        ValueError: neither a known rule nor a positive number.
+    """
     if not isinstance(bandwidth, str):
         if not 0 < bandwidth < np.inf:
             raise ValueError(f"bandwidth must be a positive finite number, not {bandwidth}")
-        return float(bandwidth)
+        return "", float(bandwidth)
     match = _BANDWIDTH.fullmatch(bandwidth)
     divisor = _positive(match[2] or "1") if match else None
     if match is None or divisor is None:
@@ -25,7 +35,7 @@ def resolve_bandwidth(vector: Vector, bandwidth: str | float) -> float:
             f"unknown bandwidth {bandwidth!r}: use median_gap, mean_gap, scott or silverman, any of them over a "
             "positive number (silverman/8), or a positive number"
         )
-    return _rule_of_thumb(vector, match[1]) / divisor
+    return match[1], divisor
 
 
 def _positive(text: str) -> float | None:

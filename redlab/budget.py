@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from redlab.calls import record_calls
 from redlab.expected import expected_unique
 from redlab.layers import Layer, weight_layers
+from redlab.options import plain_options
 
 BUDGETS = ("even", "products")
 # What a layer's error may be, as a multiple of the mean: finer steps change little, and so would larger errors.
 _FACTORS = np.geomspace(0.1, 3.0, 35)
 
 
+@plain_options
 def share_error(network: nn.Module, max_error: float, example: Tensor | None = None) -> dict[str, float]:
     """A ``max_error`` for every conv and linear layer, by name, for ``hash_network``: data-free.
 
@@ -67,8 +69,8 @@ def _expected_products(layer: Layer, shapes: list[torch.Size], max_error: float)
         raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
     inputs = getattr(layer.module, "in_channels", layer.weight.shape[1])
     positions = sum(prod(shape) / inputs for shape in shapes)
-    # Rounding to multiples of a step errs by step / sqrt(12) a weight.
-    steps = _FACTORS * max_error * np.sqrt(12 * np.mean(weights**2))
+    # Rounding to multiples of a step errs by step / sqrt(12) a weight that is not zero.
+    steps = _FACTORS * max_error * np.sqrt(12 * (np.sum(weights**2) / max(np.count_nonzero(weights), 1)))
     return np.array([positions * inputs * _distinct(weights, step, inputs) for step in steps])
 
 

@@ -18,6 +18,7 @@ from redlab.compensation import COMPENSATIONS, compensate, final_heir
 from redlab.cost import by_module, measure_cost
 from redlab.groups import Group
 from redlab.layers import weight_layers
+from redlab.options import plain_options
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
 from redlab.result import Result
@@ -25,6 +26,7 @@ from redlab.scores import Scores
 from redlab.selection import Products, Selector, check_share, count_of
 
 
+@plain_options
 @torch.inference_mode(False)
 def prune_channels(
     network: nn.Module,

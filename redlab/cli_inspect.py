@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FORMATS = {"error": "{:.3g}".format, "expected": "{:,.0f}".format, "entropy": "{:.2f}".format}
-_COUNTS = ("weights", "distinct_before", "modes", "distinct", "duplicates", "measured")
+_COUNTS = ("weights", "zeros", "distinct_before", "modes", "distinct", "duplicates", "measured")
 
 
 def inspect(

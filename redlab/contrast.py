@@ -26,12 +26,17 @@ def strong_modes(
     Raises:
         ValueError: a contrast outside [0, 1).
     """
-    if not 0 <= contrast < 1:
-        raise ValueError(f"contrast must lie in [0, 1), not {contrast}")
+    check_contrast(contrast)
     if contrast == 0:
         return turns[::2], turns[1::2]
     kept = _prune(heights.tolist(), contrast)
     return turns[::2][kept[::2] // 2], turns[1::2][kept[1::2] // 2]
+
+
+def check_contrast(contrast: float) -> None:
+    """Raises ValueError outside [0, 1)."""
+    if not 0 <= contrast < 1:  # NaN too
+        raise ValueError(f"contrast must lie in [0, 1), not be {contrast}")
 
 
 def _prune(heights: list[float], limit: float) -> ndarray:

@@ -1,6 +1,7 @@
 """The density of a layer's weights: a Gaussian kernel estimate, its modes and the cuts between them.
 
-d(w) = 1/(N h) sum_v K((w - v)/h) over the N scalars of a layer, as RED (arXiv 2105.14797) looks at weights.
+d(w) = 1/(N h) sum_v K((w - v)/h) over the N scalars of a layer that are not exactly zero, as RED (arXiv 2105.14797)
+looks at weights. Exact zeros belong to no mode, so that they set no bandwidth (our choice).
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import torch
 from jaxtyping import Float64
 from numpy import ndarray
 
-from redlab.bandwidth import resolve_bandwidth
-from redlab.contrast import strong_modes
+from redlab.bandwidth import parse_bandwidth, resolve_bandwidth
+from redlab.contrast import check_contrast, strong_modes
 from redlab.extrema import find_extrema
+from redlab.options import plain_options
 from redlab.vectors import Vector, as_vector, binary_scale
 
 
@@ -35,9 +37,9 @@ class Density:
         bandwidth: h, in units of the weights; 0.0 for a constant layer.
 
     Example:
-        >>> density = estimate_density(torch.tensor([0.0, 0.0, 1.0]), bandwidth=0.1)
+        >>> density = estimate_density(torch.tensor([1.0, 1.0, 2.0]), bandwidth=0.1)
         >>> density.modes.round(3).tolist(), np.trapezoid(density.values, density.grid).round(3).item()
-        ([0.0, 1.0], 1.0)
+        ([1.0, 2.0], 1.0)
         >>> density.frame()["mark"].value_counts()[["mode", "cut"]].tolist()
         [2, 1]
     """
@@ -56,10 +58,13 @@ class Density:
         return pd.DataFrame({"weight": weight, "density": density, "mark": mark, **columns})
 
 
+@plain_options
 def estimate_density(
     weights: torch.Tensor | ndarray, bandwidth: str | float = "silverman/8", contrast: float = 0.0
 ) -> Density:
-    """Estimate the density of all scalars in ``weights``, of any shape.
+    """Estimate the density of all scalars but exact zeros in ``weights``, of any shape.
+
+    Where all are zero, it is theirs.
 
     Arguments:
         bandwidth: "median_gap" or "mean_gap" (of consecutive distinct weights), "scott" = 1.06 sd N^(-1/5),
@@ -78,7 +83,7 @@ def estimate_density(
         contrast: 0, the papers' modes, all of them; 0.05 keeps 91.64 and 0.00 % there, on as many values.
 
     Raises:
-        TypeError: integer, bool or complex weights.
+        TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
         ValueError: no weights, NaN or inf among them, an unknown bandwidth or one that is not positive.
 
     Example:
@@ -86,6 +91,8 @@ def estimate_density(
         >>> density.modes.round(3).tolist(), density.cuts.shape
         ([-1.0, 1.0], (1,))
     """
+    parse_bandwidth(bandwidth)
+    check_contrast(contrast)
     vector = as_vector(weights)
     if exponent := binary_scale(vector):
         h = bandwidth if isinstance(bandwidth, str) else float(np.ldexp(bandwidth, -exponent))

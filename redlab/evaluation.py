@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from redlab.networks import place_of
+from redlab.options import plain_options
 from redlab.progress import progress
 
 # Input values that a CPU takes at once, 100 images of CIFAR-10: activations much larger than theirs are given back to
@@ -42,6 +43,7 @@ class Evaluation:
         return f"accuracy {self.accuracy:.2f} % of {self.count:,} images, cross-entropy {self.loss:.4f}"
 
 
+@plain_options
 def evaluate(network: nn.Module, dataset: Dataset, batch_size: int = 256) -> Evaluation:
     """Accuracy and loss of ``network`` on ``dataset``, in eval mode, on the network's own device.
 

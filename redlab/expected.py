@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy import ndarray
+from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
+from redlab.options import plain_options
 
-def expected_unique(counts: ndarray, n: int, replace: bool = False, total: int | None = None) -> float:
+
+@plain_options
+def expected_unique(counts: ArrayLike, n: int, replace: bool = False, total: int | None = None) -> float:
     """The expected number of distinct values among ``n`` weights out of a layer's N.
 
     Without replacement, since the units of one layer share its weights: E[r] = sum_c (1 - C(N - N_c, n) / C(N, n)),
@@ -35,7 +39,7 @@ def expected_unique(counts: ndarray, n: int, replace: bool = False, total: int |
     if (counts < 0).any() or (counts % 1 != 0).any() or counts.sum() > total:
         raise ValueError(f"counts must be whole numbers of at least 0, {total} in all at most")
     if not 0 <= n <= total or n % 1:
-        raise ValueError(f"a unit of {n} weights cannot be drawn from {total}")
+        raise ValueError(f"n must lie in 0 ... {total}: a unit of {n} weights cannot be drawn from {total}")
     counts = counts[counts > 0]
     with np.errstate(divide="ignore"):  # log 0, where every weight has one value
         missed = n * np.log1p(-counts / total) if replace and n else _log_missed(counts, n, total)

@@ -11,7 +11,8 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from redlab.training import OnBatch, Trained, train
+from redlab.options import settle
+from redlab.training import OnBatch, Trained, check_training, train
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class FineTuning:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("every", "epochs"):
-            value = getattr(self, name)
-            if value < 0 or value != int(value):
-                raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a whole number of at least 0, not {getattr(self, name)!r}")
+        check_training(self.learning_rate, self.batch_size, self.weight_decay, self.shift)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> FineTuning:

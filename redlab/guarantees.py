@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from redlab.graph import Graph, evaluating, in_place, is_layer, module_path, trace
 from redlab.layers import copy_network
 from redlab.lipschitz import arguments, factors, joins, operator_norm, refuse, refuse_overwriting
+from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.result import Result
 
@@ -26,6 +27,7 @@ Network: TypeAlias = nn.Module | Result
 _FLOOR, _OVERFLOWN = 1.4e-45, 1e300  # the smallest float32, for 0 in a logarithm; what stands for more than 1e300
 
 
+@plain_options
 def error_bound(
     network: Network, hashed: Network, dataset: Dataset, batch_size: int = 64, example: Tensor | None = None
 ) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import nn
 
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.options import plain_options
 from redlab.ordered import FEW, why_unchanged
 from redlab.progress import progress
 from redlab.recipe import append_step
@@ -60,6 +61,7 @@ class Hashed:
         return pd.DataFrame({"value": _numpy(self.codebook), "weights": counts})
 
 
+@plain_options
 def hash_weights(
     weights: torch.Tensor | ndarray,
     rule: str = "kde",
@@ -73,8 +75,9 @@ def hash_weights(
 ) -> Hashed:
     """Replace each weight by the value of its cell: hash(w) = M_k for w in [m_{k-1}, m_k).
 
-    Exact zeros stay zero. A cell that one distinct weight feeds keeps that weight. All weights equal, or already hashed
-    (at most 256 distinct values and at most a quarter as many as weights): nothing changes.
+    Exact zeros stay zero. They belong to no cell, so that they change nothing for the others: neither bandwidth, nor
+    ``levels``, nor what comes next. A cell that one distinct weight feeds keeps that weight. All weights equal, or
+    already hashed (at most 256 distinct values and at most a quarter as many as weights): nothing changes.
 
     Arguments:
         weights: float8, float16, bfloat16, float32 or float64 of any shape.
@@ -83,7 +86,7 @@ def hash_weights(
         bandwidth, contrast: see ``estimate_density``. For uniform and lloyd they set how many values: that of modes.
         max_error: instead, the largest relative L2 error ||hash(W) - W|| / ||W||; the coarsest cells within it are
             searched (to half a per cent of the bandwidth or step). Our choice.
-        levels: for uniform and lloyd: at most so many values.
+        levels: for uniform and lloyd: at most so many values for the weights that are not zero.
         representative: "mode" (the papers), or "mean" of the cell's own weights, never farther in L2 at the same cells
             (our choice). lloyd's values are means anyway.
         force: hash even what looks hashed.
@@ -103,7 +106,7 @@ def hash_weights(
         rounding: "nearest", the papers'; ``red_plus_plus`` balances.
 
     Raises:
-        TypeError: integer, bool or complex weights.
+        TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
         ValueError: no weights, NaN or inf among them, an unknown or contradictory option.
 
     Example:
@@ -115,6 +118,7 @@ def hash_weights(
     return _hash(weights, Rule(rule, bandwidth, max_error, levels, contrast, representative, rounding), force)
 
 
+@plain_options
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
 def hash_network(
     network: nn.Module,
@@ -153,9 +157,7 @@ def hash_network(
     default = Rule(rule, bandwidth, bound, levels, contrast, representative, rounding)
     hashed = copy_network(network)
     layers = list(weight_layers(hashed))
-    if unknown := set(bounds) - {layer.name for layer in layers}:
-        known = ", ".join(layer.name for layer in layers)
-        raise ValueError(f"max_error names layers that do not exist: {', '.join(sorted(unknown))}; there are {known}")
+    _check_bounds(bounds, [layer.name for layer in layers])
     rows, codebooks = [], {}
     for layer in progress(layers, "hashing"):
         if bounds.get(layer.name) == 0:
@@ -169,6 +171,15 @@ def hash_network(
     plan = {"step": "hash", "options": options, "codebooks": codebooks}
     append_step(hashed, plan)
     return Result(hashed, pd.DataFrame(rows, columns=_COLUMNS), plan)
+
+
+def _check_bounds(bounds: dict[str, float], layers: list[str]) -> None:
+    if unknown := set(bounds) - set(layers):
+        known = ", ".join(layers)
+        raise ValueError(f"max_error names layers that do not exist: {', '.join(sorted(unknown))}; there are {known}")
+    for name, bound in bounds.items():
+        if not 0 <= bound < np.inf:  # NaN too
+            raise ValueError(f"max_error of {name} must be a number of at least 0 (0.05 is 5 %), not {bound}")
 
 
 _COLUMNS = ["layer", "kind", "weights", "distinct_before", "distinct", "modes", "error", "skipped"]
@@ -187,7 +198,8 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tens
             "modes": 0,
             "error": 0.0,
         }, None
-    before = as_vector_of(layer).weights.copy()
+    vector = as_vector_of(layer)
+    before = vector.whole(vector.weights).copy()
     rows = _rows(layer)
     hashed = _hash(rows.reshape(-1, *rows.shape[-layer.weight.ndim + 1 :]), rule, force)
     with torch.no_grad():
@@ -228,15 +240,17 @@ def _hash(weights: torch.Tensor | ndarray, rule: Rule, force: bool) -> Hashed:
     if reason := _left_alone(vector, force):
         codebook = np.unique(vector.weights)
         kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
-        return Hashed(kept, _like(codebook, weights), len(codebook), reason)
+        return Hashed(kept, _like(_with_zero(codebook, vector), weights), len(codebook), reason)
     cells = rule.cells(vector)
     values = representatives(cells, weights)
     codebook = values[~np.isnan(cells.member)]
-    modes = len(codebook)
-    if cells.zeros:
-        codebook = np.union1d(codebook, codebook.dtype.type(0))
     hashed = _like(cells.assign(values), weights).reshape(weights.shape)
-    return Hashed(hashed, _like(codebook, weights), modes)
+    return Hashed(hashed, _like(_with_zero(codebook, vector), weights), len(codebook))
+
+
+def _with_zero(codebook: ndarray, vector: Vector) -> ndarray:
+    """The codebook of the weights, with zero where exact zeros stand beside them."""
+    return np.union1d(codebook, codebook.dtype.type(0)) if vector.zeros else codebook
 
 
 def _hash_scaled(
@@ -245,7 +259,8 @@ def _hash_scaled(
     """Float64 weights whose squares would overflow or vanish: hash them divided by a power of two, exactly."""
     if not isinstance(rule.bandwidth, str):
         rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
-    small = _hash(vector.times_two_to(-exponent).weights.reshape(vector.shape), rule, force)
+    scaled = vector.times_two_to(-exponent)
+    small = _hash(scaled.whole(scaled.weights).reshape(vector.shape), rule, force)
     values, codebook = (np.asarray(np.ldexp(part, exponent)) for part in (small.values, small.codebook))
     return Hashed(_like(values, weights).reshape(weights.shape), _like(codebook, weights), small.modes, small.unchanged)
 
@@ -253,11 +268,11 @@ def _hash_scaled(
 def _left_alone(vector: Vector, force: bool) -> str:
     """Why a layer's weights stay as they are, or ""."""
     if vector.low == vector.high:
-        return why_unchanged(1, vector.size)
+        return why_unchanged(1, vector.size, vector.zeros)
     # More distinct values in a sample than a hashed layer may have: no need to sort them all.
     if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > FEW:
         return ""
-    return why_unchanged(len(np.unique(vector.weights)), vector.size)
+    return why_unchanged(len(np.unique(vector.weights)), vector.size, vector.zeros)
 
 
 def representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:

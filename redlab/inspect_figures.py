@@ -76,10 +76,10 @@ def plot_tensor_products(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'products left (%)'
     """
     ax, part, place = _stage(frame, ax)
-    weights = part["weights"]
-    _dots(ax, 100 * part["measured"] / weights, place, COLOURS[1], "D", "counted")
-    _dots(ax, 100 * part["expected"] / weights, place, INK, "|", "by chance")
-    share = part["measured"].sum() / weights.sum()
+    products = (part["weights"] - part["zeros"]).clip(lower=1)  # one with a zero is none
+    _dots(ax, 100 * part["measured"] / products, place, COLOURS[1], "D", "counted")
+    _dots(ax, 100 * part["expected"] / products, place, INK, "|", "by chance")
+    share = part["measured"].sum() / products.sum()
     ax.set(xlabel="products left (%)", title=f"Of all products {share:.2%} are distinct in their channel")
     ax.set_xlim(left=0)
     _legend(ax)

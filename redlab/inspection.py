@@ -20,6 +20,7 @@ from redlab.tensor_files import list_tensors
 RESULTS, FIGURES = "results.parquet", "figures"
 _NUMBERS = {
     "weights": "int64",
+    "zeros": "int64",
     "distinct_before": "int64",
     "modes": "int64",
     "distinct": "int64",
@@ -48,7 +49,8 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
     Returns:
         One row a tensor, in the file's order (of ``.safetensors``, by name); every cell is filled.
 
-        - ``tensor``, ``shape`` ("64x3x7x7"), ``dtype``, ``file``; ``weights``: how many elements.
+        - ``tensor``, ``shape`` ("64x3x7x7"), ``dtype``, ``file``; ``weights``: how many elements; ``zeros``: how many
+          of them are exactly zero (they cost no product, and nothing else that is said of hashing counts them).
         - ``distinct_before``: how many values they take. ``distinct``: how many after ``hash_weights`` with its
           defaults (the modes of the density at bandwidth "silverman/8"); ``error``: its relative L2 error.
         - ``modes``: those of ``estimate_density``, whether or not the tensor is hashed.
@@ -117,7 +119,7 @@ def _why_skipped(entry: Entry) -> str:
 
 def _measure(entry: Entry) -> dict:
     found = spectrum_of(entry)
-    names = ("distinct_before", "modes", "distinct", "error", "entropy", "unhashed")
+    names = ("zeros", "distinct_before", "modes", "distinct", "error", "entropy", "unhashed")
     row = {name: getattr(found, name) for name in names}
     if len(entry.shape) < 2:
         return row
@@ -144,7 +146,8 @@ def summarise(frame: pd.DataFrame) -> list[str]:
         lines.append(f"their relative error: {error.mean():.3g} on average, {error.max():.3g} at most")
     if len(wide):
         weights, repeated = wide["weights"].sum(), wide["duplicates"].sum()
-        measured, expected = (wide[name].sum() / weights for name in ("measured", "expected"))
+        products = max(weights - wide["zeros"].sum(), 1)
+        measured, expected = (wide[name].sum() / products for name in ("measured", "expected"))
         bits = (wide["entropy"] * wide["weights"]).sum() / weights
         lines.append(f"products left, each distinct one of a channel once: {measured:.2%}, by chance {expected:.2%}")
         lines.append(f"duplicate rows: {repeated:,}; entropy: {bits:.2f} bits a weight")

@@ -18,6 +18,7 @@ from redlab.baselines import CRITERIA, find_criterion
 from redlab.channel_pruning import prune_channels
 from redlab.fine_tuning import FineTuning, draw, seed_of
 from redlab.groups import Group
+from redlab.options import fitted, plain_options
 from redlab.recipe import Recipe, recipe_of
 from redlab.replay import take_step
 from redlab.result import Result
@@ -29,6 +30,7 @@ from redlab.spp import spp
 from redlab.states import assign, tensors_of
 
 
+@plain_options
 @torch.inference_mode(False)
 @torch.enable_grad()
 def iterative_prune(
@@ -121,7 +123,8 @@ class _Asked:
 
     def __post_init__(self) -> None:
         try:
-            find_criterion(self.criterion, "channels", self.criterion_options)
+            scorer = find_criterion(self.criterion, "channels", self.criterion_options).scorer("channels")
+            object.__setattr__(self, "criterion_options", fitted(scorer, self.criterion_options))
         except ValueError as error:
             raise ValueError(f"{error}, spp" if self.criterion not in CRITERIA else str(error)) from None
         Selector({}, self.scope, self.round_to)
@@ -130,8 +133,9 @@ class _Asked:
             raise ValueError(f"step must be a number of channels or a share in (0, 1), not {self.step!r}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), not be {self.momentum!r}")
-        if self.score_images < 1:
-            raise ValueError(f"score_images must be at least 1, not {self.score_images!r}")
+        for name, least in (("score_images", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)!r}")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from redlab.graph import fit_example, refusal
 from redlab.layers import copy_network
 from redlab.networks import place_of
+from redlab.options import plain_options
 from redlab.progress import progress
 
 # What is asked for -> what is tried.
@@ -57,6 +58,7 @@ class Latency:
         return f"{self.median:.3g} ms (quartiles {self.q25:.3g} to {self.q75:.3g}) for a batch of {self.batch}: {where}"
 
 
+@plain_options
 def measure_latency(
     network: nn.Module,
     example: Tensor | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from redlab.dpp.masks import masks_in
 from redlab.dpp.metrics import mask_entropy, mask_metrics
 from redlab.dpp.sparsifying import sparsify
 from redlab.dpp.sparsity import sparsity_of
+from redlab.options import plain_options
 from redlab.result import Result
 from redlab.scoring import score_channels
 from redlab.selection import Selector, check_share, count_of
@@ -44,6 +46,7 @@ class TrainedMasks:
     logits: dict[str, Tensor]
 
 
+@plain_options
 def train_masks(
     network: nn.Module,
     dataset: Dataset,
@@ -96,9 +99,10 @@ def train_masks(
     sparsity = sparsity_of(network)
     if unknown := [name for name in watch if name not in sparsity.masks]:
         raise ValueError(f"no mask is called {unknown[0]!r}; there are {', '.join(sparsity.masks)}")
-    if not (mu >= 0 and min(noises) >= 0 and min(temperatures) > 0):
-        what = f"not {mu!r}, {noises!r} and {temperatures!r}"
-        raise ValueError(f"mu and noises must be at least 0 and temperatures above 0, {what}")
+    rates = (mu, *noises, *temperatures, learning_rate, logit_rate)
+    if not (all(0 <= rate < math.inf for rate in rates) and min(temperatures) > 0):
+        what = f"not {mu!r}, {noises!r} and {temperatures!r}, {learning_rate!r} and {logit_rate!r}"
+        raise ValueError(f"mu, noises and rates must be at least 0 and temperatures above 0, {what}")
     if len(dataset) == 0:
         raise ValueError("training needs images, and there are none")
     schedule = _Schedule(temperatures, noises, epochs, minibatches(dataset, batch_size))

@@ -22,6 +22,7 @@ from redlab.coupling import Group, couple
 from redlab.filters import dead_channels, effective_rows, own_rows
 from redlab.folding import fold_batchnorm
 from redlab.layers import weight_layers
+from redlab.options import plain_options, settle
 from redlab.plan import make_plan
 from redlab.progress import progress
 from redlab.pruning import apply_plan
@@ -126,10 +127,12 @@ def merge_trees(network: nn.Module, linkage: str = "complete", example: Tensor |
     return {group.name: tree for group, tree in merge_groups(network, linkage, example) if tree is not None}
 
 
+@plain_options
 def merge_groups(
     network: nn.Module, linkage: str = "complete", example: Tensor | None = None
 ) -> list[tuple[Group, Dendrogram | None]]:
     """``merge_trees`` with the groups themselves, and those that may not merge: they have no tree."""
+    Options(linkage=linkage)
     merger = _Merger(network, example)
     return [(own, None if own.frozen else merger.neurons(own, linkage, dead=False).tree) for own in merger.all]
 
@@ -146,13 +149,14 @@ class Options:
     round_to: int = 1
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0 <= self.alpha < 1:  # NaN too
             raise ValueError(f"alpha must lie in [0, 1), not be {self.alpha}")
         known = {"strategy": STRATEGIES, "linkage": LINKAGES, "alpha_of": ("share", "pairs")}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
-        if self.round_to < 1 or self.round_to != int(self.round_to):
+        if self.round_to < 1:
             raise ValueError(f"round_to must be a whole number of at least 1, not {self.round_to}")
 
 

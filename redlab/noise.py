@@ -11,8 +11,10 @@ import pandas as pd
 from numpy import ndarray
 
 from redlab.hashing import hash_weights, relative_error
+from redlab.options import plain_options
 
 
+@plain_options
 def modes_of_noise(weights: ndarray | pd.Series, bandwidth: str = "silverman/8") -> ndarray | pd.Series:
     """How many modes the density of so many evenly spread (uniform) random numbers has.
 
@@ -36,6 +38,7 @@ def modes_of_noise(weights: ndarray | pd.Series, bandwidth: str = "silverman/8")
     return sqrt(3 / 2) / (2 * pi) * sqrt(12) / 0.9 * float(rule[1] or 1) * weights**0.2
 
 
+@plain_options
 def measure_noise(
     sizes: Iterable[int] = (100, 1000, 10_000, 100_000, 1_000_000), bandwidth: str = "silverman/8", seed: int = 0
 ) -> pd.DataFrame:

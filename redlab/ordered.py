@@ -75,6 +75,19 @@ def own_values(ordered: ndarray) -> tuple[int, float, ndarray]:
     return distinct, bits, np.array(sorted(often.items())).reshape(-1, 2)
 
 
+def without_zeros(ordered: ndarray) -> ndarray:
+    """The weights but exact zeros, still ascending, moved together in place; all, where there is nothing but zeros."""
+    zero = ordered.dtype.type(0)  # of any other dtype it would make searchsorted copy the weights
+    first, last = (int(np.searchsorted(ordered, zero, side)) for side in ("left", "right"))
+    if last - first in (0, ordered.size):
+        return ordered
+    for start in range(last, ordered.size, AT_ONCE):
+        part = ordered[start : start + AT_ONCE]
+        ordered[first : first + part.size] = part
+        first += part.size
+    return ordered[:first]
+
+
 def how_often(counts: ndarray) -> ndarray:
     """(m, 2): each distinct count, ascending, and how many values are there so often."""
     return np.stack(np.unique(counts, return_counts=True), axis=1)
@@ -85,9 +98,9 @@ def bits_of(counts: ndarray, size: int) -> float:
     return float(counts @ np.log2(size / counts)) / size
 
 
-def why_unchanged(distinct: int, size: int) -> str:
-    """Why hashing leaves ``size`` weights of so many distinct values as they are, or ""."""
+def why_unchanged(distinct: int, size: int, zeros: int = 0) -> str:
+    """Why hashing leaves ``size`` weights of so many distinct values, and exact ``zeros``, as they are, or ""."""
     if distinct == 1:
-        return "all its weights are equal"
+        return "all its weights are equal" + (" or zero" if zeros else "")
     hashed = distinct <= FEW and distinct <= size / 4
-    return f"already hashed: {distinct} distinct values" if hashed else ""
+    return f"already hashed: {distinct} distinct values" + (" and zero" if zeros else "") if hashed else ""

@@ -131,16 +131,16 @@ def smooth(counts: ndarray, half: ndarray) -> ndarray:
 
 @njit(cache=True, nogil=True)
 def _assort(weights, codes, low, scale, first, threshold, cells):
-    member = np.full(cells + 1, np.nan, weights.dtype)
-    changes = np.zeros(cells + 1, np.int64)  # how often a weight differs from the one before it in its cell
+    member = np.full(cells, np.nan, weights.dtype)
+    changes = np.zeros(cells, np.int64)  # how often a weight differs from the one before it in its cell
     for j in range(weights.size):
         w = weights[j]
         slot = np.uintp(int((np.float64(w) - low) * scale))  # unsigned: no test for indices from the end
-        code = np.uintp(first[slot] + (w >= threshold[slot])) if w != 0 else np.uintp(cells)
+        code = np.uintp(first[slot] + (w >= threshold[slot]))
         codes[j] = code
         changes[code] += member[code] != w
         member[code] = w
-    return member[:-1], changes[:-1]
+    return member, changes
 
 
 def assort(weights: ndarray, low: float, high: float, edges: ndarray) -> tuple[ndarray, ndarray, ndarray]:
@@ -158,13 +158,13 @@ def assort(weights: ndarray, low: float, high: float, edges: ndarray) -> tuple[n
 
 @njit(cache=True, nogil=True)
 def _sums(weights, codes, cells):
-    count = np.zeros(cells + 1, np.int64)
-    total = np.zeros(cells + 1)
+    count = np.zeros(cells, np.int64)
+    total = np.zeros(cells)
     for j in range(weights.size):
         code = codes[j]
         count[code] += 1
         total[code] += weights[j]
-    return count[:-1], total[:-1]
+    return count, total
 
 
 def sums(weights: ndarray, codes: ndarray, cells: int) -> tuple[ndarray, ndarray]:

@@ -1,6 +1,7 @@
 """The passes over all weights of a layer that density and hashing are made of: the numpy version.
 
-Weights are contiguous float32 or float64 vectors, finite, never empty; positions are computed in float64.
+Weights are contiguous float32 or float64 vectors, finite, never empty, without zeros where they are sent to cells;
+positions are computed in float64.
 """
 
 from __future__ import annotations
@@ -79,12 +80,12 @@ def smooth(counts: ndarray, half: ndarray) -> ndarray:
 def assort(weights: ndarray, low: float, high: float, edges: ndarray) -> tuple[ndarray, ndarray, ndarray]:
     """Into the c cells that the edges part: (codes, member, lone).
 
-    ``codes`` (N,) in the smallest unsigned dtype; exact zeros belong to no cell: their code is c. ``member`` (c,) is
-    one of the cell's weights, NaN where it is empty; ``lone`` (c,) says that all of them equal it.
+    ``codes`` (N,) in the smallest unsigned dtype that holds c. ``member`` (c,) is one of the cell's weights, NaN where
+    it is empty; ``lone`` (c,) says that all of them equal it.
     """
     cells = len(edges) + 1
-    codes = np.where(weights == 0, cells, _codes(weights, low, high, edges)).astype(np.min_scalar_type(cells))
-    ordered = np.sort(weights[weights != 0])
+    codes = look_up(weights, low, edges, slots(weights.dtype, low, high, edges)).astype(np.min_scalar_type(cells))
+    ordered = np.sort(weights)
     ends = np.concatenate([[0], np.searchsorted(ordered, edges), [ordered.size]])
     used = np.diff(ends) > 0
     least, most = np.full(cells, np.nan, weights.dtype), np.full(cells, np.nan, weights.dtype)
@@ -93,18 +94,13 @@ def assort(weights: ndarray, low: float, high: float, edges: ndarray) -> tuple[n
 
 
 def sums(weights: ndarray, codes: ndarray, cells: int) -> tuple[ndarray, ndarray]:
-    """Count and float64 sum of the weights of each code below ``cells``."""
-    count, total = np.bincount(codes, minlength=cells), np.bincount(codes, weights, minlength=cells)
-    return count[:cells], total[:cells]
+    """Count and float64 sum of the weights of each of so many codes."""
+    return np.bincount(codes, minlength=cells), np.bincount(codes, weights, minlength=cells)
 
 
 def take(values: ndarray, codes: ndarray) -> ndarray:
     """``values[codes]``."""
     return values[codes]
-
-
-def _codes(weights: ndarray, low: float, high: float, edges: ndarray) -> ndarray:
-    return look_up(weights, low, edges, slots(weights.dtype, low, high, edges))
 
 
 def look_up(weights: ndarray, low: float, edges: ndarray, table: tuple[float, ndarray, ndarray] | None) -> ndarray:

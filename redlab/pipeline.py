@@ -21,9 +21,10 @@ from redlab.cost import by_module, measure_cost
 from redlab.folding import fold_batchnorm
 from redlab.hashing import hash_network
 from redlab.layers import count_distinct, weight_layers
-from redlab.merging import merge_neurons
+from redlab.merging import Options, merge_neurons
+from redlab.options import fitted, plain_options
 from redlab.result import Result
-from redlab.splitting import as_dense, separate_kernels, split_inputs
+from redlab.splitting import as_dense, check_unit, separate_kernels, split_inputs
 
 # What red_plus_plus adds to the papers; each part is an argument.
 MAX_ERROR = 0.15
@@ -43,6 +44,7 @@ class Step:
     take: Callable[[nn.Module], Result]
 
 
+@plain_options
 def red(
     network: nn.Module,
     alpha: float = 0.0,
@@ -81,10 +83,11 @@ def red(
         relative error per layer: 0.0457 on average, 0.0659 at most
         8 layers, 1 skipped: linear (merge: network output)
     """
-    options = {"alpha": alpha, "strategy": strategy, "up_to_scale": up_to_scale, **hashing}
+    options = {"alpha": alpha, "strategy": strategy, "up_to_scale": up_to_scale, **fitted(hash_network, hashing)}
     return _run("red", network, red_steps(**options, example=example), options, example)
 
 
+@plain_options
 def red_plus_plus(
     network: nn.Module,
     alpha: float = 0.0,
@@ -141,7 +144,8 @@ def red_plus_plus(
         >>> f"{left:.0%} of the products are left"
         '3% of the products are left'
     """
-    options = {"alpha": alpha, "strategy": strategy, "unit": unit, "as_published": as_published, **hashing}
+    options = {"alpha": alpha, "strategy": strategy, "unit": unit, "as_published": as_published}
+    options |= fitted(hash_network, hashing)
     if not as_published:
         options |= {"rule": rule, "max_error": max_error, "budget": budget, "rounding": rounding, "signed": signed}
         options |= {"correct_bias": correct_bias}
@@ -151,6 +155,7 @@ def red_plus_plus(
     return _run("red++", network, steps, options, example)
 
 
+@plain_options
 def red_steps(
     alpha: float = 0.0,
     strategy: str = "constant",
@@ -165,6 +170,7 @@ def red_steps(
         >>> [step.title for step in red_steps()]
         ['fold batch norms', 'hash weights', 'merge neurons', 'separate kernels']
     """
+    Options(alpha, strategy, round_to=round_to)  # refused before anything is done
     return [
         Step("fold batch norms", partial(fold_batchnorm, example=example)),
         Step("hash weights", partial(hash_network, **hashing)),
@@ -175,6 +181,7 @@ def red_steps(
     ]
 
 
+@plain_options
 def red_plus_plus_steps(
     alpha: float = 0.0,
     strategy: str = "constant",
@@ -203,6 +210,8 @@ def red_plus_plus_steps(
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, not {budget!r}")
     if correct_bias is None or (isinstance(correct_bias, str) and correct_bias not in ("none", "batchnorm")):
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {correct_bias!r}")
+    Options(alpha, strategy, round_to=round_to)  # refused before anything is done
+    check_unit(unit)
     if not as_published:
         hashing |= {"rule": rule, "max_error": max_error, "rounding": rounding}
     shared = None if as_published or budget != "products" or isinstance(max_error, dict) else max_error

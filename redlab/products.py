@@ -70,7 +70,7 @@ def _coder(weight: Tensor, cells: Lookup) -> Callable[[Tensor], ndarray]:
         return lambda part: cells.codes(part.reshape(-1).numpy()).reshape(part.shape)
     # Of all patterns those that occur lie in the range; no other is looked up.
     values = values_of(weight.dtype)
-    inside = (values >= cells.low) & (values <= cells.high)
+    inside = (values >= cells.low) & (values <= cells.high) | (values == 0)
     table = np.zeros(len(values), np.int64)
     table[inside] = cells.codes(values[inside])
     return lambda part: table[as_patterns(part)]

@@ -21,9 +21,11 @@ from redlab.evaluation import evaluate
 from redlab.iterative import iterative_prune
 from redlab.layers import copy_network
 from redlab.mask_training import prune_by_masks
+from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.result import Result
 from redlab.scoring import score_channels, score_weights
+from redlab.selection import check_share
 from redlab.split_studies import read_benchmark
 from redlab.subject import Subject
 from redlab.training import train
@@ -133,6 +135,7 @@ def _stages(
         yield {"stage": "fine-tuned", "accuracy": evaluate(tuned, test).accuracy}
 
 
+@plain_options
 def sensitivity(
     network: nn.Module,
     criterion: str,
@@ -169,6 +172,8 @@ def sensitivity(
         1  hidden.1.linear       128       64
     """
     find_criterion(criterion, "channels", options)
+    for ratio in ratios:
+        check_share("each of ratios", ratio)
     scores = score_channels(network, criterion, scored_on or dataset, example=example, **options)
     jobs = [(name, ratio) for name in scores.values for ratio in ratios]
     rows = []

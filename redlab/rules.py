@@ -15,7 +15,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from redlab import passes
-from redlab.bandwidth import resolve_bandwidth
+from redlab.bandwidth import parse_bandwidth, resolve_bandwidth
+from redlab.contrast import check_contrast
 from redlab.density import density_of
 from redlab.rounding import balance
 from redlab.vectors import Vector
@@ -29,7 +30,7 @@ class Cells:
     """Cells of the real line, a value each, filled with the weights of one layer.
 
     Attributes:
-        vector: the N weights.
+        vector: the N weights, exact zeros not among them.
         edges: (c - 1,) ascending, of the same dtype: cell k holds the weights in [edges[k-1], edges[k]).
         centres: (c,) float64, the value of each cell.
     """
@@ -44,7 +45,7 @@ class Cells:
 
     @property
     def codes(self) -> ndarray:
-        """(N,) the cell of each weight, exact zeros in none: c."""
+        """(N,) the cell of each weight."""
         return self._assorted[0]
 
     @property
@@ -58,18 +59,12 @@ class Cells:
         return passes.sums(self.vector.weights, self.codes, len(self.centres))
 
     @property
-    def zeros(self) -> bool:
-        """Whether some weights are exactly zero, and stay so."""
-        return self.vector.low <= 0 <= self.vector.high and bool((self.codes == len(self.centres)).any())
-
-    @property
     def used(self) -> int:
-        """How many values the weights take, zero included."""
-        full = ~np.isnan(self.member)
-        return int(full.sum()) + (self.zeros and not (self.centres[full] == 0).any())
+        """How many cells hold weights."""
+        return int((~np.isnan(self.member)).sum())
 
     def error(self) -> float:
-        """Relative L2 error ||hash(W) - W|| / ||W||; 0 where all weights are 0."""
+        """Relative L2 error ||hash(W) - W|| / ||W||; exact zeros would add nothing to either."""
         _, member, lone = self._assorted
         if (np.isnan(member) | (lone & (member == self.centres))).all():
             return 0.0  # every weight keeps its value; below, digits cancel near 1e-8
@@ -92,16 +87,19 @@ class Cells:
     def balanced(self) -> Cells:
         """The same cells, some weights in the one on their other side: see ``rounding``."""
         _, member, lone = self._assorted
-        codes = balance(self.vector.weights, self.codes, self.centres, ~np.isnan(member), self.vector.shape)
-        moved = Cells(self.vector, self.edges, self.centres)
-        count = np.bincount(codes, minlength=len(self.centres) + 1)[:-1]
-        same = lone & (count == np.bincount(self.codes, minlength=len(count) + 1)[:-1])
+        vector, beyond = self.vector, len(self.centres)
+        places = vector.whole(vector.weights), vector.whole(self.codes, beyond)  # zeros keep their places in the rows
+        codes = balance(*places, self.centres, ~np.isnan(member), vector.shape)
+        codes = codes if vector.live is None else codes[vector.live]
+        moved = Cells(vector, self.edges, self.centres)
+        count = np.bincount(codes, minlength=beyond)
+        same = lone & (count == np.bincount(self.codes, minlength=beyond))
         moved.__dict__["_assorted"] = (codes, np.where(count > 0, member, np.nan).astype(member.dtype), same)
         return moved
 
     def assign(self, values: ndarray) -> ndarray:
-        """(N,) each weight's value out of ``values`` (c,); exact zeros stay zero."""
-        return passes.take(np.append(values, values.dtype.type(0)), self.codes)
+        """Each weight's value out of ``values`` (c,), in the order of the tensor; exact zeros stay zero."""
+        return self.vector.whole(passes.take(values, self.codes))
 
     def _with(self, centres: ndarray) -> Cells:
         moved = Cells(self.vector, self.edges, centres)
@@ -124,6 +122,8 @@ class Rule:
     rounding: str = "nearest"
 
     def __post_init__(self) -> None:
+        parse_bandwidth(self.bandwidth)
+        check_contrast(self.contrast)
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}: use one of {', '.join(RULES)}")
         if self.representative not in ("mode", "mean"):
@@ -133,7 +133,10 @@ class Rule:
         if self.max_error is not None and not 0 < self.max_error < np.inf:
             raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {self.max_error}")
         if self.levels is not None and (self.rule == "kde" or self.levels < 1):
-            raise ValueError(f"levels must be at least 1 and belongs to the rules uniform and lloyd, not {self.levels}")
+            raise ValueError(
+                f"levels must be at least 1 and belongs to the rules uniform and lloyd, not be {self.levels} with the "
+                f"rule {self.rule}"
+            )
 
     def options(self) -> dict:
         """What differs from the defaults, the rule always: plain data."""

@@ -12,10 +12,12 @@ from torch.utils.data import Dataset
 from redlab.baselines import find_criterion
 from redlab.evaluation import in_eval_mode
 from redlab.layers import copy_network, weight_layers
+from redlab.options import fitted, plain_options
 from redlab.scores import Scored, Scores
 from redlab.subject import Subject
 
 
+@plain_options
 @torch.inference_mode(False)  # whatever the caller's mode: its tensors have no gradients
 def score_channels(
     network: nn.Module,
@@ -50,6 +52,7 @@ def score_channels(
         162  layer3.0.conv2       18
     """
     found = find_criterion(criterion, "channels", options)
+    options = fitted(found.scorer("channels"), options)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
         scored = found.scorer("channels")(subject, **options)
@@ -60,6 +63,7 @@ def score_channels(
     return _scores(criterion, options, "channels", scored, skipped, subject.groups)
 
 
+@plain_options
 @torch.inference_mode(False)
 def score_weights(
     network: nn.Module,
@@ -77,6 +81,7 @@ def score_weights(
         {'hidden.0.linear': (256, 64), 'hidden.1.linear': (128, 256), 'classifier': (10, 128)}
     """
     found = find_criterion(criterion, "weights", options)
+    options = fitted(found.scorer("weights"), options)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
         scored = Scored(found.scorer("weights")(subject, **options))

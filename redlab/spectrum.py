@@ -14,15 +14,24 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from redlab import passes, passes_numpy
+from redlab import passes_numpy
 from redlab.bandwidth import resolve_bandwidth
 from redlab.density import Density, density_of
 from redlab.entries import Entry
 from redlab.expected import expected_unique
 from redlab.hashing import representatives
-from redlab.ordered import AT_ONCE, bits_of, how_often, in_parts, ordered_weights, own_values, why_unchanged
+from redlab.ordered import (
+    AT_ONCE,
+    bits_of,
+    how_often,
+    in_parts,
+    ordered_weights,
+    own_values,
+    why_unchanged,
+    without_zeros,
+)
 from redlab.rules import Cells, round_up
-from redlab.vectors import Vector, binary_scale
+from redlab.vectors import Vector, binary_scale, measured
 
 FLAT = "one axis, not hashed"
 APART, AT_LEAST = "hashing would keep most values, which lie a bandwidth and more apart", "; modes: at least"
@@ -34,7 +43,7 @@ class Spectrum:
     """The values of one tensor, and of the tensor hashed by the default rule.
 
     Attributes:
-        size: how many weights.
+        size: how many weights; ``zeros``, how many of them are exactly zero.
         distinct_before: how many values they take; ``distinct``, after hashing.
         modes: of the density at the default bandwidth.
         error: relative L2 error of hashing, 0 where nothing was hashed.
@@ -45,6 +54,7 @@ class Spectrum:
     """
 
     size: int
+    zeros: int
     distinct_before: int
     modes: int
     distinct: int
@@ -64,7 +74,7 @@ class Lookup:
     """The cells of hashing, c of them.
 
     Attributes:
-        low, high: the smallest and the largest weight, times 2^-exponent.
+        low, high: the smallest and the largest weight but exact zeros, times 2^-exponent.
         edges: (c - 1,) cell k holds the weights in [edges[k - 1], edges[k]).
         products: (c + 1,) whether the cell's value costs a product: it is not zero; False for c, the exact zeros.
         exponent: what float64 weights were scaled by so that they can be squared; mostly 0.
@@ -79,8 +89,9 @@ class Lookup:
     def codes(self, weights: ndarray) -> ndarray:
         """(n,) the cell of each of some weights of the tensor, (n,) float32 or float64; c for exact zeros."""
         weights = np.ldexp(weights, -self.exponent) if self.exponent else weights
-        found = passes_numpy.look_up(weights, self.low, self.edges, self._slots)
-        return np.where(weights == 0, len(self.products) - 1, found)
+        zero = weights == 0
+        found = passes_numpy.look_up(np.where(zero, self.low, weights), self.low, self.edges, self._slots)
+        return np.where(zero, len(self.products) - 1, found)
 
     @cached_property
     def _slots(self) -> tuple | None:
@@ -101,25 +112,26 @@ def spectrum_of(entry: Entry, bandwidth: str | float = "silverman/8") -> Spectru
     ordered = ordered_weights(entry)
     distinct, entropy, often = own_values(ordered)
     vector, exponent = _vector(ordered)
+    size, zeros = ordered.size, vector.zeros
     own = bandwidth if isinstance(bandwidth, str) else float(np.ldexp(bandwidth, -exponent))
     h = resolve_bandwidth(vector, own)
     flat = len(entry.shape) < 2
     if modes := _apart(vector, h):
         return Spectrum(
-            vector.size, distinct, modes, distinct, 0.0, entropy, often, (FLAT if flat else APART) + AT_LEAST
+            size, zeros, distinct, modes, distinct, 0.0, entropy, often, (FLAT if flat else APART) + AT_LEAST
         )
     density = density_of(vector, h)
-    unhashed = FLAT if flat else why_unchanged(distinct, vector.size)
+    unhashed = FLAT if flat else why_unchanged(distinct - (zeros > 0), vector.size, zeros)
     if not unhashed:
         return _hashed(vector, density, entry.dtype, distinct, exponent)
-    return Spectrum(vector.size, distinct, len(density.modes), distinct, 0.0, entropy, often, unhashed)
+    return Spectrum(size, zeros, distinct, len(density.modes), distinct, 0.0, entropy, often, unhashed)
 
 
 def _apart(vector: Vector, h: float) -> int:
     """How many modes there are at least, where a large tensor has so many that hashing would keep most values; else 0.
 
-    Half a tensor of zeros can leave so narrow a bandwidth. Two weights 2.5 bandwidths apart are two modes; a hundred
-    bytes for each mode of every sixteenth weight would be more than the tensor itself takes.
+    Weights most of which are alike can leave so narrow a bandwidth. Two weights 2.5 bandwidths apart are two modes; a
+    hundred bytes for each mode of every sixteenth weight would be more than the tensor itself takes.
     """
     few = vector.size // 16
     if vector.size <= _MANY or vector.high - vector.low <= 2.5 * h * few:
@@ -129,60 +141,44 @@ def _apart(vector: Vector, h: float) -> int:
 
 
 def _vector(ordered: ndarray) -> tuple[Vector, int]:
-    """As a vector; where float64 weights would overflow when squared, divided by a power of two, in place."""
-    made = _measured(ordered)
+    """As a vector, in place; float64 weights that would overflow when squared are divided by a power of two."""
+    made = measured(without_zeros(ordered), ordered.shape, ascending=True)
     if exponent := binary_scale(made):
-        np.ldexp(ordered, -exponent, out=ordered)
-        made = _measured(ordered)
+        np.ldexp(made.weights, -exponent, out=made.weights)
+        made = measured(without_zeros(made.weights), ordered.shape, ascending=True)
     return made, exponent
 
 
-def _measured(ordered: ndarray) -> Vector:
-    with np.errstate(over="ignore", invalid="ignore"):
-        spread = passes.deviation(ordered)
-    return Vector(ordered, float(ordered[0]), float(ordered[-1]), spread, ordered.shape, ascending=True)
-
-
 def _hashed(vector: Vector, density: Density, dtype: torch.dtype, distinct: int, exponent: int) -> Spectrum:
-    cells, ends, zeros = _cells(vector, density)
+    cells, ends = _cells(vector, density)
     values = representatives(cells, torch.empty(0, dtype=dtype))
-    home = np.searchsorted(cells.edges, cells.edges.dtype.type(0), side="right")
-    # Exact zeros part the cell that they lie in into three stretches: they stay zero.
-    bounds = np.insert(ends, home + 1, zeros)
-    levels = np.insert(values, home + 1, [0, values[home]])
-    lengths = np.diff(bounds)
-    taken, value = np.unique(levels[lengths > 0], return_inverse=True)
+    lengths, size = np.append(np.diff(ends), vector.zeros), vector.size + vector.zeros
+    taken, value = np.unique(np.append(values, 0)[lengths > 0], return_inverse=True)
     counts = np.bincount(value, lengths[lengths > 0])
     return Spectrum(
-        size=vector.size,
+        size=size,
+        zeros=vector.zeros,
         distinct_before=distinct,
         modes=len(density.modes),
         distinct=len(taken),
-        error=_error(vector, bounds, levels),
-        entropy=bits_of(counts, vector.size),
+        error=_error(vector, ends, values),
+        entropy=bits_of(counts, size),
         often=how_often(counts[taken != 0].astype(np.int64)),
         cells=Lookup(vector.low, vector.high, cells.edges, np.append(values != 0, False), exponent),
     )
 
 
-def _cells(vector: Vector, density: Density) -> tuple[Cells, ndarray, ndarray]:
-    """The cells of a density, where in the sorted weights each begins, with their end, and where the zeros do."""
+def _cells(vector: Vector, density: Density) -> tuple[Cells, ndarray]:
+    """The cells of a density, and where in the sorted weights each begins, with their end."""
     ordered = vector.weights
     edges = round_up(density.cuts, ordered.dtype)
     ends = np.concatenate([[0], np.searchsorted(ordered, edges), [vector.size]])
-    # In the weights' own dtype: any other makes searchsorted copy them all.
-    zero = ordered.dtype.type(0)
-    zeros = np.array([np.searchsorted(ordered, zero, side) for side in ("left", "right")])
-    first, last = ends[:-1].copy(), ends[1:] - 1
-    if zeros[0] < zeros[1]:
-        home = np.searchsorted(edges, zero, side="right")
-        first[home] = zeros[1] if first[home] == zeros[0] else first[home]
-        last[home] = zeros[0] - 1 if last[home] == zeros[1] - 1 else last[home]
+    first, last = ends[:-1], ends[1:] - 1
     used, inside = first <= last, vector.size - 1
     least, most = (np.where(used, ordered[np.clip(at, 0, inside)], np.nan).astype(edges.dtype) for at in (first, last))
     cells = Cells(vector, edges, density.modes)
     cells.__dict__["_assorted"] = (np.empty(0, np.uint8), most, least == most)  # its codes are not asked for
-    return cells.at_lone_weights(), ends, zeros
+    return cells.at_lone_weights(), ends
 
 
 def _error(vector: Vector, bounds: ndarray, levels: ndarray) -> float:

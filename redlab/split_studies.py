@@ -125,9 +125,10 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
     """``red_plus_plus`` once for each of ``settings`` (its keywords) and each unit, and what is left of ``network``.
 
     Returns:
-        A row a setting and unit: the setting, ``unit``, the mean ``error``, ``share`` of the products that is left
-        (``unsigned``: w and -w apart), ``distinct`` weight values, ``accuracy`` in percent of the same network in
-        ordinary layers. ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
+        A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
+        the products that is left (``unsigned``: w and -w apart), ``distinct`` weight values, ``accuracy`` in percent of
+        the same network in ordinary layers. ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what
+        a share is of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -145,7 +146,8 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
 
 def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -> Iterator[dict]:
     results = list(take_all(network, red_plus_plus_steps(**setting)[:-1]))
-    hashed, error = results[-1].network, results[1].layers["error"].mean()
+    hashed, table = results[-1].network, results[1].layers
+    error = table.loc[table["modes"] > 0, "error"].mean() if table["modes"].any() else 0.0
     products, accuracy = measure_cost(network).attrs["products"], evaluate(hashed, dataset).accuracy
     signed = not setting.get("as_published", False) and setting.get("signed", True)
     for unit in units:

@@ -26,6 +26,7 @@ from redlab.calls import record_calls
 from redlab.cost import by_module, measure_cost
 from redlab.graph import has_own_forward
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.recipe import append_step, drop_steps
 from redlab.result import Result
@@ -38,6 +39,7 @@ _COLUMNS += ["products_after", "products_unsigned", "additions_after", "lookups"
 _COLUMNS += ["parameters_after", "skipped"]
 
 
+@plain_options
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
 def split_inputs(
     network: nn.Module, unit: str = "channel", signed: bool = False, example: Tensor | None = None
@@ -76,12 +78,18 @@ def split_inputs(
         products: 747,136 -> 156,718 (20.976% left)
         8 layers, none skipped
     """
-    if unit not in UNITS:
-        raise ValueError(f"unit must be one of {', '.join(UNITS)}, not {unit!r}")
+    check_unit(unit)
     step = {"step": "split", "options": {"unit": unit, "signed": signed}}
     return _take(network, step, example)
 
 
+def check_unit(unit: str) -> None:
+    """Raises ValueError where ``unit`` is none."""
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, not {unit!r}")
+
+
+@plain_options
 @torch.inference_mode(False)
 def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Tensor | None = None) -> Result:
     """Part every convolution into an uneven depthwise one and sums: y_o = b_o + sum_i U_{i, c(o, i)} * x_i.

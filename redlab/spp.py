@@ -29,6 +29,7 @@ from redlab.fine_tuning import FineTuning, seed_of
 from redlab.gates import gated
 from redlab.groups import Group
 from redlab.networks import place_of
+from redlab.options import plain_options
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
 from redlab.result import Result
@@ -116,6 +117,7 @@ class _Asked:
         return {"criterion": "spp", **asdict(self)}
 
 
+@plain_options
 def spp(
     network: nn.Module,
     dataset: Dataset,

@@ -23,8 +23,8 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
 
     Returns:
         A row a setting: the setting itself; ``distinct`` values summed over layers and ``share`` of those before;
-        ``modes`` and ``error``, means over layers; ``accuracy`` in percent. ``attrs["before"]`` holds the accuracy of
-        the network as it came, ``attrs["of"]`` what share is a share of.
+        ``modes`` and ``error``, means over the layers that are hashed; ``accuracy`` in percent. ``attrs["before"]``
+        holds the accuracy of the network as it came, ``attrs["of"]`` what share is a share of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -43,11 +43,11 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
 def _row(network: nn.Module, dataset: Dataset, setting: dict) -> dict:
     result = hash_network(network, **setting)
     layers = result.layers
+    own = layers.loc[layers["modes"] > 0, ["modes", "error"]].mean().fillna(0)  # others would pull them to 0
     return setting | {
         "distinct": int(layers["distinct"].sum()),
         "share": layers["distinct"].sum() / layers["distinct_before"].sum(),
-        "modes": layers["modes"].mean(),
-        "error": layers["error"].mean(),
+        **own.to_dict(),
         "accuracy": evaluate(result.network, dataset).accuracy,
     }
 

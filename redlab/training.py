@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from redlab.augmentation import flip_images, shift_images
 from redlab.networks import place_of
+from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.states import assign, fingerprint, read_state, tensors_of, write_state
 
@@ -45,6 +46,7 @@ class Trained:
     observations: list = field(default_factory=list)
 
 
+@plain_options
 def train(
     network: nn.Module,
     dataset: Dataset,
@@ -90,11 +92,12 @@ def train(
         depends: what else the result depends on, as plain data; compared too.
 
     Raises:
-        ValueError: no images, nothing to train, negative ``epochs``, an unknown ``schedule``; a checkpoint that is
+        ValueError: no images, nothing to train, a number out of range, an unknown ``schedule``; a checkpoint that is
             another call's, or damaged.
         FloatingPointError: the loss is no longer finite.
         OSError: the checkpoint could not be written; the one before is still there.
     """
+    check_training(learning_rate, batch_size, weight_decay, shift, smoothing)
     options = _Options(epochs, learning_rate, batch_size, weight_decay, smoothing, shift, flip, schedule, seed)
     if len(dataset) == 0 or epochs < 0:
         raise ValueError(f"training needs images and epochs >= 0, not {len(dataset)} images for {epochs} epochs")
@@ -115,6 +118,19 @@ def train(
             if checkpoint is not None:
                 write_state(checkpoint, call, run.state())
     return run.trained()
+
+
+def check_training(
+    learning_rate: float, batch_size: int, weight_decay: float, shift: int, smoothing: float = 0.0
+) -> None:  # fmt: skip
+    """Raises ValueError where a number of ``train`` is out of range."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size!r}")
+    for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("shift", shift)):
+        if not 0 <= value < math.inf:  # NaN too
+            raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must lie in [0, 1), not be {smoothing!r}")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Weights as the vector that density and hashing work on: checked, contiguous, float32 or float64."""
+"""Weights as the vector that density and hashing work on: checked, contiguous, float32 or float64, without zeros."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import torch
@@ -14,13 +15,16 @@ from redlab import passes
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """The weights of one layer, checked, with what every estimate asks of them.
+    """The weights of one layer that are not exactly zero, checked, with what every estimate asks of them.
+
+    Exact zeros belong to no cell: hashing leaves them zero. So no bandwidth, density or error counts them either.
 
     Attributes:
-        weights: (N,) float32 or float64, contiguous, finite, N at least 1.
+        weights: (N,) float32 or float64, contiguous, finite, N at least 1. In a layer of nothing but zeros, these.
         low, high: the smallest and the largest of them.
         spread: their standard deviation (N - 1; 0 for one weight).
-        shape: that of the tensor that they came in.
+        shape: that of the tensor that they came in, zeros included.
+        live: (prod(shape),) which of the tensor's elements they are; None for all.
         ascending: whether they are sorted, so that nobody need sort a copy of them.
     """
 
@@ -29,11 +33,17 @@ class Vector:
     high: float
     spread: float
     shape: tuple[int, ...]
+    live: ndarray | None = None
     ascending: bool = False
 
     @property
     def size(self) -> int:
         return self.weights.size
+
+    @property
+    def zeros(self) -> int:
+        """How many exact zeros stand beside them."""
+        return prod(self.shape) - self.size
 
     @cached_property
     def energy(self) -> float:
@@ -41,15 +51,23 @@ class Vector:
         return float(np.square(self.weights, dtype=np.float64).sum())
 
     def times_two_to(self, exponent: int) -> Vector:
-        """Each weight times 2^exponent, exactly."""
-        return _measured(np.ldexp(self.weights, exponent), self.shape)
+        """Each weight times 2^exponent, exactly; what vanishes is a zero from then on."""
+        return _measured(np.ldexp(self.whole(self.weights), exponent), self.shape)
+
+    def whole(self, values: ndarray, zero: float = 0) -> ndarray:
+        """(prod(shape),) what each weight has in ``values`` (N,), and ``zero`` at the exact zeros."""
+        if self.live is None:
+            return values
+        made = np.full(self.live.size, zero, values.dtype)
+        made[self.live] = values
+        return made
 
 
 def as_vector(weights: torch.Tensor | ndarray) -> Vector:
     """``weights`` as a vector; 16-bit types become float32, exactly.
 
     Raises:
-        TypeError: integer, bool or complex weights.
+        TypeError: neither tensor nor array; integer, bool or complex weights.
         ValueError: no weights, or NaN or inf among them.
     """
     if isinstance(weights, torch.Tensor):
@@ -57,6 +75,8 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
             raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
         weights = weights.detach().cpu()
         weights = (weights if weights.dtype in (torch.float32, torch.float64) else weights.float()).numpy()
+    elif not isinstance(weights, ndarray | np.generic):
+        raise TypeError(f"weights must be a torch tensor or a numpy array, not a {type(weights).__name__}")
     weights = np.asarray(weights)
     if not np.issubdtype(weights.dtype, np.floating):
         raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
@@ -74,8 +94,16 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
 
 
 def _measured(values: ndarray, shape: tuple[int, ...]) -> Vector:
+    live = values != 0
+    some = live.any() and not live.all()
+    return measured(values[live] if some else values, shape, live if some else None)
+
+
+def measured(weights: ndarray, shape: tuple[int, ...], live: ndarray | None = None, ascending: bool = False) -> Vector:
+    """The vector of weights that are finite and not zero."""
     with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200: see binary_scale
-        return Vector(values, float(values.min()), float(values.max()), passes.deviation(values), shape)
+        spread = passes.deviation(weights)
+    return Vector(weights, float(weights.min()), float(weights.max()), spread, shape, live, ascending)
 
 
 def binary_scale(vector: Vector) -> int:

@@ -12,6 +12,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.options import plain_options
 from redlab.recipe import append_step
 from redlab.result import Result
 from redlab.scores import Scores
@@ -30,6 +31,7 @@ _COLUMNS = [
 ]
 
 
+@plain_options
 @torch.inference_mode(False)
 @torch.no_grad()
 def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str = "global") -> Result:

@@ -280,6 +280,19 @@ def test_kurtosis_tells_uniform_from_normal_and_does_not_depend_on_scale():
             assert one(layer).kurtosis == pytest.approx(wanted, abs=0.05)
 
 
+def test_zeros_of_a_pruned_layer_change_nothing_for_what_is_left():
+    live, sparse = nn.Linear(60, 40), nn.Linear(60, 80)
+    with torch.no_grad():
+        sparse.weight.zero_()
+        sparse.weight[::2] = live.weight
+    rows = pd.concat([measure_redundancy(nn.Sequential(layer)) for layer in (live, sparse)], ignore_index=True)
+    assert rows["zeros"].tolist() == [0, 2400]
+    layers = compared_layers(rows.assign(network="one", bandwidth="silverman/8"))
+    same = layers[["modes", "error", "kurtosis", "products_measured", "noise"]].to_numpy()
+    assert_allclose(same[0], same[1], rtol=1e-12)
+    assert layers["distinct"].diff().iloc[1] == 1
+
+
 def test_uniform_noise_keeps_as_many_values_as_the_formula_says():
     noise = measure_noise((1000, 10_000, 100_000)).query("shape == 'uniform'")
     assert_allclose(noise["distinct"], modes_of_noise(noise["weights"]), rtol=0.15)

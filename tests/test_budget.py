@@ -140,15 +140,19 @@ def test_layers_that_steps_must_leave_alone_are_not_named():
     assert share_error(nn.Sequential(nn.ReLU()), 0.1, torch.randn(1, 4)) == {}
 
 
+@pytest.mark.parametrize("zeros", [0, 0.6])
 @pytest.mark.parametrize("max_error", [0.1, 0.5])
-def test_the_products_expected_are_those_that_splitting_leaves_of_random_weights(max_error):
+def test_the_products_expected_are_those_that_splitting_leaves_of_random_weights(max_error, zeros):
     (layer,) = weight_layers(nn.Sequential(nn.Conv2d(200, 32, 3, bias=False)))
     nn.init.normal_(layer.weight)
+    layer.weight.data[torch.rand(layer.weight.shape) < zeros] = 0
     expected = budget._expected_products(layer, [torch.Size([1, 200, 7, 7])], max_error)
     weight = layer.weight.detach().double()
-    steps = budget._FACTORS * max_error * float((12 * weight.square().mean()).sqrt())
+    steps = budget._FACTORS * max_error * float((12 * weight[weight != 0].square().mean()).sqrt())
     for step, products in zip(steps.tolist(), expected.tolist(), strict=True):
         rounded = (weight / step).round()
+        error = float((rounded * step - weight).norm() / weight.norm())
+        assert step > weight.std() or error == pytest.approx(step / steps[0] * budget._FACTORS[0] * max_error, rel=0.03)
         distinct = [len(set(rounded[:, channel].unique().tolist()) - {0}) for channel in range(200)]
         assert products == pytest.approx(49 * sum(distinct), rel=0.03)
 

@@ -12,12 +12,16 @@ from torch.nn.utils import prune
 from redlab import (
     estimate_density,
     fold_batchnorm,
+    harden,
     hash_network,
     hash_weights,
     load_dataset,
     load_network,
     passes_numpy,
+    prune_weights,
     rules,
+    score_weights,
+    sparsify,
     weight_layers,
 )
 from redlab.contrast import strong_modes
@@ -148,6 +152,64 @@ def test_exact_zeros_stay_zero(weights, options):
     pruned = torch.where(weights.abs() < 0.02, 0.0, weights)
     values = hash_weights(pruned, **options).values
     assert (values[pruned == 0] == 0).all()
+
+
+@each_rule
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_exact_zeros_change_nothing_for_the_others(options, data):
+    size, zeros = data.draw(st.sampled_from([3, 40, 900])), data.draw(st.integers(1, 3000))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    live = data.draw(st.sampled_from([1.0, -0.02])) * rng.standard_normal(size) + data.draw(st.sampled_from([0, 4]))
+    live = np.round(live, data.draw(st.sampled_from([1, 9]))).astype(data.draw(st.sampled_from(["f2", "f4", "f8"])))
+    live = live[live != 0] if live.any() else live + 1
+    mixed = np.insert(live, rng.integers(0, len(live) + 1, zeros), rng.choice([0.0, -0.0], zeros))
+    force = data.draw(st.booleans())
+    plain, sparse = (hash_weights(w, force=force, **options) for w in (live, mixed))
+    np.testing.assert_array_equal(sparse.values[mixed != 0], plain.values)
+    assert (sparse.values[mixed == 0] == 0).all()
+    np.testing.assert_array_equal(sparse.codebook, np.union1d(plain.codebook, 0))
+    assert sparse.modes == plain.modes
+    assert bool(sparse.unchanged) == bool(plain.unchanged)
+
+
+def test_balancing_leaves_zeros_where_they_are():
+    live = 3 + torch.rand(40, 20, generator=torch.Generator().manual_seed(0))  # zero lies in no cell of theirs
+    sparse = torch.zeros(40, 50)
+    sparse[:, 10:30] = live
+    options = {"rule": "uniform", "max_error": 0.05, "rounding": "balanced"}
+    assert torch.equal(hash_weights(sparse, **options).values[:, 10:30], hash_weights(live, **options).values)
+    assert torch.equal(hash_weights(sparse, **options).values == 0, sparse == 0)
+
+
+def pruned(network):
+    return prune_weights(network, score_weights(network, "random"), 0.5).network
+
+
+def sparsified(network):
+    return harden(sparsify(network, 0.5), torch.randn(2, 1, 8, 8)).network
+
+
+@pytest.mark.parametrize("sparse", [pruned, sparsified])
+def test_a_sparse_network_hashes_as_what_is_left_of_it(sparse):
+    network = sparse(load_network("digits/mlp"))
+    layers = hash_network(network).layers.set_index("layer")
+    for layer in weight_layers(network):
+        left = layer.weight.detach()[layer.weight != 0]
+        assert 0.4 * layer.weight.numel() < len(left) < 0.6 * layer.weight.numel()
+        assert layers.loc[layer.name, "distinct"] == len(hash_weights(left).codebook) + 1
+        assert layers.loc[layer.name, "modes"] == hash_weights(left).modes
+
+
+def test_zeros_do_not_make_a_layer_look_hashed():
+    few = torch.zeros(1000)
+    few[:100] = torch.linspace(1, 2, 100)
+    assert hash_weights(few).unchanged == hash_weights(few[:100]).unchanged == ""
+    ternary = torch.tensor([-0.5, 0.0, 0.5, 0.5] * 10)
+    assert hash_weights(ternary).unchanged == "already hashed: 2 distinct values and zero"
+    assert hash_weights(ternary).codebook.tolist() == [-0.5, 0, 0.5]
+    binary = hash_weights(torch.tensor([0.0, 0.3, 0.3]))
+    assert (binary.unchanged, binary.modes) == ("all its weights are equal or zero", 1)
 
 
 @each_rule

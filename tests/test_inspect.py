@@ -12,7 +12,7 @@ from redlab import estimate_density, expected_unique, hash_weights, inspect_chec
 from redlab.checkpoints import read_checkpoint
 from redlab.entropy import shannon
 from redlab.hashing import relative_error
-from redlab.inspection import COLUMNS
+from redlab.inspection import COLUMNS, summarise
 from redlab.paths import shipped
 from redlab.similarity import exact_duplicates
 
@@ -44,6 +44,7 @@ def check(path, tensors: dict[str, torch.Tensor]) -> int:
         if row["skipped"]:
             continue
         assert row["modes"] == len(estimate_density(numbers(tensor)).modes), name
+        assert row["zeros"] == (numbers(tensor) == 0).sum(), name
         assert row["distinct_before"] == len(np.unique(numbers(tensor))), name
         if tensor.ndim > 1:
             check_hashed(row, tensor)
@@ -161,6 +162,23 @@ def test_weights_that_cannot_be_squared(tmp_path):
     assert check(tmp_path / "a.safetensors", tensors) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shift", [0.0, 3.0])  # among the others, and beyond all of them
+def test_two_zeros_in_four_change_nothing_for_the_other_two(tmp_path, dtype, shift):
+    live = (draw(60, 20) + shift).to(dtype)
+    sparse = torch.zeros(60, 40, dtype=dtype)
+    sparse[:, ::2] = live
+    frame = inspected(tmp_path, live=live, sparse=sparse)
+    both = frame[["modes", "error", "measured", "unhashed"]].to_numpy().tolist()
+    assert both[0] == both[1]
+    assert frame.loc["sparse", "distinct"] == frame.loc["live", "distinct"] + 1
+    assert frame.loc["sparse", "entropy"] == pytest.approx(1 + frame.loc["live", "entropy"] / 2)
+    assert frame["zeros"].tolist() == [0, 1200]
+    left = [next(line for line in summarise(part) if "products left" in line) for _, part in frame.groupby("shape")]
+    assert left[0].split(", by chance")[0] == left[1].split(", by chance")[0]
+    assert check(tmp_path / "some.safetensors", {"live": live, "sparse": sparse}) == 2
+
+
 def test_small_pieces_change_nothing(tmp_path, monkeypatch):
     for module in (ordered, products, spectrum):
         monkeypatch.setattr(module, "AT_ONCE", 64)
@@ -182,14 +200,14 @@ def test_products_are_counted_by_table_as_by_sorting():
 
 def test_a_large_tensor_of_far_more_modes_than_pay_is_not_hashed(tmp_path, monkeypatch):
     sparse = draw(60, 50) ** 3
-    sparse[:, 25:] = 0  # half of it zeros: a quartile is next to zero, and with it the bandwidth
+    sparse[:, 25:] *= 1e-5  # half of it next to zero: so is a quartile, and with it the bandwidth
     monkeypatch.setattr(spectrum, "_MANY", 1000)
     row = inspected(tmp_path, a=sparse).loc["a"]
     assert "hashing would keep most values" in row["unhashed"]
     assert row["modes"] <= len(estimate_density(sparse).modes) <= 1.1 * row["modes"]
-    assert (row["distinct"], row["distinct_before"], row["error"]) == (1501, 1501, 0.0)
-    assert row["measured"] == 25 * 60
-    assert row["expected"] == pytest.approx(50 * 60 / 2)  # each weight has a value of its own
+    assert (row["distinct"], row["distinct_before"], row["error"]) == (3000, 3000, 0.0)
+    assert row["measured"] == 50 * 60
+    assert row["expected"] == pytest.approx(50 * 60)  # each weight has a value of its own
     assert row["entropy"] == pytest.approx(shannon(sparse.numpy()))
 
 

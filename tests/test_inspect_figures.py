@@ -31,7 +31,7 @@ def digits() -> pd.DataFrame:
 def made(names: list[str]) -> pd.DataFrame:
     """A frame of matrices with these names."""
     k = pd.Series(range(1, len(names) + 1))
-    frame = pd.DataFrame({"tensor": names, "shape": "10x10", "dtype": "bfloat16", "weights": 100})
+    frame = pd.DataFrame({"tensor": names, "shape": "10x10", "dtype": "bfloat16", "weights": 100, "zeros": 0})
     counts = frame.assign(distinct_before=90, modes=20, distinct=20 + k % 7, error=0.01 * (k % 5), duplicates=0)
     return counts.assign(expected=50.0, measured=49, entropy=4.5, unhashed="", shares="", file="a.pt", skipped="")
 

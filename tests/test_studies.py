@@ -1,6 +1,6 @@
 import pytest
 
-from redlab import compare_hashes, fold_batchnorm, load_dataset, load_network
+from redlab import compare_hashes, fold_batchnorm, hash_network, load_dataset, load_network
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +25,12 @@ def test_a_larger_error_leaves_fewer_values(frame):
 def test_a_small_error_keeps_the_accuracy(frame):
     small = frame[frame["max_error"] == 0.02]
     assert (small["accuracy"] >= frame.attrs["before"] - 1).all()
+
+
+def test_layers_that_are_left_alone_are_in_no_mean():
+    network, images = load_network("digits/mlp"), load_dataset("digits", limit=20)
+    bounds = {"hidden.0.linear": 0, "hidden.1.linear": 0, "classifier": 0.1}
+    frame = compare_hashes(network, images, [{"max_error": bounds}, {"max_error": dict.fromkeys(bounds, 0)}])
+    layers = hash_network(network, max_error=bounds).layers
+    assert frame["error"].tolist() == [layers["error"].iloc[2], 0]
+    assert frame["modes"].tolist() == [layers["modes"].iloc[2], 0]

@@ -9,16 +9,21 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.scores import Scored
-from redlab.subject import Subject
+from redlab.subject import Subject, check_count
 
 
 def random(subject: Subject, seed: int = 0) -> Scored:
     """A uniform number for every channel; the same ``seed`` gives the same ones."""
-    draw = np.random.default_rng(seed)
+    draw = _generator(seed)
     return Scored({group.name: draw.random(group.size) for group in subject.free})
 
 
 def random_weights(subject: Subject, seed: int = 0) -> dict[str, ndarray]:
     """A uniform number for every weight; the same ``seed`` gives the same ones."""
-    draw = np.random.default_rng(seed)
+    draw = _generator(seed)
     return {layer.name: draw.random(tuple(layer.weight.shape)) for layer in subject.layers.values()}
+
+
+def _generator(seed: int) -> np.random.Generator:
+    check_count("seed", seed, least=0)
+    return np.random.default_rng(seed)

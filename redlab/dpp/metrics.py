@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from redlab.dpp.draws import gumbel_like, largest
 from redlab.dpp.masks import Mask, masks_in
 from redlab.dpp.sparsity import sparsity_of
+from redlab.options import plain_options
 
 _PARTS = 8  # of the draws: the spread over them is the error of what all of them say
 
@@ -33,6 +34,7 @@ def mask_entropy(network: nn.Module) -> Tensor:
     return torch.stack([_entropy(mask.logits.log_softmax(1)).sum() for mask in masks_in(network)]).sum()
 
 
+@plain_options
 @torch.no_grad()
 def mask_metrics(network: nn.Module, draws: int = 64, seed: int = 0) -> pd.DataFrame:
     """How sure the masks of ``network``, made by ``sparsify``, are, and how much those of different units differ.

@@ -16,6 +16,7 @@ from redlab.dpp.request import Keep, Request
 from redlab.dpp.sparsity import Sparsity
 from redlab.groups import Group
 from redlab.layers import Layer, copy_network, weight_layers
+from redlab.options import plain_options
 from redlab.scoring import score_channels
 
 _K_STEPS = 16  # up to so many draws "auto" takes the paper's estimator
@@ -23,6 +24,7 @@ _SPREAD = {"kernel": 1.0}  # standard deviation of random logits; 0.5 elsewhere
 _FAINT = 1e-8  # of the largest weight of a row: no logit is minus infinity
 
 
+@plain_options
 @torch.inference_mode(False)
 def sparsify(
     network: nn.Module,

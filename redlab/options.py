@@ -1,0 +1,146 @@
+"""Options made plain and checked where they come in: what a recipe or a plan records is plain data (JSON).
+
+The annotation of an argument says which kinds of values it takes: ``float``, ``int``, ``bool``, ``str``,
+``dict[str, float]``, ``Sequence[float]``, ``tuple[float, float]``, ``torch.Tensor``, ``ndarray``, ``None``, or several.
+Arguments of other kinds, a network or a dataset say, are left as they are. Ranges and names are checked by the
+functions themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import wraps
+from inspect import signature
+from numbers import Integral, Real
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from numpy import ndarray
+
+P, R = ParamSpec("P"), TypeVar("R")
+_WORDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "True or False",
+    "str": "a string",
+    "dict[str, float]": "a dict of numbers by name",
+    "Sequence[float]": "a list of numbers",
+    "tuple[float, float]": "two numbers",
+    "torch.Tensor": "a torch tensor",
+    "ndarray": "a numpy array",
+    "None": "None",
+}
+
+
+def plain_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate ``function``: its options come in as plain Python values, and what none can be made of is refused.
+
+    Raises:
+        TypeError: a value of another kind; the message names the option, the value and what would be right. True and
+            False are no numbers, a string is none either.
+        ValueError: a number that should be whole and is not.
+
+    Example:
+        >>> from redlab.options import plain_options
+        >>> @plain_options
+        ... def half(ratio: float = 0.5) -> float:
+        ...     return ratio
+        >>> half(np.float32(0.25)), half(torch.tensor(0.75))
+        (0.25, 0.75)
+        >>> half("0.25")
+        Traceback (most recent call last):
+        TypeError: ratio must be a number (0.5, say), not '0.25'
+    """
+    names = list(signature(function).parameters)
+
+    @wraps(function)
+    def checked(*args: P.args, **options: P.kwargs) -> R:
+        placed = fitted(function, dict(zip(names, args, strict=False))).values()
+        return function(*placed, *args[len(names) :], **fitted(function, options))  # type: ignore[arg-type]
+
+    return checked
+
+
+def fitted(function: Callable, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` as ``function`` takes them by name, made plain; those that it does not name are left as they are.
+
+    Raises: as ``plain_options``.
+    """
+    known = signature(function).parameters
+    return {
+        name: _fit(name, value, known[name].annotation, known[name].default) if name in known else value
+        for name, value in options.items()
+    }
+
+
+def settle(options: Any) -> None:
+    """Make the fields of a frozen dataclass plain, in its ``__post_init__``.
+
+    Raises: as ``plain_options``.
+    """
+    for field in fields(options):
+        value = getattr(options, field.name)
+        object.__setattr__(options, field.name, _fit(field.name, value, field.type, field.default))
+
+
+def _fit(name: str, value: Any, annotation: Any, default: Any) -> Any:
+    kinds = str(annotation).split(" | ")
+    if not set(kinds) <= _WORDS.keys():
+        return value
+    own = value if "ndarray" in kinds else _scalar(value)
+    for kind in kinds:
+        if _is(own, kind):
+            return _plain(own, kind)
+    right = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
+    known = isinstance(default, str | int | float) and not isinstance(default, bool)
+    example = f" ({default!r}, say)" if known else ""
+    whole = isinstance(own, float) and "int" in kinds
+    raise (ValueError if whole else TypeError)(f"{name} must be {right}{example}, not {value!r}")
+
+
+def _scalar(value: Any) -> Any:
+    """A tensor or array of no axes as the Python number in it."""
+    if isinstance(value, np.generic | ndarray | torch.Tensor) and not getattr(value, "ndim", 1):
+        return value.item()
+    return value
+
+
+def _is(value: Any, kind: str) -> bool:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    match kind:
+        case "None":
+            return value is None
+        case "bool" | "str":
+            return isinstance(value, {"bool": bool, "str": str}[kind])
+        case "torch.Tensor" | "ndarray":
+            return isinstance(value, {"torch.Tensor": torch.Tensor, "ndarray": ndarray}[kind])
+        case "float":
+            return number
+        case "int":
+            return number and math.isfinite(value) and value == int(value)
+        case "dict[str, float]":
+            return isinstance(value, Mapping) and all(isinstance(key, str) and _numbers([value[key]]) for key in value)
+    listed = isinstance(value, Sequence | ndarray | torch.Tensor) and not isinstance(value, str) and _numbers(value)
+    return listed and (kind == "Sequence[float]" or len(value) == 2)
+
+
+def _numbers(values: Iterable) -> bool:
+    return all(_is(_scalar(value), "float") for value in values)
+
+
+def _plain(value: Any, kind: str) -> Any:
+    match kind:
+        case "float":
+            return int(value) if isinstance(value, Integral) else float(value)
+        case "int":
+            return int(value)
+        case "str":
+            return str.__str__(value)
+        case "dict[str, float]":
+            return {str.__str__(key): _plain(_scalar(own), "float") for key, own in value.items()}
+        case "Sequence[float]" | "tuple[float, float]":
+            return (list if kind == "Sequence[float]" else tuple)(_plain(_scalar(own), "float") for own in value)
+    return value
