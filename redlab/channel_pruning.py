@@ -20,6 +20,7 @@ from redlab.groups import Group
 from redlab.layers import weight_layers
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.scores import Scores
 from redlab.selection import Products, Selector, check_share, count_of
@@ -97,6 +98,7 @@ def prune_channels(
     options |= {"round_to": round_to, "compensation": kind}
     options |= {} if count is None else {"count": count}
     achieved = _achieved(kept, table, cost) | ({"not compensated": dict(filled.without)} if filled.without else {})
+    table = with_others(table, network, smaller)
     return Result(smaller, table, make_plan(groups, destinations) | {"options": options, "achieved": achieved})
 
 

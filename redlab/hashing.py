@@ -19,6 +19,7 @@ from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.ordered import FEW, why_unchanged
 from redlab.progress import progress
 from redlab.recipe import append_step
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.rules import Cells, Rule
 from redlab.vectors import Vector, as_vector, binary_scale
@@ -168,7 +169,8 @@ def hash_network(
     options = default.options() | ({"max_error": bounds} if bounds else {}) | ({"force": True} if force else {})
     plan = {"step": "hash", "options": options, "codebooks": codebooks}
     append_step(hashed, plan)
-    return Result(hashed, pd.DataFrame(rows, columns=_COLUMNS), plan)
+    table = with_others(pd.DataFrame(rows, columns=_COLUMNS), network, hashed)
+    return Result(hashed, table, plan)
 
 
 _COLUMNS = ["layer", "kind", "weights", "distinct_before", "distinct", "modes", "error", "skipped"]

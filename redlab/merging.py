@@ -25,6 +25,7 @@ from redlab.layers import weight_layers
 from redlab.plan import make_plan
 from redlab.progress import progress
 from redlab.pruning import apply_plan
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.similarity import LINKAGES, Dendrogram, clusters_at, dendrogram, exact_duplicates
 from redlab.strategies import STRATEGIES
@@ -220,7 +221,7 @@ class _Merger:
         plan = make_plan(self.all, destinations) | {"options": asdict(options)}
         merged = apply_plan(self.network, plan)
         table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)
-        return Result(merged, table, plan)
+        return Result(merged, with_others(table, self.network, merged), plan)
 
 
 def _gone(neurons: _Neurons, alpha: float, alpha_of: str) -> int:

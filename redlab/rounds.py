@@ -20,6 +20,7 @@ from redlab.graph import fit_example
 from redlab.layers import copy_network
 from redlab.lineage import Lineage
 from redlab.progress import progress
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.selection import count_of
 from redlab.states import fingerprint, read_state, write_state
@@ -127,4 +128,5 @@ class Rounds(ABC):
         gone = 1 - self.lineage.left / max(self.lineage.free, 1)
         achieved = {"ratio": round(gone, 6), "products": share, "rounds": len(self.history)}
         plan = {"step": "iterative_prune", "options": self.asked.options, "achieved": achieved | self.achieved}
-        return Result(self.network, table.rename(columns={"dead": "removed"}), plan | {"history": self.history})
+        table = with_others(table.rename(columns={"dead": "removed"}), self.original, self.network)
+        return Result(self.network, table, plan | {"history": self.history})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.recipe import append_step
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.scores import Scores
 from redlab.selection import SCOPES, check_share, count_of, lowest
@@ -71,9 +72,8 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     append_step(pruned, step)
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "scope": scope}
     achieved = {"ratio": round(sum(map(len, zeros.values())) / max(len(scores), 1), 6)}
-    return Result(
-        pruned, weight_table(network, pruned, scores.skipped), step | {"options": options, "achieved": achieved}
-    )
+    table = with_others(weight_table(network, pruned, scores.skipped), network, pruned)
+    return Result(pruned, table, step | {"options": options, "achieved": achieved})
 
 
 def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:
