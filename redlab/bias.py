@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from redlab.evaluation import in_eval_mode
-from redlab.graph import Graph, has_own_forward, operations, trace, weight_name
+from redlab.graph import Graph, has_own_forward, operations, tensor_name, trace
 from redlab.layers import Layer, copy_network, weight_layers
 from redlab.moments import mean_inputs
 from redlab.networks import input_mean_of, place_of
@@ -158,14 +158,14 @@ def _measured_shifts(corrected: nn.Module, original: nn.Module, dataset: Dataset
 
 def _why_not(graph: Graph, layer: Layer) -> str:
     """Why what is added to the layer's bias is not added once to each convolution or product with its weight, or ""."""
-    name = weight_name(graph.network, layer)
+    name = tensor_name(graph.network, layer)
     if not (calls := graph.calls(layer)):
         users = operations(graph.users(name))
         return f"its weight is used by {users}, not by a convolution or product" if users else "it is never called"
     if layer.module.bias is None:
         own = all(graph.caller(node) is layer.module for node in calls) and not has_own_forward(layer.module)
         return "" if own else _OWN
-    bias = graph.tensors.get(f"{name.removesuffix('weight')}bias")
+    bias = graph.tensors.get(tensor_name(graph.network, layer, "bias"))
     added = {node for node in calls if bias is not None and bias in node.args[2:3]}
     return "" if added and added == set(bias.users) == set(calls) else "its bias is shared, or added elsewhere"
 

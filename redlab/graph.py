@@ -57,7 +57,7 @@ class Graph:
 
     def calls(self, layer: Layer) -> list[Node]:
         """The convolutions or products that use the weight of ``layer``, but for those of others that share it."""
-        name = weight_name(self.network, layer)
+        name = tensor_name(self.network, layer)
         calls = [node for node in self.users(name) if is_layer(node) and node.args[1] is self.tensors[name]]
         others = [node for node in calls if getattr(self.caller(node), "weight", None) is layer.weight]
         return [node for node in calls if node not in others or self.caller(node) is layer.module]
@@ -78,10 +78,11 @@ class Graph:
         if layer.skipped:
             return f"{layer.name}: {layer.skipped}"
         if calls > 1:
-            return f"{layer.name} is called {calls} times"
+            shared = f"{layer.name} shares its weight with {' and '.join(layer.shared)}"
+            return shared if layer.shared else f"{layer.name} is called {calls} times"
         if not self.is_plain(node) or self.caller(node) is not layer.module:
             return f"{layer.name} has a forward of its own"
-        if layer.module.bias is not None and len(self.users(f"{layer.name}.bias")) != 1:
+        if layer.module.bias is not None and len(self.users(tensor_name(self.network, layer, "bias"))) != 1:
             return f"the bias of {layer.name} is shared or computed at every call"
         return ""
 
@@ -102,16 +103,16 @@ def trace(network: nn.Module, example: Tensor | None = None) -> Graph:
         raise ValueError(refusal(network, example, "be traced", error)) from error
     tensors = _tensors(network, program)
     layers = {
-        tensors[name]: layer for layer in weight_layers(network) if (name := weight_name(network, layer)) in tensors
+        tensors[name]: layer for layer in weight_layers(network) if (name := tensor_name(network, layer)) in tensors
     }
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
     return Graph(network, program.graph, tensors, layers, constants)
 
 
-def weight_name(network: nn.Module, layer: Layer) -> str:
-    """The dotted name of the layer's weight."""
-    return "weight" if layer.module is network else f"{layer.name}.weight"
+def tensor_name(network: nn.Module, layer: Layer, which: str = "weight") -> str:
+    """The dotted name of the weight or bias of ``layer``."""
+    return which if layer.module is network else f"{layer.name}.{which}"
 
 
 def fit_example(network: nn.Module, example: Tensor | None) -> Tensor:

@@ -275,4 +275,6 @@ def _first_of(rows: list[pd.Series], name: str) -> int:
 def _run(name: str, network: nn.Module, steps: list[Step], options: dict, example: Tensor | None) -> Result:
     results = list(take_all(network, steps))
     plan = {"step": name, "options": options, "steps": [result.plan for result in results]}
+    if short := [result.plan["short"] for result in results if "short" in result.plan]:
+        plan["short"] = "; ".join(short)
     return Result(results[-1].network, layer_table(network, results, example), plan)

@@ -73,7 +73,8 @@ class Result:
         return lines
 
     def _told(self) -> list[str]:
-        return [*self._achieved(), *self._covered(), *self._left_out()]
+        short = [f"short: {self.plan['short']}"] if "short" in self.plan else []
+        return [*self._achieved(), *short, *self._covered(), *self._left_out()]
 
     def _covered(self) -> list[str]:
         """What all these shares are of."""

@@ -17,6 +17,7 @@ from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.scores import Scores
 from redlab.selection import SCOPES, check_share, count_of, lowest
+from redlab.shortfall import told_short
 
 _COLUMNS = [
     "layer",
@@ -64,6 +65,7 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     zeros = _zeros(scores, ratio, scope)
     pruned = copy_network(network)
     _check_layers(pruned, scores)
+    scores.check_network(network)
     for layer in weight_layers(pruned):
         if layer.name in zeros:
             places = np.unravel_index(zeros[layer.name], layer.weight.shape)  # whatever its strides
@@ -73,7 +75,8 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "scope": scope}
     achieved = {"ratio": round(sum(map(len, zeros.values())) / max(len(scores), 1), 6)}
     table = with_others(weight_table(network, pruned, scores.skipped), network, pruned)
-    return Result(pruned, table, step | {"options": options, "achieved": achieved})
+    short = told_short("weights", ratio, achieved["ratio"] if len(scores) else 0.0, scores.skipped)
+    return Result(pruned, table, step | {"options": options, "achieved": achieved} | short)
 
 
 def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:

@@ -33,8 +33,8 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
 
     Arguments:
         network: left untouched.
-        example: what the network takes, batch first, for the products of "filter"; by default
-            ``example_input(network)``.
+        example: what the network takes, batch first, for the products of "filter"; by default what ``sparsify`` was
+            given, else ``example_input(network)``.
 
     Returns:
         ``layers`` as of ``prune_weights``, or with "filter" of ``prune_channels``, and for every layer: ``k`` and ``n``
@@ -56,7 +56,7 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
     sparsity = sparsity_of(network)
     before, after = (_plain(network, masked) for masked in (False, True))
     if sparsity.of_channels:
-        return _without_channels(sparsity, before, after, example)
+        return _without_channels(sparsity, before, after, sparsity.example if example is None else example)
     table = weight_table(before, after, sparsity.skipped)
     append_step(after, {"step": "prune_weights"})
     table["sparsity"] = table["zeros"] / table["weights"].clip(lower=1)
