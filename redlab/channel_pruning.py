@@ -112,9 +112,10 @@ def _short(
     scores: Scores, reached: dict, ratio: float | None, products: float | None, count: int | None, round_to: int
 ) -> dict[str, str]:
     """Of a share of products and a count together either may end it: then nothing is missing."""
+    if products is not None and count is not None:
+        return {}
     if products is not None:
-        least = told_short("products", 1 - products, 1 - reached["products"], scores.skipped, round_to)
-        return {} if count is not None else least
+        return told_short("products", 1 - products, 1 - reached["products"], scores.skipped, round_to)
     wanted = (count or 0) if ratio is None else count_of(ratio, len(scores))
     asked = wanted / len(scores) if len(scores) else ratio or float(bool(count))
     return told_short("channels with a score", asked, reached["ratio"], scores.skipped, round_to)

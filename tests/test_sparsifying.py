@@ -137,8 +137,8 @@ def test_tied_weights_stay_tied_and_get_no_mask():
     network = mlp(4, 4, 4, 3)
     network[2].weight = network[0].weight
     sparse = sparsify(network, 0.5)
-    reason = "it shares its weight with another layer"
-    assert sparse.dpp.skipped == {"0": reason, "2": reason}
+    reason = "it shares its weight with 0.weight"
+    assert sparse.dpp.skipped == {"0": "it shares its weight with 2.weight", "2": reason}
     assert list(sparse.dpp.masks) == ["4"]
     assert sparse[0].weight is sparse[2].weight
     with pytest.raises(ValueError, match=f"keep names '2', which gets no mask: {reason}"):
