@@ -70,7 +70,7 @@ class MeanInputs:
 
 @torch.no_grad()
 def mean_inputs(
-    network: nn.Module, example: Tensor | None = None, input_mean: Sequence[float] | None = None
+    network: nn.Module, example: Tensor | None = None, input_mean: Sequence[float] | None = (0.0,)
 ) -> MeanInputs:
     """The mean input of every conv and linear layer of ``network``, whose batch norms were folded where they could be.
 
@@ -112,6 +112,8 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
     args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
     if is_layer(node) and node.args[1] in graph.layers:
         return _through_layer(graph, node, args, inputs)
+    if operation(node) == "batch_norm":
+        return _normed(node, args[1], args[2])
     if unknown := next((arg for arg in _flat(args) if isinstance(arg, _Unknown)), None):
         return unknown
     if not any(isinstance(arg, Moments) for arg in _flat(args)):
@@ -119,8 +121,6 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
     name = operation(node)
     if node.target is operator.getitem:
         return args[0][args[1]]
-    if name == "batch_norm":
-        return _normed(args[0], args[1], args[2])
     if name in _FUNCTIONS and isinstance(args[0], Moments):
         return _through_function(node, args, kwargs)
     if name in _MOVEMENTS and isinstance(args[0], Moments):
@@ -161,12 +161,13 @@ def _along_channels(values: Tensor, node: Node) -> Tensor:
     return values.view([-1 if k == axis else 1 for k in range(len(shape))]).expand(shape)
 
 
-def _normed(given: Moments, weight: Tensor | None, bias: Tensor | None) -> Moments:
-    """A batch norm that stays puts out what it learnt to."""
-    shape = [1, -1, *[1] * (given.mean.ndim - 2)]
-    mean = torch.zeros_like(given.mean) if bias is None else bias.view(shape).expand_as(given.mean)
-    variance = torch.ones_like(given.mean) if weight is None else weight.view(shape).square().expand_as(given.mean)
-    return Moments(mean, variance)
+def _normed(node: Node, weight: Tensor | None, bias: Tensor | None) -> Moments:
+    """A batch norm that stays puts out what it learnt to, whatever goes in."""
+    like = node.meta["val"]
+    ones = torch.ones(like.shape, dtype=like.dtype, device=like.device)
+    shape = [1, -1, *[1] * (like.ndim - 2)]
+    mean = 0 * ones if bias is None else bias.view(shape) * ones
+    return Moments(mean, ones if weight is None else weight.view(shape).square() * ones)
 
 
 def _through_function(node: Node, args: tuple, kwargs: dict) -> Moments:

@@ -275,7 +275,10 @@ def test_auto_takes_the_paper_s_estimator_for_few_draws(estimator):
         ({"keep": {"nowhere": 0.5}}, "nothing is called 'nowhere' that could have a mask; there are hidden.0.linear, "),
         ({"whole": ["nowhere"]}, "nothing is called 'nowhere' that could have a mask; there are hidden.0.linear, "),
         ({"keep": {"classifier": 0.5}, "granularity": "filter"}, "keep names 'classifier', .*: network output"),
-        ({"keep": {}}, "no part of MLP can get a mask: hidden.0.linear: it was asked to stay whole; "),
+        (
+            {"keep": {}},
+            "no part of MLP can get a mask: hidden.0.linear, hidden.1.linear, classifier .it was asked to stay whole",
+        ),
         ({"keep": 6, "granularity": "tile"}, "keep must be a multiple of tiles, 4, not 6"),
         ({"granularity": "tile", "tiles": 0}, "tiles must be a whole number of at least 1, not 0"),
         ({"granularity": "tile", "tiles": 2.5}, "not 2.5"),
