@@ -29,6 +29,7 @@ from redlab import (
 from redlab.baselines import CRITERIA
 from redlab.merging import merge_each
 from redlab.pruning_studies import SCORE_IMAGES, prune_by_method
+from redlab.remainder import of_layers
 
 MOBILENET = "imagenet/mobilenet_v1_0.75"
 # Of the channels, dead ones among them, and by way of merging the alphas that are tried to come near.
@@ -73,9 +74,10 @@ def hashed(name: str, setting: Row, images: Dataset) -> Iterator[Row]:
     if (moved := options.pop("as many values by", None)) is not None:
         options |= as_many(name, moved)
     result = red_plus_plus(load_network(name), **options)
-    total = result.layers.sum(numeric_only=True)
+    layers = of_layers(result.layers)
+    total = layers.sum(numeric_only=True)
     row = {"products": total["products_after"] / total["products_before"], "distinct": int(total["distinct"])}
-    row |= {"unsigned": total["products_unsigned"] / total["products_before"], "error": result.layers["error"].mean()}
+    row |= {"unsigned": total["products_unsigned"] / total["products_before"], "error": layers["error"].mean()}
     yield row | {"accuracy": _accuracy(result.network, images)}
 
 
@@ -97,7 +99,7 @@ def _moved(what: str, finer: float) -> Row:
 
 
 def _distinct(name: str, options: Row) -> int:
-    return int(hash_network(folded(name), **options).layers["distinct"].sum())
+    return int(of_layers(hash_network(folded(name), **options).layers)["distinct"].sum())
 
 
 def shared(name: str, setting: tuple[str, str], images: Dataset) -> Iterator[Row]:
@@ -122,7 +124,7 @@ def merged(name: str, setting: Row, images: Dataset) -> Iterator[Row]:
 
 
 def _left(result: Any) -> tuple[float, float]:
-    total = result.layers.sum(numeric_only=True)
+    total = of_layers(result.layers).sum(numeric_only=True)
     return (
         total["channels_after"] / total["channels_before"],
         total["products_after"] / total["products_before"],

@@ -13,6 +13,7 @@ from benchmarks.randomised import randomised
 from redlab.folding import fold_batchnorm
 from redlab.geometry import Geometry
 from redlab.hashing import hash_network
+from redlab.remainder import of_layers
 from redlab.result import Result
 from redlab.splitting import split_inputs
 from redlab.units import UNITS, split_layer
@@ -46,10 +47,10 @@ def measure_split(name: str, whole: bool) -> dict[str, str]:
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     pairs = (differences if whole else layer_differences)(hashed.network, split, image)
     single, double = map(max, zip(*pairs, strict=True))
-    layers = split.layers
+    layers = of_layers(split.layers)
     left = layers["products_after"].sum() / layers["products_before"].sum()
     return {
-        "hashed": str((hashed.layers["skipped"] == "").sum()),
+        "hashed": str((of_layers(hashed.layers)["skipped"] == "").sum()),
         "folded": str(norms),
         "split": str((layers["skipped"] == "").sum()),
         "removed": f"{1 - left:.1%}",
@@ -61,7 +62,7 @@ def measure_split(name: str, whole: bool) -> dict[str, str]:
 
 
 def reasons(split: Result) -> str:
-    counts = Counter(reason for reason in split.layers["skipped"] if reason)
+    counts = Counter(reason for reason in of_layers(split.layers)["skipped"] if reason)
     return "; ".join(f"{reason}: {count}" for reason, count in counts.most_common())
 
 

@@ -21,9 +21,11 @@ from redlab.layers import weight_layers
 from redlab.options import plain_options
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.scores import Scores
 from redlab.selection import Products, Selector, check_share, count_of
+from redlab.shortfall import told_short
 
 
 @plain_options
@@ -75,6 +77,9 @@ def prune_channels(
         before and after, the channels ``merged`` and ``removed``, ``skipped``. ``plan`` says where each channel goes,
         under ``options`` what was asked for, and under ``achieved`` what was reached.
 
+    Warns:
+        where more than a tenth of what was to go stays, and why: ``plan["short"]`` says so too.
+
     Raises:
         ValueError: none of ``ratio``, ``products`` and ``count``, or the first beside another; an option out of range
             or unknown; scores of weights or of another network.
@@ -87,6 +92,7 @@ def prune_channels(
     """
     scores.check_of("channels")
     _check_groups(network, scores)
+    scores.check_network(network)
     kind = _compensation_of(scores, compensation)
     selector, cost = Selector(scores.values, scope, round_to), measure_cost(network, example)
     kept = _kept(network, scores, selector, cost, ratio, products, count)
@@ -99,7 +105,22 @@ def prune_channels(
     options |= {"round_to": round_to, "compensation": kind}
     options |= {} if count is None else {"count": count}
     achieved = _achieved(kept, table, cost) | ({"not compensated": dict(filled.without)} if filled.without else {})
-    return Result(smaller, table, make_plan(groups, destinations) | {"options": options, "achieved": achieved})
+    table = with_others(table, network, smaller)
+    plan = make_plan(groups, destinations) | {"options": options, "achieved": achieved}
+    return Result(smaller, table, plan | _short(scores, achieved, ratio, products, count, round_to))
+
+
+def _short(
+    scores: Scores, reached: dict, ratio: float | None, products: float | None, count: int | None, round_to: int
+) -> dict[str, str]:
+    """Of a share of products and a count together either may end it: then nothing is missing."""
+    if products is not None and count is not None:
+        return {}
+    if products is not None:
+        return told_short("products", 1 - products, 1 - reached["products"], scores.skipped, round_to)
+    wanted = (count or 0) if ratio is None else count_of(ratio, len(scores))
+    asked = wanted / len(scores) if len(scores) else ratio or float(bool(count))
+    return told_short("channels with a score", asked, reached["ratio"], scores.skipped, round_to)
 
 
 def _check_groups(network: nn.Module, scores: Scores) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,11 +115,12 @@ def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
 def _save(original: nn.Module, results: list[Result], out: Path) -> None:
     from redlab.compress import bytes_of
     from redlab.pipeline import layer_table
+    from redlab.remainder import of_layers
     from redlab.storage import save_network
 
     for result in results:
         typer.echo(f"\n{result}")
-    table = layer_table(original, results).drop(columns="kind")
+    table = of_layers(layer_table(original, results)).drop(columns=["kind", "skipped"])  # each step gave its reasons
     typer.echo(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
@@ -138,7 +140,9 @@ def _time(original: nn.Module, results: list[Result], rounded: Step | None) -> N
         networks["after, split"] = last
     if rounded is not None:
         previous = results[-2].network if len(results) > 1 else original
-        networks[f"after, round_to={_ROUND_TO}"] = rounded.take(previous).network
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that widths are rounded is what this row is for
+            networks[f"after, round_to={_ROUND_TO}"] = rounded.take(previous).network
     table = compare_latency(networks, repeats=30)
     about = table.iloc[0]
     where = f"batch {about['batch']}, threads {about['threads']}, {about['device']}, the better layout of each"

@@ -55,7 +55,9 @@ def _uncovered(network: nn.Module, covered: set[str]) -> Iterable[Group]:
             size = 0 if "lazy" in layer.skipped else _rows(layer.module, layer.weight)
             dim = 1 if getattr(layer.module, "transposed", False) else 0
             member = Member(tensor, dim, torch.arange(size)[:, None], size)
-            yield Group(layer.name, size, (member,), (), frozen=layer.skipped or "never called in eval mode")
+            shared = f"shares its weight with {' and '.join(layer.shared)}" if layer.shared else ""
+            frozen = layer.skipped or shared or "never called in eval mode"
+            yield Group(layer.name, size, (member,), (), frozen=frozen)
 
 
 def _rows(module: nn.Module, weight: Tensor) -> int:

@@ -40,6 +40,7 @@ def write_facts(
             "architecture": recipe.architecture,
             "input_shape": list(recipe.input_shape),
             "steps": list(recipe.steps),
+            "input_mean": None if recipe.input_mean is None else list(recipe.input_mean),
         },
         "versions": {"redlab": version("redlab"), "torch": torch.__version__, "python": platform.python_version()},
         "sha256": sha256,
@@ -88,7 +89,17 @@ def _read_recipe(content: dict[str, Any], path: Path) -> Recipe:
     kinds = [step.get("step") if isinstance(step, dict) else None for step in steps] if isinstance(steps, list) else [0]
     if unknown := [kind for kind in kinds if not isinstance(kind, str) or kind not in replayable()]:
         _refuse(path, f"the recipe's 'steps' hold {str(unknown[0])[:60]!r}; known steps: {', '.join(replayable())}")
-    return Recipe(name, tuple(shape), tuple(steps))
+    return Recipe(name, tuple(shape), tuple(steps), _read_mean(content.get("input_mean"), shape, path))
+
+
+def _read_mean(mean: Any, shape: list[int], path: Path) -> tuple[float, ...] | None:
+    """The mean input; older files say nothing of it."""
+    if mean is None:
+        return None
+    numbers = isinstance(mean, list) and all(type(m) in (int, float) and math.isfinite(m) for m in mean)
+    if not numbers or len(mean) not in (1, *shape[:1]):
+        _refuse(path, "the recipe's 'input_mean' must be null or a finite number for each channel of its input")
+    return tuple(map(float, mean))
 
 
 def _refuse(path: Path, why: str) -> NoReturn:

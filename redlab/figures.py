@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from redlab.captions import keep_caption
 from redlab.figure_pdf import write_pdf
 from redlab.paths import checkout
+from redlab.remainder import of_layers
 
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
 INK = "#222222"
@@ -239,6 +240,7 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         >>> plot_collapse(hash_network(load_network("digits/mlp")).layers).get_xlabel()
         'distinct weight values (log)'
     """
+    frame = of_layers(frame)
     ax = ax or _axes(7, 0.24 * len(frame) + 1.3)
     rows = np.arange(len(frame))
     before, after = frame["distinct_before"].clip(lower=1), frame["distinct"].clip(lower=1)
@@ -267,6 +269,7 @@ def plot_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         >>> plot_error(frame).get_xlabel()
         'relative L2 error of the weights (%)'
     """
+    frame = of_layers(frame)
     ax = ax or _axes(7, 0.24 * frame["layer"].nunique() + 1.3)
     layers = list(dict.fromkeys(frame["layer"]))
     for k, (rule, part) in enumerate(frame.groupby("rule", sort=False)):

@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from redlab.graph import Graph, in_place, is_layer, operation, operations, trace
 from redlab.layers import Layer, copy_network, weight_layers
 from redlab.recipe import append_step
+from redlab.remainder import with_others
 from redlab.result import Result
 
 
@@ -47,13 +48,14 @@ def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
         >>> torch.allclose(network(image), folded(image), atol=1e-4)
         True
     """
-    network = copy_network(network).eval()
+    original, network = network, copy_network(network).eval()
     pairs = _find_pairs(network, example)
     table = _table(network, pairs)
     apply_fold(network, pairs.folded, pairs.ahead)
     table["parameters_after"] = table["layer"].map(_parameters(network)).astype("int64")
     if pairs.folded:
         append_step(network, {"step": "fold", "folded": dict(pairs.folded), "ahead": list(pairs.ahead)})
+    table = with_others(table, original, network)
     return Result(network, table, {"step": "fold", "options": {}, "folded": pairs.folded, "ahead": pairs.ahead})
 
 

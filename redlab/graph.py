@@ -56,9 +56,20 @@ class Graph:
         """The operations that use a parameter or buffer, under whichever of its names; none if it isn't used."""
         return list(self.tensors[name].users) if name in self.tensors else []
 
+    def calls(self, layer: Layer) -> list[Node]:
+        """The convolutions or products that use the weight of ``layer``, but for those of others that share it."""
+        name = tensor_name(self.network, layer)
+        calls = [node for node in self.users(name) if is_layer(node) and node.args[1] is self.tensors[name]]
+        others = [node for node in calls if getattr(self.caller(node), "weight", None) is layer.weight]
+        return [node for node in calls if node not in others or self.caller(node) is layer.module]
+
+    def caller(self, node: Node) -> nn.Module:
+        """The innermost module whose forward runs ``node``."""
+        return self.network.get_submodule(module_path(node))
+
     def is_plain(self, node: Node) -> bool:
         """Whether ``node`` is all that its module does: a layer or batch norm with PyTorch's own forward, no hooks."""
-        return not has_own_forward(self.network.get_submodule(module_path(node)))
+        return not has_own_forward(self.caller(node))
 
     def why_fixed(self, node: Node) -> str:
         """Why no step may rewrite the weight and bias of the conv or linear ``node`` for this call, or ""."""
@@ -68,10 +79,11 @@ class Graph:
         if layer.skipped:
             return f"{layer.name}: {layer.skipped}"
         if calls > 1:
-            return f"{layer.name} is called {calls} times"
-        if not self.is_plain(node) or self.network.get_submodule(module_path(node)) is not layer.module:
+            shared = f"{layer.name} shares its weight with {' and '.join(layer.shared)}"
+            return shared if layer.shared else f"{layer.name} is called {calls} times"
+        if not self.is_plain(node) or self.caller(node) is not layer.module:
             return f"{layer.name} has a forward of its own"
-        if layer.module.bias is not None and len(self.users(f"{layer.name}.bias")) != 1:
+        if layer.module.bias is not None and len(self.users(tensor_name(self.network, layer, "bias"))) != 1:
             return f"the bias of {layer.name} is shared or computed at every call"
         return ""
 
@@ -93,7 +105,7 @@ def trace(network: nn.Module, example: Tensor | None = None) -> Graph:
     _drop_assertions(program.graph)
     tensors = _tensors(network, program)
     layers = {
-        tensors[name]: layer for layer in weight_layers(network) if (name := _weight_of(network, layer)) in tensors
+        tensors[name]: layer for layer in weight_layers(network) if (name := tensor_name(network, layer)) in tensors
     }
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
@@ -107,9 +119,9 @@ def _drop_assertions(graph: torch.fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _weight_of(network: nn.Module, layer: Layer) -> str:
-    """The dotted name of the layer's weight."""
-    return "weight" if layer.module is network else f"{layer.name}.weight"
+def tensor_name(network: nn.Module, layer: Layer, which: str = "weight") -> str:
+    """The dotted name of the weight or bias of ``layer``."""
+    return which if layer.module is network else f"{layer.name}.{which}"
 
 
 def fit_example(network: nn.Module, example: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from redlab.options import plain_options
 from redlab.ordered import FEW, why_unchanged
 from redlab.progress import progress
 from redlab.recipe import append_step
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.rules import Cells, Rule
 from redlab.vectors import Vector, as_vector, binary_scale
@@ -170,7 +171,8 @@ def hash_network(
     options = default.options() | ({"max_error": bounds} if bounds else {}) | ({"force": True} if force else {})
     plan = {"step": "hash", "options": options, "codebooks": codebooks}
     append_step(hashed, plan)
-    return Result(hashed, pd.DataFrame(rows, columns=_COLUMNS), plan)
+    table = with_others(pd.DataFrame(rows, columns=_COLUMNS), network, hashed)
+    return Result(hashed, table, plan)
 
 
 def _check_bounds(bounds: dict[str, float], layers: list[str]) -> None:

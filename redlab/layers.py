@@ -25,6 +25,7 @@ class Layer:
         kind: the module's class.
         module: the module itself, and ``parameter`` the name of the weight in it.
         skipped: why steps that rewrite weights must leave it alone, or "".
+        shared: the names of the other parameters that are the same tensor (an embedding's weight, say).
     """
 
     name: str
@@ -32,6 +33,7 @@ class Layer:
     module: nn.Module
     parameter: str
     skipped: str = ""
+    shared: tuple[str, ...] = ()
 
     @property
     def weight(self) -> torch.Tensor:
@@ -46,18 +48,31 @@ def weight_layers(network: nn.Module) -> Iterator[Layer]:
         [('hidden.0.linear', (256, 64)), ('hidden.1.linear', (128, 256)), ('classifier', (10, 128))]
     """
     owners: dict[int, str] = {}
+    names = parameter_names(network)
     for path, module in network.named_modules():
         for parameter in _weight_names(module):
             name = path if parameter == "weight" else f"{path}.{parameter.removesuffix('_weight')}".lstrip(".")
-            kind = _kind(module)
+            kind = kind_of(module)
             weight = getattr(module, parameter)
             skipped = _why_skipped(module, parameter, owners.get(id(weight)))
             owners.setdefault(id(weight), name or kind)
-            yield Layer(name or kind, kind, module, parameter, skipped)
+            own = f"{path}.{parameter}".lstrip(".")
+            shared = tuple(other for other in names.get(id(weight), ()) if other != own)
+            yield Layer(name or kind, kind, module, parameter, skipped, shared)
 
 
-def _kind(module: nn.Module) -> str:
-    # A parametrized module's class is made on the fly; its base is what the reader knows.
+def parameter_names(network: nn.Module) -> dict[int, list[str]]:
+    """By its ``id``, the dotted names of every parameter: several where it is tied. A module with two names has one."""
+    names: dict[int, list[str]] = {}
+    for path, module in network.named_modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(f"{path}.{name}".lstrip("."))
+    return names
+
+
+def kind_of(module: nn.Module) -> str:
+    """The class of a module as a reader knows it."""
+    # A parametrized module's class is made on the fly; its base is the one that was written.
     return type(module).__mro__[1].__name__ if parametrize.is_parametrized(module) else type(module).__name__
 
 

@@ -16,6 +16,7 @@ from redlab.dpp.sparsifying import sparsify
 from redlab.evaluation import evaluate
 from redlab.mask_training import adam, train_masks
 from redlab.progress import progress
+from redlab.remainder import of_layers
 from redlab.scoring import score_weights
 from redlab.training import train
 from redlab.weight_pruning import hold_zeros, prune_weights
@@ -91,10 +92,11 @@ def _chosen_once(
     make = adam(tuning.get("learning_rate", 2e-3))
     trained = train(pruned.network, training, seed=seed, on_batch=hold, optimizer=make, **plain).network
     hold(trained)
-    counts = pruned.layers[["weights", "parameters_after"]].itertuples(index=False)
-    total = pruned.layers["weights"].sum()
+    layers = of_layers(pruned.layers)
+    counts = layers[["weights", "parameters_after"]].itertuples(index=False)
+    total = layers["weights"].sum()
     bits = sum(32 * kept + place_bits(weights, kept) for weights, kept in counts) / total
-    own = {"sparsity": pruned.layers["zeros"].sum() / total, "bits": bits}
+    own = {"sparsity": layers["zeros"].sum() / total, "bits": bits}
     return own | {"accuracy": evaluate(trained, test).accuracy}
 
 

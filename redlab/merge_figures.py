@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from redlab.figures import BLUE, INK, RED, _axes, _legend, _lines, styled
+from redlab.remainder import of_layers
 
 # The longest row of filters, in their own widths, before the next cluster starts a new row.
 _LINE = 16
@@ -23,6 +24,7 @@ def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         >>> plot_merges(merge_neurons(load_network("digits/mlp"), alpha=0.1).layers).get_title()
         'Merging keeps 357 of 394 channels (90.6%)'
     """
+    frame = of_layers(frame)
     ax = ax or _axes(7, 0.26 * len(frame) + 1.4)
     rows, size = np.arange(len(frame)), frame["channels_before"].clip(lower=1)
     merged, dead = 100 * frame["merged"] / size, 100 * frame["dead"] / size

@@ -26,7 +26,9 @@ from redlab.options import plain_options, settle
 from redlab.plan import make_plan
 from redlab.progress import progress
 from redlab.pruning import apply_plan
+from redlab.remainder import with_others
 from redlab.result import Result
+from redlab.shortfall import told_short
 from redlab.similarity import LINKAGES, Dendrogram, clusters_at, dendrogram, exact_duplicates
 from redlab.strategies import STRATEGIES
 
@@ -80,6 +82,9 @@ def merge_neurons(
         ``layers`` has a row per conv or linear layer: layer, kind, weights, its ``group``, channels, parameters and
         products before and after, the channels ``merged`` and ``dead`` that are gone, ``skipped``. ``plan`` says where
         each channel goes.
+
+    Warns:
+        where more than a tenth of the merges that were asked for is missing, and why: ``plan["short"]`` says so too.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; an option out of range or unknown; no tracing.
@@ -214,17 +219,28 @@ class _Merger:
         return self._grown[key]
 
     def merge(self, options: Options) -> Result:
-        destinations = {}
+        destinations, wanted, gone = {}, 0, 0
         shares = STRATEGIES[options.strategy](self.groups, options.alpha)
         for group, share in progress(list(zip(self.groups, shares, strict=True)), "merging"):
             neurons = self.neurons(group, options.linkage, options.dead)
-            where = _destinations(neurons, _gone(neurons, share, options.alpha_of), options.round_to)
+            going = _gone(neurons, share, options.alpha_of)
+            where = _destinations(neurons, going, options.round_to)
+            wanted, gone = wanted + going, gone + len(neurons) - (max(where) + 1)
             if where != list(range(group.size)):
                 destinations[group.name] = where
         plan = make_plan(self.all, destinations) | {"options": asdict(options)}
         merged = apply_plan(self.network, plan)
         table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)
-        return Result(merged, table, plan)
+        return Result(merged, with_others(table, self.network, merged), plan | self._short(options, wanted, gone))
+
+    def _short(self, options: Options, wanted: int, gone: int) -> dict[str, str]:
+        """Where no group may merge, alpha of nothing is nothing: that too is less than was asked for."""
+        if options.alpha == 0:
+            return {}
+        left = {group.name: group.frozen for group in self.all if group.frozen}
+        size = sum(group.size for group in self.groups)
+        asked = wanted / size if size else options.alpha
+        return told_short("channels that may merge", asked, gone / size if size else 0.0, left, options.round_to)
 
 
 def _gone(neurons: _Neurons, alpha: float, alpha_of: str) -> int:

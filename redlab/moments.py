@@ -2,14 +2,14 @@
 
 Batch norm tells mean and spread of what it put out in training; through an activation they follow from the normal
 distribution, E[f(N(mean, std^2))], as in data-free quantization (Nagel et al., ICCV 2019, arXiv 1906.04721). Ours are
-the rest: the terms of sums and products count as independent, pooled neighbours as equal, images as of mean 0 and
-variance 1.
+the rest: the terms of sums and products count as independent, pooled neighbours as equal, images as of the mean that
+is known of them and variance 1.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,34 +60,51 @@ class MeanInputs:
     Attributes:
         calls: by layer name, for each of its calls: the traced call, and the moments of its input.
         unknown: by layer name, why the mean is not known.
+        graph: the network as it was traced.
     """
 
+    graph: Graph
     calls: dict[str, list[tuple[Node, Moments]]] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def mean_inputs(network: nn.Module, example: Tensor | None = None) -> MeanInputs:
+def mean_inputs(
+    network: nn.Module, example: Tensor | None = None, input_mean: Sequence[float] | None = (0.0,)
+) -> MeanInputs:
     """The mean input of every conv and linear layer of ``network``, whose batch norms were folded where they could be.
 
     Arguments:
         example: what the network takes, batch first; by default ``example_input(network)``.
+        input_mean: of the network's input, a number for each channel (second axis), or one for all; None: unknown.
 
     Raises:
-        ValueError: the network can't be traced.
+        ValueError: the network can't be traced, or its input has another number of channels.
     """
     example = fit_example(network, example)[:1]
     graph = trace(network, example)
     named = [network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)]
     tensors = {name: tensor.detach() for each in named for name, tensor in each}
     known: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()} | graph.constants
-    inputs = MeanInputs()
+    inputs = MeanInputs(graph)
     for node in graph.fx.nodes:
         if node.op == "placeholder" and node not in known:
-            known[node] = Moments(torch.zeros_like(example), torch.ones_like(example))
+            known[node] = _of_input(example, input_mean)
         elif node.op == "call_function":
             known[node] = _push(graph, node, known, inputs)
     return inputs
+
+
+def _of_input(example: Tensor, mean: Sequence[float] | None) -> Moments | _Unknown:
+    if not example.is_floating_point():
+        return _Unknown("the network's input holds no real numbers")
+    if mean is None:
+        return _Unknown("the mean of the network's input is not known: pass input_mean")
+    channels = example.shape[1] if example.ndim > 1 else 1
+    if len(mean) not in (1, channels):
+        raise ValueError(f"input_mean has {len(mean)} numbers, and the network's input {channels} channels")
+    values = torch.as_tensor(mean).to(example).view([1, -1, *[1] * (example.ndim - 2)][: example.ndim])
+    return Moments(values.expand_as(example).clone(), torch.ones_like(example))
 
 
 def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) -> Any:
@@ -95,6 +112,8 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
     args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
     if is_layer(node) and node.args[1] in graph.layers:
         return _through_layer(graph, node, args, inputs)
+    if operation(node) == "batch_norm":
+        return _normed(node, args[1], args[2])
     if unknown := next((arg for arg in _flat(args) if isinstance(arg, _Unknown)), None):
         return unknown
     if not any(isinstance(arg, Moments) for arg in _flat(args)):
@@ -102,8 +121,6 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
     name = operation(node)
     if node.target is operator.getitem:
         return args[0][args[1]]
-    if name == "batch_norm":
-        return _normed(args[0], args[1], args[2])
     if name in _FUNCTIONS and isinstance(args[0], Moments):
         return _through_function(node, args, kwargs)
     if name in _MOVEMENTS and isinstance(args[0], Moments):
@@ -144,12 +161,13 @@ def _along_channels(values: Tensor, node: Node) -> Tensor:
     return values.view([-1 if k == axis else 1 for k in range(len(shape))]).expand(shape)
 
 
-def _normed(given: Moments, weight: Tensor | None, bias: Tensor | None) -> Moments:
-    """A batch norm that stays puts out what it learnt to."""
-    shape = [1, -1, *[1] * (given.mean.ndim - 2)]
-    mean = torch.zeros_like(given.mean) if bias is None else bias.view(shape).expand_as(given.mean)
-    variance = torch.ones_like(given.mean) if weight is None else weight.view(shape).square().expand_as(given.mean)
-    return Moments(mean, variance)
+def _normed(node: Node, weight: Tensor | None, bias: Tensor | None) -> Moments:
+    """A batch norm that stays puts out what it learnt to, whatever goes in."""
+    like = node.meta["val"]
+    ones = torch.ones(like.shape, dtype=like.dtype, device=like.device)
+    shape = [1, -1, *[1] * (like.ndim - 2)]
+    mean = 0 * ones if bias is None else bias.view(shape) * ones
+    return Moments(mean, ones if weight is None else weight.view(shape).square() * ones)
 
 
 def _through_function(node: Node, args: tuple, kwargs: dict) -> Moments:

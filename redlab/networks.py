@@ -37,10 +37,11 @@ class _Download:
 
 @dataclass(frozen=True)
 class _Network:
-    """A network by name; without ``download`` its weights ship with redlab."""
+    """A network by name; ``input_mean`` is that of the training images. Without ``download`` its weights ship."""
 
     build: Callable[[], nn.Module]
     input_shape: tuple[int, ...]
+    input_mean: tuple[float, ...]
     download: _Download | None = None
 
 
@@ -49,24 +50,31 @@ def _akamaster(depth: int, file: str, sha256: str) -> _Download:
     return _Download(f"weights/cifar10/{file}", sha256, _AKAMASTER + file, about)
 
 
+# Of the training images of each channel, as load_dataset gives them; those of ImageNet are normalised to a mean of 0.
+_DIGITS, _CIFAR10, _IMAGENET = (0.3054,), (0.0279, 0.1168, 0.1801), (0.0, 0.0, 0.0)
 _DIGITS_BLOCKS = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
 _KNOWN = {
-    "digits/resnet": _Network(lambda: CifarResNet((1, 1, 1), in_channels=1), (1, 8, 8)),
-    "digits/mobilenet": _Network(lambda: MobileNetV1((16, 1), _DIGITS_BLOCKS, in_channels=1, classes=10), (1, 8, 8)),
-    "digits/mlp": _Network(lambda: MLP(64, (256, 128), 10), (1, 8, 8)),
+    "digits/resnet": _Network(lambda: CifarResNet((1, 1, 1), in_channels=1), (1, 8, 8), _DIGITS),
+    "digits/mobilenet": _Network(
+        lambda: MobileNetV1((16, 1), _DIGITS_BLOCKS, in_channels=1, classes=10), (1, 8, 8), _DIGITS
+    ),
+    "digits/mlp": _Network(lambda: MLP(64, (256, 128), 10), (1, 8, 8), _DIGITS),
     "cifar10/resnet20": _Network(
         lambda: CifarResNet((3, 3, 3)),
         (3, 32, 32),
+        _CIFAR10,
         _akamaster(20, "resnet20-12fca82f.th", "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"),
     ),
     "cifar10/resnet56": _Network(
         lambda: CifarResNet((9, 9, 9)),
         (3, 32, 32),
+        _CIFAR10,
         _akamaster(56, "resnet56-4bfd9763.th", "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367"),
     ),
     "imagenet/mobilenet_v1_0.75": _Network(
         lambda: imagenet_mobilenet(0.75),
         (3, 224, 224),
+        _IMAGENET,
         _Download(
             "weights/imagenet/mobilenet_v1_0.75_224.pth",
             "b4b1fd30e0572900fd47ae7d2fa754e3664fab2d06ffeb2feffde72108bbb8a7",
@@ -106,6 +114,23 @@ def build(name: str) -> nn.Module:
 def input_shape(name: str) -> tuple[int, ...]:
     """The shape of one input, (channels, height, width); an unknown name raises ValueError as in ``build``."""
     return _KNOWN[name].input_shape if name in _KNOWN else _zoo().input_shape(_torchvision_name(name))
+
+
+def input_mean(name: str) -> tuple[float, ...]:
+    """The mean of its images, a number a channel, as ``load_dataset`` gives them; errors as in ``build``."""
+    return _KNOWN[name].input_mean if name in _KNOWN else _zoo().input_mean(_torchvision_name(name))
+
+
+def input_mean_of(network: nn.Module) -> tuple[float, ...] | None:
+    """What the recipe of ``network`` says of the mean of its input, itself or by its architecture; None: nothing."""
+    recipe = recipe_of(network)
+    if recipe is None or recipe.input_mean is not None:
+        return recipe and recipe.input_mean
+    known = recipe.architecture in _KNOWN or recipe.architecture.startswith(_TORCHVISION)
+    try:
+        return input_mean(recipe.architecture) if known else None
+    except ValueError:  # a stamp that names no network
+        return None
 
 
 def default_weights(name: str) -> dict[str, Tensor]:

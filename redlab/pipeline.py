@@ -15,7 +15,7 @@ import pandas as pd
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from redlab.bias import correct_biases
+from redlab.bias import Mean, as_means, correct_biases
 from redlab.budget import BUDGETS, share_error
 from redlab.cost import by_module, measure_cost
 from redlab.folding import fold_batchnorm
@@ -23,6 +23,7 @@ from redlab.hashing import hash_network
 from redlab.layers import count_distinct, weight_layers
 from redlab.merging import Options, merge_neurons
 from redlab.options import fitted, plain_options
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.splitting import as_dense, check_unit, separate_kernels, split_inputs
 
@@ -101,6 +102,7 @@ def red_plus_plus(
     as_published: bool = False,
     strategy: str = "constant",
     example: Tensor | None = None,
+    input_mean: Mean | None = None,
     **hashing: Any,
 ) -> Result:
     """RED++: fold batch norms, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
@@ -120,6 +122,8 @@ def red_plus_plus(
         as_published: the papers' way: rule "kde" under ``bandwidth``, rounding to the mode, w and -w apart, biases as
             they are, whatever the arguments before say.
         example: what the network takes, batch first; by default ``example_input(network)``.
+        input_mean: for correct_bias "batchnorm", as in ``correct_biases``: without it, and without a recipe that tells
+            it, the first layer's bias stays, and its row says so.
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
 
     Defaults:
@@ -148,7 +152,7 @@ def red_plus_plus(
     options |= fitted(hash_network, hashing)
     if not as_published:
         options |= {"rule": rule, "max_error": max_error, "budget": budget, "rounding": rounding, "signed": signed}
-        options |= {"correct_bias": correct_bias}
+        options |= {"correct_bias": correct_bias} | ({} if input_mean is None else {"input_mean": as_means(input_mean)})
     steps = red_plus_plus_steps(**options, example=example)
     if not isinstance(correct_bias, str) and not as_published:
         options["correct_bias"] = type(correct_bias).__name__
@@ -195,6 +199,7 @@ def red_plus_plus_steps(
     as_published: bool = False,
     round_to: int = 1,
     example: Tensor | None = None,
+    input_mean: Mean | None = None,
     **hashing: Any,
 ) -> list[Step]:
     """The steps of ``red_plus_plus``, to be taken one after another.
@@ -227,7 +232,7 @@ def red_plus_plus_steps(
         return hash_network(network, **hashing | errors)
 
     def correct(network: nn.Module) -> Result:
-        return correct_biases(network, folded[0], correct_bias, example)
+        return correct_biases(network, folded[0], correct_bias, example, input_mean)
 
     merging = partial(merge_neurons, alpha=alpha, strategy=strategy, round_to=round_to, example=example)
     splitting = partial(split_inputs, unit=unit, signed=signed and not as_published, example=example)
@@ -267,9 +272,8 @@ def layer_table(network: nn.Module, results: list[Result], example: Tensor | Non
         row["products_before"] = cost.pop(paths[layer.module], Counter())["products"]
         reasons = [f"{step}: {part['skipped']}" for step, part in zip(steps, own, strict=True) if part["skipped"]]
         rows.append(row | {"skipped": "; ".join(reasons)})
-    return (
-        pd.DataFrame(rows)[[name for name in _COLUMNS if name in rows[0]]] if rows else pd.DataFrame(columns=_COLUMNS)
-    )
+    columns = [name for name in _COLUMNS if not rows or name in rows[0]]
+    return with_others(pd.DataFrame(rows, columns=columns), network, results[-1].network)
 
 
 def _first_of(rows: list[pd.Series], name: str) -> int:
@@ -280,4 +284,6 @@ def _first_of(rows: list[pd.Series], name: str) -> int:
 def _run(name: str, network: nn.Module, steps: list[Step], options: dict, example: Tensor | None) -> Result:
     results = list(take_all(network, steps))
     plan = {"step": name, "options": options, "steps": [result.plan for result in results]}
+    if short := [result.plan["short"] for result in results if "short" in result.plan]:
+        plan["short"] = "; ".join(short)
     return Result(results[-1].network, layer_table(network, results, example), plan)

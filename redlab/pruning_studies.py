@@ -23,6 +23,7 @@ from redlab.layers import copy_network
 from redlab.mask_training import prune_by_masks
 from redlab.options import plain_options
 from redlab.progress import progress
+from redlab.remainder import of_layers
 from redlab.result import Result
 from redlab.scoring import score_channels, score_weights
 from redlab.selection import check_share
@@ -118,7 +119,7 @@ def _picked(method: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _left(result: Result) -> dict[str, float]:
-    total = result.layers.sum(numeric_only=True)
+    total = of_layers(result.layers).sum(numeric_only=True)
     return {
         "products": total["products_after"] / total["products_before"],
         "parameters": total["parameters_after"] / total["parameters_before"],

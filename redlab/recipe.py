@@ -19,10 +19,11 @@ class Recipe:
         architecture: a name that ``load_network`` knows.
         input_shape: the shape of one input, without the batch.
         steps: plain data (JSON), one dict a step, each with the key ``step``.
+        input_mean: the mean of what goes in, as it goes in: a number a channel, or one for all; None: not known.
 
     Example:
         >>> load_network("digits/resnet").redlab
-        Recipe(architecture='digits/resnet', input_shape=(1, 8, 8), steps=())
+        Recipe(architecture='digits/resnet', input_shape=(1, 8, 8), steps=(), input_mean=(0.3054,))
         >>> network = torch.nn.Linear(64, 10)
         >>> network.redlab = Recipe("my/linear", (64,))
         >>> example_input(network).shape
@@ -32,6 +33,7 @@ class Recipe:
     architecture: str
     input_shape: tuple[int, ...]
     steps: tuple[dict, ...] = ()
+    input_mean: tuple[float, ...] | None = None
 
 
 def recipe_of(network: nn.Module) -> Recipe | None:

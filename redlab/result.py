@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 
 import pandas as pd
 from torch import nn
+
+from redlab.reasons import told_once
+from redlab.remainder import of_layers
 
 # (title, column before, column after): the totals that a summary shows where a step measured them.
 _TOTALS = (
@@ -22,7 +26,8 @@ class Result:
 
     Attributes:
         network: a new network; the one passed in was left untouched.
-        layers: one row per conv or linear layer, skipped ones too: ``skipped`` holds the reason, or "".
+        layers: one row per conv or linear layer, skipped ones too: ``skipped`` holds the reason, or "". Then one row
+            for every other parameter of two or more dimensions, of kind "other", with the reason.
         plan: what was decided, as plain data (JSON): ``step``, its ``options``, and what follows from them.
 
     Example:
@@ -30,6 +35,7 @@ class Result:
         >>> print(result)
         fold()
         parameters: 51,210 -> 50,826 (99.250% left)
+        conv and linear weights: 98.480% of all 51,210 parameters
         3 layers, none skipped
         >>> result.plan["step"], len(result.layers)
         ('fold', 3)
@@ -40,13 +46,14 @@ class Result:
     plan: dict = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join([self._asked(), *self._achieved(), self._left_out()])
+        return "\n".join([self._asked(), *self._told()])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        lines = "<br>".join([f"<b>{self._asked()}</b>", *self._achieved(), self._left_out()])
+        asked, *told = (html.escape(line, quote=False) for line in [self._asked(), *self._told()])
+        lines = "<br>".join([f"<b>{asked}</b>", *told])
         return f"<p>{lines}</p>{self.layers.to_html(index=False, max_rows=12, float_format='{:.4g}'.format)}"
 
     def _asked(self) -> str:
@@ -55,19 +62,29 @@ class Result:
         return f"{self.plan.get('step', 'step')}({options})" + (f" reached {reached}" if reached else "")
 
     def _achieved(self) -> list[str]:
-        lines = []
+        lines, rows = [], of_layers(self.layers)
         for title, before, after in _TOTALS:
-            if {before, after} <= set(self.layers):
-                was, now = int(self.layers[before].sum()), int(self.layers[after].sum())
+            if {before, after} <= set(rows):
+                was, now = int(rows[before].sum()), int(rows[after].sum())
                 lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)")
-        if "error" in self.layers and len(self.layers):
-            error = self.layers["error"]
+        if "error" in rows and len(rows):
+            error = rows["error"]
             lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
         return lines
 
-    def _left_out(self) -> str:
-        skipped = self.layers[self.layers["skipped"] != ""]
-        if skipped.empty:
-            return f"{len(self.layers)} layers, none skipped"
-        reasons = [f"{', '.join(rows['layer'])} ({reason})" for reason, rows in skipped.groupby("skipped", sort=False)]
-        return f"{len(self.layers)} layers, {len(skipped)} skipped: {'; '.join(reasons)}"
+    def _told(self) -> list[str]:
+        short = [f"short: {self.plan['short']}"] if "short" in self.plan else []
+        return [*self._achieved(), *short, *self._covered(), *self._left_out()]
+
+    def _covered(self) -> list[str]:
+        """What all these shares are of."""
+        of, own = (self.layers.attrs.get(name, 0) for name in ("parameters", "covered"))
+        return [f"conv and linear weights: {own / of:.3%} of all {of:,} parameters"] if of else []
+
+    def _left_out(self) -> list[str]:
+        rows, others = of_layers(self.layers), self.layers.drop(of_layers(self.layers).index)
+        skipped = rows[rows["skipped"] != ""]
+        said = f"{len(skipped)} skipped: {told_once(skipped['layer'], skipped['skipped'])}"
+        lines = [f"{len(rows)} layers, {said if len(skipped) else 'none skipped'}"]
+        told = f"{len(others)} other parameters: {told_once(others['layer'], others['skipped'])}"
+        return [*lines, told] if len(others) else lines

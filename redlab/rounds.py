@@ -16,13 +16,16 @@ from redlab.channel_table import channel_table
 from redlab.cost import measure_cost
 from redlab.coupling import couple
 from redlab.fine_tuning import FineTuning, seed_of
+from redlab.fingerprint import fingerprint
 from redlab.graph import fit_example
 from redlab.layers import copy_network
 from redlab.lineage import Lineage
 from redlab.progress import progress
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.selection import count_of
-from redlab.states import fingerprint, read_state, write_state
+from redlab.shortfall import told_short
+from redlab.states import read_state, write_state
 
 
 class Asked(Protocol):
@@ -127,4 +130,7 @@ class Rounds(ABC):
         gone = 1 - self.lineage.left / max(self.lineage.free, 1)
         achieved = {"ratio": round(gone, 6), "products": share, "rounds": len(self.history)}
         plan = {"step": "iterative_prune", "options": self.asked.options, "achieved": achieved | self.achieved}
-        return Result(self.network, table.rename(columns={"dead": "removed"}), plan | {"history": self.history})
+        left = {name: why for name, why in self.skipped.items() if why}
+        plan |= told_short("products", 1 - self.asked.target, 1 - share, left, self.asked.options.get("round_to", 1))
+        table = with_others(table.rename(columns={"dead": "removed"}), self.original, self.network)
+        return Result(self.network, table, plan | {"history": self.history})

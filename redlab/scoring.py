@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.utils.data import Dataset
 
 from redlab.baselines import find_criterion
 from redlab.evaluation import in_eval_mode
+from redlab.fingerprint import fingerprint
+from redlab.groups import Group
 from redlab.layers import copy_network, weight_layers
 from redlab.options import fitted, plain_options
 from redlab.scores import Scored, Scores
@@ -60,7 +63,7 @@ def score_channels(
     unread = {name: why for name, why in unread.items() if name not in {group.name for group in subject.free}}
     frozen = {group.name: group.frozen for group in subject.groups if group.frozen}
     skipped = unread | frozen | dict(scored.skipped)
-    return _scores(criterion, options, "channels", scored, skipped, subject.groups)
+    return _scores(network, criterion, options, "channels", scored, skipped, subject.groups)
 
 
 @plain_options
@@ -86,11 +89,20 @@ def score_weights(
     with in_eval_mode(subject.network):
         scored = Scored(found.scorer("weights")(subject, **options))
     skipped = {layer.name: layer.skipped for layer in weight_layers(network) if layer.skipped}
-    return _scores(criterion, options, "weights", scored, skipped, ())
+    return _scores(network, criterion, options, "weights", scored, skipped, ())
 
 
-def _scores(criterion: str, options: dict, of: str, scored: Scored, skipped: dict[str, str], groups: Any) -> Scores:
-    return Scores(criterion, options, of, scored.values, scored.heirs, scored.errors, skipped, tuple(groups))
+def _scores(
+    network: nn.Module,
+    criterion: str,
+    options: dict,
+    of: str,
+    scored: Scored,
+    skipped: dict[str, str],
+    groups: Sequence[Group],
+) -> Scores:
+    own = fingerprint(network, training=False)
+    return Scores(criterion, options, of, scored.values, scored.heirs, scored.errors, skipped, tuple(groups), own)
 
 
 def _subject(network: nn.Module, criterion: str, dataset: Any, needs: bool, example: Tensor | None) -> Subject:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from redlab.figures import BLUE, COLOURS, DASHES, INK, MARKERS, _axes, _legend, _plain_log, styled
+from redlab.remainder import of_layers
 
 _MEASURES = {"products": "products", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
 _MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy (%)", "milliseconds": "time (ms, batch 1)"}
@@ -101,7 +102,7 @@ def plot_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         >>> plot_split(split_inputs(hashed).layers).get_xlabel()
         'products left of those of the ordinary layer (%, log)'
     """
-    frame = frame if "unit" in frame else frame.assign(unit="products")
+    frame = of_layers(frame if "unit" in frame else frame.assign(unit="products"))
     layers = list(dict.fromkeys(frame["layer"]))
     ax = ax or _axes(7, 0.24 * len(layers) + 1.4)
     for k, (unit, part) in enumerate(frame.groupby("unit", sort=False)):

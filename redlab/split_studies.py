@@ -21,6 +21,7 @@ from redlab.paths import checkout
 from redlab.pipeline import Step, red_plus_plus_steps, take_all
 from redlab.progress import progress
 from redlab.recipe import recipe_of
+from redlab.remainder import of_layers
 from redlab.split_layers import SplitLayer
 from redlab.splitting import as_dense, split_inputs
 from redlab.storage import save_network
@@ -146,12 +147,12 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
 
 def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -> Iterator[dict]:
     results = list(take_all(network, red_plus_plus_steps(**setting)[:-1]))
-    hashed, table = results[-1].network, results[1].layers
+    hashed, table = results[-1].network, of_layers(results[1].layers)
     error = table.loc[table["modes"] > 0, "error"].mean() if table["modes"].any() else 0.0
     products, accuracy = measure_cost(network).attrs["products"], evaluate(hashed, dataset).accuracy
     signed = not setting.get("as_published", False) and setting.get("signed", True)
     for unit in units:
-        layers = split_inputs(hashed, unit, signed).layers
+        layers = of_layers(split_inputs(hashed, unit, signed).layers)
         yield setting | {
             "unit": unit,
             "error": error,

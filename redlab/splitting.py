@@ -29,6 +29,7 @@ from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.recipe import append_step, drop_steps
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.split_layers import SplitLayer
 from redlab.units import UNITS, split_layer
@@ -161,20 +162,20 @@ def _take(network: nn.Module, step: dict, example: Tensor | None) -> Result:
     for layer in layers:
         if "lazy" not in layer.skipped and not layer.weight.isfinite().all():
             raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
-    tied = {id(layer.weight) for layer in layers if layer.skipped.startswith("shares its weight")}
-    skipped = {layer.name: _why_not(layer, called, tied) for layer in layers}
+    skipped = {layer.name: _why_not(layer, called) for layer in layers}
     step["layers"] = [name for name, why in skipped.items() if not why]
     split = retake(split, step)
     append_step(split, step)
     before = measure_cost(network, example)
-    return Result(split, _table(network, split, skipped, called, before), step)
+    table = _table(network, split, skipped, called, before)
+    return Result(split, with_others(table, network, split), step)
 
 
-def _why_not(layer: Layer, called: dict[str, list[torch.Size]], tied: set[int]) -> str:
+def _why_not(layer: Layer, called: dict[str, list[torch.Size]]) -> str:
     if layer.skipped:
         return layer.skipped
-    if id(layer.weight) in tied:
-        return "another layer shares its weight"
+    if layer.shared:
+        return f"shares its weight with {' and '.join(layer.shared)}"
     if layer.parameter != "weight":
         return "its weight is used without a call of the layer"
     if getattr(layer.module, "transposed", False):
@@ -211,12 +212,15 @@ def _table(
 ) -> pd.DataFrame:
     was = by_module(network, before)
     paths = {module: path for path, module in network.named_modules()}
-    rows = []
+    rows, counted = [], set()
     for layer in weight_layers(network):
         path, why = paths[layer.module], skipped[layer.name]
         # An attention's projections are one module: the first of them stands for its cost.
-        old = was.pop(path, Counter())
-        new = old | Counter(unsigned=old["products"]) if why else _cost(split.get_submodule(path), called[layer.name])
+        old, module = was.pop(path, Counter()), split.get_submodule(path)
+        own = [parameter for parameter in module.parameters() if id(parameter) not in counted]
+        counted.update(map(id, own))  # tied biases count once
+        new = old | Counter(unsigned=old["products"]) if why else _cost(module, called[layer.name])
+        new["parameters"] = old["parameters"] if why else sum(parameter.numel() for parameter in own)
         row = {"layer": layer.name, "kind": layer.kind, "skipped": why} | _sizes(layer)
         row |= {f"{name}_before": old[name] for name in ("products", "parameters")}
         row |= {f"{name}_after": new[name] for name in ("products", "additions", "parameters")}
@@ -225,8 +229,7 @@ def _table(
 
 
 def _cost(module: SplitLayer, shapes: list[torch.Size]) -> Counter:
-    calls = sum((Counter(module.cost(shape)) for shape in shapes), Counter())
-    return calls + Counter(parameters=sum(p.numel() for p in module.parameters()))
+    return sum((Counter(module.cost(shape)) for shape in shapes), Counter())
 
 
 def _sizes(layer: Layer) -> dict[str, int]:

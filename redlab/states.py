@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -87,13 +86,3 @@ def assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the parameters and buffers of ``network``, in place, the values of ``tensors``, those of ``tensors_of``."""
     for name, tensor in tensors_of(network).items():
         tensor.copy_(tensors[name])
-
-
-def fingerprint(network: nn.Module) -> str:
-    """16 hex digits that stand for a network's tensors: names, shapes, values, and which of them would be trained."""
-    digest = hashlib.sha256()
-    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    for name, tensor in tensors_of(network).items():
-        digest.update(f"\0{name} {tuple(tensor.shape)} {tensor.dtype} {name in trained}\0".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

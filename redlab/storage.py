@@ -62,7 +62,7 @@ def load_network(name_or_path: str | Path, weights: str | None = "default") -> n
     network = networks.build(name)
     if weights == "default":
         load_weights(network, networks.default_weights(name), f"the weights of {name}")
-    network.redlab = Recipe(architecture=name, input_shape=networks.input_shape(name))
+    network.redlab = Recipe(name, networks.input_shape(name), input_mean=networks.input_mean(name))
     return network
 
 

@@ -12,6 +12,7 @@ from redlab.hashing import hash_network
 from redlab.layers import Layer
 from redlab.merging import merge_each
 from redlab.progress import progress
+from redlab.remainder import of_layers
 from redlab.result import Result
 from redlab.similarity import Dendrogram, clusters_at
 
@@ -42,7 +43,7 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
 
 def _row(network: nn.Module, dataset: Dataset, setting: dict) -> dict:
     result = hash_network(network, **setting)
-    layers = result.layers
+    layers = of_layers(result.layers)
     own = layers.loc[layers["modes"] > 0, ["modes", "error"]].mean().fillna(0)  # others would pull them to 0
     return setting | {
         "distinct": int(layers["distinct"].sum()),
@@ -76,7 +77,7 @@ def compare_merges(network: nn.Module, dataset: Dataset, settings: list[dict]) -
 
 
 def _merge_row(result: Result, dataset: Dataset) -> dict:
-    total = result.layers.sum(numeric_only=True)
+    total = of_layers(result.layers).sum(numeric_only=True)
     return {
         "merged": int(total["merged"]),
         "dead": int(total["dead"]),

@@ -17,7 +17,7 @@ from redlab.filters import slices_of
 from redlab.folding import fold_batchnorm
 from redlab.layers import Layer, weight_layers
 from redlab.moments import MeanInputs, mean_inputs
-from redlab.networks import place_of
+from redlab.networks import input_mean_of, place_of
 from redlab.progress import progress
 from redlab.result import Result
 
@@ -79,8 +79,8 @@ class Subject:
 
     @cached_property
     def mean_inputs(self) -> MeanInputs:
-        """Mean and variance of what each layer gets, as far as batch norm tells."""
-        return mean_inputs(self.folded, self.example)
+        """Mean and variance of what each layer gets, as far as batch norm tells; unknown images have mean 0."""
+        return mean_inputs(self.folded, self.example, input_mean_of(self.network) or (0.0,))
 
     def weights(self, folded: bool = False) -> dict[str, Tensor]:
         """The weights of ``layers`` by their dotted names; detached."""

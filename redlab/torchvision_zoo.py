@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models
 
+from redlab.mobilenet import MEAN
+
 # Two of them change with their weights: what the pretrained ones are, said out loud.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
@@ -38,6 +40,13 @@ def build(name: str) -> nn.Module:
 def input_shape(name: str) -> tuple[int, int, int]:
     """(3, size, size), the crop that its default weights were made for."""
     return 3, _crop(name), _crop(name)
+
+
+def input_mean(name: str) -> tuple[float, ...]:
+    """The mean a channel of ImageNet's images as its default weights want them normalised: 0 for all but one."""
+    wanted = models.get_model_weights(name).DEFAULT.transforms()
+    pairs = zip(MEAN, wanted.mean, wanted.std, strict=True)
+    return tuple(round((mean - own) / std, 4) for mean, own, std in pairs)
 
 
 def source(name: str) -> tuple[str, str, str]:

@@ -18,10 +18,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from redlab.augmentation import flip_images, shift_images
+from redlab.fingerprint import fingerprint
 from redlab.networks import place_of
 from redlab.options import plain_options
 from redlab.progress import progress
-from redlab.states import assign, fingerprint, read_state, tensors_of, write_state
+from redlab.states import assign, read_state, tensors_of, write_state
 
 OnBatch = Callable[[nn.Module, int], None]
 Penalty = Callable[[nn.Module], Tensor]

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.options import plain_options
 from redlab.recipe import append_step
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.scores import Scores
 from redlab.selection import SCOPES, check_share, count_of, lowest
+from redlab.shortfall import told_short
 
 _COLUMNS = [
     "layer",
@@ -65,6 +67,7 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     zeros = _zeros(scores, ratio, scope)
     pruned = copy_network(network)
     _check_layers(pruned, scores)
+    scores.check_network(network)
     for layer in weight_layers(pruned):
         if layer.name in zeros:
             places = np.unravel_index(zeros[layer.name], layer.weight.shape)  # whatever its strides
@@ -73,9 +76,9 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     append_step(pruned, step)
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "scope": scope}
     achieved = {"ratio": round(sum(map(len, zeros.values())) / max(len(scores), 1), 6)}
-    return Result(
-        pruned, weight_table(network, pruned, scores.skipped), step | {"options": options, "achieved": achieved}
-    )
+    table = with_others(weight_table(network, pruned, scores.skipped), network, pruned)
+    short = told_short("weights", ratio, achieved["ratio"] if len(scores) else 0.0, scores.skipped)
+    return Result(pruned, table, step | {"options": options, "achieved": achieved} | short)
 
 
 def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:

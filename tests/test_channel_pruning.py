@@ -131,7 +131,7 @@ def test_the_result_says_what_was_asked_reached_and_skipped():
     assert first.endswith(f"reached ratio 0.098958, products {result.plan['achieved']['products']}")
     assert others[0] == "channels: 394 -> 356 (90.355% left)"
     assert others[-1] == "3 layers, 1 skipped: classifier (network output)"
-    assert len(others) == 4
+    assert len(others) == 5
 
 
 def test_products_of_attention_count_in_what_is_reached():

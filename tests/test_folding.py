@@ -15,6 +15,7 @@ from torchvision import models
 
 from redlab.folding import apply_fold, fold_batchnorm
 from redlab.recipe import Recipe
+from redlab.remainder import of_layers
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def norms_left(network):
 
 
 def reasons(result):
-    left = result.layers[result.layers["skipped"] != ""]
+    left = of_layers(result.layers)[lambda rows: rows["skipped"] != ""]
     return dict(zip(left["layer"], left["skipped"], strict=True))
 
 

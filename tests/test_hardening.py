@@ -261,3 +261,28 @@ def test_a_network_without_masks_is_refused():
     for network in (nn.Linear(3, 4), load_network("digits/mlp"), hard):
         with pytest.raises(ValueError, match="has no masks: make it with sparsify"):
             harden(network)
+
+
+def test_channels_are_hardened_on_the_example_that_they_were_masked_with():
+    """What is guessed of this network is an image of 28 x 28, which it doesn't take."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3)).eval()
+    images = torch.randn(2, 1, 8, 8)
+    sparse = sparsify(network, 0.5, "filter", example=images)
+    for own in (sparse, copy.deepcopy(sparse)):
+        result = harden(own)
+        assert result.layers["channels_after"].tolist() == [3, 3]
+        assert torch.allclose(result.network(images), sparse(images), atol=1e-6)
+    assert harden(sparse, images[:1]).plan["achieved"] == result.plan["achieved"]
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_logits_that_are_no_numbers_are_refused_by_name(value):
+    sparse = sparsify(load_network("digits/mlp"), 0.25)
+    with torch.no_grad():
+        sparse.dpp.masks["hidden.1.linear"].logits[0, 0] = value
+    with pytest.raises(FloatingPointError, match=r"the mask of hidden\.1\.linear are NaN or inf"):
+        harden(sparse)
+    for training in (True, False):
+        with pytest.raises(FloatingPointError, match="the logits of a mask are NaN or inf"):
+            sparse.train(training)(torch.zeros(2, 1, 8, 8))

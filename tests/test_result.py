@@ -1,9 +1,12 @@
+import copy
 import json
 
+import pandas as pd
 import torch
 from torch import nn
 
 from redlab import Recipe, Result, fold_batchnorm, hash_network, load_network, weight_layers
+from redlab.reasons import told_once
 from redlab.recipe import append_step, recipe_of
 
 
@@ -73,3 +76,28 @@ def test_an_empty_network_gives_an_empty_table():
     assert isinstance(result, Result)
     assert "0 layers" in str(result)
     assert torch.equal(result.network(torch.tensor([-1.0, 1.0])), torch.tensor([0.0, 1.0]))
+
+
+def test_a_reason_is_told_once_with_a_count_and_three_names():
+    layer = nn.Linear(4, 4)
+    with torch.no_grad():
+        layer.weight.fill_(1)
+    network = nn.Sequential(*(copy.deepcopy(layer) for _ in range(50)))
+    reason = hash_network(network).layers["skipped"].iloc[0]
+    for text in (str(hash_network(network)), hash_network(network)._repr_html_().split("<table")[0]):
+        assert text.count(reason) == 1
+        assert f"50 skipped: 0, 1, 2 and 47 more ({reason})" in text
+
+
+def test_of_many_reasons_the_most_frequent_are_told():
+    names, reasons = [f"n{k}" for k in range(30)], [f"r{max(0, k - 10)}" for k in range(30)]
+    text = told_once(names, reasons)
+    assert text.startswith("n0, n1, n2 and 8 more (r0); n11 (r1)")
+    assert text.endswith("; 14 more for 14 other reasons")
+    assert told_once([], []) == ""
+
+
+def test_what_html_would_take_for_a_tag_is_text():
+    network = nn.Sequential(nn.Linear(3, 3))
+    result = Result(network, pd.DataFrame({"layer": ["0"], "kind": ["Linear"], "skipped": ["<locals> & more"]}))
+    assert "&lt;locals&gt; &amp; more" in result._repr_html_()

@@ -1,10 +1,22 @@
 """Scores: numbers all of them, on one scale where asked, as a table."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from redlab import Scores
+from redlab import (
+    Scores,
+    hash_network,
+    load_network,
+    prune_channels,
+    prune_weights,
+    score_channels,
+    score_weights,
+)
 from redlab.scores import NORMS, turn
 
 
@@ -74,3 +86,47 @@ def test_what_goes_later_scores_more_whatever_it_costs():
     assert found[:2] == [0, 0]
     assert found[1:] == sorted(set(found[1:]))
     np.testing.assert_allclose(found, np.maximum.accumulate(costs), rtol=1e-9)
+
+
+def test_scores_print_in_five_lines_and_show_a_table_a_row_a_group():
+    network = load_network("digits/resnet")
+    for made in (score_channels(network, "redundancy"), score_weights(network, "magnitude", folded=True)):
+        text, lines = str(made), str(made).splitlines()
+        assert len(lines) <= 5
+        assert text == repr(made)
+        assert lines[0].startswith(f"{made.criterion}(")
+        assert f"{len(made):,} {made.of} of {len(made.values)}" in lines[0]
+        every = np.concatenate([own.ravel() for own in made.values.values()])
+        assert lines[1] == f"scores: {every.min():.4g} to {every.max():.4g}, median {np.median(every):.4g}"
+        html = made._repr_html_()
+        assert html.count("<tr") == 1 + len(made.values)
+        assert all(f"<td>{name}</td>" in html for name in made.values)
+    assert str(score_channels(network, "magnitude")).splitlines()[-1] == "1 without: linear (network output)"
+    assert "0 channels" in str(scores())
+
+
+def other_weights(network):
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[0] += 1e-3
+    return other
+
+
+def test_scores_of_another_network_of_the_same_layers_are_refused():
+    network = load_network("digits/mlp")
+    channels, weights = score_channels(network, "magnitude"), score_weights(network, "magnitude")
+    for other in (load_network("digits/mlp", weights=None), other_weights(network), hash_network(network).network):
+        with pytest.raises(ValueError, match="the scores are of another network: its layers are the same"):
+            prune_channels(other, channels, 0.5)
+        with pytest.raises(ValueError, match="the scores are of another network: its layers are the same"):
+            prune_weights(other, weights, 0.5)
+        plan = prune_channels(other, replace(channels, network=""), 0.5).plan
+        assert plan["groups"] == prune_channels(network, channels, 0.5).plan["groups"]
+
+
+def test_what_changes_no_weight_keeps_the_scores():
+    network = load_network("digits/mlp")
+    channels, weights = score_channels(network, "magnitude"), score_weights(network, "magnitude")
+    copied = copy.deepcopy(network).requires_grad_(False).train()
+    prune_channels(copied, channels.normalised("rank"), 0.5)
+    prune_weights(copied, weights, 0.5)

@@ -137,8 +137,8 @@ def test_tied_weights_stay_tied_and_get_no_mask():
     network = mlp(4, 4, 4, 3)
     network[2].weight = network[0].weight
     sparse = sparsify(network, 0.5)
-    reason = "it shares its weight with another layer"
-    assert sparse.dpp.skipped == {"0": reason, "2": reason}
+    reason = "it shares its weight with 0.weight"
+    assert sparse.dpp.skipped == {"0": "it shares its weight with 2.weight", "2": reason}
     assert list(sparse.dpp.masks) == ["4"]
     assert sparse[0].weight is sparse[2].weight
     with pytest.raises(ValueError, match=f"keep names '2', which gets no mask: {reason}"):
@@ -275,7 +275,10 @@ def test_auto_takes_the_paper_s_estimator_for_few_draws(estimator):
         ({"keep": {"nowhere": 0.5}}, "nothing is called 'nowhere' that could have a mask; there are hidden.0.linear, "),
         ({"whole": ["nowhere"]}, "nothing is called 'nowhere' that could have a mask; there are hidden.0.linear, "),
         ({"keep": {"classifier": 0.5}, "granularity": "filter"}, "keep names 'classifier', .*: network output"),
-        ({"keep": {}}, "no part of MLP can get a mask: hidden.0.linear: it was asked to stay whole; "),
+        (
+            {"keep": {}},
+            "no part of MLP can get a mask: hidden.0.linear, hidden.1.linear, classifier .it was asked to stay whole",
+        ),
         ({"keep": 6, "granularity": "tile"}, "keep must be a multiple of tiles, 4, not 6"),
         ({"granularity": "tile", "tiles": 0}, "tiles must be a whole number of at least 1, not 0"),
         ({"granularity": "tile", "tiles": 2.5}, "not 2.5"),

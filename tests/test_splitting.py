@@ -16,6 +16,7 @@ from redlab.cost import COSTS, by_module, measure_cost
 from redlab.hashing import hash_network
 from redlab.layers import weight_layers
 from redlab.recipe import Recipe
+from redlab.remainder import of_layers
 from redlab.split_layers import SplitLayer
 from redlab.splitting import as_dense, retake, separate_kernels, split_inputs
 from redlab.torchvision_zoo import build
@@ -73,7 +74,7 @@ def check(network, example=None, step=split_inputs, **options):
 
 
 def check_table(network, result):
-    table, layers = result.layers, list(weight_layers(network))
+    table, layers = of_layers(result.layers), list(weight_layers(network))
     assert list(table.columns) == COLUMNS
     assert table["layer"].tolist() == [layer.name for layer in layers]
     assert not table.isna().any(axis=None)
@@ -118,7 +119,7 @@ def check_cost(result, example):
 
 
 def reasons(result):
-    left = result.layers[result.layers["skipped"] != ""]
+    left = of_layers(result.layers)[lambda rows: rows["skipped"] != ""]
     return dict(zip(left["layer"], left["skipped"], strict=True))
 
 
@@ -287,7 +288,7 @@ LEFT = {
     "hook": (nn.Sequential(hooked(nn.Conv2d(4, 4, 1), "register_forward_hook")), {"0": OWN}),
     "hook ahead": (nn.Sequential(hooked(nn.Conv2d(4, 4, 1), "register_forward_pre_hook")), {"0": OWN}),
     "own forward": (nn.Sequential(Doubled(4, 4)), {"0": OWN}),
-    "tied": (tied(), {"0": "another layer shares its weight", "1": "shares its weight with 0"}),
+    "tied": (tied(), {"0": "shares its weight with 1.weight", "1": "shares its weight with 0"}),
     "idle": (two(lambda net, x: net.a(x)), {"b": NOT_CALLED}),
     "read": (two(lambda net, x: F.linear(net.a(x), net.b.weight)), {"b": NOT_CALLED}),
 }
@@ -468,7 +469,7 @@ def test_a_summary_shows_products_and_what_is_left():
     text = str(split_inputs(tied()))
     assert text.startswith("split(unit='channel', signed=False)")
     assert "products: 32 -> 32" in text
-    assert "2 layers, 2 skipped: 0 (another layer shares its weight); 1 (shares its weight with 0)" in text
+    assert "2 layers, 2 skipped: 0 (shares its weight with 1.weight); 1 (shares its weight with 0)" in text
 
 
 # What is refused

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from redlab.states import assign, fingerprint, read_state, replace_file, tensors_of, write_state
+from redlab.fingerprint import fingerprint
+from redlab.states import assign, read_state, replace_file, tensors_of, write_state
 
 
 def test_what_was_written_comes_back(tmp_path):

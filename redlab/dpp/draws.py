@@ -36,13 +36,13 @@ def largest(values: Tensor, k: int) -> Tensor:
     """A mask (rows, n), true at exactly the ``k`` largest of each row; of equal ones at those that come first.
 
     Raises:
-        FloatingPointError: where ``values``, on the CPU, holds NaN.
+        FloatingPointError: where ``values``, on the CPU, holds NaN or inf, which have no gradient.
     """
     smallest = values.topk(k, sorted=False).values.amin(1, keepdim=True)
     # Elsewhere a look at values costs more than it saves, or is refused.
     if type(values) in (Tensor, nn.Parameter) and values.device.type == "cpu":
-        if smallest.isnan().any() or values.amax().isnan():
-            raise FloatingPointError("the logits of a mask are NaN: try a lower learning rate")
+        if not all(end.isfinite() for end in values.aminmax()):
+            raise FloatingPointError("the logits of a mask are NaN or inf: try a lower learning rate, or finite ones")
         mask = values >= smallest
         if int(mask.count_nonzero()) == k * len(values):
             return mask

@@ -18,6 +18,7 @@ from redlab.layers import copy_network, weight_layers
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
 from redlab.recipe import append_step
+from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.weight_pruning import weight_table
 
@@ -32,8 +33,8 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
 
     Arguments:
         network: left untouched.
-        example: what the network takes, batch first, for the products of "filter"; by default
-            ``example_input(network)``.
+        example: what the network takes, batch first, for the products of "filter"; by default what ``sparsify`` was
+            given, else ``example_input(network)``.
 
     Returns:
         ``layers`` as of ``prune_weights``, or with "filter" of ``prune_channels``, and for every layer: ``k`` and ``n``
@@ -55,12 +56,13 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
     sparsity = sparsity_of(network)
     before, after = (_plain(network, masked) for masked in (False, True))
     if sparsity.of_channels:
-        return _without_channels(sparsity, before, after, example)
+        return _without_channels(sparsity, before, after, sparsity.example if example is None else example)
     table = weight_table(before, after, sparsity.skipped)
     append_step(after, {"step": "prune_weights"})
     table["sparsity"] = table["zeros"] / table["weights"].clip(lower=1)
     table = _with_bits(table, before, sparsity)
     achieved = _means(table)
+    table = with_others(table, before, after)
     return Result(after, table, {"step": "harden", "options": sparsity.options, "achieved": achieved})
 
 
@@ -76,6 +78,7 @@ def _without_channels(sparsity: Sparsity, before: nn.Module, after: nn.Module, e
     products = table["products_after"].sum() / max(table["products_before"].sum(), 1)
     gone = sum(where.count(-1) for where in destinations.values()) / sum(map(len, destinations.values()))
     achieved = {"ratio": round(gone, 6), "products": round(float(products), 6), **_means(table)}
+    table = with_others(table, before, smaller)
     return Result(smaller, table, plan | {"options": sparsity.options, "achieved": achieved})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,6 +16,7 @@ from redlab.dpp.sparsity import Sparsity
 from redlab.groups import Group
 from redlab.layers import Layer, copy_network, weight_layers
 from redlab.options import plain_options
+from redlab.reasons import told_once
 from redlab.scoring import score_channels
 
 _K_STEPS = 16  # up to so many draws "auto" takes the paper's estimator
@@ -100,9 +100,9 @@ def sparsify(
     made.place()
     _check_names(asked, made)
     if not made.masks:
-        reasons = "; ".join(f"{name}: {why}" for name, why in made.skipped.items()) or "it has no conv or linear layer"
+        reasons = told_once(made.skipped, made.skipped.values()) or "it has no conv or linear layer"
         raise ValueError(f"no part of {type(network).__name__} can get a mask: {reasons}")
-    sparse.dpp = Sparsity(asked.options, made.masks, made.skipped, tuple(made.layers), tuple(made.groups))
+    sparse.dpp = Sparsity(asked.options, made.masks, made.skipped, tuple(made.layers), tuple(made.groups), example)
     sparse.register_forward_pre_hook(begin_pass)
     sparse.register_forward_hook(end_pass, always_call=True)
     return sparse.train(network.training)
@@ -172,9 +172,8 @@ class _OfUnits(_Masks):
 
     def place(self) -> None:
         layers = list(weight_layers(self.network))
-        tied = Counter(id(layer.weight) for layer in layers)
         for layer in layers:
-            if reason := _why_whole(layer, tied[id(layer.weight)] > 1) or self._place(layer):
+            if reason := _why_whole(layer) or self._place(layer):
                 self.skipped[layer.name] = reason
 
     def _place(self, layer: Layer) -> str:
@@ -193,12 +192,12 @@ class _OfUnits(_Masks):
         return ""
 
 
-def _why_whole(layer: Layer, tied: bool) -> str:
-    if layer.skipped and not tied:
+def _why_whole(layer: Layer) -> str:
+    if layer.skipped and not layer.shared:
         return layer.skipped
     if layer.parameter != "weight":
         return "it is a projection inside an attention module, no layer of its own"
-    return "it shares its weight with another layer" if tied else ""
+    return f"it shares its weight with {' and '.join(layer.shared)}" if layer.shared else ""
 
 
 class _OfChannels(_Masks):

@@ -21,6 +21,7 @@ class Sparsity:
         skipped: by the name of the layer or group, why it has no mask.
         layers: the names of those whose weight is masked.
         groups: the coupled groups of the network (granularity "filter").
+        example: what the network takes, where ``sparsify`` was told.
     """
 
     options: dict[str, Any]
@@ -28,6 +29,7 @@ class Sparsity:
     skipped: dict[str, str]
     layers: tuple[str, ...]
     groups: tuple[Group, ...] = ()
+    example: Any = None
 
     @property
     def of_channels(self) -> bool:
@@ -41,7 +43,14 @@ class Sparsity:
 
 
 def sparsity_of(network: nn.Module) -> Sparsity:
-    """Raises ValueError where ``network`` has no masks."""
+    """What ``network`` carries.
+
+    Raises:
+        ValueError: it has no masks.
+        FloatingPointError: one of them has logits that are NaN or inf (on a GPU, drawing does not look).
+    """
     if not isinstance(sparsity := getattr(network, "dpp", None), Sparsity):
         raise ValueError(f"this {type(network).__name__} has no masks: make it with sparsify(network, keep)")
+    if bad := [name for name, mask in sparsity.masks.items() if not mask.logits.isfinite().all()]:
+        raise FloatingPointError(f"the logits of the mask of {bad[0]} are NaN or inf: try a lower learning rate")
     return sparsity
