@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from redlab.baselines import CRITERIA
 from redlab.channel_table import channel_table
 from redlab.compensation import COMPENSATIONS, compensate, final_heir
-from redlab.cost import by_module, measure_cost
+from redlab.cost import by_module, measure_cost, run_once
 from redlab.groups import Group
 from redlab.layers import weight_layers
 from redlab.plan import make_plan
@@ -145,12 +145,14 @@ def _kept(
     if products is None:
         return selector.without(most or 0)
     check_share("products", products)
-    left = products_of(network, scores.groups, cost)
+    left = products_of(network, scores.groups, cost, example)
     return selector.down_to(count_of(products, cost.attrs["products"]), left, most)
 
 
-def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame) -> Products:
-    """The products of ``network`` with fewer channels; ``cost`` is its own."""
+def products_of(
+    network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame, example: Tensor | None = None
+) -> Products:
+    """The products of ``network`` with fewer channels; ``cost`` is its own, of ``example``."""
     paths = {module: path for path, module in network.named_modules()}
     costs, shapes, products = by_module(network, cost), {}, {}
     for layer in weight_layers(network):
@@ -158,7 +160,22 @@ def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame)
         if layer.parameter == "weight" and not layer.skipped:
             shapes[f"{path}.weight".lstrip(".")] = tuple(layer.weight.shape)
             products[f"{path}.weight".lstrip(".")] = costs.get(path, Counter())["products"]
-    return Products(groups, shapes, products, cost.attrs["products"])
+    return Products(groups, shapes, products, cost.attrs["products"], _pairs(network, products, example))
+
+
+def _pairs(network: nn.Module, products: Iterable[str], example: Tensor | None) -> dict[str, ndarray]:
+    """By the name of a weight that has zeros, the products of each kernel."""
+    weights = {name: network.get_parameter(name).detach() for name in products}
+    sparse = {name: weight for name, weight in weights.items() if not weight.is_meta and not weight.all()}
+    if not sparse:
+        return {}
+    pairs: dict[str, ndarray] = {}
+    for use, positions in run_once(network, example).multiplied.uses.items():
+        if use.weight in sparse:
+            kernels = (sparse[use.weight] != 0).flatten(2).cpu().numpy()
+            each = kernels @ positions.ravel() if kernels.ndim > 2 else kernels * positions
+            pairs[use.weight] = pairs.get(use.weight, 0) + each
+    return pairs
 
 
 def _destination(kept: ndarray, scores: Scores, name: str, kind: str) -> list[int]:

@@ -28,7 +28,8 @@ from redlab.splitting import as_dense, separate_kernels, split_inputs
 # What red_plus_plus adds to the papers; each part is an argument.
 MAX_ERROR = 0.15
 _COLUMNS = ["layer", "kind", "weights", "distinct", "modes", "error", "channels_before", "channels_after"]
-_COLUMNS += ["products_before", "products_after", "products_unsigned", "additions_after", "lookups"]
+_COLUMNS += ["products_before", "products_after", "products_unsigned", "macs_before", "macs_after"]
+_COLUMNS += ["additions_before", "additions_after", "lookups"]
 _COLUMNS += ["parameters_before", "parameters_after", "skipped"]
 # What a reader calls the steps that leave a layer as it is.
 _VERBS = {"fold": "fold", "hash": "hash", "correct_biases": "correct bias", "plan": "merge", "split": "split"}
@@ -255,7 +256,8 @@ def layer_table(network: nn.Module, results: list[Result], example: Tensor | Non
             row |= {name: part[name] for name in _COLUMNS[4:-1] if name in part and not name.endswith("_before")}
         row |= {f"{name}_before": _first_of(own, f"{name}_before") for name in ("channels", "parameters")}
         # A module's projections share its cost, which stands with the first of them.
-        row["products_before"] = cost.pop(paths[layer.module], Counter())["products"]
+        first = cost.pop(paths[layer.module], Counter())
+        row |= {f"{name}_before": first[name] for name in ("products", "macs", "additions")}
         reasons = [f"{step}: {part['skipped']}" for step, part in zip(steps, own, strict=True) if part["skipped"]]
         rows.append(row | {"skipped": "; ".join(reasons)})
     return (

@@ -14,6 +14,8 @@ _TOTALS = (
     ("parameters", "parameters_before", "parameters_after"),
     ("products", "products_before", "products_after"),
 )
+# Additions stay where products are shared: their sum stands beside the products.
+_OPERATIONS = ("products", "additions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,11 @@ class Result:
         for title, before, after in _TOTALS:
             if {before, after} <= set(self.layers):
                 was, now = int(self.layers[before].sum()), int(self.layers[after].sum())
-                lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)")
+                lines.append(_line(title, was, now))
+        operations = {when: [f"{name}_{when}" for name in _OPERATIONS] for when in ("before", "after")}
+        if {name for names in operations.values() for name in names} <= set(self.layers):
+            was, now = (int(self.layers[names].to_numpy().sum()) for names in operations.values())
+            lines.append(_line("operations (multiplications + additions)", was, now))
         if "error" in self.layers and len(self.layers):
             error = self.layers["error"]
             lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
@@ -71,3 +77,7 @@ class Result:
             return f"{len(self.layers)} layers, none skipped"
         reasons = [f"{', '.join(rows['layer'])} ({reason})" for reason, rows in skipped.groupby("skipped", sort=False)]
         return f"{len(self.layers)} layers, {len(skipped)} skipped: {'; '.join(reasons)}"
+
+
+def _line(title: str, was: int, now: int) -> str:
+    return f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)"

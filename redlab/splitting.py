@@ -9,8 +9,9 @@ one *unit*, within which equal ones share a product, is our choice:
 | tap | weights that an input channel meets at one place of the kernel |
 | channel | weights that an input channel meets at any place: a pixel is multiplied once by each |
 
-Products are multiplications of an input value by a weight that is not zero; where they are shared, each pair of values
-counts once: by input position, with the taps that reach it (unit channel), else by output position. The additions stay.
+Products are multiplications of an input value, not of padding, by a weight that is not zero; where they are shared,
+each pair of values counts once: by input position, with the taps that reach it (unit channel), else by output position.
+The additions stay, one for each term.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from redlab.calls import record_calls
-from redlab.cost import by_module, measure_cost
+from redlab.cost import COUNTED, by_module, measure_cost
 from redlab.graph import has_own_forward
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.progress import progress
@@ -33,9 +34,9 @@ from redlab.split_layers import SplitLayer
 from redlab.units import UNITS, split_layer
 
 STEPS = ("split", "separate")
-_COLUMNS = ["layer", "kind", "weights", "distinct", "channels_before", "channels_after", "products_before"]
-_COLUMNS += ["products_after", "products_unsigned", "additions_after", "lookups", "parameters_before"]
-_COLUMNS += ["parameters_after", "skipped"]
+_COLUMNS = ["layer", "kind", "weights", "distinct", "channels_before", "channels_after"]
+_COLUMNS += ["products_before", "products_after", "products_unsigned", "macs_before", "macs_after"]
+_COLUMNS += ["additions_before", "additions_after", "lookups", "parameters_before", "parameters_after", "skipped"]
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
@@ -210,8 +211,8 @@ def _table(
         old = was.pop(path, Counter())
         new = old | Counter(unsigned=old["products"]) if why else _cost(split.get_submodule(path), called[layer.name])
         row = {"layer": layer.name, "kind": layer.kind, "skipped": why} | _sizes(layer)
-        row |= {f"{name}_before": old[name] for name in ("products", "parameters")}
-        row |= {f"{name}_after": new[name] for name in ("products", "additions", "parameters")}
+        row |= {f"{name}_before": old[name] for name in COUNTED}
+        row |= {f"{name}_after": new[name] for name in COUNTED}
         rows.append(row | {"products_unsigned": new["unsigned"], "lookups": new["lookups"]})
     return pd.DataFrame(rows, columns=_COLUMNS)
 
