@@ -31,7 +31,7 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
     (``F.pad``, ``ZeroPad2d``) are values like any other, and so are reflected or repeated borders. Linear, bilinear and
     recurrent layers count by the same rule; a weight that is computed at every call counts as if it had no zeros. Batch
     norm, activations, pooling and embeddings count nothing.
-    A module with a ``cost`` of its own, such as a split layer, is asked for it with the shape of its input.
+    A module with a ``cost`` and ``macs`` of its own, a split layer, is asked for them with the shape of its input.
 
     Arguments:
         network: left untouched; it runs on fake tensors, so that neither its size nor its device matters.
@@ -102,7 +102,8 @@ def _own_cost(module: nn.Module, products: int, macs: int, calls: list[torch.Siz
     if not hasattr(module, "cost"):
         return {"products": products, "macs": macs, "additions": products, "lookups": 0}
     total = sum((Counter(module.cost(shape)) for shape in calls), Counter())
-    return {name: total[name] for name in ("products", "macs", "additions", "lookups")}
+    own = {name: total[name] for name in ("products", "additions", "lookups")}
+    return own | {"macs": sum(module.macs(shape) for shape in calls)}
 
 
 def _why_not(found: Multiplied, path: str) -> str:

@@ -151,16 +151,24 @@ class SplitLayer(nn.Module):
 
     def cost(self, shape: torch.Size) -> dict[str, int]:
         """What one call on an input of this shape costs: products, unsigned (the same without sharing w and -w),
-        macs (of the ordinary layer), additions, lookups; see METHODS in ``splitting``.
+        additions, lookups; see ``splitting``.
         """
-        own, dims = self.geometry, len(self.geometry.kernel)
-        space = tuple(shape[len(shape) - dims :])
-        images = prod(shape[: len(shape) - dims - 1])
+        images, space = self._parts(shape)
         shared, unsigned = self._count_products(space)
         counts = {"products": shared, "unsigned": unsigned, "lookups": self._count_lookups(space)}
         counts["additions"] = counts["lookups"] + self._count_inner(space)
-        counts["macs"] = own.outputs * own.per_group * len(own.taps) * prod(own.sizes(space))
         return {name: images * count for name, count in counts.items()}
+
+    def macs(self, shape: torch.Size) -> int:
+        """The multiplications of the ordinary layer on such an input, those by padding and by zeros too."""
+        images, space = self._parts(shape)
+        own = self.geometry
+        return images * own.outputs * own.per_group * len(own.taps) * prod(own.sizes(space))
+
+    def _parts(self, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
+        """How many images an input of this shape holds, and their spatial sizes."""
+        inner = len(shape) - len(self.geometry.kernel)
+        return prod(shape[: inner - 1]), tuple(shape[inner:])
 
     def _zero(self, table: Table) -> int:
         """What ``lookup`` holds for a weight that is zero."""

@@ -219,6 +219,7 @@ def _table(
 
 def _cost(module: SplitLayer, shapes: list[torch.Size]) -> Counter:
     calls = sum((Counter(module.cost(shape)) for shape in shapes), Counter())
+    calls["macs"] = sum(module.macs(shape) for shape in shapes)
     return calls + Counter(parameters=sum(p.numel() for p in module.parameters()))
 
 
