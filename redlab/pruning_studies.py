@@ -75,7 +75,7 @@ def compare_criteria(
     ]
     for name, seed in progress(jobs, "methods"):
         for keep, result in prune_by_method(network, training, methods[name], keeps, seed):
-            own = {"method": name, "keep": keep, "seed": seed, **_left(result)}
+            own = {"method": name, "keep": keep, "seed": seed, **left_of(result)}
             rows += [own | stage for stage in _stages(result.network, test, training, seed, fine_tune)]
     frame = pd.DataFrame(rows)
     frame.attrs["before"] = evaluate(network, test).accuracy if before is None else before
@@ -115,7 +115,8 @@ def _picked(method: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: method[name] for name in names if name in method}
 
 
-def _left(result: Result) -> dict[str, float]:
+def left_of(result: Result) -> dict[str, float]:
+    """The shares of products, parameters and scored channels that ``result`` has left."""
     total = result.layers.sum(numeric_only=True)
     return {
         "products": total["products_after"] / total["products_before"],
@@ -183,7 +184,7 @@ def sensitivity(
             "channels": size,
             "removed": round(size * result.plan["achieved"]["ratio"]),
         }
-        row |= {"products": _left(result)["products"], "accuracy": found.accuracy, "loss": found.loss}
+        row |= {"products": left_of(result)["products"], "accuracy": found.accuracy, "loss": found.loss}
         rows.append(row)
     frame = pd.DataFrame(rows)
     frame.attrs["before"] = evaluate(network, dataset).accuracy

@@ -20,7 +20,8 @@ from redlab.splitting import as_dense
 
 # What a method asks for beyond the trained network: each has a panel of its own, since they answer other questions.
 NEEDS = ("nothing", "data", "fine-tuning")
-SHARES = ("products", "additions", "parameters", "bytes")
+SHARES = ("products", "macs", "additions", "parameters", "bytes")
+_SHOWN = ("products", "macs", "additions", "operations", "parameters", "bytes")
 _TIMES = ("milliseconds", "time_ratio")
 _ROUNDS = {False: 40, True: 9}  # of timing, by whether layers are split: those take ten times as long and more
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -51,8 +52,8 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
         dataset: what accuracy is measured on, of split layers in ordinary ones; None: it is not measured.
 
     Returns:
-        ``products``, ``additions``, ``parameters`` and ``bytes`` (of the folders that ``save_network`` writes), as
-        shares of the original's; ``accuracy`` in percent. Split layers count each distinct product once and have one
+        ``products``, ``macs``, ``additions``, ``parameters`` and ``bytes`` (of the folders that ``save_network``
+        writes), as shares of the original's; ``accuracy`` in percent. Split layers count each distinct product once and have one
         parameter a distinct value of a channel, their look-ups apart; RED's separated kernels can add more than they
         save, so that the share of additions can exceed 1.
 
@@ -64,7 +65,7 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
         (1.0, 0.2)
     """
     before, after = measure_cost(original).attrs, measure_cost(network).attrs
-    row = {name: after[name] / before[name] for name in SHARES[:3]}
+    row = {name: after[name] / before[name] for name in SHARES[:-1]}
     row["bytes"] = folder_bytes(network) / folder_bytes(original)
     if dataset is not None:
         row["accuracy"] = evaluate(as_dense(network) if is_split(network) else network, dataset).accuracy
@@ -102,7 +103,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
     Returns:
         A row a network, method, setting, seed and stage: these; ``needs``, one of ``NEEDS``; ``split``, whether its
         layers are split; the columns of ``measure_left`` and ``time_left``; ``before``, the accuracy of the network as
-        it came; ``images`` of the test; the ``command`` that makes the row; ``seconds``, ``machine``, ``threads``; and
+        it came; ``images`` of the test; ``count``, "new" where shares are by the rule of ``measure_cost``, "old" where
+        multiplications by padding are among the products; the ``command`` that makes the row; ``seconds``, ``machine``, ``threads``; and
         the setting as ``keep``, ``max_error``, ``alpha`` (NaN elsewhere) and ``bandwidth`` ("" elsewhere).
 
     Raises:
@@ -122,17 +124,19 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
 
 def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
     """``read_real`` with seeds taken together: means, the standard deviation ``sd`` of the accuracy (0 for one seed),
-    and how many ``seeds`` there are.
+    and how many ``seeds`` there are; ``operations``, the share left of multiplications and additions together.
 
     Example:
         >>> summary = summarise_real(read_real().query("network == 'cifar10/resnet56' and method == 'FlexRel'"))
         >>> summary[["setting", "seeds"]].to_numpy().tolist()
         [['75% of products', 3], ['47% of products', 3]]
     """
-    keys = ["network", "needs", "method", "setting", "split", "before"]
+    keys = ["network", "needs", "method", "setting", "split", "count", "before"]
     groups = frame.groupby(keys, sort=False)
     means = groups[["accuracy", *SHARES, *_TIMES]].mean()
     spread = groups["accuracy"].agg(sd="std", seeds="count")
+    # Each product of the original is a term of one sum: it has as many additions.
+    means["operations"] = (means["products"] + means["additions"]) / 2
     return means.join(spread).fillna({"sd": 0.0}).reset_index()
 
 
@@ -141,8 +145,9 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     stand beside them. Cells that nobody measured or printed are empty.
 
     Returns:
-        The columns needs, method, setting, accuracy, seeds, products, additions, parameters, bytes, ms, time (that of
-        the original is 1), and ``protocol``: in what a published figure differs; empty where the row is measured here.
+        The columns needs, method, setting, accuracy, seeds, products, macs, additions, operations (multiplications and
+        additions), parameters, bytes, count ("old": padding counts as well), ms, time (that of the original is 1), and
+        ``protocol``: in what a published figure differs; empty where the row is measured here. Papers print macs.
 
     Example:
         >>> table = table_real(summarise_real(read_real()), "cifar10/resnet20")
@@ -158,8 +163,9 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     text = {name: rows[name] for name in ("needs", "method", "setting")}
     text["accuracy"] = [_accuracy(*row) for row in rows[["before", "accuracy", "sd"]].to_numpy()]
     text["seeds"] = rows["seeds"].map("{:.0f}".format).where(rows["seeds"].notna(), "")
-    for name in SHARES:
+    for name in _SHOWN:
         text[name] = (100 * rows[name]).map("{:.1f} %".format).where(rows[name].notna(), "")
+    text["count"] = rows["count"].where(rows["count"] == "old", "")
     for name, title in zip(_TIMES, ("ms", "time"), strict=True):
         text[title] = rows[name].map("{:.2f}".format).where(rows[name].notna(), "")
     return pd.DataFrame({**text, "protocol": rows["protocol"]}).reset_index(drop=True)
@@ -176,14 +182,16 @@ def left_out() -> pd.DataFrame:
 
 
 def published_figures() -> pd.DataFrame:
-    """``PUBLISHED``: network, needs, method, setting, before, accuracy, products, parameters, source, protocol.
+    """``PUBLISHED``: network, needs, method, setting, before, accuracy, products, macs, parameters, source, protocol.
+
+    Papers count macs; ``products`` repeats that share, for axes on which measured ones stand.
 
     Example:
         >>> figures = published_figures()
         >>> figures.loc[figures["method"] == "DepGraph", "accuracy"].tolist()
         [93.77, 93.64]
     """
-    return pd.DataFrame(PUBLISHED).astype({"products": float, "parameters": float})
+    return pd.DataFrame(PUBLISHED).astype({"products": float, "macs": float, "parameters": float})
 
 
 def _accuracy(before: float, after: float, sd: float) -> str:
@@ -194,7 +202,7 @@ def beside_stored(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     """Rows measured just now beside the stored ones of the same network, method and setting, seed 0.
 
     Returns:
-        network, method, setting, and accuracy, products, additions, parameters and bytes twice: as ``NAME`` and
+        network, method, setting, and accuracy, products, macs, additions, parameters and bytes twice: as ``NAME`` and
         ``NAME_stored``; no rows where nothing is stored.
 
     Example:
