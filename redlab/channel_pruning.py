@@ -87,7 +87,7 @@ def prune_channels(
     _check_groups(network, scores)
     kind = _compensation_of(scores, compensation)
     selector, cost = Selector(scores.values, scope, round_to), measure_cost(network, example)
-    kept = _kept(network, scores, selector, cost, ratio, products, count)
+    kept = _kept(network, scores, selector, cost, ratio, products, count, example)
     groups = [replace(group, frozen=scores.skipped.get(group.name, "")) for group in scores.groups]
     destinations = {name: _destination(mask, scores, name, kind) for name, mask in kept.items() if not mask.all()}
     filled = compensate(network, groups, kept, scores.heirs, kind, example)
@@ -132,6 +132,7 @@ def _kept(
     ratio: float | None,
     products: float | None,
     most: int | None,
+    example: Tensor | None,
 ) -> dict[str, ndarray]:
     if (ratio is None) == (products is None and most is None):
         raise ValueError(
@@ -172,9 +173,8 @@ def _pairs(network: nn.Module, products: Iterable[str], example: Tensor | None) 
     pairs: dict[str, ndarray] = {}
     for use, positions in run_once(network, example).multiplied.uses.items():
         if use.weight in sparse:
-            kernels = (sparse[use.weight] != 0).flatten(2).cpu().numpy()
-            each = kernels @ positions.ravel() if kernels.ndim > 2 else kernels * positions
-            pairs[use.weight] = pairs.get(use.weight, 0) + each
+            live = (sparse[use.weight] != 0).cpu().numpy() * positions
+            pairs[use.weight] = pairs.get(use.weight, 0) + live.reshape(*live.shape[:2], -1).sum(-1)
     return pairs
 
 

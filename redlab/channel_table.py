@@ -34,7 +34,8 @@ def channel_table(
 
     Returns:
         layer, kind, weights (before), group (all that its outputs belong to), channels, products, macs, additions and
-        parameters before and after, and how many channels were ``merged`` into another or, with no destination, ``dead``.
+        parameters before and after, and how many channels were ``merged`` into another or, with no destination,
+        ``dead``.
     """
     paths = {module: path for path, module in before.named_modules()}
     cost = measure_cost(before, example) if cost is None else cost

@@ -33,10 +33,46 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten._trilinear: lambda x, weight, *_: len(x) * weight.numel(),
 }
 # What does no more than move, add or compare a weight, or norms, multiplies nothing by our convention.
-_HARMLESS = set("add sub rsub cat stack where copy clone masked_fill maximum minimum topk sort argmax argmin".split())
-_HARMLESS |= set("embedding embedding_bag _embedding_bag _embedding_bag_forward_only index gather index_select".split())
-_HARMLESS |= set("index_put scatter native_layer_norm native_group_norm _fused_rms_norm eq ne lt le gt ge".split())
-_QUESTIONS = (aten.is_contiguous, aten.is_strides_like_format, aten.is_non_overlapping_and_dense, aten.sym_is_contiguous)
+_HARMLESS = {
+    *(
+        "add",
+        "sub",
+        "rsub",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "maximum",
+        "minimum",
+        "topk",
+        "sort",
+        "argmax",
+        "argmin",
+    ),
+    *(
+        "cat",
+        "stack",
+        "where",
+        "copy",
+        "clone",
+        "masked_fill",
+        "index",
+        "index_select",
+        "index_put",
+        "gather",
+        "scatter",
+    ),
+    *("embedding", "embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"),
+    *("native_layer_norm", "native_group_norm", "_fused_rms_norm"),
+}
+_QUESTIONS = (
+    aten.is_contiguous,
+    aten.is_strides_like_format,
+    aten.is_non_overlapping_and_dense,
+    aten.sym_is_contiguous,
+)
 _QUESTIONS += (aten.size, aten.sym_size, aten.stride, aten.sym_stride, aten.storage_offset, aten.sym_storage_offset)
 _QUESTIONS += (aten.numel, aten.sym_numel, aten.dim, torch.ops.prim.layout)
 

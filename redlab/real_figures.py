@@ -164,7 +164,9 @@ def _legend_of(summary: pd.DataFrame, x: str, looks: dict[str, _Look], published
     lines = [_sample(method, looks[method], split[method]) for method in split.index]
     lines.append(Line2D([], [], color=INK, linewidth=0.8, label="before"))
     if x == "products" and published is not None:
-        star = Line2D([], [], color=INK, label="published, of macs, another protocol (see the table)", linestyle="", marker="*")
+        star = Line2D(
+            [], [], color=INK, label="published, of macs, another protocol (see the table)", linestyle="", marker="*"
+        )
         star.set(markersize=9, markerfacecolor="white")
         lines.append(star)
     notes = [_OPEN[x]] if split.any() else []

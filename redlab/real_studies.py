@@ -53,9 +53,9 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
 
     Returns:
         ``products``, ``macs``, ``additions``, ``parameters`` and ``bytes`` (of the folders that ``save_network``
-        writes), as shares of the original's; ``accuracy`` in percent. Split layers count each distinct product once and have one
-        parameter a distinct value of a channel, their look-ups apart; RED's separated kernels can add more than they
-        save, so that the share of additions can exceed 1.
+        writes), as shares of the original's; ``accuracy`` in percent. Split layers count each distinct product once and
+        have one parameter a distinct value of a channel, their look-ups apart; RED's separated kernels can add more
+        than they save, so that the share of additions can exceed 1.
 
     Example:
         >>> from redlab import hash_network, load_network
@@ -104,7 +104,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
         A row a network, method, setting, seed and stage: these; ``needs``, one of ``NEEDS``; ``split``, whether its
         layers are split; the columns of ``measure_left`` and ``time_left``; ``before``, the accuracy of the network as
         it came; ``images`` of the test; ``count``, "new" where shares are by the rule of ``measure_cost``, "old" where
-        multiplications by padding are among the products; the ``command`` that makes the row; ``seconds``, ``machine``, ``threads``; and
+        multiplications by padding are among the products; the ``command`` that makes the row; ``seconds``,
+        ``machine``, ``threads``; and
         the setting as ``keep``, ``max_error``, ``alpha`` (NaN elsewhere) and ``bandwidth`` ("" elsewhere).
 
     Raises:

@@ -1,11 +1,10 @@
 """Small networks for the tests, and what is done to them."""
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-import copy
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm

@@ -247,7 +247,6 @@ class TestDegenerate:
         layer = build()
         nn.init.constant_(layer.weight, -0.5)
         split, cost = self.check(layer, unit, signed)
-        each = layer.weight[0, 0].numel()
         assert len(split.tables[0]) == 4
         if unit == "channel":
             assert cost["products"] == 2 * 4 * (25 if layer.weight.ndim == 4 else 1)
@@ -538,8 +537,8 @@ def test_costs_of_a_small_layer_by_hand():
         layer.weight.copy_(torch.tensor([[[1.0, 2.0, 1.0]], [[-1.0, 2.0, 0.0]]]))
     ways = product(UNITS, [False, True])
     cost = {(unit, signed): split_layer(layer, unit, signed).cost((1, 1, 4)) for unit, signed in ways}
-    # By tap {1, -1}, {2}, {1}, at three, four and three outputs. A pixel meets 1, -1 and 2; only x3 never meets the first tap, which
-    # alone holds -1. (Tap 0 of an output sees the pixel before it.)
+    # By tap {1, -1}, {2}, {1}, at three, four and three outputs. A pixel meets 1, -1 and 2; only x3
+    # never meets the first tap, which alone holds -1. (Tap 0 of an output sees the pixel before it.)
     assert cost["tap", False] == {"products": 13, "unsigned": 13, "lookups": 17, "additions": 17}
     assert cost["tap", True] == {"products": 10, "unsigned": 13, "lookups": 17, "additions": 17}
     assert cost["channel", False] == {"products": 11, "unsigned": 11, "lookups": 17, "additions": 17}
