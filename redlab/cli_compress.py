@@ -41,8 +41,8 @@ def compress(
 ) -> None:
     """Make a network smaller and save it.
 
-    Prints each layer's channels, weights and products, the accuracy (on the dataset that the network was trained for,
-    where that is here already, or on --dataset), the latency (with and without round_to=16; of a split network beside
+    Prints each layer's channels, weights and operations, their totals, the accuracy (on the dataset that the network
+    was trained for, where that is here already, or on --dataset), the latency (with and without round_to=16; of a split network beside
     that of the same one in ordinary layers), and the sizes on disk.
     Exit codes: 0 done, 1 a step failed, 2 wrong usage, and nothing was written.
     """
@@ -114,12 +114,15 @@ def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
 def _save(original: nn.Module, results: list[Result], out: Path) -> None:
     from redlab.compress import bytes_of
     from redlab.pipeline import layer_table
+    from redlab.result import totals_of
     from redlab.storage import save_network
 
     for result in results:
         typer.echo(f"\n{result}")
     table = layer_table(original, results).drop(columns="kind")
     typer.echo(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
+    for line in totals_of(table):
+        typer.echo(line)
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
     typer.echo(f"saved to {folder}: redlab.load_network opens it")

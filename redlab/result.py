@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 import pandas as pd
 from torch import nn
 
-# (title, column before, column after): the totals that a summary shows where a step measured them.
+# (title, columns before, columns after): the totals that a summary shows where a step measured them. Where products are
+# shared the additions stay: the sum of both stands beside the products.
 _TOTALS = (
-    ("distinct values", "distinct_before", "distinct"),
-    ("channels", "channels_before", "channels_after"),
-    ("parameters", "parameters_before", "parameters_after"),
-    ("products", "products_before", "products_after"),
+    ("distinct values", ["distinct_before"], ["distinct"]),
+    ("channels", ["channels_before"], ["channels_after"]),
+    ("parameters", ["parameters_before"], ["parameters_after"]),
+    ("products", ["products_before"], ["products_after"]),
+    (
+        "operations (multiplications + additions)",
+        ["products_before", "additions_before"],
+        ["products_after", "additions_after"],
+    ),
 )
-# Additions stay where products are shared: their sum stands beside the products.
-_OPERATIONS = ("products", "additions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +61,7 @@ class Result:
         return f"{self.plan.get('step', 'step')}({options})" + (f" reached {reached}" if reached else "")
 
     def _achieved(self) -> list[str]:
-        lines = []
-        for title, before, after in _TOTALS:
-            if {before, after} <= set(self.layers):
-                was, now = int(self.layers[before].sum()), int(self.layers[after].sum())
-                lines.append(_line(title, was, now))
-        operations = {when: [f"{name}_{when}" for name in _OPERATIONS] for when in ("before", "after")}
-        if {name for names in operations.values() for name in names} <= set(self.layers):
-            was, now = (int(self.layers[names].to_numpy().sum()) for names in operations.values())
-            lines.append(_line("operations (multiplications + additions)", was, now))
+        lines = totals_of(self.layers)
         if "error" in self.layers and len(self.layers):
             error = self.layers["error"]
             lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
@@ -79,5 +75,11 @@ class Result:
         return f"{len(self.layers)} layers, {len(skipped)} skipped: {'; '.join(reasons)}"
 
 
-def _line(title: str, was: int, now: int) -> str:
-    return f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)"
+def totals_of(layers: pd.DataFrame) -> list[str]:
+    """A line a total that a table of layers holds, before and after."""
+    lines = []
+    for title, before, after in _TOTALS:
+        if {*before, *after} <= set(layers):
+            was, now = int(layers[before].to_numpy().sum()), int(layers[after].to_numpy().sum())
+            lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)")
+    return lines

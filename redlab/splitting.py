@@ -63,8 +63,8 @@ def split_inputs(
 
     Returns:
         ``layers`` has a row per conv and linear layer: layer, kind, weights, ``distinct`` weight values, channels,
-        products before and after (``products_unsigned``: without sharing w and -w), additions, lookups (products that
-        are read), parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
+        products before and after (``products_unsigned``: without sharing w and -w), macs, additions, lookups (products
+        that are read), parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; an unknown unit; a network that doesn't take ``example``.
@@ -74,7 +74,8 @@ def split_inputs(
         split(unit='channel', signed=False)
         channels: 250 -> 250 (100.000% left)
         parameters: 74,522 -> 9,902 (13.287% left)
-        products: 747,136 -> 156,718 (20.976% left)
+        products: 537,280 -> 156,718 (29.169% left)
+        operations (multiplications + additions): 1,074,560 -> 693,998 (64.584% left)
         8 layers, none skipped
     """
     if unit not in UNITS:
@@ -106,7 +107,7 @@ def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Ten
         >>> result = separate_kernels(hashed)
         >>> before, after = result.layers["products_before"].sum(), result.layers["products_after"].sum()
         >>> f"{after / before:.0%} of the products are left"
-        '11% of the products are left'
+        '42% of the products are left'
     """
     return _take(network, {"step": "separate", "options": {"up_to_scale": up_to_scale}}, example)
 
