@@ -47,7 +47,9 @@ def with_count(rows: pd.DataFrame) -> pd.DataFrame:
     macs = rows["macs"] if "macs" in rows else pd.Series(np.nan, rows.index)
     whole = ~rows["split"].astype(bool) if "split" in rows else pd.Series(True, rows.index)
     macs = macs.fillna(rows["products"].where(whole))  # what the old rule counted, where no product is shared
-    return rows.assign(macs=macs, count=rows["count"].fillna("old") if "count" in rows else "old")
+    # Each product of the original is a term of one sum: it has as many additions.
+    both = {"operations": (rows["products"] + rows["additions"]) / 2} if "additions" in rows else {}
+    return rows.assign(**both, macs=macs, count=rows["count"].fillna("old") if "count" in rows else "old")
 
 
 def recount(job: real.Job, rows: pd.DataFrame, criteria: pd.DataFrame) -> None:

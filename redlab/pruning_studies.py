@@ -57,8 +57,8 @@ def compare_criteria(
         before: the accuracy of the network as it came, where it is known; it is measured otherwise.
 
     Returns:
-        A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products`` and ``parameters``, the
-        shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent. ``attrs["before"]``
+        A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products``, ``macs`` and ``parameters``,
+        the shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent. ``attrs["before"]``
         holds the accuracy of the network as it came.
 
     Example:
@@ -116,10 +116,11 @@ def _picked(method: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def left_of(result: Result) -> dict[str, float]:
-    """The shares of products, parameters and scored channels that ``result`` has left."""
+    """The shares of products, macs, parameters and scored channels that ``result`` has left."""
     total = result.layers.sum(numeric_only=True)
     return {
         "products": total["products_after"] / total["products_before"],
+        "macs": total["macs_after"] / total["macs_before"],
         "parameters": total["parameters_after"] / total["parameters_before"],
         "channels": 1 - result.plan["achieved"]["ratio"],
     }

@@ -20,8 +20,7 @@ from redlab.splitting import as_dense
 
 # What a method asks for beyond the trained network: each has a panel of its own, since they answer other questions.
 NEEDS = ("nothing", "data", "fine-tuning")
-SHARES = ("products", "macs", "additions", "parameters", "bytes")
-_SHOWN = ("products", "macs", "additions", "operations", "parameters", "bytes")
+SHARES = ("products", "macs", "additions", "operations", "parameters", "bytes")
 _TIMES = ("milliseconds", "time_ratio")
 _ROUNDS = {False: 40, True: 9}  # of timing, by whether layers are split: those take ten times as long and more
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -52,10 +51,10 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
         dataset: what accuracy is measured on, of split layers in ordinary ones; None: it is not measured.
 
     Returns:
-        ``products``, ``macs``, ``additions``, ``parameters`` and ``bytes`` (of the folders that ``save_network``
-        writes), as shares of the original's; ``accuracy`` in percent. Split layers count each distinct product once and
-        have one parameter a distinct value of a channel, their look-ups apart; RED's separated kernels can add more
-        than they save, so that the share of additions can exceed 1.
+        ``products``, ``macs``, ``additions``, ``operations`` (multiplications and additions), ``parameters`` and
+        ``bytes`` (of the folders that ``save_network`` writes), as shares of the original's; ``accuracy`` in percent.
+        Split layers count each distinct product once and have one parameter a distinct value of a channel, their
+        look-ups apart; RED's separated kernels can add more than they save, so that the share of additions can exceed 1.
 
     Example:
         >>> from redlab import hash_network, load_network
@@ -64,12 +63,16 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
         >>> left["products"], round(left["bytes"], 1)
         (1.0, 0.2)
     """
-    before, after = measure_cost(original).attrs, measure_cost(network).attrs
+    before, after = (_with_operations(measure_cost(own).attrs) for own in (original, network))
     row = {name: after[name] / before[name] for name in SHARES[:-1]}
     row["bytes"] = folder_bytes(network) / folder_bytes(original)
     if dataset is not None:
         row["accuracy"] = evaluate(as_dense(network) if is_split(network) else network, dataset).accuracy
     return row
+
+
+def _with_operations(cost: dict[str, int]) -> dict[str, int]:
+    return cost | {"operations": cost["products"] + cost["additions"]}
 
 
 def time_left(original: nn.Module, network: nn.Module) -> dict[str, float]:
@@ -125,7 +128,7 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
 
 def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
     """``read_real`` with seeds taken together: means, the standard deviation ``sd`` of the accuracy (0 for one seed),
-    and how many ``seeds`` there are; ``operations``, the share left of multiplications and additions together.
+    and how many ``seeds`` there are.
 
     Example:
         >>> summary = summarise_real(read_real().query("network == 'cifar10/resnet56' and method == 'FlexRel'"))
@@ -136,8 +139,6 @@ def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
     groups = frame.groupby(keys, sort=False)
     means = groups[["accuracy", *SHARES, *_TIMES]].mean()
     spread = groups["accuracy"].agg(sd="std", seeds="count")
-    # Each product of the original is a term of one sum: it has as many additions.
-    means["operations"] = (means["products"] + means["additions"]) / 2
     return means.join(spread).fillna({"sd": 0.0}).reset_index()
 
 
@@ -164,7 +165,7 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     text = {name: rows[name] for name in ("needs", "method", "setting")}
     text["accuracy"] = [_accuracy(*row) for row in rows[["before", "accuracy", "sd"]].to_numpy()]
     text["seeds"] = rows["seeds"].map("{:.0f}".format).where(rows["seeds"].notna(), "")
-    for name in _SHOWN:
+    for name in SHARES:
         text[name] = (100 * rows[name]).map("{:.1f} %".format).where(rows[name].notna(), "")
     text["count"] = rows["count"].where(rows["count"] == "old", "")
     for name, title in zip(_TIMES, ("ms", "time"), strict=True):
@@ -203,8 +204,8 @@ def beside_stored(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     """Rows measured just now beside the stored ones of the same network, method and setting, seed 0.
 
     Returns:
-        network, method, setting, and accuracy, products, macs, additions, parameters and bytes twice: as ``NAME`` and
-        ``NAME_stored``; no rows where nothing is stored.
+        network, method, setting, and accuracy, products, macs, additions, operations, parameters and bytes twice: as
+        ``NAME`` and ``NAME_stored``; no rows where nothing is stored.
 
     Example:
         >>> stored = read_real()
