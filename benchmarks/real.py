@@ -7,7 +7,8 @@
 Needs REDLAB_DATA with cifar10/, weights/ and imagenet/val250. A row a network, method, setting, seed and stage is kept
 in real.csv as soon as it is there. Accuracies that ``python -m benchmarks.pruning`` has measured are taken from its
 pruning.csv; sizes and times are measured here, on the same network made again. Rows whose ``count`` is "old" are by a
-rule that counted padding: ``python -m benchmarks.recount`` renews them where nothing was trained, naming them here else.
+rule that counted padding: ``python -m benchmarks.recount`` renews them where nothing was trained, naming them here
+else.
 """
 
 from __future__ import annotations

@@ -69,9 +69,9 @@ def prune_channels(
             by layer, 19.01 globally; ResNet-56 51.64, 88.06.
 
     Returns:
-        ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, products, macs, additions and
-        parameters before and after, the channels ``merged`` and ``removed``, ``skipped``. ``plan`` says where each channel goes,
-        under ``options`` what was asked for, and under ``achieved`` what was reached.
+        ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, products, macs, additions
+        and parameters before and after, the channels ``merged`` and ``removed``, ``skipped``. ``plan`` says where each
+        channel goes, under ``options`` what was asked for, and under ``achieved`` what was reached.
 
     Raises:
         ValueError: none of ``ratio``, ``products`` and ``count``, or the first beside another; an option out of range

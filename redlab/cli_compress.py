@@ -42,8 +42,8 @@ def compress(
     """Make a network smaller and save it.
 
     Prints each layer's channels, weights and operations, their totals, the accuracy (on the dataset that the network
-    was trained for, where that is here already, or on --dataset), the latency (with and without round_to=16; of a split network beside
-    that of the same one in ordinary layers), and the sizes on disk.
+    was trained for, where that is here already, or on --dataset), the latency (with and without round_to=16; of a split
+    network beside that of the same one in ordinary layers), and the sizes on disk.
     Exit codes: 0 done, 1 a step failed, 2 wrong usage, and nothing was written.
     """
     with _exits(2, ValueError, TypeError), _exits(1, OSError):

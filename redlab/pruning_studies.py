@@ -57,9 +57,9 @@ def compare_criteria(
         before: the accuracy of the network as it came, where it is known; it is measured otherwise.
 
     Returns:
-        A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products``, ``macs`` and ``parameters``,
-        the shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent. ``attrs["before"]``
-        holds the accuracy of the network as it came.
+        A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products``, ``macs`` and
+        ``parameters``, the shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent.
+        ``attrs["before"]`` holds the accuracy of the network as it came.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)

@@ -54,7 +54,8 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
         ``products``, ``macs``, ``additions``, ``operations`` (multiplications and additions), ``parameters`` and
         ``bytes`` (of the folders that ``save_network`` writes), as shares of the original's; ``accuracy`` in percent.
         Split layers count each distinct product once and have one parameter a distinct value of a channel, their
-        look-ups apart; RED's separated kernels can add more than they save, so that the share of additions can exceed 1.
+        look-ups apart; RED's separated kernels can add more than they save, so that the share of additions can exceed
+        1.
 
     Example:
         >>> from redlab import hash_network, load_network

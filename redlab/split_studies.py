@@ -126,8 +126,9 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
 
     Returns:
         A row a setting and unit: the setting, ``unit``, the mean ``error``, ``share`` of the products that is left
-        (``unsigned``: w and -w apart), that of all ``operations``, additions too, ``distinct`` weight values, ``accuracy`` in percent of the same network in
-        ordinary layers. ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
+        (``unsigned``: w and -w apart), that of all ``operations``, additions too, ``distinct`` weight values,
+        ``accuracy`` in percent of the same network in ordinary layers. ``attrs["before"]`` holds the accuracy of
+        ``network``, ``attrs["of"]`` what a share is of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -188,8 +189,9 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
         methods: by name, the steps (``red_steps``, ``red_plus_plus_steps``).
 
     Returns:
-        A row a method and step, the network as it came first: method, step, products, additions, ``operations``
-        (both together), lookups, parameters, bytes (of the folder that ``save_network`` writes; 0 where the network has no recipe), accuracy in percent.
+        A row a method and step, the network as it came first: method, step, products, additions, ``operations`` (both
+        together), lookups, parameters, bytes (of the folder that ``save_network`` writes; 0 where the network has no
+        recipe), accuracy in percent.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
 from nets import SMALL, Net, copy_channel, difference, made, prune_these, silence
 from torch import nn
 
