@@ -397,7 +397,7 @@ def beside_torch(count: Callable[[nn.Module, Tensor], float]) -> str:
 
 @check("products beside torch's flop counter / 2", "redlab")
 def _() -> str:
-    return beside_torch(lambda network, example: int(measure_cost(network, example).attrs["products"]))
+    return beside_torch(lambda network, example: int(measure_cost(network, example).attrs["macs"]))
 
 
 @check("products beside torch's flop counter / 2", "torch-pruning")

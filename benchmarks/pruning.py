@@ -89,7 +89,8 @@ def measure(name: str, method: str, stage: str, test: Dataset, training: Dataset
     frame = compare_criteria(network, test, training, {method: chosen}, keeps, seeds, tuned, before)
     seconds = (time.perf_counter() - start) / len(frame)
     frame = frame[frame["stage"] == stage].assign(network=name, before=before, seconds=round(seconds))
-    return frame.assign(scope=chosen.get("scope", "global"), machine=machine(), threads=torch.get_num_threads())
+    frame = frame.assign(scope=chosen.get("scope", "global"), machine=machine(), threads=torch.get_num_threads())
+    return frame.assign(count="new")
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -102,7 +103,7 @@ def table(rows: pd.DataFrame) -> str:
         f"see 1,024 training images. Fine-tuned: one pass over {FINE_TUNE_IMAGES:,} training images (0.4 epochs), "
         f"learning rate {FINE_TUNE['learning_rate']} with a tenth of warm-up and a cosine, "
         f"batch {FINE_TUNE['batch_size']}, shifts of up to {FINE_TUNE['shift']} pixels and flips, seed 0. "
-        f"Measured on {'; '.join(rows['machine'].unique())}.",
+        f"Measured on {'; '.join(rows['machine'].unique())}.{_old(rows)}",
         "",
     ]
     for name, own in rows.groupby("network", sort=False):
@@ -115,15 +116,23 @@ def table(rows: pd.DataFrame) -> str:
         ]
         lines += ["|---" * (len(titles) + 2) + "|"]
         for method, part in own.groupby("method", sort=False):
-            cells = [_cell(part, keep, "pruned") for keep in keeps] + [_cell(part, keeps[-1], "fine-tuned")]
+            cells = [accuracy_of(part, keep, "pruned") for keep in keeps] + [accuracy_of(part, keeps[-1], "fine-tuned")]
             left = part.loc[part["keep"].round(4) == keeps[-1], "parameters"].mean()
             lines.append(f"| {method} | {' | '.join(cells)} | {left:.0%} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _cell(part: pd.DataFrame, keep: float, stage: str) -> str:
-    values = part.loc[(part["keep"].round(4) == keep) & (part["stage"] == stage), "accuracy"]
+def _old(rows: pd.DataFrame) -> str:
+    if not (rows["count"] == "old").any():
+        return ""
+    stages = rows.loc[rows["count"] == "old", "stage"].unique()
+    return f" Targets of products are by the old count, padding included, of some that are {' and '.join(stages)}."
+
+
+def accuracy_of(part: pd.DataFrame, keep: float, stage: str) -> str:
+    """Mean and standard deviation of one cell."""
+    values = part.loc[(part["keep"].round(4) == round(keep, 4)) & (part["stage"] == stage), "accuracy"]
     if values.empty:
         return ""
     return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")

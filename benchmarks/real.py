@@ -6,7 +6,9 @@
 
 Needs REDLAB_DATA with cifar10/, weights/ and imagenet/val250. A row a network, method, setting, seed and stage is kept
 in real.csv as soon as it is there. Accuracies that ``python -m benchmarks.pruning`` has measured are taken from its
-pruning.csv; sizes and times are measured here, on the same network made again.
+pruning.csv; sizes and times are measured here, on the same network made again. Rows whose ``count`` is "old" are by a
+rule that counted padding: ``python -m benchmarks.recount`` renews them where nothing was trained, naming them here
+else.
 """
 
 from __future__ import annotations
@@ -105,7 +107,9 @@ def _known_rows(job: Job) -> Iterator[dict[str, Any]]:
         if tuple(key) == astuple(job):
             needs = "fine-tuning" if job.after else methods(job.network)[job.method].needs
             row = _row(job) | {"needs": needs, "setting": setting, "split": False, "bytes": np.nan}
-            row |= dict.fromkeys(("products", "additions"), known["products"])
+            row |= {name: known[name] for name in ("products", "macs", "count")} | dict.fromkeys(
+                ("additions", "operations"), known["products"]
+            )
             yield row | _taken(job, known) | {name: known[name] for name in ("seconds", "machine", "threads")}
 
 
@@ -120,7 +124,7 @@ def made(job: Job) -> Iterator[dict[str, Any]]:
     """A row a setting: what the method makes of the network."""
     chosen, original = methods(job.network)[job.method], load_network(job.network)
     test, training = images_of(job.network)
-    row = _row(job) | {"needs": chosen.needs, "machine": machine(), "threads": torch.get_num_threads()}
+    row = _row(job) | {"needs": chosen.needs, "machine": machine(), "threads": torch.get_num_threads(), "count": "new"}
     start = time.perf_counter()
     for setting, network in chosen.make(original, training, job.seed):
         own = row | {"setting": setting, "split": is_split(network)}
@@ -170,8 +174,9 @@ def _accuracy(network: nn.Module, test: Dataset) -> float:
 
 
 def _known(job: Job, setting: str) -> dict[str, Any] | None:
-    """The row of pruning.csv that has the accuracy."""
-    return _pruning_rows().get((*astuple(job), setting))
+    """The row of pruning.csv that has the accuracy of the network that today's count of products asks for."""
+    row = _pruning_rows().get((*astuple(job), setting))
+    return row if row is not None and row["count"] == "new" else None
 
 
 @cache

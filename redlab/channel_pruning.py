@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from redlab.baselines import CRITERIA
 from redlab.channel_table import channel_table
 from redlab.compensation import COMPENSATIONS, compensate, final_heir
-from redlab.cost import by_module, measure_cost
+from redlab.cost import by_module, measure_cost, run_once
 from redlab.groups import Group
 from redlab.layers import weight_layers
 from redlab.options import plain_options
@@ -73,9 +73,9 @@ def prune_channels(
             by layer, 19.01 globally; ResNet-56 51.64, 88.06.
 
     Returns:
-        ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, parameters and products
-        before and after, the channels ``merged`` and ``removed``, ``skipped``. ``plan`` says where each channel goes,
-        under ``options`` what was asked for, and under ``achieved`` what was reached.
+        ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, products, macs, additions
+        and parameters before and after, the channels ``merged`` and ``removed``, ``skipped``. ``plan`` says where each
+        channel goes, under ``options`` what was asked for, and under ``achieved`` what was reached.
 
     Warns:
         where more than a tenth of what was to go stays, and why: ``plan["short"]`` says so too.
@@ -88,14 +88,14 @@ def prune_channels(
         >>> network = load_network("digits/resnet")
         >>> pruned = prune_channels(network, score_channels(network, "magnitude"), ratio=0.5)
         >>> pruned.plan["achieved"]
-        {'ratio': 0.5, 'products': 0.124984}
+        {'ratio': 0.5, 'products': 0.107936}
     """
     scores.check_of("channels")
     _check_groups(network, scores)
     scores.check_network(network)
     kind = _compensation_of(scores, compensation)
     selector, cost = Selector(scores.values, scope, round_to), measure_cost(network, example)
-    kept = _kept(network, scores, selector, cost, ratio, products, count)
+    kept = _kept(network, scores, selector, cost, ratio, products, count, example)
     groups = [replace(group, frozen=scores.skipped.get(group.name, "")) for group in scores.groups]
     destinations = {name: _destination(mask, scores, name, kind) for name, mask in kept.items() if not mask.all()}
     filled = compensate(network, groups, kept, scores.heirs, kind, example)
@@ -155,6 +155,7 @@ def _kept(
     ratio: float | None,
     products: float | None,
     most: int | None,
+    example: Tensor | None,
 ) -> dict[str, ndarray]:
     if (ratio is None) == (products is None and most is None):
         raise ValueError(
@@ -168,12 +169,14 @@ def _kept(
     if products is None:
         return selector.without(most or 0)
     check_share("products", products)
-    left = products_of(network, scores.groups, cost)
+    left = products_of(network, scores.groups, cost, example)
     return selector.down_to(count_of(products, cost.attrs["products"]), left, most)
 
 
-def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame) -> Products:
-    """The products of ``network`` with fewer channels; ``cost`` is its own."""
+def products_of(
+    network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame, example: Tensor | None = None
+) -> Products:
+    """The products of ``network`` with fewer channels; ``cost`` is its own, of ``example``."""
     paths = {module: path for path, module in network.named_modules()}
     costs, shapes, products = by_module(network, cost), {}, {}
     for layer in weight_layers(network):
@@ -181,7 +184,21 @@ def products_of(network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame)
         if layer.parameter == "weight" and not layer.skipped:
             shapes[f"{path}.weight".lstrip(".")] = tuple(layer.weight.shape)
             products[f"{path}.weight".lstrip(".")] = costs.get(path, Counter())["products"]
-    return Products(groups, shapes, products, cost.attrs["products"])
+    return Products(groups, shapes, products, cost.attrs["products"], _pairs(network, products, example))
+
+
+def _pairs(network: nn.Module, products: Iterable[str], example: Tensor | None) -> dict[str, ndarray]:
+    """By the name of a weight that has zeros, the products of each kernel."""
+    weights = {name: network.get_parameter(name).detach() for name in products}
+    sparse = {name: weight for name, weight in weights.items() if not weight.is_meta and not weight.all()}
+    if not sparse:
+        return {}
+    pairs: dict[str, ndarray] = {}
+    for use, positions in run_once(network, example).multiplied.uses.items():
+        if use.weight in sparse:
+            live = (sparse[use.weight] != 0).cpu().numpy() * positions
+            pairs[use.weight] = pairs.get(use.weight, 0) + live.reshape(*live.shape[:2], -1).sum(-1)
+    return pairs
 
 
 def _destination(kept: ndarray, scores: Scores, name: str, kind: str) -> list[int]:

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from redlab.cost import by_module, measure_cost
+from redlab.cost import COUNTED, by_module, measure_cost
 from redlab.coupling import Group
 from redlab.layers import Layer, weight_layers
 
 _COLUMNS = ["layer", "kind", "weights", "group", "channels_before", "channels_after"]
-_COLUMNS += [f"{what}_{when}" for what in ("parameters", "products") for when in ("before", "after")]
+_COLUMNS += [f"{what}_{when}" for what in COUNTED for when in ("before", "after")]
 _COLUMNS += ["merged", "dead", "skipped"]
 
 
@@ -33,8 +33,9 @@ def channel_table(
         cost: ``measure_cost`` of ``before``, where it is known.
 
     Returns:
-        layer, kind, weights (before), group (all that its outputs belong to), channels, parameters and products before
-        and after, and how many channels were ``merged`` into another or, with no destination, ``dead``.
+        layer, kind, weights (before), group (all that its outputs belong to), channels, products, macs, additions and
+        parameters before and after, and how many channels were ``merged`` into another or, with no destination,
+        ``dead``.
     """
     paths = {module: path for path, module in before.named_modules()}
     cost = measure_cost(before, example) if cost is None else cost
@@ -48,7 +49,7 @@ def channel_table(
         for when, own in costs.items():
             # An attention's projections are one module: the first of them stands for its cost.
             count = own.pop(path, Counter())
-            row |= {f"{what}_{when}": count[what] for what in ("parameters", "products")}
+            row |= {f"{what}_{when}": count[what] for what in COUNTED}
         rows.append(row)
     return pd.DataFrame(rows, columns=_COLUMNS)
 

@@ -42,9 +42,9 @@ def compress(
 ) -> None:
     """Make a network smaller and save it.
 
-    Prints each layer's channels, weights and products, the accuracy (on the dataset that the network was trained for,
-    where that is here already, or on --dataset), the latency (with and without round_to=16; of a split network beside
-    that of the same one in ordinary layers), and the sizes on disk.
+    Prints each layer's channels, weights and operations, their totals, the accuracy (on the dataset that the network
+    was trained for, where that is here already, or on --dataset), the latency (with and without round_to=16; of a split
+    network beside that of the same one in ordinary layers), and the sizes on disk.
     Exit codes: 0 done, 1 a step failed, 2 wrong usage, and nothing was written.
     """
     with _exits(2, ValueError, TypeError), _exits(1, OSError):
@@ -116,12 +116,15 @@ def _save(original: nn.Module, results: list[Result], out: Path) -> None:
     from redlab.compress import bytes_of
     from redlab.pipeline import layer_table
     from redlab.remainder import of_layers
+    from redlab.result import totals_of
     from redlab.storage import save_network
 
     for result in results:
         typer.echo(f"\n{result}")
     table = of_layers(layer_table(original, results)).drop(columns=["kind", "skipped"])  # each step gave its reasons
     typer.echo(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
+    for line in totals_of(table):
+        typer.echo(line)
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
     typer.echo(f"saved to {folder}: redlab.load_network opens it")

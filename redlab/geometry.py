@@ -105,27 +105,48 @@ class Geometry:
 
     def reach(self, space: tuple[int, ...]) -> Iterator[tuple[int, ndarray]]:
         """Which taps meet an input position in some output: (how many positions, (taps,) bool)."""
-        per_dimension = [self._reach_along(axis, size) for axis, size in enumerate(space)]
-        for sets in product(*per_dimension):
-            mask = np.ones((), bool)
-            for _, own in sets:
-                mask = np.logical_and.outer(mask, own)
-            yield prod(count for count, _ in sets), mask.ravel()
+        return _joint([self._reach_along(axis, size) for axis, size in enumerate(space)])
 
-    def _reach_along(self, axis: int, size: int) -> list[tuple[int, ndarray]]:
-        before, after = self.padding[axis]
+    def views(self, space: tuple[int, ...]) -> Iterator[tuple[int, ndarray]]:
+        """Which taps meet an input and no zero of the padding for an output: (how many outputs, (taps,) bool)."""
+        return _joint([self._places_along(axis, size) >= 0 for axis, size in enumerate(space)])
+
+    def _places_along(self, axis: int, size: int) -> ndarray:
+        """(outputs, kernel) the input that a tap meets, -1 where it meets a zero of the padding."""
         # Padding by other values than zeros shows an input position a second time.
         numpy_modes: dict[str, Any] = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}
         mode = numpy_modes.get(self.padding_mode, self.padding_mode)
         fill: dict[str, Any] = {"constant_values": -1} if mode == "constant" else {}
-        source = np.pad(np.arange(size), (before, after), mode, **fill)
+        source = np.pad(np.arange(size), self.padding[axis], mode, **fill)
         (outputs,) = Geometry.sizes(self._along(axis), (size,))
         places = np.arange(outputs)[:, None] * self.stride[axis] + np.arange(self.kernel[axis]) * self.dilation[axis]
+        return source[places]
+
+    def _reach_along(self, axis: int, size: int) -> ndarray:
         met = np.zeros((size + 1, self.kernel[axis]), bool)  # the last row takes the zeros of the padding
-        met[source[places], np.arange(self.kernel[axis])] = True
-        masks, counts = np.unique(met[:size], axis=0, return_counts=True)
-        return list(zip(counts.tolist(), masks, strict=True))
+        met[self._places_along(axis, size), np.arange(self.kernel[axis])] = True
+        return met[:size]
 
     def _along(self, axis: int) -> Geometry:
         one = slice(axis, axis + 1)
         return Geometry("", 1, 1, self.kernel[one], self.stride[one], self.dilation[one], self.padding[one])
+
+
+def _joint(tables: list[ndarray]) -> Iterator[tuple[int, ndarray]]:
+    """(positions, kernel) bool along each dimension -> the sets of taps of all together, and how often each occurs."""
+    per_dimension = [list(zip(*np.unique(own, axis=0, return_counts=True), strict=True)) for own in tables]
+    for sets in product(*per_dimension):
+        mask = np.ones((), bool)
+        for own, _ in sets:
+            mask = np.logical_and.outer(mask, own)
+        yield prod(int(count) for _, count in sets), mask.ravel()
+
+
+def meetings(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> ndarray:
+    """(kernel,) along one dimension: at how many of the outputs each tap meets one of ``size`` inputs, not padding.
+
+    Arguments:
+        padding: before the first input.
+    """
+    places = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation - padding
+    return ((places >= 0) & (places < size)).sum(0)

@@ -60,9 +60,9 @@ def compare_criteria(
         before: the accuracy of the network as it came, where it is known; it is measured otherwise.
 
     Returns:
-        A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products`` and ``parameters``, the
-        shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent. ``attrs["before"]``
-        holds the accuracy of the network as it came.
+        A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products``, ``macs`` and
+        ``parameters``, the shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent.
+        ``attrs["before"]`` holds the accuracy of the network as it came.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
@@ -78,7 +78,7 @@ def compare_criteria(
     ]
     for name, seed in progress(jobs, "methods"):
         for keep, result in prune_by_method(network, training, methods[name], keeps, seed):
-            own = {"method": name, "keep": keep, "seed": seed, **_left(result)}
+            own = {"method": name, "keep": keep, "seed": seed, **left_of(result)}
             rows += [own | stage for stage in _stages(result.network, test, training, seed, fine_tune)]
     frame = pd.DataFrame(rows)
     frame.attrs["before"] = evaluate(network, test).accuracy if before is None else before
@@ -118,10 +118,12 @@ def _picked(method: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: method[name] for name in names if name in method}
 
 
-def _left(result: Result) -> dict[str, float]:
+def left_of(result: Result) -> dict[str, float]:
+    """The shares of products, macs, parameters and scored channels that ``result`` has left."""
     total = of_layers(result.layers).sum(numeric_only=True)
     return {
         "products": total["products_after"] / total["products_before"],
+        "macs": total["macs_after"] / total["macs_before"],
         "parameters": total["parameters_after"] / total["parameters_before"],
         "channels": 1 - result.plan["achieved"]["ratio"],
     }
@@ -189,7 +191,7 @@ def sensitivity(
             "channels": size,
             "removed": round(size * result.plan["achieved"]["ratio"]),
         }
-        row |= {"products": _left(result)["products"], "accuracy": found.accuracy, "loss": found.loss}
+        row |= {"products": left_of(result)["products"], "accuracy": found.accuracy, "loss": found.loss}
         rows.append(row)
     frame = pd.DataFrame(rows)
     frame.attrs["before"] = evaluate(network, dataset).accuracy

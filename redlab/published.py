@@ -31,9 +31,10 @@ def _figure(
     source: str,
     protocol: str,
 ) -> dict[str, Any]:
-    """``left``: of the products, None where the source doesn't say."""
+    """``left``: of the macs, padding included, as papers count; None where the source doesn't say."""
     row = {"network": network, "needs": needs, "method": method, "before": before, "accuracy": accuracy}
-    return row | {"setting": "", "products": left, "parameters": None, "source": source, "protocol": protocol}
+    row |= {"setting": "", "products": left, "macs": left}
+    return row | {"parameters": None, "source": source, "protocol": protocol}
 
 
 PUBLISHED = (

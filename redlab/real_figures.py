@@ -33,6 +33,7 @@ _OPEN = {
     "parameters": "open: split layers, distinct values; no look-ups",
     "bytes": "open: split layers, stored as codes",
 }
+_OLD = "trained networks: old count, padding included"
 _TOP = 1.5  # of the axis of times, so that right of plain networks there is room to name the split ones
 
 
@@ -163,10 +164,14 @@ def _legend_of(summary: pd.DataFrame, x: str, looks: dict[str, _Look], published
     lines = [_sample(method, looks[method], split[method]) for method in split.index]
     lines.append(Line2D([], [], color=INK, linewidth=0.8, label="before"))
     if x == "products" and published is not None:
-        star = Line2D([], [], color=INK, label="published, another protocol (see the table)", linestyle="", marker="*")
+        star = Line2D(
+            [], [], color=INK, label="published, of macs, another protocol (see the table)", linestyle="", marker="*"
+        )
         star.set(markersize=9, markerfacecolor="white")
         lines.append(star)
-    return lines + ([Line2D([], [], linestyle="", label=_OPEN[x])] if split.any() else [])
+    notes = [_OPEN[x]] if split.any() else []
+    notes += [_OLD] if x == "products" and (shown["count"] == "old").any() else []
+    return lines + [Line2D([], [], linestyle="", label=note) for note in notes]
 
 
 def _sample(method: str, look: _Look, split: bool) -> Line2D:

@@ -20,7 +20,7 @@ from redlab.splitting import as_dense
 
 # What a method asks for beyond the trained network: each has a panel of its own, since they answer other questions.
 NEEDS = ("nothing", "data", "fine-tuning")
-SHARES = ("products", "additions", "parameters", "bytes")
+SHARES = ("products", "macs", "additions", "operations", "parameters", "bytes")
 _TIMES = ("milliseconds", "time_ratio")
 _ROUNDS = {False: 40, True: 9}  # of timing, by whether layers are split: those take ten times as long and more
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -51,10 +51,11 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
         dataset: what accuracy is measured on, of split layers in ordinary ones; None: it is not measured.
 
     Returns:
-        ``products``, ``additions``, ``parameters`` and ``bytes`` (of the folders that ``save_network`` writes), as
-        shares of the original's; ``accuracy`` in percent. Split layers count each distinct product once and have one
-        parameter a distinct value of a channel, their look-ups apart; RED's separated kernels can add more than they
-        save, so that the share of additions can exceed 1.
+        ``products``, ``macs``, ``additions``, ``operations`` (multiplications and additions), ``parameters`` and
+        ``bytes`` (of the folders that ``save_network`` writes), as shares of the original's; ``accuracy`` in percent.
+        Split layers count each distinct product once and have one parameter a distinct value of a channel, their
+        look-ups apart; RED's separated kernels can add more than they save, so that the share of additions can exceed
+        1.
 
     Example:
         >>> from redlab import hash_network, load_network
@@ -63,12 +64,16 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
         >>> left["products"], round(left["bytes"], 1)
         (1.0, 0.2)
     """
-    before, after = measure_cost(original).attrs, measure_cost(network).attrs
-    row = {name: after[name] / before[name] for name in SHARES[:3]}
+    before, after = (_with_operations(measure_cost(own).attrs) for own in (original, network))
+    row = {name: after[name] / before[name] for name in SHARES[:-1]}
     row["bytes"] = folder_bytes(network) / folder_bytes(original)
     if dataset is not None:
         row["accuracy"] = evaluate(as_dense(network) if is_split(network) else network, dataset).accuracy
     return row
+
+
+def _with_operations(cost: dict[str, int]) -> dict[str, int]:
+    return cost | {"operations": cost["products"] + cost["additions"]}
 
 
 def time_left(original: nn.Module, network: nn.Module) -> dict[str, float]:
@@ -102,7 +107,9 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
     Returns:
         A row a network, method, setting, seed and stage: these; ``needs``, one of ``NEEDS``; ``split``, whether its
         layers are split; the columns of ``measure_left`` and ``time_left``; ``before``, the accuracy of the network as
-        it came; ``images`` of the test; the ``command`` that makes the row; ``seconds``, ``machine``, ``threads``; and
+        it came; ``images`` of the test; ``count``, "new" where shares are by the rule of ``measure_cost``, "old" where
+        multiplications by padding are among the products; the ``command`` that makes the row; ``seconds``,
+        ``machine``, ``threads``; and
         the setting as ``keep``, ``max_error``, ``alpha`` (NaN elsewhere) and ``bandwidth`` ("" elsewhere).
 
     Raises:
@@ -129,7 +136,7 @@ def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
         >>> summary[["setting", "seeds"]].to_numpy().tolist()
         [['75% of products', 3], ['47% of products', 3]]
     """
-    keys = ["network", "needs", "method", "setting", "split", "before"]
+    keys = ["network", "needs", "method", "setting", "split", "count", "before"]
     groups = frame.groupby(keys, sort=False)
     means = groups[["accuracy", *SHARES, *_TIMES]].mean()
     spread = groups["accuracy"].agg(sd="std", seeds="count")
@@ -141,8 +148,9 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     stand beside them. Cells that nobody measured or printed are empty.
 
     Returns:
-        The columns needs, method, setting, accuracy, seeds, products, additions, parameters, bytes, ms, time (that of
-        the original is 1), and ``protocol``: in what a published figure differs; empty where the row is measured here.
+        The columns needs, method, setting, accuracy, seeds, products, macs, additions, operations (multiplications and
+        additions), parameters, bytes, count ("old": padding counts as well), ms, time (that of the original is 1), and
+        ``protocol``: in what a published figure differs; empty where the row is measured here. Papers print macs.
 
     Example:
         >>> table = table_real(summarise_real(read_real()), "cifar10/resnet20")
@@ -160,6 +168,7 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     text["seeds"] = rows["seeds"].map("{:.0f}".format).where(rows["seeds"].notna(), "")
     for name in SHARES:
         text[name] = (100 * rows[name]).map("{:.1f} %".format).where(rows[name].notna(), "")
+    text["count"] = rows["count"].where(rows["count"] == "old", "")
     for name, title in zip(_TIMES, ("ms", "time"), strict=True):
         text[title] = rows[name].map("{:.2f}".format).where(rows[name].notna(), "")
     return pd.DataFrame({**text, "protocol": rows["protocol"]}).reset_index(drop=True)
@@ -176,14 +185,16 @@ def left_out() -> pd.DataFrame:
 
 
 def published_figures() -> pd.DataFrame:
-    """``PUBLISHED``: network, needs, method, setting, before, accuracy, products, parameters, source, protocol.
+    """``PUBLISHED``: network, needs, method, setting, before, accuracy, products, macs, parameters, source, protocol.
+
+    Papers count macs; ``products`` repeats that share, for axes on which measured ones stand.
 
     Example:
         >>> figures = published_figures()
         >>> figures.loc[figures["method"] == "DepGraph", "accuracy"].tolist()
         [93.77, 93.64]
     """
-    return pd.DataFrame(PUBLISHED).astype({"products": float, "parameters": float})
+    return pd.DataFrame(PUBLISHED).astype({"products": float, "macs": float, "parameters": float})
 
 
 def _accuracy(before: float, after: float, sd: float) -> str:
@@ -194,8 +205,8 @@ def beside_stored(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
     """Rows measured just now beside the stored ones of the same network, method and setting, seed 0.
 
     Returns:
-        network, method, setting, and accuracy, products, additions, parameters and bytes twice: as ``NAME`` and
-        ``NAME_stored``; no rows where nothing is stored.
+        network, method, setting, and accuracy, products, macs, additions, operations, parameters and bytes twice: as
+        ``NAME`` and ``NAME_stored``; no rows where nothing is stored.
 
     Example:
         >>> stored = read_real()

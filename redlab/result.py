@@ -11,12 +11,18 @@ from torch import nn
 from redlab.reasons import told_once
 from redlab.remainder import of_layers
 
-# (title, column before, column after): the totals that a summary shows where a step measured them.
+# (title, columns before, columns after): the totals that a summary shows where a step measured them. Where products are
+# shared the additions stay: the sum of both stands beside the products.
 _TOTALS = (
-    ("distinct values", "distinct_before", "distinct"),
-    ("channels", "channels_before", "channels_after"),
-    ("parameters", "parameters_before", "parameters_after"),
-    ("products", "products_before", "products_after"),
+    ("distinct values", ["distinct_before"], ["distinct"]),
+    ("channels", ["channels_before"], ["channels_after"]),
+    ("parameters", ["parameters_before"], ["parameters_after"]),
+    ("products", ["products_before"], ["products_after"]),
+    (
+        "operations (multiplications + additions)",
+        ["products_before", "additions_before"],
+        ["products_after", "additions_after"],
+    ),
 )
 
 
@@ -62,11 +68,8 @@ class Result:
         return f"{self.plan.get('step', 'step')}({options})" + (f" reached {reached}" if reached else "")
 
     def _achieved(self) -> list[str]:
-        lines, rows = [], of_layers(self.layers)
-        for title, before, after in _TOTALS:
-            if {before, after} <= set(rows):
-                was, now = int(rows[before].sum()), int(rows[after].sum())
-                lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)")
+        rows = of_layers(self.layers)
+        lines = totals_of(rows)
         if "error" in rows and len(rows):
             error = rows["error"]
             lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
@@ -88,3 +91,13 @@ class Result:
         lines = [f"{len(rows)} layers, {said if len(skipped) else 'none skipped'}"]
         told = f"{len(others)} other parameters: {told_once(others['layer'], others['skipped'])}"
         return [*lines, told] if len(others) else lines
+
+
+def totals_of(layers: pd.DataFrame) -> list[str]:
+    """A line a total that a table of layers holds, before and after."""
+    lines = []
+    for title, before, after in _TOTALS:
+        if {*before, *after} <= set(layers):
+            was, now = int(layers[before].to_numpy().sum()), int(layers[after].to_numpy().sum())
+            lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)")
+    return lines

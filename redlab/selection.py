@@ -107,19 +107,33 @@ class Products:
     Arguments:
         groups: the coupled groups of the network.
         shapes: by the dotted name of each conv and linear weight its shape, and ``products`` those of its layer.
-        total: the products of the network; those of no layer (attention) stay.
+        total: the products of the network; those of no layer stay.
+        pairs: (shape[0], shape[1]) how many products belong to each kernel, for weights that have zeros: without it
+            all kernels of a layer have as many.
     """
 
     def __init__(
-        self, groups: Sequence[Group], shapes: Mapping[str, Sequence[int]], products: Mapping[str, int], total: int
+        self,
+        groups: Sequence[Group],
+        shapes: Mapping[str, Sequence[int]],
+        products: Mapping[str, int],
+        total: int,
+        pairs: Mapping[str, ndarray] | None = None,
     ) -> None:
         self._shapes, self._products, self._others = shapes, products, total - sum(products.values())
+        self._pairs = pairs or {}
         members = [(group.name, m) for group in groups for m in (*group.producers, *group.consumers)]
-        self._members = [(name, m.tensor, m.dim, m.index.shape[1]) for name, m in members if m.tensor in products]
+        self._members = [(name, m.tensor, m.dim, m.index) for name, m in members if m.tensor in products]
 
     def __call__(self, kept: Kept) -> int:
-        left = {name: list(shape) for name, shape in self._shapes.items()}
-        for group, tensor, dim, each in self._members:
-            left[tensor][dim] -= each * int((~kept[group]).sum()) if group in kept else 0
-        own = ((name, prod(shape), prod(self._shapes[name])) for name, shape in left.items())
-        return self._others + sum(self._products[name] * now // max(before, 1) for name, now, before in own)
+        left = {name: [np.ones(size, bool) for size in shape[:2]] for name, shape in self._shapes.items()}
+        for group, tensor, dim, index in self._members:
+            if group in kept:
+                left[tensor][dim][index.numpy()[~kept[group]]] = False
+        return self._others + sum(self._left(name, masks) for name, masks in left.items())
+
+    def _left(self, name: str, masks: Sequence[ndarray]) -> int:
+        if name in self._pairs:
+            return int(self._pairs[name][np.ix_(*masks)].sum())
+        now, before = prod(int(mask.sum()) for mask in masks), prod(map(len, masks))
+        return self._products[name] * now // max(before, 1)

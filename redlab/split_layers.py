@@ -151,30 +151,46 @@ class SplitLayer(nn.Module):
 
     def cost(self, shape: torch.Size) -> dict[str, int]:
         """What one call on an input of this shape costs: products, unsigned (the same without sharing w and -w),
-        additions, lookups; see METHODS in ``splitting``.
+        additions, lookups; see ``splitting``.
         """
-        space = tuple(shape[len(shape) - len(self.geometry.kernel) :])
-        images = prod(shape[: len(shape) - len(space) - 1])
-        products, unsigned = self._count_products(space)
-        outputs = prod(self.geometry.sizes(space))
-        read = sum(
-            int((rows < self._zero(table)).sum()) for table, rows in zip(self._per_tap, self.lookup, strict=True)
-        )
-        counts = {"products": products, "unsigned": unsigned, "lookups": read * outputs}
-        counts["additions"] = counts["lookups"] + self._inner_additions() * outputs
+        images, space = self._parts(shape)
+        shared, unsigned = self._count_products(space)
+        counts = {"products": shared, "unsigned": unsigned, "lookups": self._count_lookups(space)}
+        counts["additions"] = counts["lookups"] + self._count_inner(space)
         return {name: images * count for name, count in counts.items()}
+
+    def macs(self, shape: torch.Size) -> int:
+        """The multiplications of the ordinary layer on such an input, those by padding and by zeros too."""
+        images, space = self._parts(shape)
+        own = self.geometry
+        return images * own.outputs * own.per_group * len(own.taps) * prod(own.sizes(space))
+
+    def _parts(self, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
+        """How many images an input of this shape holds, and their spatial sizes."""
+        inner = len(shape) - len(self.geometry.kernel)
+        return prod(shape[: inner - 1]), tuple(shape[inner:])
 
     def _zero(self, table: Table) -> int:
         """What ``lookup`` holds for a weight that is zero."""
         return len(table) * (1 + self.signed)
 
-    def _inner_additions(self) -> int:
+    def _meetings(self, space: tuple[int, ...]) -> ndarray:
+        """(taps,) at how many outputs each tap meets an input and no zero of the padding."""
+        return sum(outputs * mask for outputs, mask in self.geometry.views(space))
+
+    def _count_lookups(self, space: tuple[int, ...]) -> int:
+        read = [(rows < self._zero(own)).sum() for own, rows in zip(self._per_tap, self.lookup, strict=True)]
+        return int((torch.stack(read).cpu().numpy() * self._meetings(space)).sum())
+
+    def _count_inner(self, space: tuple[int, ...]) -> int:
+        """Additions within what is looked up."""
         return 0
 
     def _count_products(self, space: tuple[int, ...]) -> tuple[int, int]:
-        outputs = prod(self.geometry.sizes(space))
         used = [self._used(table, rows) for table, rows in zip(self._per_tap, self.lookup, strict=True)]
-        return sum(int(own.any(0).sum()) for own in used) * outputs, sum(int(own.sum()) for own in used) * outputs
+        each = np.array([(own.any(0).sum(), own.sum()) for own in used])
+        shared, unsigned = (each * self._meetings(space)[:, None]).sum(0).tolist()
+        return shared, unsigned
 
     def _used(self, table: Table, rows: Tensor) -> ndarray:
         """(signs, rows of the table) bool: which products are looked up, with either sign."""
@@ -227,12 +243,25 @@ class KernelSplit(SplitLayer):
         kernels = self._read(self.tables[0].values, self.lookup[0])
         return kernels if self.scales is None else kernels * self.scales[(..., *[None] * len(self.geometry.kernel))]
 
-    def _inner_additions(self) -> int:
-        return int(torch.count_nonzero(self.tables[0].values))
+    def _count_lookups(self, space: tuple[int, ...]) -> int:
+        """Of the sums of kernels that meet an input at all."""
+        table, rows = self.tables[0], self.lookup[0].cpu().numpy().ravel()
+        seen = np.append(np.tile(self._sights(space), 1 + self.signed), 0)
+        return int(seen[rows].sum()) if len(table) else 0
+
+    def _count_inner(self, space: tuple[int, ...]) -> int:
+        return int((self._nonzero * self._meetings(space)).sum())
+
+    @property
+    def _nonzero(self) -> ndarray:
+        """(rows, taps) which weights of each distinct kernel are multiplied."""
+        return (self.tables[0].values.detach().flatten(1) != 0).cpu().numpy()
+
+    def _sights(self, space: tuple[int, ...]) -> ndarray:
+        """(rows,) at how many outputs some weight of each distinct kernel meets an input."""
+        return sum(outputs * (self._nonzero & mask).any(1) for outputs, mask in self.geometry.views(space))
 
     def _count_products(self, space: tuple[int, ...]) -> tuple[int, int]:
-        outputs = prod(self.geometry.sizes(space))
-        used = self._used(self.tables[0], self.lookup[0])
-        each = torch.count_nonzero(self.tables[0].values.flatten(1), 1).cpu().numpy()
-        scaled = 0 if self.scales is None else int((self.lookup[0] < self._zero(self.tables[0])).sum())
-        return (int((used * each).max(0).sum()) + scaled) * outputs, (int((used * each).sum()) + scaled) * outputs
+        used, each = self._used(self.tables[0], self.lookup[0]), self._nonzero @ self._meetings(space)
+        scaled = 0 if self.scales is None else self._count_lookups(space)
+        return int((used * each).max(0).sum()) + scaled, int((used * each).sum()) + scaled

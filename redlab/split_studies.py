@@ -126,10 +126,10 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
     """``red_plus_plus`` once for each of ``settings`` (its keywords) and each unit, and what is left of ``network``.
 
     Returns:
-        A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
-        the products that is left (``unsigned``: w and -w apart), ``distinct`` weight values, ``accuracy`` in percent of
-        the same network in ordinary layers. ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what
-        a share is of.
+        A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed,
+        ``share`` of the products that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too, ``distinct`` weight values,
+        ``accuracy`` in percent of the same network in ordinary layers. ``attrs["before"]`` holds the accuracy of
+        ``network``, ``attrs["of"]`` what a share is of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -158,6 +158,7 @@ def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -
             "error": error,
             "share": layers["products_after"].sum() / products,
             "unsigned": layers["products_unsigned"].sum() / products,
+            "operations": int(layers[["products_after", "additions_after"]].to_numpy().sum()) / (2 * products),
             "distinct": int(layers["distinct"].sum()),
             "accuracy": accuracy,
         }
@@ -190,8 +191,9 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
         methods: by name, the steps (``red_steps``, ``red_plus_plus_steps``).
 
     Returns:
-        A row a method and step, the network as it came first: method, step, products, additions, lookups, parameters,
-        bytes (of the folder that ``save_network`` writes; 0 where the network has no recipe), accuracy in percent.
+        A row a method and step, the network as it came first: method, step, products, additions, ``operations`` (both
+        together), lookups, parameters, bytes (of the folder that ``save_network`` writes; 0 where the network has no
+        recipe), accuracy in percent.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -235,6 +237,7 @@ def with_times(steps: pd.DataFrame, network: str) -> pd.DataFrame:
 def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
     cost = measure_cost(network).attrs
     totals = {name: cost[name] for name in ("products", "additions", "lookups", "parameters")}
+    totals["operations"] = cost["products"] + cost["additions"]
     dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network
     row = {"method": method, "step": step, **totals, "bytes": folder_bytes(network)}
     return row | {"accuracy": evaluate(dense, dataset).accuracy}

@@ -9,8 +9,9 @@ one *unit*, within which equal ones share a product, is our choice:
 | tap | weights that an input channel meets at one place of the kernel |
 | channel | weights that an input channel meets at any place: a pixel is multiplied once by each |
 
-Products are multiplications of an input value by a weight that is not zero; where they are shared, each pair of values
-counts once: by input position, with the taps that reach it (unit channel), else by output position. The additions stay.
+Products are multiplications of an input value, not of padding, by a weight that is not zero; where they are shared,
+each pair of values counts once: by input position, with the taps that reach it (unit channel), else by output position.
+The additions stay, one for each term.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from redlab.calls import record_calls
-from redlab.cost import by_module, measure_cost
+from redlab.cost import COUNTED, by_module, measure_cost
 from redlab.graph import has_own_forward
 from redlab.layers import Layer, copy_network, count_distinct, weight_layers
 from redlab.options import plain_options
@@ -35,9 +36,9 @@ from redlab.split_layers import SplitLayer
 from redlab.units import UNITS, split_layer
 
 STEPS = ("split", "separate")
-_COLUMNS = ["layer", "kind", "weights", "distinct", "channels_before", "channels_after", "products_before"]
-_COLUMNS += ["products_after", "products_unsigned", "additions_after", "lookups", "parameters_before"]
-_COLUMNS += ["parameters_after", "skipped"]
+_COLUMNS = ["layer", "kind", "weights", "distinct", "channels_before", "channels_after"]
+_COLUMNS += ["products_before", "products_after", "products_unsigned", "macs_before", "macs_after"]
+_COLUMNS += ["additions_before", "additions_after", "lookups", "parameters_before", "parameters_after", "skipped"]
 
 
 @plain_options
@@ -65,8 +66,8 @@ def split_inputs(
 
     Returns:
         ``layers`` has a row per conv and linear layer: layer, kind, weights, ``distinct`` weight values, channels,
-        products before and after (``products_unsigned``: without sharing w and -w), additions, lookups (products that
-        are read), parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
+        products before and after (``products_unsigned``: without sharing w and -w), macs, additions, lookups (products
+        that are read), parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; an unknown unit; a network that doesn't take ``example``.
@@ -76,7 +77,8 @@ def split_inputs(
         split(unit='channel', signed=False)
         channels: 250 -> 250 (100.000% left)
         parameters: 74,522 -> 9,902 (13.287% left)
-        products: 747,136 -> 156,718 (20.976% left)
+        products: 537,280 -> 156,718 (29.169% left)
+        operations (multiplications + additions): 1,074,560 -> 693,998 (64.584% left)
         8 layers, none skipped
     """
     check_unit(unit)
@@ -114,7 +116,7 @@ def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Ten
         >>> result = separate_kernels(hashed)
         >>> before, after = result.layers["products_before"].sum(), result.layers["products_after"].sum()
         >>> f"{after / before:.0%} of the products are left"
-        '11% of the products are left'
+        '42% of the products are left'
     """
     return _take(network, {"step": "separate", "options": {"up_to_scale": up_to_scale}}, example)
 
@@ -222,14 +224,16 @@ def _table(
         new = old | Counter(unsigned=old["products"]) if why else _cost(module, called[layer.name])
         new["parameters"] = old["parameters"] if why else sum(parameter.numel() for parameter in own)
         row = {"layer": layer.name, "kind": layer.kind, "skipped": why} | _sizes(layer)
-        row |= {f"{name}_before": old[name] for name in ("products", "parameters")}
-        row |= {f"{name}_after": new[name] for name in ("products", "additions", "parameters")}
+        row |= {f"{name}_before": old[name] for name in COUNTED}
+        row |= {f"{name}_after": new[name] for name in COUNTED}
         rows.append(row | {"products_unsigned": new["unsigned"], "lookups": new["lookups"]})
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _cost(module: SplitLayer, shapes: list[torch.Size]) -> Counter:
-    return sum((Counter(module.cost(shape)) for shape in shapes), Counter())
+    calls = sum((Counter(module.cost(shape)) for shape in shapes), Counter())
+    calls["macs"] = sum(module.macs(shape) for shape in shapes)
+    return calls
 
 
 def _sizes(layer: Layer) -> dict[str, int]:

@@ -164,7 +164,7 @@ class _Shutting(Rounds):
         super().__init__(*given)
         scores = score_channels(self.original, "magnitude", example=self.example)
         selector = Selector(scores.values, "layer", self.asked.round_to)
-        self._cost = products_of(self.original, scores.groups, self.cost)
+        self._cost = products_of(self.original, scores.groups, self.cost, self.example)
         kept = selector.down_to(self.allowed, self._cost)
         self.skipped = dict(scores.skipped)
         self._goals = {name: int((~mask).sum()) for name, mask in kept.items() if not mask.all()}

@@ -1,5 +1,6 @@
 """Small networks for the tests, and what is done to them."""
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -176,3 +177,12 @@ def _conv(before, after, taps, groups=1):
 
 def _added(block, x):
     return (x + block(x)).relu()
+
+
+def terms(layer, shape):
+    """What a conv or linear layer multiplies on an input of that shape: it counts them itself, in ones and zeros."""
+    counting = copy.deepcopy(layer)
+    with torch.no_grad():
+        counting.weight.copy_(counting.weight != 0)
+        counting.bias = None
+        return round(float(counting.double()(torch.ones(shape, dtype=torch.float64)).sum()))

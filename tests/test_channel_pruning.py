@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
 from nets import SMALL, Net, copy_channel, difference, made, prune_these, silence
 from torch import nn
 
@@ -131,14 +130,16 @@ def test_the_result_says_what_was_asked_reached_and_skipped():
     assert first.endswith(f"reached ratio 0.098958, products {result.plan['achieved']['products']}")
     assert others[0] == "channels: 394 -> 356 (90.355% left)"
     assert others[-1] == "3 layers, 1 skipped: classifier (network output)"
+    assert others[3].startswith("operations (multiplications + additions): ")
     assert len(others) == 5
 
 
-def test_products_of_attention_count_in_what_is_reached():
+def test_products_outside_of_the_layers_count_in_what_is_reached():
     def forward(net, x):
-        return net.two(net.one(F.scaled_dot_product_attention(x, x, x)).relu())
+        return net.two(net.one(net.mix(x.flatten(0, 2))[0][None]).relu())
 
-    network, images = Net(forward, one=nn.Linear(8, 16), two=nn.Linear(16, 8)), torch.randn(1, 1, 32, 8)
+    parts = {"mix": nn.LSTM(8, 8), "one": nn.Linear(8, 16), "two": nn.Linear(16, 8)}
+    network, images = Net(forward, **parts), torch.randn(1, 1, 32, 8)
     scores = score_channels(network, "random", example=images)
     result = prune_channels(network, scores, products=0.7, example=images)
     whole, left = (measure_cost(own, images).attrs["products"] for own in (network, result.network))

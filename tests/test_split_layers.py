@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nets import terms
 from torch import nn
 
 from redlab.geometry import Geometry
@@ -240,16 +241,17 @@ class TestDegenerate:
         split, cost = self.check(layer, unit, signed)
         assert sum(table.values.numel() for table in split.tables) == layer.weight.numel()
         if unit != "channel":
-            assert cost["products"] == layer.weight.numel() * 2 * (25 if layer.weight.ndim == 4 else 1)
+            assert cost["products"] == terms(layer, (2, 4, *[5] * (layer.weight.ndim - 2)))
 
     def test_one_value_is_one_product(self, build, unit, signed):
         layer = build()
         nn.init.constant_(layer.weight, -0.5)
         split, cost = self.check(layer, unit, signed)
-        each = layer.weight[0, 0].numel()
         assert len(split.tables[0]) == 4
-        positions = 25 if layer.weight.ndim == 4 else 1
-        assert cost["products"] == 2 * 4 * positions * (1 if unit == "channel" else each)
+        if unit == "channel":
+            assert cost["products"] == 2 * 4 * (25 if layer.weight.ndim == 4 else 1)
+        else:  # the outputs share all of them
+            assert cost["products"] == terms(layer, (2, 4, *[5] * (layer.weight.ndim - 2))) // len(layer.weight)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -469,12 +471,13 @@ def enumerate_costs(layer, space, unit, signed):
     for corner, o, i in product(product(*ranges), range(own.outputs), range(own.per_group)):
         channel = o // (own.outputs // own.groups) * own.per_group + i
         kernel = tuple((weight[o, i] + 0.0).tolist())
-        shared = max(kernel, tuple(-value + 0.0 for value in kernel)) if signed else kernel
+        shared, terms = max(kernel, tuple(-value + 0.0 for value in kernel)) if signed else kernel, 0
         for number, tap in enumerate(taps):
             value = kernel[number]
             place = int(places[tuple(c + t * d for c, t, d in zip(corner, tap, own.dilation, strict=True))])
-            if value == 0 or (unit == "channel" and place == 0):
+            if value == 0 or place == 0:
                 continue
+            terms += 1
             where = {"channel": (channel, place), "tap": (channel, corner, number)}.get(unit)
             if unit == "kernel":
                 seen.add((channel, corner, number, shared))
@@ -482,8 +485,8 @@ def enumerate_costs(layer, space, unit, signed):
             else:
                 seen.add((*where, abs(value) if signed else value))
                 unsigned.add((*where, value))
-        # A term of the output's sum for each weight, or for each kernel.
-        counts["lookups"] += any(kernel) if unit == "kernel" else np.count_nonzero(kernel)
+        # A term of the output's sum for each weight, or for each kernel, that meets an input.
+        counts["lookups"] += min(terms, 1) if unit == "kernel" else terms
     counts["additions"] = counts["lookups"] + (len(seen) if unit == "kernel" and len(taps) > 1 else 0)
     return {"products": len(seen), "unsigned": len(unsigned)} | counts
 
@@ -515,8 +518,7 @@ def test_a_padded_single_tap_multiplies_no_zeros_of_the_padding():
 @given(cases(), st.booleans())
 def test_coarser_units_share_less_and_signs_share_more(case, signed):
     layer, shape = case
-    outputs = int(np.prod(layer(torch.zeros(shape)).shape)) // max(1, len(layer.weight))
-    dense = layer.weight.numel() * outputs
+    dense = terms(layer, shape)
     costs = {unit: split_layer(layer, unit, signed).cost(shape) for unit in UNITS}
     assert costs["channel"]["products"] <= costs["tap"]["products"] <= costs["kernel"]["products"] <= dense
     for unit, cost in costs.items():
@@ -525,8 +527,8 @@ def test_coarser_units_share_less_and_signs_share_more(case, signed):
         plain = split_layer(layer, unit).cost(shape)
         assert cost["unsigned"] == plain["products"] == plain["unsigned"]
         if unit != "kernel":
-            # Whatever is shared, as many terms are summed as there are weights that are not zero.
-            assert cost["lookups"] == cost["additions"] == int(torch.count_nonzero(layer.weight)) * outputs
+            # Whatever is shared, as many terms are summed as the ordinary layer multiplies.
+            assert cost["lookups"] == cost["additions"] == dense
 
 
 def test_costs_of_a_small_layer_by_hand():
@@ -535,13 +537,13 @@ def test_costs_of_a_small_layer_by_hand():
         layer.weight.copy_(torch.tensor([[[1.0, 2.0, 1.0]], [[-1.0, 2.0, 0.0]]]))
     ways = product(UNITS, [False, True])
     cost = {(unit, signed): split_layer(layer, unit, signed).cost((1, 1, 4)) for unit, signed in ways}
-    # By tap {1, -1}, {2}, {1} at four outputs. A pixel meets 1, -1 and 2; only x3 never meets the first tap, which
-    # alone holds -1. (Tap 0 of an output sees the pixel before it.)
-    assert cost["tap", False] == {"products": 16, "unsigned": 16, "lookups": 20, "additions": 20}
-    assert cost["tap", True] == {"products": 12, "unsigned": 16, "lookups": 20, "additions": 20}
-    assert cost["channel", False] == {"products": 11, "unsigned": 11, "lookups": 20, "additions": 20}
-    assert cost["channel", True] == {"products": 8, "unsigned": 11, "lookups": 20, "additions": 20}
-    assert cost["kernel", False] == {"products": 20, "unsigned": 20, "lookups": 8, "additions": 28}
+    # By tap {1, -1}, {2}, {1}, at three, four and three outputs. A pixel meets 1, -1 and 2; only x3
+    # never meets the first tap, which alone holds -1. (Tap 0 of an output sees the pixel before it.)
+    assert cost["tap", False] == {"products": 13, "unsigned": 13, "lookups": 17, "additions": 17}
+    assert cost["tap", True] == {"products": 10, "unsigned": 13, "lookups": 17, "additions": 17}
+    assert cost["channel", False] == {"products": 11, "unsigned": 11, "lookups": 17, "additions": 17}
+    assert cost["channel", True] == {"products": 8, "unsigned": 11, "lookups": 17, "additions": 17}
+    assert cost["kernel", False] == {"products": 17, "unsigned": 17, "lookups": 8, "additions": 25}
 
 
 def test_costs_of_scaled_kernels():

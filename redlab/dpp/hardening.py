@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from redlab.channel_table import channel_table
+from redlab.cost import measure_cost
 from redlab.dpp.draws import largest
 from redlab.dpp.masks import Mask, MaskedWeight, begin_pass, end_pass
 from redlab.dpp.quantization import RoundedInput, round_input
@@ -70,14 +71,15 @@ def _without_channels(sparsity: Sparsity, before: nn.Module, after: nn.Module, e
     destinations = {name: _destinations(mask) for name, mask in sparsity.masks.items()}
     plan = make_plan(sparsity.groups, destinations)
     smaller = apply_plan(after, plan)
-    table = channel_table(before, smaller, list(sparsity.groups), destinations, example)
+    cost = measure_cost(before, example)
+    table = channel_table(before, smaller, list(sparsity.groups), destinations, example, cost)
     table = table.rename(columns={"dead": "removed"})
     left = [layer.weight.numel() for layer in weight_layers(smaller)]
     table["sparsity"] = 1 - left / table["weights"].clip(lower=1)
     table = _with_bits(table, before, sparsity)
-    products = table["products_after"].sum() / max(table["products_before"].sum(), 1)
+    products = measure_cost(smaller, example).attrs["products"] / max(cost.attrs["products"], 1)
     gone = sum(where.count(-1) for where in destinations.values()) / sum(map(len, destinations.values()))
-    achieved = {"ratio": round(gone, 6), "products": round(float(products), 6), **_means(table)}
+    achieved = {"ratio": round(gone, 6), "products": round(products, 6), **_means(table)}
     table = with_others(table, before, smaller)
     return Result(smaller, table, plan | {"options": sparsity.options, "achieved": achieved})
 
