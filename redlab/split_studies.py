@@ -126,10 +126,10 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
     """``red_plus_plus`` once for each of ``settings`` (its keywords) and each unit, and what is left of ``network``.
 
     Returns:
-        A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed,
-        ``share`` of the products that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too, ``distinct`` weight values,
-        ``accuracy`` in percent of the same network in ordinary layers. ``attrs["before"]`` holds the accuracy of
-        ``network``, ``attrs["of"]`` what a share is of.
+        A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
+        the products that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too,
+        ``distinct`` weight values, ``accuracy`` in percent of the same network in ordinary layers.
+        ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)

@@ -131,7 +131,8 @@ def test_the_result_says_what_was_asked_reached_and_skipped():
     assert others[0] == "channels: 394 -> 356 (90.355% left)"
     assert others[-1] == "3 layers, 1 skipped: classifier (network output)"
     assert others[3].startswith("operations (multiplications + additions): ")
-    assert len(others) == 5
+    assert others[4].startswith("conv and linear weights: ")
+    assert len(others) == 6
 
 
 def test_products_outside_of_the_layers_count_in_what_is_reached():
