@@ -122,7 +122,7 @@ def test_images_that_do_not_fit_the_network_are_wrong_usage(tmp_path, monkeypatc
 
     wrong = [(torch.zeros(3, 32, 32), 0)] * 4
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: wrong)
-    code, _, complained = redlab_says("mine", "--dataset", "cifar10")
+    code, _, complained = redlab_says("mine", "--dataset", "digits")
     assert code == 2
     assert "expected input" in complained
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
