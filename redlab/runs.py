@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,13 +220,13 @@ def _execute(
 
 @contextmanager
 def _room(work: Path, name: str) -> Iterator[None]:
-    """Where the disk is full inside, ``work`` goes, and the error says what happened."""
+    """Where the disk is full inside, or Ctrl-C ends it, ``work`` goes; the error says what happened."""
     try:
         yield
-    except OSError as error:
-        if not _is_full(error):
-            raise
+    except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
+        if not isinstance(error, OSError) or not _is_full(error):
+            raise
         what = f"{os.strerror(error.errno or errno.ENOSPC)} while {name} was run in {work.parent}"
         rest = "nothing of this run is left, and finished runs are whole: make room and call again"
         raise OSError(error.errno, f"{what}; {rest}") from error
@@ -257,13 +257,38 @@ def part_of(folder: Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time works on ``folder``; the lock goes with its process, however that ends."""
+    """One process at a time works on ``folder``; the lock goes with its process, however that ends.
+
+    Ctrl-C takes the lock away too, and the folders that were made for it.
+    """
+    lock = folder.with_name(f".{folder.name}.lock")
+    made = [path for path in (lock.parent, *lock.parent.parents) if not path.exists()]
+    handle = _open_lock(lock)
+    try:
+        yield
+    except KeyboardInterrupt:
+        lock.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+        raise
+    finally:
+        os.close(handle)  # and so free
+
+
+def _open_lock(lock: Path) -> int:
+    """The lock's file, held: once it is ours, it may be no file any more, where Ctrl-C ended who held it before."""
     import fcntl
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the folder went meanwhile
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                    return handle
+            os.close(handle)
 
 
 def _replace(work: Path, folder: Path) -> None:

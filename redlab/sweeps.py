@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,8 +117,8 @@ def run_sweep(
     out = Path(out or notebooks.parent / "runs").resolve()
     fixed = (spec.notebook, out, notebooks, timeout, threads_each(jobs))
     calls = [(number, point, *fixed) for number, point in enumerate(spec.points)]
-    done = map_unordered(_run_point, calls, jobs, dask)
-    found = dict(watched(done, len(calls)) if watched else done)
+    with closing(map_unordered(_run_point, calls, jobs, dask)) as done:
+        found = dict(watched(done, len(calls)) if watched else done)
     return Swept(spec, tuple(found[number] for number in range(len(calls))))
 
 
