@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redlab.completion import complete_criteria, complete_datasets, complete_networks, complete_recipes
-from redlab.terminal import check_writable, exits, stop
+from redlab.terminal import check_writable, exits, say, stop
 
 if TYPE_CHECKING:
     from torch import nn
@@ -153,7 +153,7 @@ def _images(network: str, dataset: str | None, limit: int | None) -> Images:
     from redlab.datasets import load_dataset
 
     if (name := _dataset_of(network, dataset)) is None:
-        typer.echo(f"accuracy is not measured: {_NO_IMAGES}")
+        say(f"accuracy is not measured: {_NO_IMAGES}")
         return None
     return load_dataset(name, limit=limit)
 
@@ -170,7 +170,7 @@ def _seen(network: str, recipe: str, given: dict[str, Any], dataset: str | None,
     split = "train" if has_training(name) else "test"
     images = load_dataset(name, split, limit=min(limit or SCORE_IMAGES, SCORE_IMAGES))
     only = "" if split == "train" else ", which has no others: the accuracy below is measured on images that it saw"
-    typer.echo(f"{given['criterion']} scores channels on {len(images):,} {split} images of {name}{only}")
+    say(f"{given['criterion']} scores channels on {len(images):,} {split} images of {name}{only}")
     return images
 
 
@@ -185,12 +185,12 @@ def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
 
     results, live = [], sys.stderr.isatty()  # a live bar takes the line until the step is done
     titles = [f"[{number}/{len(steps)}] {step.title}" for number, step in enumerate(steps, 1)]
-    typer.echo("" if live else f"{titles[0]}: ", nl=False)
+    say("" if live else f"{titles[0]}: ", end="")
     for _, result, seconds in take_steps(network, steps):
         results.append(result)
-        typer.echo((f"{titles[len(results) - 1]}: " if live else "") + f"done in {seconds:.1f} s")
+        say((f"{titles[len(results) - 1]}: " if live else "") + f"done in {seconds:.1f} s")
         if len(results) < len(steps):
-            typer.echo("" if live else f"{titles[len(results)]}: ", nl=False)
+            say("" if live else f"{titles[len(results)]}: ", end="")
     return results
 
 
@@ -198,9 +198,9 @@ def _show(original: nn.Module, results: list[Result]) -> None:
     from redlab.pipeline import layer_table
 
     for result in results:
-        typer.echo(f"\n{result}")
+        say(f"\n{result}")
     table = layer_table(original, results).drop(columns="kind")
-    typer.echo(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
+    say(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
 
 
 def _weigh(before: float | None, results: list[Result], images: Images, most: float | None) -> None:
@@ -210,11 +210,11 @@ def _weigh(before: float | None, results: list[Result], images: Images, most: fl
     after = _accuracy(as_dense(results[-1].network), images)
     if images is None or before is None or after is None:
         return
-    typer.echo(f"accuracy on {len(images):,} images: {before:.2f} % -> {after:.2f} %")
+    say(f"accuracy on {len(images):,} images: {before:.2f} % -> {after:.2f} %")
     if (lost := before - after) <= 0:
         return
     points = f"{lost:.2f} points of accuracy were lost"
-    typer.echo(f"{points}: of {len(images):,} images {before:.2f} % were right, {after:.2f} % are now")
+    say(f"{points}: of {len(images):,} images {before:.2f} % were right, {after:.2f} % are now")
     if most is not None and lost > most + 1e-9:  # a point is rarely exact in binary
         stop(f"{points}, more than --max-loss {most:g} allows: nothing was written", 1)
 
@@ -225,8 +225,8 @@ def _save(original: nn.Module, results: list[Result], out: Path) -> None:
 
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
-    typer.echo(f"saved to {folder}: redlab.load_network opens it")
-    typer.echo(f"on disk: {was:,} bytes of tensors -> {now:,} bytes ({now / was:.1%})")
+    say(f"saved to {folder}: redlab.load_network opens it")
+    say(f"on disk: {was:,} bytes of tensors -> {now:,} bytes ({now / was:.1%})")
 
 
 def _time(original: nn.Module, results: list[Result], rounded: Step | None) -> None:
@@ -245,9 +245,9 @@ def _time(original: nn.Module, results: list[Result], rounded: Step | None) -> N
     table = compare_latency(networks, repeats=30)
     about = table.iloc[0]
     where = f"batch {about['batch']}, threads {about['threads']}, {about['device']}, the better layout of each"
-    typer.echo(f"latency in ms ({where}); ratio to before:")
+    say(f"latency in ms ({where}); ratio to before:")
     table = table.drop(columns=["batch", "threads", "device"])
-    typer.echo(table.to_string(index=False, float_format="{:.3g}".format))
+    say(table.to_string(index=False, float_format="{:.3g}".format))
     slower = [row.network for row in table.iloc[1:].itertuples() if row.faster != "yes"]
     if slower:
-        typer.echo(f"not faster than before: {'; '.join(slower)}")
+        say(f"not faster than before: {'; '.join(slower)}")

@@ -7,6 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from redlab.terminal import stop
+
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
 
@@ -20,6 +22,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:  # what we say goes to a file on a full disk, say
+            stop(error, 1)
 
 
 class PlainCommand(TyperCommand):

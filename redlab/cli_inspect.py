@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redlab.terminal import exits
+from redlab.terminal import exits, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,13 +43,13 @@ def inspect(
         out = (out or Path(f"{_name(checkpoint)}-inspect")).resolve()
         check_folder(out)
         frame = inspect_checkpoint(checkpoint)
-    typer.echo(_table(frame))
-    typer.echo("\n" + "\n".join(summarise(frame)))
+    say(_table(frame))
+    say("\n" + "\n".join(summarise(frame)))
     with exits(1, ValueError, OSError):
         from redlab.inspection import write_inspection
 
         folder = write_inspection(frame, out)
-    typer.echo(f"saved to {folder}: results.parquet{' and figures' if wide_tensors(frame).any() else ''}")
+    say(f"saved to {folder}: results.parquet{' and figures' if wide_tensors(frame).any() else ''}")
 
 
 def _name(checkpoint: Path) -> str:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import typer
+
+
+def say(text: str = "", end: str = "\n") -> None:
+    """Print; where whoever read it has gone (``| head``), the work goes on and is said to nobody."""
+    try:
+        typer.echo(f"{text}{end}", nl=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def stop(message: object, code: int) -> NoReturn:
@@ -24,6 +33,8 @@ def exits(code: int, *errors: type[Exception]) -> Iterator[None]:
     """What is raised inside becomes its message and this exit code."""
     try:
         yield
+    except typer.Exit:  # a RuntimeError, too
+        raise
     except errors as error:
         stop(error, code)
 
