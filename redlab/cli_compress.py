@@ -42,7 +42,9 @@ def compress(
     ] = "merge",
     alpha: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Share of each layer's neurons that merges beyond identical ones; default 0."),
+        typer.Option(
+            metavar="SHARE", help="Share of each layer's neurons that merges; default: 0, identical ones alone."
+        ),
     ] = None,
     strategy: Annotated[
         str | None,
@@ -59,7 +61,9 @@ def compress(
     criterion: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="prune: what ranks channels; default: reconstruction.", autocompletion=complete_criteria
+            metavar="NAME",
+            help="prune: what ranks channels; default reconstruction.",
+            autocompletion=complete_criteria,
         ),
     ] = None,
     products: Annotated[
@@ -76,7 +80,9 @@ def compress(
     dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Images for the accuracy; default: the network's own.", autocompletion=complete_datasets
+            metavar="NAME",
+            help="Images for the accuracy; default the network's own.",
+            autocompletion=complete_datasets,
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Take so many images only.")] = None,

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
 def sweep(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yml", help="Keys: notebook, grid, points, seeds.")],
-    jobs: Annotated[int, typer.Option(metavar="N", help="Notebooks side by side; the cores are divided among them.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", help="Notebooks side by side; the cores are divided among them.")
+    ] = 1,
     dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where run folders are kept; default: runs/")] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Seconds that a cell may take; default: any time.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where run folders are kept; default: runs/")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Seconds that a cell may take; default: any time.")
+    ] = None,
     plot: Annotated[
         tuple[str, str, str] | None, typer.Option(metavar="X Y BY", help="Draw column Y over X, a line for each BY.")
     ] = None,

@@ -31,9 +31,9 @@ def complete_notebooks(incomplete: str) -> list[str]:
 
 def complete_networks(incomplete: str) -> list[str]:
     """Names of networks, and folders of saved ones that lie where the word leads."""
-    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
-    saved = [str(path.parent) for path in sorted(folder.glob(f"*/{FACTS}"))]
-    return _starting([*all_names(), *saved], incomplete)
+    folder, slash, _ = incomplete.rpartition("/")
+    facts = sorted(Path(f"{folder}{slash}" or ".").glob(f"*/{FACTS}"))
+    return _starting([*all_names(), *(f"{folder}{slash}{path.parent.name}" for path in facts)], incomplete)
 
 
 def complete_recipes(incomplete: str) -> list[str]:

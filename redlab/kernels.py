@@ -45,8 +45,8 @@ def execute(
     import papermill
 
     manager = _kernel_manager(_kernel_environment(work, threads))
-    # It warns of parameters that its line-by-line reading misses; ours were checked, and unknown ones refused. Of errors
-    # it tells twice: what it raises says the same.
+    # It warns of parameters that its line-by-line reading misses; ours were checked, and unknown ones refused. Its
+    # errors it raises, too.
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
         papermill.execute_notebook(
