@@ -138,14 +138,14 @@ def show_help(
     ] = None,
 ) -> None:
     """Say how a command is used: the same as --help."""
-    group = context.parent
-    found = group.command if command is None else group.command.get_command(group, command)
-    if found is None:
+    above: Any = context.parent
+    if command is None:
+        return typer.echo(above.get_help())
+    if (found := above.command.get_command(above, command)) is None:
         from redlab.notebooks import unknown
 
-        stop(unknown("command", command or "", group.command.list_commands(group)), code=2)
-    own = group if command is None else type(group)(found, info_name=command, parent=group)
-    typer.echo(found.get_help(own))
+        stop(unknown("command", command, above.command.list_commands(above)), code=2)
+    typer.echo(found.get_help(type(above)(found, info_name=command, parent=above)))
 
 
 def _checked(function: Callable, *args: Any) -> Any:

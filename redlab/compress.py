@@ -95,8 +95,8 @@ def steps_of(
     options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
     given = {name: value for name, value in options.items() if value is not None}
     check_recipe(recipe, given)
-    # Refuses what is out of range.
-    Options(given.get("alpha", 0.0), given.get("strategy", "constant"), round_to=round_to)
+    named = "constant" if strategy is None else strategy
+    Options(alpha or 0.0, named, round_to=round_to)  # refuses what is out of range
     seeing = {} if images is None else {"images": images}
     return RECIPES[recipe](**given, **seeing, round_to=round_to)
 

@@ -1,4 +1,4 @@
-"""The datasets that a user may name, and where they lie, known before torch is loaded: a missing one is said at once."""
+"""The datasets that a user may name, and where they lie, known before torch is loaded: a missing one is reported."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -39,8 +39,10 @@ def check_engine(jobs: int, dask: str | None) -> None:
         raise ValueError("give either jobs or dask: a cluster has as many jobs as its workers have threads")
 
 
-def map_unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: int, dask: str | None) -> Iterator[Any]:
-    """What ``function`` returns for each tuple of arguments, as it comes.
+def map_unordered(
+    function: Callable[..., Any], calls: Iterable[tuple], jobs: int, dask: str | None
+) -> Generator[Any, None, None]:
+    """What ``function`` returns for each tuple of arguments, as it comes; closing it stops what goes on here.
 
     Arguments:
         jobs: calls at once, in threads: a notebook's kernel is a process of its own anyway.

@@ -113,7 +113,8 @@ def _kernel_manager(environment: dict[str, str]) -> type:
         # As in jupyter_client, the method of an asynchronous manager stands in for one that is not.
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             await super().start_kernel(**{**options, "env": environment})
-            _RUNNING[type(self)] = self.provisioner.pid
+            provisioner: Any = self.provisioner  # of a process of this machine
+            _RUNNING[type(self)] = provisioner.pid
 
     return Manager
 

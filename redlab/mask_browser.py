@@ -74,7 +74,7 @@ def _watched(
         k = {name: masks[name].k for name in logits}
     if k is None:
         raise ValueError("logits alone do not say how many of a row stay: give k")
-    counts = {name: k.get(name) if isinstance(k, Mapping) else k for name in logits}
+    counts: dict[str, Any] = {name: k.get(name) if isinstance(k, Mapping) else k for name in logits}
     for name, own in logits.items():
         _check_logits(name, own, counts[name])
     return logits, counts
@@ -84,7 +84,7 @@ def _check_logits(name: str, logits: Tensor, k: Any) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 3 or 0 in logits.shape:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the logits of {name} must be a tensor of (epochs + 1, rows, n), not {found}")
-    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= logits.shape[2]:
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= logits.shape[2]:
         raise ValueError(f"k must lie in 1 ... {logits.shape[2]} for {name}, not be {k!r}")
 
 

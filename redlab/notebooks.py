@@ -190,10 +190,12 @@ def known_network(name: str | None) -> str | None:
     Raises:
         ValueError: neither; the message holds the names that are known.
     """
+    if name is None:
+        return None
     try:
-        folder = None if name is None else folder_of(name)
+        folder = folder_of(name)
     except ValueError:
-        if not os.path.isdir(str(name)):
+        if not os.path.isdir(name):
             raise
         folder = Path(name)  # of something else: the loader will say of what
     return name if folder is None else str(folder.resolve())  # absolute: a kernel works in notebooks/
