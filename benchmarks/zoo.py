@@ -33,6 +33,7 @@ from redlab.coupling import couple
 from redlab.graph import trace
 from redlab.groups import Group
 from redlab.layers import weight_layers
+from redlab.network_names import CLASSIFIERS
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
 
@@ -59,7 +60,7 @@ def main(names: list[str]) -> None:
     rows = pd.DataFrame(columns=list(COLUMNS)[1:])
     if ROWS.exists():
         rows = pd.read_csv(ROWS, dtype=str, keep_default_na=False).set_index("network")
-    todo = names or [name for name in torchvision_zoo.names() if name not in rows.index or not rows.loc[name, "split"]]
+    todo = names or [name for name in CLASSIFIERS if name not in rows.index or not rows.loc[name, "split"]]
     for name in (bar := tqdm(todo, unit="network")):
         bar.set_description(name)
         rows.loc[name] = measure(name)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from numbers import Real
 from typing import Any
 
+import numpy as np
+
+from redlab.density import estimate_density
 from redlab.explorer import Choice
 from redlab.shelf import Shelf
 
@@ -35,7 +39,8 @@ def layer(shelf: Shelf) -> Choice:
 
 
 def bandwidth(start: str | float) -> Choice:
-    """From wide to narrow; ``start`` comes first where it is none of the usual ones."""
+    """From wide to narrow; ``start`` comes first where it is none of the usual ones, and is checked."""
+    check_bandwidth(start)
     usual = {f"Silverman's / {divisor}": f"silverman/{divisor}" for divisor in _DIVISORS}
     start = "silverman/1" if start == "silverman" else start
     own = {} if start in usual.values() else {str(start): start}
@@ -44,12 +49,28 @@ def bandwidth(start: str | float) -> Choice:
 
 def contrast(start: float) -> Choice:
     """How much of its height a mode must rise above its valley."""
+    _check_share("contrast", start)
     return menu("contrast", "contrast (share of a mode's height)", _with_start(start, _CONTRASTS), slider=True)
 
 
 def alpha(start: float, of: str = "share of filters gone") -> Choice:
     """The share of a group's filters that is merged away."""
+    _check_share("alpha", start)
     return menu("alpha", f"alpha ({of})", _with_start(start, _ALPHAS), slider=True)
+
+
+def check_bandwidth(start: str | float) -> None:
+    """Refuse what ``estimate_density`` would: a ValueError, or a TypeError for neither a rule nor a number."""
+    if isinstance(start, bool) or not isinstance(start, str | Real):
+        raise TypeError(f"bandwidth must be a rule such as 'silverman/8' or a positive number, not {start!r}")
+    estimate_density(np.array([0.0, 1.0, 3.0]), start)
+
+
+def _check_share(name: str, start: float) -> None:
+    if isinstance(start, bool) or not isinstance(start, Real):
+        raise TypeError(f"{name} must be a number in [0, 1), not {start!r}")
+    if not 0 <= start < 1:  # NaN too
+        raise ValueError(f"{name} must lie in [0, 1), not be {start}")
 
 
 def _with_start(start: float, usual: Collection[float]) -> list[float]:

@@ -7,28 +7,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from redlab.cli_compress import compress
+from redlab.cli_group import Commands, PlainCommand
 from redlab.cli_inspect import inspect
 from redlab.cli_lab import lab
 from redlab.cli_report import report
 from redlab.cli_sweep import sweep
+from redlab.completion import complete_commands, complete_notebooks
 from redlab.terminal import stop
 
 if TYPE_CHECKING:
     from redlab.runs import Run
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich alone would take half of the time that --help has
 )
-Names = Annotated[list[str], typer.Argument(metavar="NOTEBOOK", help="Number, name or part of it; default: all.")]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NOTEBOOK", help="Number, name or part of it; default: all.", autocompletion=complete_notebooks
+    ),
+]
 
 
-class _PairsCommand(TyperCommand):
+class _PairsCommand(PlainCommand):
     """A command whose option -p takes two words, NAME VALUE, any number of times: typer itself knows no such option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -72,7 +78,9 @@ def run(
     parameter: Annotated[
         list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeatable.")
     ] = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="Where run folders are kept; default: runs/")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where run folders are kept; default: runs/")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of minutes: -p quick true.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Execute also what was done before.")] = False,
 ) -> None:
@@ -89,7 +97,7 @@ def run(
     _run_all(jobs, lambda path, params, bar: run_notebook(path, params, out, again=again, progress=bar))
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def refresh(
     notebooks: Names = [],  # noqa: B006
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where outputs differ.")] = False,
@@ -116,11 +124,28 @@ def refresh(
         stop("\n".join(["outputs differ from the committed ones", *lines]), code=1)
 
 
-app.command()(sweep)
-app.command()(report)
-app.command()(compress)
-app.command()(inspect)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(lab)
+for command in (sweep, report, compress, inspect):
+    app.command(cls=PlainCommand)(command)
+app.command(cls=PlainCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(lab)
+
+
+@app.command("help", cls=PlainCommand)
+def show_help(
+    context: typer.Context,
+    command: Annotated[
+        str | None,
+        typer.Argument(metavar="COMMAND", help="Its name; default: what there is.", autocompletion=complete_commands),
+    ] = None,
+) -> None:
+    """Say how a command is used: the same as --help."""
+    above: Any = context.parent
+    if command is None:
+        return typer.echo(above.get_help())
+    if (found := above.command.get_command(above, command)) is None:
+        from redlab.notebooks import unknown
+
+        stop(unknown("command", command, above.command.list_commands(above)), code=2)
+    typer.echo(found.get_help(type(above)(found, info_name=command, parent=above)))
 
 
 def _checked(function: Callable, *args: Any) -> Any:
@@ -144,7 +169,7 @@ def _found(names: list[str]) -> list[Path]:
 def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
     """The parameters for one notebook out of ``NAME=VALUE`` words, checked; ValueError or TypeError otherwise."""
     from redlab.kinds import ANY, from_text
-    from redlab.notebooks import known_networks
+    from redlab.notebooks import known_names
     from redlab.parameters import changed_parameters, read_parameters
 
     known = read_parameters(notebook) if given else {}
@@ -154,7 +179,7 @@ def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
         params[name] = from_text(text, known[name].kind if name in known else ANY)
-    return known_networks(changed_parameters(notebook, params))
+    return known_names(changed_parameters(notebook, params))
 
 
 def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:

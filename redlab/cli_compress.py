@@ -4,95 +4,185 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from redlab.completion import complete_criteria, complete_datasets, complete_networks, complete_recipes
+from redlab.terminal import check_writable, exits, say, stop
 
 if TYPE_CHECKING:
     from torch import nn
 
     from redlab.compress import Step
     from redlab.datasets import ImageArray
+    from redlab.image_folder import ImageFolder
     from redlab.result import Result
 
+    Images = ImageArray | ImageFolder | None
+
 _ROUND_TO = 16  # what processors like: the table of latencies has a row for it
+_NO_IMAGES = "this network's images are not known or not here: name some by --dataset"
 
 
 def compress(
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="A name, or the folder of a saved network.")],
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK", help="A name, or the folder of a saved network.", autocompletion=complete_networks
+        ),
+    ],
     recipe: Annotated[
-        str, typer.Option(help="merge (fold, hash, merge neurons), red (and separate kernels), red++.")
+        str,
+        typer.Option(
+            metavar="RECIPE",
+            help="merge (fold, hash, merge neurons), red (and separate kernels), red++, prune (remove channels).",
+            autocompletion=complete_recipes,
+        ),
     ] = "merge",
     alpha: Annotated[
-        float, typer.Option(help="Share of each layer's neurons that merges beyond identical ones.")
-    ] = 0.0,
-    strategy: Annotated[str, typer.Option(help="Alpha by layer: constant, ascending, descending, block.")] = "constant",
-    hashing: Annotated[bool, typer.Option("--hash/--no-hash", help="Hash the weights before they merge.")] = True,
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of each layer's neurons that merges; default: 0, identical ones alone."
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Alpha by layer: constant (the default), ascending, descending, block."),
+    ] = None,
+    hashing: Annotated[
+        bool | None,
+        typer.Option("--hash/--no-hash", help="merge: whether weights are hashed before they merge; default: yes."),
+    ] = None,
     max_error: Annotated[
-        float | None, typer.Option(help="red++: relative L2 error of the layers; default: its own.")
+        float | None, typer.Option(metavar="ERROR", help="red++: relative L2 error of the layers; default: its own.")
     ] = None,
     as_published: Annotated[bool, typer.Option("--as-published", help="red++: as the papers have it.")] = False,
-    round_to: Annotated[int, typer.Option(help="Keep a multiple of so many channels.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default: NAME-RECIPE in this folder.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Images for the accuracy; default: the network's own.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Take so many images only.")] = None,
+    criterion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="prune: what ranks channels; default reconstruction.",
+            autocompletion=complete_criteria,
+        ),
+    ] = None,
+    products: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="prune: share of the products to keep; default: 0.5.")
+    ] = None,
+    round_to: Annotated[int, typer.Option(metavar="N", help="Keep a multiple of so many channels.")] = 1,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Write nothing where more points of accuracy than these are lost."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default: NAME-RECIPE in this folder.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Images for the accuracy; default the network's own.",
+            autocompletion=complete_datasets,
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Take so many images only.")] = None,
 ) -> None:
     """Make a network smaller and save it.
 
     Prints each layer's channels, weights and operations, their totals, the accuracy (on the dataset that the network
     was trained for, where that is here already, or on --dataset), the latency (with and without round_to=16; of a split
-    network beside that of the same one in ordinary layers), and the sizes on disk.
-    Exit codes: 0 done, 1 a step failed, 2 wrong usage, and nothing was written.
+    network beside that of the same one in ordinary layers), and the sizes on disk. Criteria that need images see
+    training ones.
+    Exit codes: 0 done, 1 a step failed, or more was lost than --max-loss allows and nothing was written, 2 wrong
+    usage, and nothing was written.
     """
-    with _exits(2, ValueError, TypeError), _exits(1, OSError):
+    options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "hashing": hashing, "max_error": max_error}
+    options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
+    given = {name: value for name, value in options.items() if value is not None}
+    out = (out or Path(f"{Path(network).resolve().name}-{recipe}")).resolve()
+    with exits(1, OSError), exits(2, ValueError, FileNotFoundError, ConnectionError):
+        _check(network, recipe, given, dataset, max_loss, out)
+    with exits(2, ValueError, TypeError), exits(1, OSError):
         from redlab.compress import steps_of
-        from redlab.splitting import as_dense
-        from redlab.storage import check_target, load_network
+        from redlab.storage import load_network
 
-        options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "hashing": hashing}
-        options |= {"max_error": max_error, "as_published": as_published}
-        steps, rounded = steps_of(recipe, round_to=round_to, **options), steps_of(recipe, round_to=_ROUND_TO, **options)
+        images, seen = _images(network, dataset, limit), _seen(network, recipe, given, dataset, limit)
+        steps, rounded = (steps_of(recipe, round_to=n, images=seen, **given) for n in (round_to, _ROUND_TO))
         original = load_network(network)
-        out = (out or Path(f"{Path(network).resolve().name}-{recipe}")).resolve()
-        check_target(out)
-        images = _images(original, dataset, limit)
-    with _exits(2, ValueError, RuntimeError):
+    with exits(2, ValueError, RuntimeError):
         before = _accuracy(original, images)
-    with _exits(1, ValueError, RuntimeError, OSError):
+    with exits(1, ValueError, RuntimeError, OSError):
         results = _take(original, steps)
+        _show(original, results)
+        _weigh(before, results, images, max_loss)
         _save(original, results, out)
-        if images is not None:
-            after = _accuracy(as_dense(results[-1].network), images)
-            typer.echo(f"accuracy on {len(images):,} images: {before:.2f} % -> {after:.2f} %")
         _time(original, results, rounded[-1] if recipe == "merge" and round_to != _ROUND_TO else None)
 
 
-@contextmanager
-def _exits(code: int, *errors: type[Exception]) -> Iterator[None]:
-    """What is raised inside becomes its message and this exit code."""
-    try:
-        yield
-    except errors as error:
-        typer.echo(f"redlab: {error}", err=True)
-        raise typer.Exit(code) from error
+def _check(
+    network: str, recipe: str, given: dict[str, Any], dataset: str | None, max_loss: float | None, out: Path
+) -> None:
+    """Refuse what is wrong before torch is loaded, which alone takes seconds."""
+    from redlab.dataset_names import check_at_hand
+    from redlab.network_names import architecture_of, check_target
+    from redlab.recipe_names import check_recipe
+
+    check_recipe(recipe, given)
+    known = architecture_of(network) is not None
+    if dataset is not None:
+        check_at_hand(dataset)
+    if max_loss is not None and not 0 <= max_loss <= 100:  # NaN too
+        raise ValueError(f"--max-loss must be a number of points of accuracy, 0 to 100, not {max_loss:g}")
+    if known and _dataset_of(network, dataset) is None:
+        if max_loss is not None:
+            raise ValueError(f"--max-loss needs images to measure accuracy on, and {_NO_IMAGES}")
+        if _needs_images(recipe, given):
+            raise ValueError(f"{given['criterion']} needs images to score channels, and {_NO_IMAGES}")
+    check_target(out)
+    check_writable(out)
 
 
-def _images(network: nn.Module, dataset: str | None, limit: int | None) -> ImageArray | None:
-    from redlab.compress import dataset_of
+def _dataset_of(network: str, dataset: str | None) -> str | None:
+    """The name of the images: those asked for, or the network's own where they are here."""
+    from redlab.dataset_names import own_dataset
+    from redlab.network_names import architecture_of
+
+    return dataset or own_dataset(architecture_of(network) or "")
+
+
+def _needs_images(recipe: str, given: dict[str, Any]) -> bool:
+    from redlab.recipe_names import CRITERIA
+
+    return recipe == "prune" and CRITERIA[given.get("criterion", "reconstruction")]
+
+
+def _images(network: str, dataset: str | None, limit: int | None) -> Images:
     from redlab.datasets import load_dataset
 
-    if dataset is not None:
-        return load_dataset(dataset, limit=limit)
-    images = dataset_of(network, limit)
-    if images is None:
-        typer.echo("accuracy is not measured: this network's images are not known or not here; name some by --dataset")
+    if (name := _dataset_of(network, dataset)) is None:
+        say(f"accuracy is not measured: {_NO_IMAGES}")
+        return None
+    return load_dataset(name, limit=limit)
+
+
+def _seen(network: str, recipe: str, given: dict[str, Any], dataset: str | None, limit: int | None) -> Images:
+    """The images that the criterion scores by; None where it needs none. Training ones, unless there are none."""
+    from redlab.compress import SCORE_IMAGES
+    from redlab.dataset_names import has_training
+    from redlab.datasets import load_dataset
+
+    name = _dataset_of(network, dataset)
+    if name is None or not _needs_images(recipe, given):
+        return None
+    split = "train" if has_training(name) else "test"
+    images = load_dataset(name, split, limit=min(limit or SCORE_IMAGES, SCORE_IMAGES))
+    only = "" if split == "train" else ", which has no others: the accuracy below is measured on images that it saw"
+    say(f"{given['criterion']} scores channels on {len(images):,} {split} images of {name}{only}")
     return images
 
 
-def _accuracy(network: nn.Module, images: ImageArray | None) -> float | None:
+def _accuracy(network: nn.Module, images: Images) -> float | None:
     from redlab.evaluation import evaluate
 
     return None if images is None else evaluate(network, images).accuracy
@@ -103,32 +193,52 @@ def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
 
     results, live = [], sys.stderr.isatty()  # a live bar takes the line until the step is done
     titles = [f"[{number}/{len(steps)}] {step.title}" for number, step in enumerate(steps, 1)]
-    typer.echo("" if live else f"{titles[0]}: ", nl=False)
+    say("" if live else f"{titles[0]}: ", end="")
     for _, result, seconds in take_steps(network, steps):
         results.append(result)
-        typer.echo((f"{titles[len(results) - 1]}: " if live else "") + f"done in {seconds:.1f} s")
+        say((f"{titles[len(results) - 1]}: " if live else "") + f"done in {seconds:.1f} s")
         if len(results) < len(steps):
-            typer.echo("" if live else f"{titles[len(results)]}: ", nl=False)
+            say("" if live else f"{titles[len(results)]}: ", end="")
     return results
+
+
+def _show(original: nn.Module, results: list[Result]) -> None:
+    from redlab.pipeline import layer_table
+    from redlab.remainder import of_layers
+    from redlab.result import totals_of
+
+    for result in results:
+        say(f"\n{result}")
+    table = of_layers(layer_table(original, results)).drop(columns=["kind", "skipped"])  # each step gave its reasons
+    say(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
+    for line in totals_of(table):
+        say(line)
+
+
+def _weigh(before: float | None, results: list[Result], images: Images, most: float | None) -> None:
+    """Say what the accuracy is now; end the command where more than ``most`` points are lost."""
+    from redlab.splitting import as_dense
+
+    after = _accuracy(as_dense(results[-1].network), images)
+    if images is None or before is None or after is None:
+        return
+    say(f"accuracy on {len(images):,} images: {before:.2f} % -> {after:.2f} %")
+    if (lost := before - after) <= 0:
+        return
+    points = f"{lost:.2f} points of accuracy were lost"
+    say(f"{points}: of {len(images):,} images {before:.2f} % were right, {after:.2f} % are now")
+    if most is not None and lost > most + 1e-9:  # a point is rarely exact in binary
+        stop(f"{points}, more than --max-loss {most:g} allows: nothing was written", 1)
 
 
 def _save(original: nn.Module, results: list[Result], out: Path) -> None:
     from redlab.compress import bytes_of
-    from redlab.pipeline import layer_table
-    from redlab.remainder import of_layers
-    from redlab.result import totals_of
     from redlab.storage import save_network
 
-    for result in results:
-        typer.echo(f"\n{result}")
-    table = of_layers(layer_table(original, results)).drop(columns=["kind", "skipped"])  # each step gave its reasons
-    typer.echo(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
-    for line in totals_of(table):
-        typer.echo(line)
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
-    typer.echo(f"saved to {folder}: redlab.load_network opens it")
-    typer.echo(f"on disk: {was:,} bytes of tensors -> {now:,} bytes ({now / was:.1%})")
+    say(f"saved to {folder}: redlab.load_network opens it")
+    say(f"on disk: {was:,} bytes of tensors -> {now:,} bytes ({now / was:.1%})")
 
 
 def _time(original: nn.Module, results: list[Result], rounded: Step | None) -> None:
@@ -149,9 +259,9 @@ def _time(original: nn.Module, results: list[Result], rounded: Step | None) -> N
     table = compare_latency(networks, repeats=30)
     about = table.iloc[0]
     where = f"batch {about['batch']}, threads {about['threads']}, {about['device']}, the better layout of each"
-    typer.echo(f"latency in ms ({where}); ratio to before:")
+    say(f"latency in ms ({where}); ratio to before:")
     table = table.drop(columns=["batch", "threads", "device"])
-    typer.echo(table.to_string(index=False, float_format="{:.3g}".format))
+    say(table.to_string(index=False, float_format="{:.3g}".format))
     slower = [row.network for row in table.iloc[1:].itertuples() if row.faster != "yes"]
     if slower:
-        typer.echo(f"not faster than before: {'; '.join(slower)}")
+        say(f"not faster than before: {'; '.join(slower)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redlab.cli_compress import _exits
+from redlab.terminal import exits, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,9 @@ def inspect(
             help="A .safetensors, .pt, .pth, .th or .bin file, model.safetensors.index.json or its folder.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default: NAME-inspect in this folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default: NAME-inspect in this folder.")
+    ] = None,
 ) -> None:
     """Look into a checkpoint of any architecture, tensor by tensor.
 
@@ -35,19 +37,19 @@ def inspect(
     executed. Exit codes: 0 done, 1 the folder could not be written, 2 wrong usage or a bad file, and nothing was
     written.
     """
-    with _exits(2, ValueError, OSError):
+    with exits(2, ValueError, OSError):
         from redlab.inspection import check_folder, inspect_checkpoint, summarise, wide_tensors
 
         out = (out or Path(f"{_name(checkpoint)}-inspect")).resolve()
         check_folder(out)
         frame = inspect_checkpoint(checkpoint)
-    typer.echo(_table(frame))
-    typer.echo("\n" + "\n".join(summarise(frame)))
-    with _exits(1, ValueError, OSError):
+    say(_table(frame))
+    say("\n" + "\n".join(summarise(frame)))
+    with exits(1, ValueError, OSError):
         from redlab.inspection import write_inspection
 
         folder = write_inspection(frame, out)
-    typer.echo(f"saved to {folder}: results.parquet{' and figures' if wide_tensors(frame).any() else ''}")
+    say(f"saved to {folder}: results.parquet{' and figures' if wide_tensors(frame).any() else ''}")
 
 
 def _name(checkpoint: Path) -> str:

@@ -18,7 +18,9 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="The page to write; default: runs/report.html")
     ] = None,
     pdf: Annotated[Path | None, typer.Option(metavar="FILE", help="Print it to a PDF too, with Chromium.")] = None,
-    jobs: Annotated[int, typer.Option(help="Notebooks side by side; the cores are divided among them.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", help="Notebooks side by side; the cores are divided among them.")
+    ] = 1,
 ) -> None:
     """Write all notebooks, their figures and tables into one HTML page.
 

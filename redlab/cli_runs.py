@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,9 @@ def run_each(
         typer.echo(("" if first else title) + _outcome(outcome))
         return number, outcome
 
-    outcomes = dict(map_unordered(attempt, [(number, *job) for number, job in enumerate(jobs)], at_once, None))
+    calls = [(number, *job) for number, job in enumerate(jobs)]
+    with closing(map_unordered(attempt, calls, at_once, None)) as done:
+        outcomes = dict(done)
     return [outcomes[number] for number in range(len(jobs))]
 
 

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 def sweep(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yml", help="Keys: notebook, grid, points, seeds.")],
-    jobs: Annotated[int, typer.Option(help="Notebooks side by side; the cores are divided among them.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", help="Notebooks side by side; the cores are divided among them.")
+    ] = 1,
     dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where run folders are kept; default: runs/")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that a cell may take; default: any time.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where run folders are kept; default: runs/")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Seconds that a cell may take; default: any time.")
+    ] = None,
     plot: Annotated[
         tuple[str, str, str] | None, typer.Option(metavar="X Y BY", help="Draw column Y over X, a line for each BY.")
     ] = None,
@@ -35,10 +41,11 @@ def sweep(
     the disk is full or the plot can't be drawn (what is done stays done), 2 wrong usage, and nothing was executed.
     """
     from redlab.specs import read_spec
-    from redlab.sweeps import run_sweep
 
     try:
-        found = read_spec(spec)
+        found = read_spec(spec)  # before pandas is imported: what is wrong is said at once
+        from redlab.sweeps import run_sweep
+
         swept = run_sweep(found, out, jobs, dask, timeout, watched=lambda done, total: _told(done, total, found.points))
     except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
         stop(error, 2)

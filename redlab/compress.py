@@ -8,33 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils.data import Dataset
 
+from redlab.baselines import CRITERIA
+from redlab.channel_pruning import prune_channels
+from redlab.dataset_names import own_dataset
 from redlab.datasets import ImageArray, load_dataset
+from redlab.folding import fold_batchnorm
+from redlab.image_folder import ImageFolder
 from redlab.merging import Options
-from redlab.paths import data_root
 from redlab.pipeline import MAX_ERROR, Step, red_plus_plus_steps, red_steps
 from redlab.recipe import recipe_of
+from redlab.recipe_names import check_recipe
 from redlab.result import Result
+from redlab.scoring import score_channels
+from redlab.selection import check_share
 
-# The family of a network's name -> the dataset that it was trained on, and what of it lies under the data root.
-_TRAINED_ON = {"digits": ("digits", ""), "cifar10": ("cifar10", "cifar10/cifar-10-batches-py")}
+SCORE_IMAGES = 1024  # training images that a criterion sees, as in benchmarks/pruning.md
+CRITERION, PRODUCTS = "reconstruction", 0.5  # the best of those without data, and half of the products
 
 
-def _merge(hashing: bool, max_error: float | None, as_published: bool, **merging: Any) -> list[Step]:
+def _merge(hashing: bool = True, **merging: Any) -> list[Step]:
     """RED's steps up to merging, hashed or not."""
-    steps = _red(True, max_error, as_published, **merging)[:-1]
+    steps = red_steps(**merging)[:-1]
     return steps if hashing else [steps[0], steps[2]]
 
 
-def _red(hashing: bool, max_error: float | None, as_published: bool, **merging: Any) -> list[Step]:
-    if max_error is not None or as_published:
-        raise ValueError(f"{'as_published' if as_published else 'max_error'} belongs to the recipe red++")
-    _check_hashing(hashing, "red")
-    return red_steps(**merging)
-
-
-def _red_plus_plus(hashing: bool, max_error: float | None, as_published: bool, **merging: Any) -> list[Step]:
-    _check_hashing(hashing, "red++")
+def _red_plus_plus(max_error: float | None = None, as_published: bool = False, **merging: Any) -> list[Step]:
     if as_published and max_error is not None:
         raise ValueError("as published there is no max_error: the bandwidth decides")
     max_error = MAX_ERROR if max_error is None else max_error
@@ -43,39 +43,62 @@ def _red_plus_plus(hashing: bool, max_error: float | None, as_published: bool, *
     return red_plus_plus_steps(max_error=max_error, as_published=as_published, **merging)
 
 
-def _check_hashing(hashing: bool, recipe: str) -> None:
-    if not hashing:
-        raise ValueError(f"the recipe {recipe} hashes: --no-hash goes with --recipe merge")
+def _prune(
+    criterion: str = CRITERION, products: float = PRODUCTS, round_to: int = 1, images: Dataset | None = None
+) -> list[Step]:
+    """Score the channels, and remove the lowest; before they merge batch norms are folded."""
+    check_share("products", products)
+
+    def prune(network: nn.Module) -> Result:
+        scores = score_channels(network, criterion, images)
+        return prune_channels(network, scores, products=products, round_to=round_to)
+
+    folding = [Step("fold batch norms", fold_batchnorm)] if CRITERIA[criterion].compensation == "merge" else []
+    return [*folding, Step(f"prune channels by {criterion}", prune)]
 
 
-RECIPES: dict[str, Callable[..., list[Step]]] = {"merge": _merge, "red": _red, "red++": _red_plus_plus}
+# Which options each takes stands in ``recipe_names``.
+RECIPES: dict[str, Callable[..., list[Step]]] = {
+    "merge": _merge,
+    "red": red_steps,
+    "red++": _red_plus_plus,
+    "prune": _prune,
+}
 
 
 def steps_of(
     recipe: str,
-    alpha: float = 0.0,
-    strategy: str = "constant",
-    hashing: bool = True,
+    alpha: float | None = None,
+    strategy: str | None = None,
+    hashing: bool | None = None,
     round_to: int = 1,
     max_error: float | None = None,
-    as_published: bool = False,
+    as_published: bool | None = None,
+    criterion: str | None = None,
+    products: float | None = None,
+    images: Dataset | None = None,
 ) -> list[Step]:
-    """The steps of a recipe.
+    """The steps of a recipe; an option that is None is not given.
 
     Arguments:
         recipe: "merge": fold batch norms, hash unless ``hashing`` is False, merge neurons; "red": the same, then
-            separate kernels; "red++": fold, hash and correct biases, merge, split inputs.
-        alpha, strategy, round_to: as in ``merge_neurons``.
+            separate kernels; "red++": fold, hash and correct biases, merge, split inputs; "prune": remove channels.
+        alpha, strategy, round_to: as in ``merge_neurons``; ``round_to`` of "prune" as in ``prune_channels``.
         max_error, as_published: as in ``red_plus_plus``, for "red++" alone.
+        criterion, products, images: as in ``score_channels`` and ``prune_channels``, for "prune" alone.
 
     Raises:
-        ValueError: an unknown recipe (the message lists the known ones), an option out of range or of another recipe.
+        ValueError: an unknown recipe or criterion (the message lists the known ones), an option out of range or of
+            another recipe.
     """
-    if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
-    Options(alpha, strategy, round_to=round_to)  # refuses what is out of range
-    merging = {"alpha": alpha, "strategy": strategy, "round_to": round_to}
-    return RECIPES[recipe](hashing, max_error, as_published, **merging)
+    options = {"alpha": alpha, "strategy": strategy, "hashing": hashing, "max_error": max_error}
+    options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
+    given = {name: value for name, value in options.items() if value is not None}
+    check_recipe(recipe, given)
+    named = "constant" if strategy is None else strategy
+    Options(alpha or 0.0, named, round_to=round_to)  # refuses what is out of range
+    seeing = {} if images is None else {"images": images}
+    return RECIPES[recipe](**given, **seeing, round_to=round_to)
 
 
 def take_steps(network: nn.Module, steps: Iterable[Step]) -> Iterator[tuple[Step, Result, float]]:
@@ -87,13 +110,11 @@ def take_steps(network: nn.Module, steps: Iterable[Step]) -> Iterator[tuple[Step
         network = result.network
 
 
-def dataset_of(network: nn.Module, limit: int | None = None) -> ImageArray | None:
+def dataset_of(network: nn.Module, limit: int | None = None) -> ImageArray | ImageFolder | None:
     """The test images that ``network`` was trained for, where they are known and here already; nothing is fetched."""
     recipe = recipe_of(network)
-    name, needed = _TRAINED_ON.get(recipe.architecture.partition("/")[0] if recipe else "", (None, ""))
-    if name is None or (not (data_root() / needed).exists() and needed):
-        return None
-    return load_dataset(name, limit=limit)
+    name = own_dataset(recipe.architecture) if recipe else None
+    return None if name is None else load_dataset(name, limit=limit)
 
 
 def bytes_of(place: nn.Module | Path) -> int:

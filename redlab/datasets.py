@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from redlab.checkpoints import network_timeout
+from redlab.dataset_names import FAMILIES, PLACES, by_hand, check_dataset
 from redlab.image_folder import ImageFolder, read_image_folder
 from redlab.mobilenet import MEAN, STD
 from redlab.paths import data_root
@@ -87,16 +87,13 @@ def load_dataset(
         >>> image.shape, label
         (torch.Size([1, 8, 8]), 2)
     """
-    if name not in _LOADERS:
-        close = difflib.get_close_matches(str(name), _LOADERS, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown dataset {name!r}.{guess} Known: {', '.join(_LOADERS)}")
+    check_dataset(name)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     if limit is not None and (not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1):
         raise ValueError(f"limit must be None or a whole number of at least 1, not {limit!r}")
-    folder, load = _LOADERS[name]
-    dataset = load(split, Path(root).expanduser() if root is not None else data_root() / folder)
+    folder = Path(root).expanduser() if root is not None else data_root() / PLACES[name].folder
+    dataset = _LOADERS[name](split, folder)
     return dataset if limit is None else dataset.take(np.random.RandomState(0).permutation(len(dataset))[:limit])
 
 
@@ -111,9 +108,9 @@ def default_dataset(network_name: str) -> str:
         'cifar10'
     """
     family = str(network_name).split("/")[0]
-    if family not in _FAMILIES:
-        raise ValueError(f"no dataset is known for {network_name!r}: name one of {', '.join(_LOADERS)}")
-    return _FAMILIES[family]
+    if family not in FAMILIES:
+        raise ValueError(f"no dataset is known for {network_name!r}: name one of {', '.join(PLACES)}")
+    return FAMILIES[family]
 
 
 def _digits(split: str, root: Path) -> ImageArray:
@@ -137,7 +134,7 @@ def _fashion_mnist(split: str, root: Path) -> ImageArray:
 def _idx(name: str, kind: str, split: str, root: Path, mean: float, std: float) -> ImageArray:
     from torchvision import datasets
 
-    missing = f"put the four *-ubyte files of {kind}, unpacked, into {root / kind / 'raw'}"
+    missing = by_hand(name, root)
     data = _found_or_downloaded(getattr(datasets, kind), split, root, missing)
     images, labels = data.data.numpy(), data.targets.numpy()
     count = 10_000 if split == "test" else 60_000
@@ -152,8 +149,7 @@ def _idx(name: str, kind: str, split: str, root: Path, mean: float, std: float) 
 def _cifar10(split: str, root: Path) -> ImageArray:
     from torchvision import datasets
 
-    missing = f"put the folder cifar-10-batches-py (of cifar-10-python.tar.gz, cs.toronto.edu/~kriz) into {root}"
-    data = _found_or_downloaded(datasets.CIFAR10, split, root, missing)
+    data = _found_or_downloaded(datasets.CIFAR10, split, root, by_hand("cifar10", root))
     images = np.moveaxis(data.data, 3, 1)  # a view: the bytes stay as they were read
     return ImageArray("cifar10", images, np.asarray(data.targets, np.int64), 255.0, MEAN, STD)
 
@@ -182,18 +178,11 @@ def _imagenet_folder(split: str, root: Path) -> ImageFolder:
     return read_image_folder(root)
 
 
-# The first word of a network's name -> the images that it was trained for.
-_FAMILIES = {
-    "digits": "digits",
-    "cifar10": "cifar10",
-    "imagenet": "imagenet_folder",
-    "torchvision": "imagenet_folder",
-}
-# name -> (its folder under the data root, the function that reads a split of it)
-_LOADERS: dict[str, tuple[str, Callable[[str, Path], ImageArray | ImageFolder]]] = {
-    "digits": ("digits", _digits),
-    "mnist": ("mnist", _mnist),
-    "fashion_mnist": ("fashion_mnist", _fashion_mnist),
-    "cifar10": ("cifar10", _cifar10),
-    "imagenet_folder": ("imagenet/val250", _imagenet_folder),
+# name -> the function that reads a split of it from a folder; ``dataset_names`` says where they lie.
+_LOADERS: dict[str, Callable[[str, Path], ImageArray | ImageFolder]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+    "imagenet_folder": _imagenet_folder,
 }

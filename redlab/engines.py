@@ -1,20 +1,23 @@
-"""Engines: where the points of a sweep run: threads here (joblib), or the workers of a Dask cluster."""
+"""Engines: where the points of a sweep run: threads here, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redlab.kernels import asked_threads
+from redlab.kernels import asked_threads, stop_kernels
 
 if TYPE_CHECKING:
     from distributed import Client
 
 _CONNECT = 30  # seconds to find a scheduler, and a worker
+_PATIENCE = 0.1  # seconds between two looks at threads that are to end
 
 
 def cores() -> int:
@@ -50,8 +53,10 @@ class Killed:
     message: str
 
 
-def map_unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: int, dask: str | None) -> Iterator[Any]:
-    """What ``function`` returns for each tuple of arguments, as it comes.
+def map_unordered(
+    function: Callable[..., Any], calls: Iterable[tuple], jobs: int, dask: str | None
+) -> Generator[Any, None, None]:
+    """What ``function`` returns for each tuple of arguments, as it comes; closing it stops what goes on here.
 
     Arguments:
         jobs: calls at once, in threads: a notebook's kernel is a process of its own anyway.
@@ -62,13 +67,27 @@ def map_unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: in
         ConnectionError: no scheduler there, no worker, or none like this process; or they went away.
         ModuleNotFoundError: Dask is not installed.
     """
-    from joblib import Parallel, delayed
-
-    if dask is None:
-        tasks = [delayed(function)(*call) for call in calls]
-        yield from Parallel(jobs, backend="threading", return_as="generator_unordered")(tasks)
-    else:
+    if dask is not None:
         yield from _on_cluster(function, calls, dask)
+    elif jobs == 1:
+        yield from (function(*call) for call in calls)
+    else:
+        yield from _in_threads(function, calls, jobs)
+
+
+def _in_threads(function: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> Iterator[Any]:
+    """Where the caller is interrupted, or goes away, kernels are stopped, and their threads clear up behind them."""
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(function, *call) for call in calls]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in futures):  # a kernel may only just be starting
+                stop_kernels()
+                time.sleep(_PATIENCE)
+            raise
 
 
 def _on_cluster(function: Callable[..., Any], calls: Iterable[tuple], address: str) -> Iterator[Any]:

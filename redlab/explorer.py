@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, Any]
 _DPI = 96  # of pictures on the screen
+_MOST = 40  # options that a message lists: all layers of most networks, and not all channels
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Choice:
         options: what it may be, by what is written beside it, given the choices before it.
         slider: whether the options have an order that one slides along.
         prefer: which option to take where nothing else is said, given the choices before it; else the first.
+        why_not: why something else is no option, in words, given the choices before it; "" where there is no more to
+            say.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Choice:
     options: Callable[[Values], Mapping[str, Any]]
     slider: bool = False
     prefer: Callable[[Values], Any] | None = None
+    why_not: Callable[[Any, Values], str] | None = None
 
     def pick(self, wanted: Any, before: Values) -> Any:
         """``wanted`` where it is one of the options, else what is preferred."""
@@ -47,6 +51,14 @@ class Choice:
         if wanted in options:
             return wanted
         return self.prefer(before) if self.prefer else options[0]
+
+    def refused(self, asked: Any, before: Values) -> str:
+        """What to say to somebody who asked for something else, given the choices before it."""
+        reason = self.why_not(asked, before) if self.why_not else ""
+        options = self.options(before)
+        close = get_close_matches(asked, map(str, options.values()), n=1) if isinstance(asked, str) else []
+        guess = f": {reason}." if reason else f". Did you mean {close[0]!r}?" if close else "."
+        return f"{self.name} cannot be {asked!r}{guess} It can be {_listed(options)}"
 
 
 class Explorer:
@@ -93,10 +105,10 @@ class Explorer:
             raise ValueError(f"there is no {unknown[0]!r} to choose, only {', '.join(names)}")
         values: dict[str, Any] = {}
         for choice in self.choices:
-            asked = wanted.get(choice.name)
-            values[choice.name] = choice.pick(asked, values)
+            asked, before = wanted.get(choice.name), dict(values)
+            values[choice.name] = choice.pick(asked, before)
             if choice.name in strict and values[choice.name] != asked:
-                raise ValueError(_refused(choice.name, asked, list(choice.options(values))))
+                raise ValueError(choice.refused(asked, before))
         return values
 
     def offered(self, values: Values) -> dict[str, dict[str, Any]]:
@@ -156,7 +168,7 @@ def is_live() -> bool:
     return "ipykernel" in sys.modules and "REDLAB_OUT" not in os.environ
 
 
-def _refused(name: str, asked: Any, labels: Sequence[str]) -> str:
-    close = get_close_matches(str(asked), labels, n=1)
-    guess = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{name} cannot be {asked!r}.{guess} It can be {', '.join(labels)}"
+def _listed(options: Mapping[str, Any]) -> str:
+    """The options as an argument names them; of those that go on and on the first few and the last."""
+    said = [str(value) if str(value) == label else f"{value} ({label})" for label, value in options.items()]
+    return ", ".join(said if len(said) <= _MOST else [*said[: _MOST // 2], "...", said[-1]])

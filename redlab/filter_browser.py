@@ -21,6 +21,7 @@ from redlab.kernel_groups import channels_of, equal_kernels, kernel_frame, kerne
 from redlab.layers import Layer
 from redlab.merging import merge_groups
 from redlab.shelf import Shelf
+from redlab.similarity import LINKAGES
 
 MERGING, EQUAL, MULTIPLES, NOTHING = "filters that merge", "equal kernels", "kernels equal up to a factor", "nothing"
 OUTLINES = (MERGING, EQUAL, MULTIPLES, NOTHING)
@@ -53,7 +54,9 @@ def browse_filters(
         first_filter, first_channel: the page to begin with, by places in that order, from 0; multiples of 16 and 24.
 
     Raises:
-        ValueError: an unknown network, layer, outline or page; the message lists the known ones.
+        ValueError: an unknown network, layer, outline, linkage, bandwidth or page, or an alpha out of range; the
+            message says what can be.
+        TypeError: what is no network, no bandwidth or no number.
 
     Example:
         >>> browser = browse_filters("digits/resnet", layer="conv1", alpha=0.3)
@@ -63,6 +66,8 @@ def browse_filters(
         >>> words
         '16 filters become 12: 8 of them merge, into 4; drawn: 16 filters, 1 input channels'
     """
+    if linkage not in LINKAGES:
+        raise ValueError(f"linkage must be one of {', '.join(LINKAGES)}, not {linkage!r}")
     book = _Book(Shelf(network), linkage)
     start = {"network": book.shelf.first, "layer": layer, "outline": outline, "alpha": alpha, "bandwidth": bandwidth}
     offered = [

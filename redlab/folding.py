@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy
 
 from redlab.graph import Graph, in_place, is_layer, operation, operations, trace
 from redlab.layers import Layer, copy_network, weight_layers
@@ -241,7 +242,7 @@ def _parameters(network: nn.Module) -> dict[str, int]:
     seen: set[int] = set()
     for row in _rows(network):
         # An attention's output projection lies inside it, and has a row of its own.
-        own = {id(p): p.numel() for p in row.module.parameters(recurse=row.parameter == "weight")}
+        own = {id(p): 0 if is_lazy(p) else p.numel() for p in row.module.parameters(recurse=row.parameter == "weight")}
         counts[row.name] = sum(count for key, count in own.items() if key not in seen)
         seen.update(own)
     return counts
@@ -252,7 +253,7 @@ def _table(network: nn.Module, pairs: _Pairs) -> pd.DataFrame:
     before, rows = _parameters(network), []
     for row in [row for row in _rows(network) if row.name not in pairs.folded]:
         norms = [name for name, layer in pairs.folded.items() if layer == row.name]
-        weights = 0 if row.name in pairs.left else row.weight.numel()
+        weights = 0 if row.name in pairs.left or is_lazy(row.weight) else row.weight.numel()
         count = sum(before[name] for name in (row.name, *norms))
         rows.append((row.name, row.kind, weights, ", ".join(norms), count, count, pairs.left.get(row.name, "")))
     columns = ["layer", "kind", "weights", "folded", "parameters_before", "parameters_after", "skipped"]

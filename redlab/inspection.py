@@ -207,6 +207,9 @@ def write_inspection(frame: pd.DataFrame, folder: str | Path) -> Path:
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(part, folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"could not write to {folder}, what was there is unchanged: {reason}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder

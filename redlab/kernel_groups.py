@@ -77,7 +77,7 @@ def merged_rows(
         stay alone.
     """
     clusters = -1 - np.arange(len(kernels_of(layer)))  # each alone
-    for group, member, tree in _producing(network, layer, grown):
+    for group, member, tree in groups_of(network, layer, grown):
         if tree is not None:
             _join(clusters, member, clusters_at(tree, int(alpha * group.size + 1e-9)))
     _, first, place, count = np.unique(clusters, return_index=True, return_inverse=True, return_counts=True)
@@ -93,16 +93,16 @@ def _join(clusters: ndarray, member: Member, merged: ndarray) -> None:
 
 def why_filters_stay(network: nn.Module, layer: Layer, grown: Sequence[tuple[Group, Dendrogram | None]]) -> str:
     """The reasons where no filter of the layer may merge, or ""."""
-    producing = _producing(network, layer, grown)
+    producing = groups_of(network, layer, grown)
     if any(tree is not None for *_, tree in producing):
         return ""
     return "; ".join(dict.fromkeys(group.frozen for group, *_ in producing))
 
 
-def _producing(
+def groups_of(
     network: nn.Module, layer: Layer, grown: Sequence[tuple[Group, Dendrogram | None]]
 ) -> list[tuple[Group, Member, Dendrogram | None]]:
-    """The groups that the layer's filters are in, each with its tree."""
+    """The groups that the layer's filters are in, each with the layer's rows in it, and its tree."""
     path = next(path for path, module in network.named_modules() if module is layer.module)
     where = f"{path}.{layer.parameter}".lstrip("."), int(_transposed(layer))
     return [

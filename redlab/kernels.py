@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import platform
+import signal
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from redlab.streams import tidy_streams
 
 # OpenMP (torch), and numba, which would take all cores otherwise.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+# The kernels that run: by their manager, of which each execution has its own, the process; or that it was stopped.
+_RUNNING: dict[type, int] = {}
+_STOPPED = 0
 _PACKAGES = ("redlab", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
 
 
@@ -40,21 +45,39 @@ def execute(
     """
     import papermill
 
-    # It warns of parameters that its line-by-line reading misses; ours were checked, and unknown ones refused.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    papermill.execute_notebook(
-        path,
-        work / "executed.ipynb",
-        changed,
-        kernel_name="python3",
-        language="python",
-        progress_bar={"desc": path.stem, "leave": False} if progress else False,
-        resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` would change this process's
-        kernel_manager_class=_kernel_manager(_kernel_environment(work, threads)),
-        execution_timeout=None if timeout is None else math.ceil(timeout),
-        extra_arguments=["--log-level=CRITICAL"],  # a kernel that is told to stop calls that an error, on our terminal
-        on_cell_executed=_tidy,
-    )
+    manager = _kernel_manager(_kernel_environment(work, threads))
+    # It warns of parameters that its line-by-line reading misses; ours were checked, and unknown ones refused. Its
+    # errors it raises, too.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    try:
+        papermill.execute_notebook(
+            path,
+            work / "executed.ipynb",
+            changed,
+            kernel_name="python3",
+            language="python",
+            progress_bar={"desc": path.stem, "leave": False} if progress else False,
+            resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` changes this process's
+            kernel_manager_class=manager,
+            execution_timeout=None if timeout is None else math.ceil(timeout),
+            extra_arguments=["--log-level=CRITICAL"],  # one that is told to stop calls that an error, on our terminal
+            on_cell_executed=_tidy,
+        )
+    except BaseException as error:
+        if _RUNNING.pop(manager, None) == _STOPPED:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        _RUNNING.pop(manager, None)
+
+
+def stop_kernels() -> None:
+    """End every kernel of this process, in whatever thread: what waits for one is interrupted, as by Ctrl-C."""
+    for manager, pid in list(_RUNNING.items()):
+        if pid != _STOPPED:
+            _RUNNING[manager] = _STOPPED
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # it leads its own group, with what it started
 
 
 def _tidy(cell: Any, **_: Any) -> None:
@@ -95,6 +118,8 @@ def _kernel_manager(environment: dict[str, str]) -> type:
         # As in jupyter_client, the method of an asynchronous manager stands in for one that is not.
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             await super().start_kernel(**{**options, "env": environment})
+            provisioner: Any = self.provisioner  # of a process of this machine
+            _RUNNING[type(self)] = provisioner.pid
 
     return Manager
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from math import log
+from numbers import Integral
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -36,7 +38,9 @@ def browse_masks(
         since: what the mask is compared with, "the epoch before" or "epoch 0".
 
     Raises:
-        ValueError: no layer was watched, logits without k, k out of range; an unknown layer or epoch.
+        ValueError: no layer was watched, logits without k or of another shape, k out of range; an unknown layer or
+            epoch.
+        TypeError: ``trained`` is something else.
 
     Example:
         >>> logits = torch.stack([torch.eye(4), torch.eye(4).flip(0)])
@@ -61,6 +65,8 @@ def _watched(
 ) -> tuple[Mapping[str, Tensor], dict[str, int]]:
     """The logits by layer, and k."""
     logits = trained.logits if isinstance(trained, TrainedMasks) else trained
+    if not isinstance(logits, Mapping):
+        raise TypeError(f"trained must come from train_masks, or be logits by layer, not {type(logits).__name__}")
     if not logits:
         raise ValueError("no layer was watched: train_masks(..., watch=[...]) keeps the logits of those named")
     if isinstance(trained, TrainedMasks):
@@ -68,11 +74,18 @@ def _watched(
         k = {name: masks[name].k for name in logits}
     if k is None:
         raise ValueError("logits alone do not say how many of a row stay: give k")
-    counts = {name: k[name] if isinstance(k, Mapping) else k for name in logits}
+    counts: dict[str, Any] = {name: k.get(name) if isinstance(k, Mapping) else k for name in logits}
     for name, own in logits.items():
-        if not 1 <= counts[name] <= own.shape[2]:
-            raise ValueError(f"k must lie in 1 ... {own.shape[2]} for {name}, not be {counts[name]}")
+        _check_logits(name, own, counts[name])
     return logits, counts
+
+
+def _check_logits(name: str, logits: Tensor, k: Any) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or 0 in logits.shape:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the logits of {name} must be a tensor of (epochs + 1, rows, n), not {found}")
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= logits.shape[2]:
+        raise ValueError(f"k must lie in 1 ... {logits.shape[2]} for {name}, not be {k!r}")
 
 
 def _epochs(logits: Mapping[str, Tensor], at: Values) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from redlab.checkpoints import fetch, read_checkpoint
 from redlab.cifar_resnet import CifarResNet
 from redlab.mlp import MLP
 from redlab.mobilenet import MobileNetV1, imagenet_mobilenet
+from redlab.network_names import TORCHVISION, all_names, is_known, unknown_network
 from redlab.paths import data_root, shipped
 from redlab.recipe import recipe_of
 
-_TORCHVISION = "torchvision/"
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
 
 
@@ -92,7 +91,7 @@ def list_networks() -> list[str]:
         >>> list_networks()[:3], "torchvision/resnet50" in list_networks()
         (['digits/resnet', 'digits/mobilenet', 'digits/mlp'], True)
     """
-    return [*_KNOWN, *(_TORCHVISION + name for name in _zoo().names())]
+    return all_names()
 
 
 def networks_here() -> list[str]:
@@ -163,17 +162,9 @@ def _zoo() -> ModuleType:
 
 
 def _torchvision_name(name: str) -> str:
-    short = name.removeprefix(_TORCHVISION)
-    if name.startswith(_TORCHVISION) and short in _zoo().names():
-        return short
-    raise ValueError(_unknown(name))
-
-
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, list_networks(), n=3)
-    guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    more = f"torchvision/NAME for {len(_zoo().names())} classifiers (redlab.list_networks() lists them)"
-    return f"unknown network {name!r}.{guess} Known: {', '.join(_KNOWN)}, {more}"
+    if name.startswith(TORCHVISION) and is_known(name):
+        return name.removeprefix(TORCHVISION)
+    raise ValueError(unknown_network(name))
 
 
 def example_input(network: nn.Module) -> Tensor:

@@ -258,7 +258,7 @@ def layer_table(network: nn.Module, results: list[Result], example: Tensor | Non
     each step says.
     """
     cost, paths = by_module(network, measure_cost(network, example)), {m: p for p, m in network.named_modules()}
-    steps = [_VERBS[result.plan["step"]] for result in results]
+    steps = [_verb(result.plan) for result in results]
     tables = [result.layers.set_index("layer") for result in results]
     left = [layer for layer in weight_layers(as_dense(results[-1].network)) if "lazy" not in layer.skipped]
     distinct = {layer.name: count_distinct(layer.weight) for layer in left}
@@ -277,6 +277,11 @@ def layer_table(network: nn.Module, results: list[Result], example: Tensor | Non
         rows.append(row | {"skipped": "; ".join(reasons)})
     columns = [name for name in _COLUMNS if not rows or name in rows[0]]
     return with_others(pd.DataFrame(rows, columns=columns), network, results[-1].network)
+
+
+def _verb(plan: dict[str, Any]) -> str:
+    """What a reader calls the step of this plan: one that scored its channels pruned them."""
+    return "prune" if "criterion" in plan.get("options", {}) else _VERBS[plan["step"]]
 
 
 def _first_of(rows: list[pd.Series], name: str) -> int:

@@ -36,6 +36,9 @@ def compare_runs(folder: str | Path | None = None) -> RunPair:
     Arguments:
         folder: of a sweep, or any that holds runs; None: ``runs/`` of the checkout.
 
+    Raises:
+        TypeError: ``folder`` is no path. What is wrong with what lies there is said when it is read (``RunPair``).
+
     Example:
         >>> compare_runs("runs")
         Two runs side by side: live in JupyterLab (redlab lab), where one chooses both and a picture.
@@ -47,6 +50,8 @@ class RunPair:
     """What ``compare_runs`` returns; ``folder`` is read when it is shown for the first time."""
 
     def __init__(self, folder: str | Path | None):
+        if not isinstance(folder, str | Path | None):
+            raise TypeError(f"folder must be the path of one that holds runs, not {folder!r}")
         self.folder = folder
 
     @cached_property
@@ -109,7 +114,8 @@ def _found(folder: Path) -> _Runs:
     found = {notebook: labelled(runs) for notebook, runs in sorted(by_notebook.items())}
     paired = {notebook: _with_others(runs) for notebook, runs in found.items()}
     if not any(paired.values()):
-        held = f"{folder} holds {count} finished runs with figures" if folder.is_dir() else f"there is no {folder}"
+        missing = f"{folder} is no folder" if folder.exists() else f"there is no {folder}"
+        held = f"{folder} holds {count} finished runs with figures" if folder.is_dir() else missing
         raise ValueError(f"two runs are needed that drew the same, and {held}: {_HOW}")
     return {notebook: runs for notebook, runs in paired.items() if runs}
 

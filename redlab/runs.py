@@ -11,14 +11,14 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redlab.contents import content_of, files_in, library_versions, named_files
 from redlab.kernels import execute, surroundings
-from redlab.notebooks import find_notebook, known_networks, read_cells
+from redlab.notebooks import find_notebook, known_names, read_cells
 from redlab.parameters import changed_parameters, default_parameters
 from redlab.paths import PACKAGE, checkout, shipped
 from redlab.signatures import benchmarks_read, names_written
@@ -132,7 +132,7 @@ def run_notebook(
     """
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
-    changed = known_networks(changed_parameters(path, params or {}))
+    changed = known_names(changed_parameters(path, params or {}))
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
     folder = Path(out or notebooks.parent / "runs").resolve() / path.stem / run_key(path, changed)
@@ -251,13 +251,13 @@ def give_up(notebook: Path, changed: dict[str, Any], out: Path, error: str, mess
 
 @contextmanager
 def _room(work: Path, name: str) -> Iterator[None]:
-    """Where the disk is full inside, ``work`` goes, and the error says what happened."""
+    """Where the disk is full inside, or Ctrl-C ends it, ``work`` goes; the error says what happened."""
     try:
         yield
-    except OSError as error:
-        if not _is_full(error):
-            raise
+    except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
+        if not isinstance(error, OSError) or not _is_full(error):
+            raise
         what = f"{os.strerror(error.errno or errno.ENOSPC)} while {name} was run in {work.parent}"
         rest = "nothing of this run is left, and finished runs are whole: make room and call again"
         raise OSError(error.errno, f"{what}; {rest}") from error
@@ -288,13 +288,38 @@ def part_of(folder: Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time works on ``folder``; the lock goes with its process, however that ends."""
+    """One process at a time works on ``folder``; the lock goes with its process, however that ends.
+
+    Ctrl-C takes the lock away too, and the folders that were made for it.
+    """
+    lock = folder.with_name(f".{folder.name}.lock")
+    made = [path for path in (lock.parent, *lock.parent.parents) if not path.exists()]
+    handle = _open_lock(lock)
+    try:
+        yield
+    except KeyboardInterrupt:
+        lock.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+        raise
+    finally:
+        os.close(handle)  # and so free
+
+
+def _open_lock(lock: Path) -> int:
+    """The lock's file, held: once it is ours, it may be no file any more, where Ctrl-C ended who held it before."""
     import fcntl
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the folder went meanwhile
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                    return handle
+            os.close(handle)
 
 
 def _replace(work: Path, folder: Path) -> None:

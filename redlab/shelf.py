@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -12,6 +14,8 @@ from redlab.evaluation import evaluate
 from redlab.folding import fold_batchnorm
 from redlab.layers import Layer, count_distinct, weight_layers
 from redlab.networks import networks_here
+from redlab.recipe import recipe_of
+from redlab.result import Result
 from redlab.storage import load_network
 
 
@@ -19,14 +23,19 @@ class Shelf:
     """Networks by name, batch norm folded.
 
     Arguments:
-        network: the one to begin with, a name that ``load_network`` knows, or a network itself.
+        network: the one to begin with, a name or folder that ``load_network`` knows, or a network itself.
         dataset: the name of the images that accuracy is measured on; None: those that each was trained for.
         limit: images at most.
+
+    Raises:
+        TypeError: ``network`` is neither.
     """
 
-    def __init__(self, network: str | nn.Module, dataset: str | Dataset | None = None, limit: int | None = None):
-        self._own = None if isinstance(network, str) else network
-        self.first = network if self._own is None else "your network"
+    def __init__(self, network: str | Path | nn.Module, dataset: str | Dataset | None = None, limit: int | None = None):
+        if not isinstance(network, str | Path | nn.Module):
+            raise TypeError(f"network must be a name, the folder of a saved one, or an nn.Module, not {_said(network)}")
+        self._own = network if isinstance(network, nn.Module) else None
+        self.first = str(network) if self._own is None else "your network"
         self._dataset, self._limit = dataset, limit
         self.folded = lru_cache(4)(self._folded)
         self.layers = lru_cache(4)(self._layers)
@@ -40,6 +49,10 @@ class Shelf:
 
     def _folded(self, name: str) -> nn.Module:
         network = self._own if self._own is not None and name == self.first else load_network(name)
+        layers = list(weight_layers(network))
+        if all(layer.skipped for layer in layers):
+            reasons = "; ".join(f"{layer.name}: {layer.skipped}" for layer in layers) or "it has none"
+            raise ValueError(f"{name} has no conv or linear layer to look at ({reasons})")
         return fold_batchnorm(network).network
 
     def _layers(self, name: str) -> dict[str, Layer]:
@@ -62,7 +75,16 @@ class Shelf:
     def _images(self, name: str) -> Dataset:
         if isinstance(self._dataset, Dataset):
             return self._dataset
-        return load_dataset(self._dataset or default_dataset(name), limit=self._limit)
+        recipe = recipe_of(self._own) if self._own is not None and name == self.first else None
+        known = recipe.architecture if recipe else name
+        return load_dataset(self._dataset or default_dataset(known), limit=self._limit)
 
     def _before(self, name: str) -> float:
         return evaluate(self.folded(name), self._images(name)).accuracy
+
+
+def _said(given: Any) -> str:
+    """What was given in place of a network."""
+    if isinstance(given, Result):
+        return "a Result: pass its .network"
+    return f"the class {given.__name__}: pass an object of it" if isinstance(given, type) else repr(given)

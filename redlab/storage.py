@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from redlab import networks
 from redlab.checkpoints import load_weights, read_checkpoint
 from redlab.facts import read_facts, write_facts
+from redlab.network_names import FACTS, WEIGHTS, check_target, folder_of, replaced
 from redlab.packing import measure, pack, unpack
 from redlab.recipe import Recipe, recipe_of
 from redlab.replay import finish, rebuild
 from redlab.result import Result
 from redlab.splitting import as_dense
-
-FACTS, WEIGHTS = "redlab.json", "weights.safetensors"
 
 
 def load_network(name_or_path: str | Path, weights: str | None = "default") -> nn.Module:
@@ -54,7 +53,7 @@ def load_network(name_or_path: str | Path, weights: str | None = "default") -> n
     """
     if weights not in ("default", None):
         raise ValueError(f"weights must be 'default' or None, not {weights!r}")
-    if (folder := _folder_of(name_or_path)) is not None:
+    if (folder := folder_of(name_or_path)) is not None:
         if weights is None:
             raise ValueError(f"{folder} is a saved network and has weights of its own: leave weights='default'")
         return _open(folder)
@@ -133,28 +132,10 @@ def stored_bits(folder: str | Path) -> pd.DataFrame:
         1  hidden.1.linear    32768       100
         2       classifier     1280        39
     """
-    if (found := _folder_of(Path(folder))) is None:
+    if (found := folder_of(Path(folder))) is None:
         raise ValueError(f"{folder} is the name of a network and no folder: save the network first")
     columns = ["layer", "weights", "distinct", "bits", "entropy"]
     return pd.DataFrame(measure(*_read(found)), columns=columns)
-
-
-def check_target(folder: str | Path) -> None:
-    """Refuse a path that ``save_network`` may not write to: anything but a saved network, an empty folder or nothing.
-
-    Raises:
-        ValueError: with the reason.
-    """
-    folder = Path(folder).resolve()
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a new folder, or one that save_network wrote")
-    held = {path.name for path in folder.iterdir()}
-    if held and FACTS not in held:
-        raise ValueError(f"{folder} is no saved network and not empty: it is left alone, name another folder")
-    if others := sorted(held - {FACTS, WEIGHTS}):
-        raise ValueError(f"{folder} holds more than a saved network: move {', '.join(others)} elsewhere first")
 
 
 def _stamp_of(network: nn.Module) -> Recipe:
@@ -195,37 +176,17 @@ def _outline(network: nn.Module) -> list[str]:
 
 
 def _move(part: Path, folder: Path) -> None:
-    old = _old(folder)
+    old = replaced(folder)
     if folder.exists() and any(folder.iterdir()):
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _old(folder: Path) -> Path:
-    """Where the network that is being replaced lies until the new one is in place."""
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _folder_of(name_or_path: str | Path) -> Path | None:
-    """The folder that is meant, or None for a name of the registry; ValueError for neither."""
-    name, folder = str(name_or_path), Path(name_or_path).absolute()
-    # os.path takes any text for a path that may not exist: too long a name, say.
-    if not os.path.exists(folder) and folder.name and os.path.isfile(_old(folder) / FACTS):
-        folder = _old(folder)  # a save was killed between its two moves
-    saved = bool(name) and os.path.isfile(folder / FACTS)
-    if saved and (isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
-        return folder
     try:
-        networks.input_shape(name)
-        return None
-    except ValueError as unknown:
-        if saved:
-            return folder
-        if name and os.path.isdir(folder):
-            raise ValueError(f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}") from None
-        raise ValueError(f"{unknown}; and there is no folder {name!r}" if os.sep in name else unknown) from None
+        os.replace(part, folder)
+    except BaseException:  # Ctrl-C, say: the old network goes back
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _open(folder: Path) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,9 +119,9 @@ def run_sweep(
     out = Path(out or notebooks.parent / "runs").resolve()
     fixed = (spec.notebook, out, notebooks, timeout, threads_each(jobs))
     calls = [(number, point, *fixed) for number, point in enumerate(spec.points)]
-    made = map_unordered(_run_point, calls, jobs, dask)
-    done = (_given_up(own) if isinstance(own, Killed) else own for own in made)
-    found = dict(watched(done, len(calls)) if watched else done)
+    with closing(map_unordered(_run_point, calls, jobs, dask)) as made:
+        done = (_given_up(own) if isinstance(own, Killed) else own for own in made)
+        found = dict(watched(done, len(calls)) if watched else done)
     return Swept(spec, tuple(found[number] for number in range(len(calls))))
 
 

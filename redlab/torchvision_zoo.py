@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,12 +20,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 # GoogLeNet's file holds two training heads that the pretrained network goes without.
 _TRAINING_HEAD = re.compile(r"aux[12]\.")
-
-
-@cache
-def names() -> tuple[str, ...]:
-    """Every classifier that torchvision knows by name, sorted."""
-    return tuple(models.list_models(module=models))
 
 
 def build(name: str) -> nn.Module:

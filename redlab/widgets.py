@@ -17,10 +17,12 @@ from redlab import choices
 from redlab.density import estimate_density
 from redlab.explorer import Choice, Explorer, Values
 from redlab.figures import plot_density, plot_values
+from redlab.groups import Group
 from redlab.hashing import Hashed, hash_network, hash_weights, relative_error
+from redlab.kernel_groups import groups_of, why_filters_stay
 from redlab.layers import Layer, weight_layers
 from redlab.merge_figures import plot_filters
-from redlab.merging import merge_neurons, merge_trees
+from redlab.merging import merge_groups, merge_neurons
 from redlab.rules import RULES
 from redlab.selection import count_of
 from redlab.shelf import Shelf
@@ -51,7 +53,9 @@ def explore_density(
             for. ``limit``: images at most, of a name.
 
     Raises:
-        ValueError: an unknown network, layer or bandwidth; the message lists the known ones.
+        ValueError: an unknown network, layer or bandwidth, a number out of range (the message says what can be); no
+            conv or linear layer.
+        TypeError: what is no network, no bandwidth or no number.
 
     Example:
         >>> explorer = explore_density("digits/mlp", layer="classifier")
@@ -167,6 +171,7 @@ def explore_merging(
         >>> explorer.values["layer"]
         'hidden.1.linear'
     """
+    choices.check_bandwidth(bandwidth)
     shelf = Shelf(network, dataset, limit)
     trees = _Trees(shelf, bandwidth)
     start = {"network": shelf.first, "layer": layer, "alpha": alpha, "linkage": linkage, "hashed": hashed}
@@ -174,7 +179,7 @@ def explore_merging(
         choices.network(shelf),
         Choice("hashed", "weights", lambda _: {"as trained": False, f"hashed first, {bandwidth}": True}),
         choices.menu("linkage", "linkage", LINKAGES),
-        Choice("layer", "layer", lambda at: {name: name for name in trees.of(**at)}, prefer=trees.nearest),
+        Choice("layer", "layer", trees.names, prefer=trees.nearest, why_not=trees.why_not),
         choices.alpha(alpha),
     ]
     see, measure = partial(_see_merging, trees), partial(_merged_accuracy, trees)
@@ -192,20 +197,39 @@ class _Trees:
         folded = self.shelf.folded(network)
         return hash_network(folded, bandwidth=self.bandwidth).network if hashed else folded
 
-    def _grow(self, network: str, hashed: bool, linkage: str) -> dict[str, Dendrogram]:
-        grown = merge_trees(self.own(network, hashed), linkage)
-        return {name: grown[name] for name in self.shelf.layers(network) if name in grown}
+    def _grow(self, network: str, hashed: bool, linkage: str) -> list[tuple[Group, Dendrogram | None]]:
+        return merge_groups(self.own(network, hashed), linkage)
 
     def own(self, network: str, hashed: bool) -> nn.Module:
         """A copy to trace: while that goes on in one thread, another one finds fake tensors in place of the weights."""
         return copy.deepcopy(self.start(network, hashed))
 
     def of(self, network: str, hashed: bool, linkage: str) -> dict[str, Dendrogram]:
-        return self._grown(network, hashed, linkage)
+        """By the layer that a group is called after."""
+        layers, grown = self.shelf.layers(network), self._grown(network, hashed, linkage)
+        trees = {group.name: tree for group, tree in grown if tree is not None}
+        if found := {name: trees[name] for name in layers if name in trees}:
+            return found
+        reasons = "; ".join(dict.fromkeys(f"{group.name}: {group.frozen}" for group, _ in grown if group.frozen))
+        raise ValueError(f"no filters of {network} may merge ({reasons or 'no channels are coupled'})")
+
+    def names(self, at: Values) -> dict[str, str]:
+        return {name: name for name in self.of(**at)}
 
     def nearest(self, at: Values) -> str:
         trees = self.of(**at)
         return max(trees, key=lambda name: trees[name].closeness)
+
+    def why_not(self, layer: str, at: Values) -> str:
+        """Of a layer that no group is called after: whose filters its own go with, or why they stay."""
+        network = at["network"]
+        if (own := self.shelf.layers(network).get(layer)) is None:
+            return ""
+        folded, grown = self.shelf.folded(network), self._grown(**at)
+        if reason := why_filters_stay(folded, own, grown):
+            return f"its filters stay ({reason})"
+        groups = [group.name for group, _, tree in groups_of(folded, own, grown) if tree is not None]
+        return f"its filters merge with those of {' and '.join(groups)}, after which the group is called"
 
 
 def _see_merging(trees: _Trees, figure: Figure, layer: str, alpha: float, **at: Any) -> str:

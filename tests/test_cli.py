@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from http.client import HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError
@@ -256,6 +258,77 @@ def test_outside_a_checkout_the_message_says_so(tmp_path, monkeypatch):
         code, _, complained = redlab_says(*words)
         assert code == 2
         assert "no folder `notebooks`" in complained
+
+
+@pytest.mark.parametrize("command", ["run", "refresh", "sweep", "report", "compress", "inspect", "lab", "help"])
+def test_help_says_the_same_as_the_option_in_plain_words(command):
+    code, said, _ = redlab_says("help", command)
+    assert (code, said) == redlab_says(command, "--help")[:2]
+    assert not re.search(r"<[a-z\[\]]+>", said)  # <list[str]>, <path>: types of Python
+    assert redlab_says("help")[:2] == redlab_says("--help")[:2]
+
+
+def test_control_c_says_one_word_and_leaves_nothing_behind(checkout, monkeypatch):
+    def interrupted(_path, work, *_):
+        (work / "executed.ipynb").write_text("half")
+        raise KeyboardInterrupt
+
+    assert redlab_says("run", "01")[0] == 0
+    before = files_below(checkout)
+    monkeypatch.setattr(runs, "execute", interrupted)
+    for words in (["run", "01", "--again"], ["run"], ["run", "02", "--out", "there"], ["refresh"], ["report"]):
+        code, _, complained = redlab_says(*words)
+        assert (code, complained) == (130, "interrupted\n")
+        assert files_below(checkout) == before
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All that lies there but locks, which a finished run leaves."""
+    return sorted(path for path in folder.rglob("*") if path.suffix != ".lock")
+
+
+SLOW_CELL = "import os, time\nopen(f'{os.environ[\"REDLAB_OUT\"]}/pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+SWEEP = ["sweep", "sweep.yml", "--jobs", "2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kernels"),
+    [(SWEEP, 2), *(pytest.param(words, 1, marks=pytest.mark.slow) for words in (["run"], ["refresh"], SWEEP[:2]))],
+)
+def test_control_c_ends_every_kernel(checkout, words, kernels):
+    for name in ("01_good", "02_bad"):
+        cells = [v4.new_code_cell("n = 3", metadata={"tags": ["parameters"]}), v4.new_code_cell(SLOW_CELL)]
+        write(v4.new_notebook(cells=cells), checkout / "notebooks" / f"{name}.ipynb")
+    (checkout / "sweep.yml").write_text("notebook: 01\ngrid: {n: [1, 2, 3]}\n")
+    before = sorted(checkout.rglob("*"))
+    code = f"from redlab import cli, paths\npaths.PACKAGE = paths.Path({str(checkout / 'redlab')!r})\ncli.app()"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = subprocess.Popen([sys.executable, "-c", code, *words], **pipes)
+    pids = started_kernels(checkout, kernels)
+    command.send_signal(signal.SIGINT)
+    _, complained = command.communicate(timeout=60)
+    assert (command.returncode, complained) == (130, "interrupted\n")
+    assert sorted(checkout.rglob("*")) == before
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def started_kernels(folder: Path, count: int) -> list[int]:
+    """The processes of so many kernels, once they execute."""
+    for _ in range(600):
+        pids = [int(path.read_text() or 0) for path in folder.rglob("pid")]
+        if len(pids) == count and all(pids):
+            return pids
+        time.sleep(0.1)
+    raise TimeoutError(f"{count} kernels did not start")
+
+
+def test_a_reader_that_has_gone_ends_a_run_without_a_word(checkout):
+    code = f"from redlab import cli, paths\npaths.PACKAGE = paths.Path({str(checkout / 'redlab')!r})\ncli.app()"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = subprocess.Popen([sys.executable, "-c", code, "help", "run"], **pipes)
+    command.stdout.close()
+    assert command.stderr.read() == ""
+    assert command.wait() == 1
 
 
 def test_version():

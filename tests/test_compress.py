@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from redlab import cli, cli_compress, compress, evaluate, load_dataset, load_network, save_network
+from redlab import cli, cli_compress, compress, evaluate, load_dataset, load_network, measure_cost, save_network
 from redlab.networks import example_input
 from redlab.pipeline import layer_table
 from redlab.storage import FACTS
@@ -24,6 +26,16 @@ def few_repeats(monkeypatch, tmp_path):
     measure = latency.compare_latency
     monkeypatch.setattr(latency, "compare_latency", lambda networks, repeats: measure(networks, repeats=2))
     monkeypatch.chdir(tmp_path)
+
+
+def test_what_is_said_to_nobody_does_not_end_the_work(tmp_path):
+    code = "from redlab.terminal import say\nfor _ in range(99): say('x' * 9999)\nopen('done', 'w').close()"
+    command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command.stdout.read(1)
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    assert command.wait() == 0
+    assert (tmp_path / "done").exists()
 
 
 def redlab_says(*words: str) -> tuple[int, str, str]:
@@ -75,6 +87,62 @@ def test_the_recipes_of_the_papers_write_split_networks(words):
     assert opened.redlab.steps[-1]["step"] == ("separate" if words == ["red"] else "split")
 
 
+@pytest.mark.parametrize(
+    ("words", "criterion"),
+    [
+        (["--products", "0.75"], "reconstruction"),
+        (["--criterion", "taylor", "--limit", "60"], "taylor"),
+        (["--criterion", "redundancy", "--round-to", "8"], "redundancy"),
+    ],
+)
+def test_pruning_keeps_the_products_asked_for_and_opens_the_same(words, criterion):
+    code, said, complained = redlab_says("digits/mlp", "--recipe", "prune", *words)
+    assert (code, complained) == (0, "")
+    opened, count = load_network("mlp-prune"), 60 if "--limit" in words else 360
+    assert ("taylor scores channels on 60 train images of digits" in said) == (criterion == "taylor")
+    assert f"prune channels by {criterion}: done in" in said
+    left = measure_cost(opened).attrs["products"] / measure_cost(load_network("digits/mlp")).attrs["products"]
+    assert 0.4 < left <= (0.75 if "--products" in words else 0.5)
+    assert "prune: network output" in said
+    assert "merge: network output" not in said
+    accuracy = float(re.search(rf"accuracy on {count} images: [\d.]+ % -> ([\d.]+) %", said).group(1))
+    assert accuracy == pytest.approx(evaluate(opened, load_dataset("digits", limit=count)).accuracy, abs=0.005)
+
+
+def test_what_is_lost_is_said_and_too_much_of_it_writes_nothing(tmp_path):
+    words = ("digits/mlp", "--no-hash", "--alpha", "0.6", "--limit", "100")
+    code, said, _ = redlab_says(*words, "--out", "small", "--max-loss", "100")
+    assert code == 0
+    before, after = (
+        evaluate(load_network(name), load_dataset("digits", limit=100)) for name in ("digits/mlp", "small")
+    )
+    lost = before.accuracy - after.accuracy
+    assert lost > 1
+    right = f"of 100 images {before.accuracy:.2f} % were right, {after.accuracy:.2f} % are now"
+    assert f"{lost:.2f} points of accuracy were lost: {right}" in said
+    for most, expected in ((f"{lost:.9g}", 0), (f"{lost - 0.5:.9g}", 1)):
+        code, _, complained = redlab_says(*words, "--out", f"for-{expected}", "--max-loss", most)
+        assert code == expected
+        assert (tmp_path / f"for-{expected}").exists() == (expected == 0)
+    assert f"{lost:.2f} points of accuracy were lost, more than --max-loss {most} allows" in complained
+    assert complained.count("\n") == 1
+
+
+def test_where_nothing_is_lost_nothing_is_said_of_it():
+    code, said, _ = redlab_says("digits/mlp", "--no-hash", "--limit", "50", "--max-loss", "0")
+    assert code == 0
+    assert "points of accuracy" not in said
+
+
+def test_a_criterion_without_training_images_says_what_it_sees(monkeypatch, capsys):
+    from redlab import dataset_names
+
+    monkeypatch.setattr(dataset_names, "_TEST_ONLY", ("digits",))
+    images = cli_compress._seen("digits/mlp", "prune", {"criterion": "taylor"}, None, 20)
+    assert len(images) == 20
+    assert "taylor scores channels on 20 test images of digits, which has no others" in capsys.readouterr().out
+
+
 def test_round_to_reaches_the_network():
     code, said, _ = redlab_says("digits/mlp", "--alpha", "0.3", "--round-to", "16", "--out", "small", "--limit", "10")
     assert code == 0
@@ -102,6 +170,13 @@ def test_round_to_reaches_the_network():
         (["digits/mlp", "--out", "foreign"], "no saved network and not empty"),
         (["digits/mlp", "--dataset", "cifar11"], "unknown dataset 'cifar11'"),
         (["digits/mlp", "--limit", "0"], "limit must be"),
+        (["digits/mlp", "--recipe", "prune", "--products", "1.5"], "products must lie in [0, 1]"),
+        (["digits/mlp", "--recipe", "prune", "--criterion", "red"], "'red' is no criterion for channels"),
+        (["digits/mlp", "--recipe", "prune", "--alpha", "0.1"], "alpha belongs to the recipes merge, red, red++"),
+        (["digits/mlp", "--recipe", "prune", "--no-hash"], "hashing belongs to the recipe merge"),
+        (["digits/mlp", "--recipe", "red", "--products", "0.5"], "products belongs to the recipe prune"),
+        (["digits/mlp", "--criterion", "taylor"], "criterion belongs to the recipe prune"),
+        (["digits/mlp", "--max-loss", "nan"], "--max-loss must be a number of points of accuracy, 0 to 100"),
         (["--recipe", "merge"], "NETWORK"),
     ],
 )
@@ -122,7 +197,7 @@ def test_images_that_do_not_fit_the_network_are_wrong_usage(tmp_path, monkeypatc
 
     wrong = [(torch.zeros(3, 32, 32), 0)] * 4
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: wrong)
-    code, _, complained = redlab_says("mine", "--dataset", "cifar10")
+    code, _, complained = redlab_says("mine", "--dataset", "digits")
     assert code == 2
     assert "expected input" in complained
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
@@ -151,6 +226,33 @@ def test_a_full_disk_exits_with_1(monkeypatch, tmp_path):
     assert "could not save the network" in complained
     assert "No space left on device" in complained
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_found_before_work_begins(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cli_compress, "_images", None)
+    code, said, complained = redlab_says("digits/mlp", "--out", "file/small")
+    assert (code, said) == (1, "")
+    assert f"{tmp_path / 'file'} is a file" in complained
+
+
+def test_a_save_that_is_interrupted_leaves_the_network_that_was_there(tmp_path, monkeypatch):
+    from redlab import storage
+
+    save_network(load_network("digits/mlp"), "small")
+    before = {path.name: path.read_bytes() for path in Path("small").iterdir()}
+    replace = storage.os.replace
+
+    def interrupted(source, target):
+        if str(source).endswith(".part"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(storage.os, "replace", interrupted)
+    code, _, complained = redlab_says("digits/mlp", "--out", "small", "--limit", "10")
+    assert (code, complained) == (130, "interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+    assert {path.name: path.read_bytes() for path in Path("small").iterdir()} == before
 
 
 def test_nothing_is_downloaded_just_to_measure_accuracy(tmp_path, monkeypatch):

@@ -1,0 +1,113 @@
+"""The networks that a user may name, known before torch is loaded: a wrong name is refused at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+
+FACTS, WEIGHTS = "redlab.json", "weights.safetensors"  # the files of a saved network; the first makes it one
+TORCHVISION = "torchvision/"
+# redlab's own; ``networks`` builds each of them.
+OWN = (
+    "digits/resnet",
+    "digits/mobilenet",
+    "digits/mlp",
+    "cifar10/resnet20",
+    "cifar10/resnet56",
+    "imagenet/mobilenet_v1_0.75",
+)
+# torchvision's classifiers: to ask it for them takes seconds. A test compares the two.
+CLASSIFIERS = tuple(
+    """
+    alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201
+    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6
+    efficientnet_b7 efficientnet_v2_l efficientnet_v2_m efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5
+    mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_16gf regnet_x_1_6gf
+    regnet_x_32gf regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf regnet_y_128gf regnet_y_16gf regnet_y_1_6gf
+    regnet_y_32gf regnet_y_3_2gf regnet_y_400mf regnet_y_800mf regnet_y_8gf resnet101 resnet152 resnet18 resnet34
+    resnet50 resnext101_32x8d resnext101_64x4d resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5
+    shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1 swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t vgg11 vgg11_bn
+    vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2
+    wide_resnet50_2
+    """.split()  # noqa: SIM905  one name a line would fill a page
+)
+
+
+def all_names() -> list[str]:
+    """redlab's own names, then torchvision's."""
+    return [*OWN, *(TORCHVISION + name for name in CLASSIFIERS)]
+
+
+def is_known(name: str) -> bool:
+    """Whether ``load_network`` knows this name."""
+    return name in OWN or (name.startswith(TORCHVISION) and name.removeprefix(TORCHVISION) in CLASSIFIERS)
+
+
+def unknown_network(name: str) -> str:
+    """The message for a name that is no network's."""
+    close = difflib.get_close_matches(name, all_names(), n=3)
+    guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    more = f"torchvision/NAME for {len(CLASSIFIERS)} classifiers (redlab.list_networks() lists them)"
+    return f"unknown network {name!r}.{guess} Known: {', '.join(OWN)}, {more}"
+
+
+def folder_of(name_or_path: str | Path) -> Path | None:
+    """The folder of a saved network that is meant, or None for a name.
+
+    Raises:
+        ValueError: it is neither; the message holds the names that are known.
+    """
+    name, folder = str(name_or_path), Path(name_or_path).absolute()
+    # os.path takes any text for a path that may not exist: too long a name, say.
+    if not os.path.exists(folder) and folder.name and os.path.isfile(replaced(folder) / FACTS):
+        folder = replaced(folder)  # a save was killed between its two moves
+    saved = bool(name) and os.path.isfile(folder / FACTS)
+    if saved and (isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
+        return folder
+    if is_known(name):
+        return None
+    if saved:
+        return folder
+    unknown = unknown_network(name)
+    if name and os.path.isdir(folder):
+        raise ValueError(f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}")
+    raise ValueError(f"{unknown}; and there is no folder {name!r}" if os.sep in name else unknown)
+
+
+def replaced(folder: Path) -> Path:
+    """Where a saved network lies that is being replaced, until the new one is in place."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def check_target(folder: str | Path) -> None:
+    """Refuse a path that ``save_network`` may not write to: anything but a saved network, an empty folder or nothing.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    folder = Path(folder).resolve()
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a new folder, or one that save_network wrote")
+    held = {path.name for path in folder.iterdir()}
+    if held and FACTS not in held:
+        raise ValueError(f"{folder} is no saved network and not empty: it is left alone, name another folder")
+    if others := sorted(held - {FACTS, WEIGHTS}):
+        raise ValueError(f"{folder} holds more than a saved network: move {', '.join(others)} elsewhere first")
+
+
+def architecture_of(name_or_path: str) -> str | None:
+    """The name of a network, or of the one that the saved one was made of; None where its folder does not tell.
+
+    Raises:
+        ValueError: as ``folder_of``.
+    """
+    if (folder := folder_of(name_or_path)) is None:
+        return name_or_path
+    try:
+        return str(json.loads((folder / FACTS).read_text(encoding="utf-8"))["recipe"]["architecture"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # damaged: whoever opens it says how
