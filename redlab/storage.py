@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from redlab import networks
 from redlab.checkpoints import load_weights, read_checkpoint
 from redlab.facts import read_facts, write_facts
+from redlab.file_kinds import foreign_kind
 from redlab.packing import measure, pack, unpack
 from redlab.recipe import Recipe, recipe_of
 from redlab.replay import finish, rebuild
@@ -240,8 +241,10 @@ def _read(folder: Path) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: the folder is incomplete, save the network again")
     if (found := _sha256(weights)) != facts["sha256"]:
+        what = f"{foreign}; it " if (foreign := foreign_kind(weights)) else ""
         raise ValueError(
-            f"{weights} was truncated or changed: its SHA-256 is {found}, and {folder / FACTS} says {facts['sha256']}"
+            f"{weights} {what}was truncated or changed: its SHA-256 is {found}, and {folder / FACTS} says "
+            f"{facts['sha256']}"
         )
     network = rebuild(recipe, facts["dtype"], folder / FACTS)
     tensors = read_checkpoint(weights)
