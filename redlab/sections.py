@@ -16,6 +16,7 @@ _TRAINING = re.compile(
     r"(?i)(.+_)?(optim\w*|opt|(lr_?)?sched(uler)?s?|(grad_?)?scaler|rng)(_?(states?|state_?dict))?(_.*)?"
 )
 _MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "acc_delta"}
+_DEEPEST = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +62,15 @@ def _weights(value: Any) -> Iterator[Item]:
 
 def _only_one(inside: dict) -> str:
     """The only key under which there are weights; "" where others hold some as well, or where they have no names."""
+    if _is_optimizer(inside):
+        return ""
     holding = [key for key, value in inside.items() if any(_weights({key: value}))]
     alone = len(holding) == 1 and isinstance(holding[0], str)
     return holding[0] if alone and _holds_weights(inside[holding[0]]) else ""
+
+
+def _is_optimizer(inside: dict) -> bool:
+    return {"state", "param_groups"} <= inside.keys()
 
 
 def is_training(name: str) -> bool:
@@ -82,13 +89,15 @@ def walk(content: Any, besides: Any = None) -> Iterator[Item]:
             yield item
         elif isinstance(item.value, dict | list | tuple | Odd) and id(item.value) not in seen:
             seen.add(id(item.value))
+            if depth > _DEEPEST:
+                raise ValueError(f"it holds dicts or lists nested more than {_DEEPEST} deep")
             left += [(inner, depth + 1) for inner in _inside(item, depth)][::-1]
 
 
 def _inside(item: Item, depth: int) -> Iterator[Item]:
     inside = items_of(item.value)
     pairs = inside.items() if inside is not None else enumerate(item.value)
-    training = item.training or (inside is not None and {"state", "param_groups"} <= inside.keys())
+    training = item.training or (inside is not None and _is_optimizer(inside))
     for key, value in pairs:
         name = f"{item.name}.{key}" if item.name else str(key)
         trained = not isinstance(value, Outline) and _TRAINING.fullmatch(str(key)[:100]) is not None

@@ -8,6 +8,7 @@ import datetime
 import enum
 import functools
 import pathlib
+import pickle
 import warnings
 import zipfile
 
@@ -262,3 +263,15 @@ def test_damage_is_no_odd_item(tmp_path):
             archive.writestr(name, member.replace(b"K\0Kd\x85", b"K\x01Kd\x85"))
     with pytest.raises(ValueError, match=r"'a' ends 404 bytes into a storage of 400"):
         list_checkpoint(path)
+
+
+def test_nesting_without_end_is_refused_soon(tmp_path):
+    deep = pickle.dumps({"a": 1}, protocol=2).replace(b"K\x01", b"]" * 20_000 + b"a" * 19_999)
+    path = saved(tmp_path / "a.pt", {"a": torch.ones(2)})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, deep if name.endswith("data.pkl") else member)
+    with pytest.raises(ValueError, match="nested more than 1000 deep"):
+        read_checkpoint(path)
