@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from redlab import networks
+from redlab.atomic import open_to_others
 from redlab.checkpoints import load_weights, read_checkpoint
 from redlab.facts import read_facts, write_facts
 from redlab.file_kinds import foreign_kind
@@ -174,6 +175,7 @@ def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
     hashed = any(step.get("step") == "hash" for step in recipe.steps)
     tensors, tied, packed = pack(as_dense(network), hashed)
     save_file(tensors, part / WEIGHTS)
+    open_to_others(part / WEIGHTS)
     dtype = networks.place_of(network).get("dtype", torch.float32)
     write_facts(part / FACTS, recipe, sha256=_sha256(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from redlab.states import assign, fingerprint, read_state, replace_file, tensors_of, write_state
+from redlab.atomic import replace_file
+from redlab.states import assign, fingerprint, read_state, tensors_of, write_state
 
 
 def test_what_was_written_comes_back(tmp_path):
