@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 RESIZE, CROP = 256, 224
@@ -41,12 +41,12 @@ def look_at(path: Path) -> tuple[str, str]:
     try:
         with Image.open(path) as image:
             _check_sides(image)
-            changes = [*_changes_of_frames(image), *_changes_of_mode(image)]
+            changes = [*_changes_of_mode(image), *_changes_of_frames(image)]  # EXIF may load it, mode looks before
             if image.format != "JPEG" or not _ends_as_jpeg(path):
                 image.load()
             return "", ", ".join(changes)
     except Exception as error:  # a damaged image raises nearly anything
-        return f"cannot be decoded: {str(error) or type(error).__name__}", ""
+        return f"cannot be decoded: {_reason(error)}", ""
 
 
 def decode(path: Path) -> Image.Image:
@@ -61,7 +61,13 @@ def decode(path: Path) -> Image.Image:
             ImageOps.exif_transpose(image, in_place=True)
             return _cropped(as_colour(image))
     except Exception as error:
-        raise ValueError(f"{path} cannot be decoded: {str(error) or type(error).__name__}") from error
+        raise ValueError(f"{path} cannot be decoded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose message is the whole path again
+        return "it is no image, or one of a kind that Pillow does not know"
+    return str(error) or type(error).__name__
 
 
 def as_colour(image: Image.Image) -> Image.Image:

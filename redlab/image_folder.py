@@ -100,7 +100,7 @@ def _by_table(root: Path) -> tuple[ImageFolder, str]:
 
 
 def _by_folders(root: Path) -> tuple[ImageFolder, str]:
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_stray(entry.name))
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_stray(path.name))
     if not folders:
         raise ValueError(f"{root} holds neither {TABLE} nor one folder per class")
     labels = labels_of(root, folders)
@@ -125,11 +125,11 @@ def _columns(rows: list[tuple[str, int]]) -> tuple[tuple[str, ...], tuple[int, .
 def _outside(root: Path, folders: list[str]) -> dict[str, str]:
     """The files that lie in no class folder."""
     left_out: dict[str, str] = {}
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if not entry.is_dir() and entry.name != WORDNET_IDS:
-            left_out[entry.name] = why_no_image(root / entry.name, Path(entry.name)) or "in no class folder"
-        elif entry.is_dir() and entry.name not in folders:
-            left_out |= dict.fromkeys(_inside(root, entry.name, {}), "hidden or of the operating system")
+    for path in sorted(root.iterdir()):
+        if not path.is_dir() and path.name != WORDNET_IDS:
+            left_out[path.name] = why_no_image(path, Path(path.name)) or "in no class folder"
+        elif path.is_dir() and path.name not in folders:
+            left_out |= dict.fromkeys(_inside(root, path.name, {}), "hidden or of the operating system")
     return left_out
 
 
@@ -182,10 +182,11 @@ def _warn(dataset: ImageFolder, note: str) -> None:
         if found:
             said.append(f"{len(found)} file{'s' * (len(found) > 1)} {what}{_some(found)}")
     if dataset.empty:
-        said.append(f"{len(dataset.empty)} class folders without images{_some(dict.fromkeys(dataset.empty, ''))}")
+        many = f"{len(dataset.empty)} class folder{'s' * (len(dataset.empty) > 1)}"
+        said.append(f"{many} without images{_some(dict.fromkeys(dataset.empty, ''))}")
     if said:
         lists = "the dataset's left_out, altered and empty list them all"
-        warnings.warn(f"{dataset.root}: {'; '.join(said)} ({lists})", stacklevel=4)
+        warnings.warn(f"{dataset.root}: {'; '.join(said)} ({lists})", stacklevel=5)
 
 
 def _some(found: dict[str, str]) -> str:
