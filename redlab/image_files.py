@@ -117,11 +117,11 @@ def _changes_of_mode(image: Image.Image) -> list[str]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         as_colour(image)  # its values may be beyond any range
         return [f"its {'real' if image.mode == 'F' else '16-bit'} grey values are scaled to 8 bits"]
-    if any("16" in str(tile[3]) for tile in image.tile):
+    if any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         return ["its 16 bits a channel are cut to 8"]
     if image.mode not in _COLOURS:
         return [f"turned from {image.mode} into RGB"]
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         return ["its transparency is ignored"]
     return []
 

@@ -21,8 +21,8 @@ def read_table(root: Path) -> list[tuple[str, int]]:
     """
     table = root / TABLE
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
+        with table.open(newline="", encoding="utf-8-sig") as text:
+            rows = csv.DictReader(text)
             if not {"file", "label"} <= set(rows.fieldnames or ()):
                 raise ValueError(f"{table} needs the columns file,label, it has {rows.fieldnames}")
             found: dict[str, tuple[str, int, int]] = {}
