@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import pickletools
-import re
 import socket
 import sys
-import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-PICKLED = (".pt", ".pth", ".th")
-# What a checkpoint that holds tensors only asks for: everything else that a pickle names would be code to run.
-_HARMLESS = re.compile(
-    r"collections OrderedDict|torch(\.storage)? \w+Storage|torch (Size|device|bool|b?float\w+|u?int\d+|complex\d+)"
-    r"|torch\._utils _rebuild_\w+"
-)
-_STRING_OPCODES = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
+from redlab.entries import NESTED, WEIGHT, Entry
+from redlab.file_kinds import foreign_kind
+from redlab.tensor_files import groups_beside, list_checkpoint, warn_left_out
 
 
 @contextmanager
@@ -73,9 +64,9 @@ def _check_hash(path: Path, expected: str, url: str | None) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(expected.lower()):
         where = f"delete it to download it again, or put the right file from {url} there"
-        raise ValueError(
-            f"{path} has SHA-256 {found}, expected {expected}: {where if url else 'replace it by the right file'}"
-        )
+        what = f" ({foreign})" if (foreign := foreign_kind(path)) else ""
+        cure = where if url else "replace it by the right file"
+        raise ValueError(f"{path} has SHA-256 {found}{what}, expected {expected}: {cure}")
 
 
 def _download(url: str, path: Path, sha256: str, about: str) -> None:
@@ -91,26 +82,62 @@ def _download(url: str, path: Path, sha256: str, about: str) -> None:
         raise ConnectionError(f"download of {url} failed ({error}): {_by_hand(path, sha256, about)}") from error
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors``, ``.pt``, ``.pth`` or ``.th`` file, by name, on the CPU.
+class Weights(OrderedDict):
+    """Tensors by name, as ``load_state_dict`` takes them.
 
-    A pickle is opened with ``torch.load(weights_only=True)`` only. A ``"state_dict"`` inside is unwrapped, and the
-    prefix ``module.`` that DataParallel leaves is taken off where every name has it. PyTorch's version metadata stays
-    on the dict, as ``load_state_dict`` wants it.
+    Attributes:
+        left_out: what the checkpoint held besides, by name: what it is, or why it was not read.
+    """
+
+    left_out: dict[str, str]
+
+
+def read_checkpoint(path: str | Path) -> Weights:
+    """The network's tensors in a checkpoint, by name, on the CPU; nothing in it is ever executed.
+
+    The kind of file is told by its first bytes, not by its name. Of a file of ``torch.save`` the network's part is
+    taken: what stands under ``"state_dict"``, ``"model"`` or the like, else under the only key with tensors that are
+    not an optimizer's. The prefix ``module.`` that DataParallel leaves is taken off where every name has it. PyTorch's
+    version metadata stays on the dict, as ``load_state_dict`` wants it. What stands among the tensors and is none, or
+    cannot be read (an argparse.Namespace, numpy's numbers, a sparse or expanded tensor), is left out with a warning.
+
+    Arguments:
+        path: a file of safetensors or of ``torch.save``; the index of a sharded one, or the folder that holds it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the suffix is unknown; the file is truncated or no checkpoint; it holds code, which is named and
-            not run; it holds something else than strided tensors by name; a tensor claims more than the file stores.
+        ValueError: it is another kind of file, which is named; it is truncated or damaged; it holds code alone, which
+            is named and not run; it holds no tensors by name, or those of several networks.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> weights = read_checkpoint(shipped("digits/mlp.safetensors"))
+        >>> weights["classifier.weight"].shape, weights.left_out
+        (torch.Size([10, 128]), {})
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
-    content = _open(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    _check_tensors(content, path)
-    return _without_prefix(content, "module.")
+    listing = list_checkpoint(path)
+    found = Weights(
+        (entry.name, entry.read()) for entry in listing.entries if entry.role == WEIGHT and not entry.skipped
+    )
+    unread = {entry.name: entry.skipped for entry in listing.entries if entry.role == WEIGHT and entry.skipped}
+    nested = [entry for entry in listing.entries if entry.role == NESTED]
+    if not found:
+        raise ValueError(f"{path} {_why_nothing(unread, nested)}")
+    left_out = listing.left_out | unread | {entry.name: "a tensor deeper in dicts and lists" for entry in nested}
+    warn_left_out(path, left_out)
+    found.left_out = left_out | groups_beside(listing.entries)
+    if listing.versions is not None:
+        found._metadata = listing.versions  # type: ignore[attr-defined]
+    return found
+
+
+def _why_nothing(unread: dict[str, str], nested: list[Entry]) -> str:
+    if unread:
+        name, why = next(iter(unread.items()))
+        return f"holds no tensors by name that can be read: {name!r} is {why}"
+    groups = list(dict.fromkeys(entry.name.partition(".")[0] for entry in nested))
+    named = ", ".join(map(repr, groups[:4]))
+    return f"holds no tensors by name, but deeper, in {named}: save one state_dict() alone"
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str = "the checkpoint") -> None:
@@ -127,93 +154,3 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str = "
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"the tensors of {source} do not fit {type(network).__name__}: {error}") from error
-
-
-def _open(path: Path) -> Any:
-    if path.suffix not in (".safetensors", *PICKLED):
-        raise ValueError(f"{path} is no kind of checkpoint that redlab reads: .safetensors, {', '.join(PICKLED)}")
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file raises nearly anything: KeyError, EOFError, OSError, UnpicklingError
-        raise ValueError(_why_unreadable(path, error)) from error
-
-
-def _load_pickled(path: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on odd pickle protocols and TorchScript: both end in our own error
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    if path.suffix != ".safetensors" and (wanted := wanted_code(path)):
-        return (
-            f"{path} wants to run {', '.join(wanted)}: redlab never runs code from a checkpoint, nothing was executed"
-        )
-    # Only the first sentence: torch goes on with advice to load the file unsafely.
-    reason = str(error).partition("\n")[0].partition(". ")[0]
-    return f"{path} cannot be read, it is truncated or no checkpoint ({type(error).__name__} {reason})"
-
-
-def wanted_code(path: Path) -> list[str]:
-    """The functions and classes that a pickle names beyond those of plain tensors, found without unpickling it.
-
-    Of a damaged file: those that can be found.
-    """
-    names: set[str] = set()
-    with suppress(Exception):  # a damaged archive raises as much as a damaged pickle
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for member in archive.namelist():
-                    if member.endswith("data.pkl"):
-                        with archive.open(member) as file:
-                            collect_globals(file, names)
-        else:
-            with path.open("rb") as file:
-                collect_globals(file, names)
-    return sorted(name.replace(" ", ".") for name in names if not _HARMLESS.fullmatch(name))
-
-
-def collect_globals(file: IO[bytes], names: set[str]) -> None:
-    """Add "module name" of every global in the pickles of ``file``; it ends where the bytes stop being pickles."""
-    strings: list[str] = []
-    try:
-        while True:  # torch's old format is several pickles in a row
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name in ("GLOBAL", "INST"):
-                    names.add(str(argument))
-                elif opcode.name == "STACK_GLOBAL":
-                    names.add(" ".join(strings[-2:]))
-                elif opcode.name in _STRING_OPCODES:
-                    strings.append(str(argument))
-    except Exception:  # damaged files and raw tensor bytes; what was found so far is what there is to say
-        return
-
-
-def _check_tensors(content: Any, path: Path) -> None:
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} holds no tensors by name but {_describe(content)}")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{path} holds more than tensors by name: {name!r} is {_describe(value)}")
-        if value.layout != torch.strided or value.is_quantized:
-            raise ValueError(f"{path}: tensor {name!r} is sparse or quantized; only dense ones are read")
-        # A few bytes can declare a tensor of 10^9 elements by a stride of 0: refused before anything copies it.
-        claimed, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
-        if claimed > stored:
-            raise ValueError(f"{path}: tensor {name!r} claims {claimed:,} bytes, its storage holds {stored:,}")
-
-
-def _describe(value: Any) -> str:
-    return f"an empty {type(value).__name__}" if value == {} else f"a {type(value).__name__}"
-
-
-def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    if not all(name.startswith(prefix) for name in tensors):
-        return tensors
-    bare: Any = OrderedDict((name.removeprefix(prefix), tensor) for name, tensor in tensors.items())
-    if metadata := getattr(tensors, "_metadata", None):
-        # modules are listed without the last dot: "module.conv1", and "module" for the network itself
-        bare._metadata = OrderedDict((f"{name}.".removeprefix(prefix)[:-1], v) for name, v in metadata.items() if name)
-    return bare

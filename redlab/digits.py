@@ -15,12 +15,12 @@ import typer
 from safetensors.torch import save
 from torch import nn
 
+from redlab.atomic import replace_file
 from redlab.datasets import load_dataset
 from redlab.evaluation import evaluate
 from redlab.networks import build, input_shape
 from redlab.paths import PACKAGE
 from redlab.recipe import Recipe
-from redlab.states import replace_file
 from redlab.training import Trained, train
 
 DIGITS = ("digits/resnet", "digits/mobilenet", "digits/mlp")

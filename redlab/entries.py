@@ -6,7 +6,7 @@ Files are read, not mapped: what was read and dropped again no longer counts as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 # Bytes that are read together although only some of them belong to the tensor (a slice of columns, say).
 _AT_ONCE = 1 << 24
+WEIGHT, NESTED, BESIDE = "weight", "nested", "beside"
+OPTIMIZERS = "an optimizer's, no weight of the network"  # why such a tensor is skipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,10 @@ class Entry:
         stride: steps along each axis, in elements; None for one row after the other.
         shares: the tensor before it, by name, whose bytes it shares, or "".
         skipped: why it cannot be read, or "".
-        held: the tensor itself, where the file's format does not let it be read alone.
+        held: the tensor itself, where it is in memory already.
+        role: ``WEIGHT``, a tensor of the network by its name; ``NESTED``, one deeper in dicts and lists; ``BESIDE``,
+            one that is no weight of it: an optimizer's, say.
+        swapped: whether the bytes of a number are in the other order than here.
     """
 
     name: str
@@ -42,6 +47,13 @@ class Entry:
     shares: str = ""
     skipped: str = ""
     held: Tensor | None = None
+    role: str = WEIGHT
+    swapped: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its elements take, each by itself; 0 where torch has no such elements."""
+        return self.size * getattr(self.dtype, "itemsize", 0)
 
     @property
     def size(self) -> int:
@@ -91,6 +103,9 @@ class Entry:
                 done += got
         if done < len(view):
             raise ValueError(f"{self.file} ends within {self.name!r}: it was cut while it was read")
+        if self.swapped:
+            each = self.dtype.itemsize // (2 if self.dtype.is_complex else 1)
+            content = content.reshape(-1, each)[:, ::-1].reshape(-1)  # a copy
         return torch.from_numpy(content).view(self.dtype)
 
 
@@ -99,3 +114,19 @@ def span_of(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """What a checkpoint holds.
+
+    Attributes:
+        entries: its tensors.
+        left_out: what else stands among them, an object that only code of others could make, say: by its name what it
+            is.
+        versions: those of the network's modules, as a state dict has them in ``_metadata``; or None.
+    """
+
+    entries: list[Entry]
+    left_out: dict[str, str] = field(default_factory=dict)
+    versions: Any = None

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from redlab.entries import Entry
+from redlab.entries import BESIDE, Entry
 from redlab.ordered import NotFinite
 from redlab.products import count_products
 from redlab.progress import progress
 from redlab.similarity import count_duplicates
 from redlab.spectrum import spectrum_of
-from redlab.tensor_files import list_tensors
+from redlab.tensor_files import groups_beside, list_checkpoint, warn_left_out
 
 RESULTS, FIGURES = "results.parquet", "figures"
 _NUMBERS = {
@@ -38,19 +38,19 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
 
     One tensor is in memory at a time. Beyond what Python, torch and the libraries take, the peak is some two copies of
     the largest tensor in float32 at most, and 0.3 GB in the rare case that a tensor's values spread over 300,000
-    bandwidths. Nothing is sampled. Files that PyTorch can only load whole (written before 1.6,
-    or with sparse tensors in them) take their own size besides.
+    bandwidths. Nothing is sampled.
 
     Arguments:
-        path: a ``.safetensors``, ``.pt``, ``.pth``, ``.th`` or ``.bin`` file, the index of a sharded one
-            (``model.safetensors.index.json``), or the folder that holds it. Pickles are opened with
-            ``torch.load(weights_only=True)`` only, and what they say of sizes is checked before it is believed.
+        path: a file of safetensors or of ``torch.save``, whatever its name, the index of a sharded one
+            (``model.safetensors.index.json``), or the folder that holds it. Nothing in a pickle is ever called, and
+            what it says of sizes is checked before it is believed.
 
     Returns:
         One row a tensor, in the file's order (of ``.safetensors``, by name); every cell is filled.
 
-        - ``tensor``, ``shape`` ("64x3x7x7"), ``dtype``, ``file``; ``weights``: how many elements; ``zeros``: how many
-          of them are exactly zero (they cost no product, and nothing else that is said of hashing counts them).
+        - ``tensor``, ``shape`` ("64x3x7x7"), ``dtype``, ``file``; ``weights``: how many elements, 0 for what is no weight
+          of the network (an optimizer's tensors, say), which is ``skipped``; ``zeros``: how many of them are exactly
+          zero (they cost no product, and nothing else that is said of hashing counts them).
         - ``distinct_before``: how many values they take. ``distinct``: how many after ``hash_weights`` with its
           defaults (the modes of the density at bandwidth "silverman/8"); ``error``: its relative L2 error.
         - ``modes``: those of ``estimate_density``, whether or not the tensor is hashed.
@@ -68,6 +68,9 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
         - ``shares``: the tensor before it whose bytes it shares (tied weights), or "".
         - ``skipped``: why a tensor is not measured (integers, a scalar, nothing in it, NaN), or ""; its numbers are 0.
 
+        ``frame.attrs["left_out"]`` holds by name what is no tensor (an argparse.Namespace, say; there is a warning),
+        ``frame.attrs["beside"]`` how many tensors and bytes are an optimizer's or another network's.
+
         What is measured how is our choice, as are the names; the method is RED's and RED++'s (arXiv 2105.14797,
         2110.01397).
 
@@ -83,8 +86,13 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
         >>> frame.loc[frame["shape"] == "10x128", ["tensor", "weights"]].to_numpy().tolist()
         [['classifier.weight', 1280]]
     """
-    rows = [_row(entry) for entry in progress(list_tensors(path), "inspecting")]
-    return pd.DataFrame(rows, columns=COLUMNS).astype(_NUMBERS)
+    listing = list_checkpoint(path)
+    rows = [_row(entry) for entry in progress(listing.entries, "inspecting")]
+    frame = pd.DataFrame(rows, columns=COLUMNS).astype(_NUMBERS)
+    warn_left_out(path, listing.left_out)
+    frame.attrs["left_out"] = listing.left_out
+    frame.attrs["beside"] = groups_beside(listing.entries)
+    return frame
 
 
 def _row(entry: Entry) -> dict:
@@ -93,7 +101,7 @@ def _row(entry: Entry) -> dict:
         "shape": "x".join(map(str, entry.shape)) or "scalar",
         "dtype": str(entry.dtype).removeprefix("torch."),
         **dict.fromkeys(_NUMBERS, 0),
-        "weights": entry.size,
+        "weights": 0 if entry.role == BESIDE else entry.size,
         "unhashed": "",
         "shares": entry.shares,
         "file": entry.file.name,
@@ -154,6 +162,8 @@ def summarise(frame: pd.DataFrame) -> list[str]:
     for column, what in (("unhashed", "measured, not hashed"), ("skipped", "skipped")):
         for reason, rows in frame[frame[column] != ""].groupby(column, sort=False):
             lines.append(f"{what}: {_named(rows['tensor'])} ({reason})")
+    lines += [f"not counted: {printable(name)} ({what})" for name, what in frame.attrs.get("beside", {}).items()]
+    lines += [f"left out: {printable(name)} ({what})" for name, what in frame.attrs.get("left_out", {}).items()]
     return lines
 
 

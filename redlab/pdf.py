@@ -8,6 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from redlab.atomic import open_to_others
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 # Headless, nothing fetched in the background, and no line with the file's address on every page.
 _QUIET: tuple[str, ...] = ("--headless", "--disable-gpu", "--disable-quic", "--no-first-run")
@@ -51,6 +53,7 @@ def print_pdf(page: Path, out: Path, timeout: float = 300) -> Path:
         draft = Path(folder) / "draft.pdf"
         own = [f"--user-data-dir={folder}/profile", f"--print-to-pdf={draft}", page.resolve().as_uri()]
         _call([program, *chromium_options(), *_PRINT, *own], draft, timeout)
+        open_to_others(draft)
         os.replace(draft, out)
     return out
 

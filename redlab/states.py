@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from redlab.atomic import replace_file
 
 
 def write_state(path: str | Path, call: Mapping[str, Any], state: dict) -> None:
@@ -64,16 +65,6 @@ def read_state(path: str | Path, call: Mapping[str, Any]) -> dict | None:
 def _plain(call: Mapping[str, Any]) -> dict:
     """As JSON would bring it back: numpy's numbers are Python's, tuples lists, and anything else is its text."""
     return json.loads(json.dumps(dict(call), default=repr))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write ``path`` as a whole: a run that is killed here leaves the old file whole, or none."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:

@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from redlab import networks
+from redlab.atomic import open_to_others
 from redlab.checkpoints import load_weights, read_checkpoint
 from redlab.facts import read_facts, write_facts
+from redlab.file_kinds import foreign_kind
 from redlab.network_names import FACTS, WEIGHTS, check_target, folder_of, replaced
 from redlab.packing import measure, pack, unpack
 from redlab.recipe import Recipe, recipe_of
@@ -154,6 +156,7 @@ def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
     hashed = any(step.get("step") == "hash" for step in recipe.steps)
     tensors, tied, packed = pack(as_dense(network), hashed)
     save_file(tensors, part / WEIGHTS)
+    open_to_others(part / WEIGHTS)
     dtype = networks.place_of(network).get("dtype", torch.float32)
     write_facts(part / FACTS, recipe, sha256=_sha256(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
 
@@ -201,8 +204,10 @@ def _read(folder: Path) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: the folder is incomplete, save the network again")
     if (found := _sha256(weights)) != facts["sha256"]:
+        what = f"{foreign}; it " if (foreign := foreign_kind(weights)) else ""
         raise ValueError(
-            f"{weights} was truncated or changed: its SHA-256 is {found}, and {folder / FACTS} says {facts['sha256']}"
+            f"{weights} {what}was truncated or changed: its SHA-256 is {found}, and {folder / FACTS} says "
+            f"{facts['sha256']}"
         )
     network = rebuild(recipe, facts["dtype"], folder / FACTS)
     tensors = read_checkpoint(weights)

@@ -145,11 +145,11 @@ def bad(kind: str) -> str:
 REFUSALS = {
     "missing": "there is no checkpoint at missing.pt",
     "folder": "folder.pt is a folder without model.safetensors.index.json: name a file instead",
-    "empty": "empty.pt is empty: download or save it again",
-    "empty safetensors": "empty-safetensors.safetensors holds 0 bytes, which is no checkpoint",
-    "stride": "stride.pt lies about 'huge': 1000000000 elements are 4,000,000,000 bytes, its storage holds 4",
+    "empty": "empty.pt is empty, truncated or no checkpoint: download or save it again",
+    "empty safetensors": "empty-safetensors.safetensors is empty, truncated or no checkpoint",
+    "stride": "'huge' is expanded: 1000000000 elements claim 4,000,000,000 bytes, its storage holds 4",
     "module": "module.pt wants to run torch.nn.modules.linear.Linear: redlab never runs code",
-    "truncated": "truncated.pt is truncated or damaged",
+    "truncated": "truncated.pt cannot be read, it is truncated or no checkpoint",
     "truncated safetensors": "is truncated: 'weight' should end",
     "lying safetensors": "lies about 'a': 1000000000 of F32 are 4,000,000,000 bytes",
 }

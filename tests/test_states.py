@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from redlab.atomic import replace_file
 from redlab.fingerprint import fingerprint
-from redlab.states import assign, read_state, replace_file, tensors_of, write_state
+from redlab.states import assign, read_state, tensors_of, write_state
 
 
 def test_what_was_written_comes_back(tmp_path):

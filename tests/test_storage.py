@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -477,7 +478,7 @@ def test_a_header_that_declares_more_than_the_file_holds_is_refused(saved):
     for content in (len(header).to_bytes(8, "little") + header, (2**62).to_bytes(8, "little") + header):
         (saved / WEIGHTS).write_bytes(content)
         edit(saved, lambda facts: facts.update(sha256=storage._sha256(saved / WEIGHTS)))
-        assert "cannot be read" in refused(saved)
+        assert "is truncated" in refused(saved)
 
 
 def test_weights_that_are_a_pickle_are_never_executed(saved):
@@ -719,3 +720,14 @@ def test_mutated_steps_of_a_split_network_open_or_are_refused(split, tmp_path, d
     parent[place[-1]] = data.draw(_JSON)
     (folder / FACTS).write_text(json.dumps(facts))
     open_or_refuse(folder)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_a_saved_network_is_as_readable_as_any_other_file(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        folder = save_network(load_network("digits/mlp"), tmp_path / "net")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
