@@ -9,14 +9,15 @@ from __future__ import annotations
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from redlab.evaluation import in_eval_mode
-from redlab.layers import Layer, copy_network, weight_layers
+from redlab.example import Example
+from redlab.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.moments import mean_inputs
-from redlab.networks import place_of
 from redlab.recipe import append_step
 from redlab.result import Result
+from redlab.samples import Labelled, as_dataset, first_of
 
 _IMAGES = 500  # of a dataset: more change the means by less than they matter
 
@@ -24,7 +25,7 @@ _IMAGES = 500  # of a dataset: more change the means by less than they matter
 @torch.inference_mode(False)
 @torch.no_grad()
 def correct_biases(
-    network: nn.Module, original: nn.Module, statistics: str | Dataset = "batchnorm", example: Tensor | None = None
+    network: nn.Module, original: nn.Module, statistics: str | Labelled = "batchnorm", example: Example | None = None
 ) -> Result:
     """Shift each conv and linear layer's bias so that its mean output is that of the ``original`` network.
 
@@ -49,6 +50,7 @@ def correct_biases(
         >>> (result.layers["shift"] > 0).tolist()
         [False, True, True]
     """
+    network, original = unwrap(network), unwrap(original)
     corrected = copy_network(network)
     layers, before = _layers(corrected), _layers(original)
     if {name: layer.weight.shape for name, layer in layers.items()} != {n: b.weight.shape for n, b in before.items()}:
@@ -58,7 +60,7 @@ def correct_biases(
     elif isinstance(statistics, str):
         raise ValueError(f"statistics must be 'batchnorm' or a dataset, not {statistics!r}")
     else:
-        shifts, unknown = _measured_shifts(corrected, original, statistics), {}
+        shifts, unknown = _measured_shifts(corrected, original, as_dataset(statistics)), {}
     gained = [name for name in shifts if layers[name].module.bias is None]
     for name, shift in shifts.items():
         add_bias(layers[name].module, shift)
@@ -84,7 +86,7 @@ def _layers(network: nn.Module) -> dict[str, Layer]:
 
 
 def _expected_shifts(
-    layers: dict[str, Layer], original: nn.Module, example: Tensor | None
+    layers: dict[str, Layer], original: nn.Module, example: Example | None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     inputs, before = mean_inputs(original, example), _layers(original)
     shifts = {}
@@ -98,7 +100,7 @@ def _expected_shifts(
 
 def _measured_shifts(corrected: nn.Module, original: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
     """Layer after layer: each is shifted before the next one sees what comes out."""
-    images = _images(dataset).to(**place_of(original))
+    inputs = first_of(dataset, _IMAGES)[0].to(original)
     wanted: dict[str, Tensor] = {}
     shifts: dict[str, Tensor] = {}
 
@@ -111,7 +113,7 @@ def _measured_shifts(corrected: nn.Module, original: nn.Module, dataset: Dataset
 
     for network, hook in ((original, remember), (copy_network(corrected), shift)):
         with in_eval_mode(network), _hooked(network, hook):
-            network(images)
+            inputs.run(network)
     return shifts
 
 
@@ -130,10 +132,6 @@ class _hooked:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def _images(dataset: Dataset) -> Tensor:
-    return next(iter(DataLoader(dataset, min(_IMAGES, len(dataset)), generator=torch.Generator())))[0]
 
 
 def _per_channel(out: Tensor, layer: nn.Module) -> Tensor:

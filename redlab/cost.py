@@ -14,12 +14,13 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 from redlab.calls import try_out
-from redlab.graph import fit_example
+from redlab.example import Example, Inputs, fit_example
+from redlab.layers import unwrap
 
 COSTS = ("parameters", "products", "additions", "lookups", "bytes")
 
 
-def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
+def measure_cost(network: nn.Module, example: Example | None = None) -> pd.DataFrame:
     """The cost of one input: a row for every module that owns parameters or multiplies, in the order of the modules.
 
     Products are the multiplications of convolutions, linear layers and attention, as PyTorch's own
@@ -28,7 +29,8 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
 
     Arguments:
         network: left untouched; it runs on fake tensors, so that neither its size nor its device matters.
-        example: what the network takes, batch first; by default ``example_input(network)``. Its first input is counted.
+        example: what the network takes, batch first: a tensor, a tuple of positional inputs or a dict of keyword
+            inputs; by default ``example_input(network)``. Its first input is counted.
 
     Returns:
         The columns ``layer``, ``kind``, and as int64 ``parameters`` (shared ones once, where they come first),
@@ -44,7 +46,8 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
         >>> cost.attrs["products"], cost["products"].sum().item()
         (40551040, 40551040)
     """
-    products, calls = _run(network, fit_example(network, example)[:1])
+    network = unwrap(network)
+    products, calls = _run(network, fit_example(network, example).first())
     rows: list[dict[str, Any]] = []
     counted: set[int] = set()
     for path, module in _modules(network):
@@ -88,22 +91,22 @@ def _own_cost(module: nn.Module, parameters: list[Tensor], products: int, calls:
     return stored | {name: total[name] for name in ("products", "additions", "lookups")}
 
 
-def _run(network: nn.Module, example: Tensor) -> tuple[Counter, dict[str, list[torch.Size]]]:
+def _run(network: nn.Module, inputs: Inputs) -> tuple[Counter, dict[str, list[torch.Size]]]:
     """Products by the dotted name of the module that asked for them, and the inputs' shapes of those that count
     themselves.
     """
     products: Counter = Counter()
     calls: dict[str, list[torch.Size]] = defaultdict(list)
 
-    def run(copied: nn.Module, images: Tensor) -> None:
+    def run(copied: nn.Module, inputs: Inputs) -> None:
         products.clear()
         calls.clear()
         for path, module in copied.named_modules():
             if hasattr(module, "cost"):
                 _stand_in(module, calls[path])
-        _count(copied, images, products)
+        _count(copied, inputs, products)
 
-    try_out(network, example, run)
+    try_out(network, inputs, run)
     return products, calls
 
 
@@ -117,7 +120,7 @@ def _stand_in(module: nn.Module, calls: list[torch.Size]) -> None:
     module.forward = forward
 
 
-def _count(network: nn.Module, example: Tensor, products: Counter) -> None:
+def _count(network: nn.Module, inputs: Inputs, products: Counter) -> None:
     """Run ``network``, a copy that may be hooked, and read the counter whenever a module starts or ends."""
     running = [""]
     with FlopCounterMode(display=False) as flops:
@@ -136,4 +139,4 @@ def _count(network: nn.Module, example: Tensor, products: Counter) -> None:
         for path, module in network.named_modules():
             module.register_forward_pre_hook(lambda *_, path=path: started(path))
             module.register_forward_hook(lambda *_: ended())
-        network(example)
+        inputs.run(network)

@@ -17,26 +17,28 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from redlab.channel_rules import follow
+from redlab.example import Example, fit_example
 from redlab.flow import Entry, Flow
-from redlab.graph import fit_example, is_layer, operation, trace
+from redlab.graph import is_layer, operation, trace
 from redlab.groups import Group, Member
 from redlab.labels import compact
-from redlab.layers import weight_layers
+from redlab.layers import unwrap, weight_layers
 from redlab.trial import misfits
 
 
-def couple(network: nn.Module, example: Tensor | None = None) -> list[Group]:
+def couple(network: nn.Module, example: Example | None = None) -> list[Group]:
     """The groups of ``network``, in the order in which their first producers run; what never runs comes last.
 
     Every output channel of every conv and linear layer is in exactly one group. Channels that must stay are in groups
     with a reason in ``frozen``. The network is left as it was.
 
     Arguments:
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Raises:
         ValueError: the network can't be traced.
     """
+    network = unwrap(network)
     graph = trace(network, example)
     flow = follow(graph)
     groups = _groups(flow)

@@ -15,14 +15,15 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from redlab.example import Example
 from redlab.graph import Graph, in_place, is_layer, operation, operations, trace
-from redlab.layers import Layer, copy_network, weight_layers
+from redlab.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.recipe import append_step
 from redlab.result import Result
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
-def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
+def fold_batchnorm(network: nn.Module, example: Example | None = None) -> Result:
     """Fold every batch norm that allows it into the layer before it, or else into the layer after it.
 
     Before: conv, transposed conv or linear layer -> batch norm: W' = g W, b' = beta + g (b - mu) per output channel,
@@ -32,7 +33,7 @@ def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
 
     Arguments:
         network: left untouched; the result is in eval mode.
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Returns:
         ``layers`` has a row per conv and linear layer, with the norms ``folded`` into it ("" for none), and a row per
@@ -47,6 +48,7 @@ def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
         >>> torch.allclose(network(image), folded(image), atol=1e-4)
         True
     """
+    network = unwrap(network)
     network = copy_network(network).eval()
     pairs = _find_pairs(network, example)
     table = _table(network, pairs)
@@ -141,7 +143,7 @@ class _Pairs:
     left: dict[str, str] = field(default_factory=dict)
 
 
-def _find_pairs(network: nn.Module, example: Tensor | None) -> _Pairs:
+def _find_pairs(network: nn.Module, example: Example | None) -> _Pairs:
     norms = {row.name: row.module for row in _rows(network) if isinstance(row.module, _BatchNorm)}
     for name, norm in norms.items():
         for key, tensor in (*norm.named_parameters(), *norm.named_buffers()):

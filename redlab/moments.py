@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from redlab.graph import Graph, fit_example, is_layer, module_path, operation, trace
-from redlab.layers import Layer
+from redlab.example import Example, fit_example
+from redlab.graph import Graph, is_layer, module_path, operation, trace
+from redlab.layers import Layer, unwrap
 
 # Functions of one value at a time.
 _FUNCTIONS = frozenset((
@@ -67,27 +68,38 @@ class MeanInputs:
 
 
 @torch.no_grad()
-def mean_inputs(network: nn.Module, example: Tensor | None = None) -> MeanInputs:
+def mean_inputs(network: nn.Module, example: Example | None = None) -> MeanInputs:
     """The mean input of every conv and linear layer of ``network``, whose batch norms were folded where they could be.
 
     Arguments:
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Raises:
         ValueError: the network can't be traced.
     """
-    example = fit_example(network, example)[:1]
-    graph = trace(network, example)
+    network = unwrap(network)
+    graph = trace(network, fit_example(network, example).first())
     named = [network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)]
     tensors = {name: tensor.detach() for each in named for name, tensor in each}
     known: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()} | graph.constants
     inputs = MeanInputs()
     for node in graph.fx.nodes:
         if node.op == "placeholder" and node not in known:
-            known[node] = Moments(torch.zeros_like(example), torch.ones_like(example))
+            known[node] = _given(node)
         elif node.op == "call_function":
             known[node] = _push(graph, node, known, inputs)
     return inputs
+
+
+def _given(node: Node) -> Any:
+    """An input of the network: of mean 0 and variance 1, unless it is of whole numbers, or no tensor."""
+    like = node.meta["val"]
+    if not isinstance(like, Tensor):
+        return like
+    if not like.is_floating_point():
+        return _Unknown("the network's input is of whole numbers, whose mean is not known")
+    zeros = torch.zeros(like.shape, dtype=like.dtype, device=like.device)
+    return Moments(zeros, torch.ones_like(zeros))
 
 
 def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) -> Any:

@@ -12,6 +12,7 @@ from redlab.evaluation import evaluate
 from redlab.folding import fold_batchnorm
 from redlab.layers import Layer, count_distinct, weight_layers
 from redlab.networks import networks_here
+from redlab.samples import Labelled, as_dataset
 from redlab.storage import load_network
 
 
@@ -24,7 +25,7 @@ class Shelf:
         limit: images at most.
     """
 
-    def __init__(self, network: str | nn.Module, dataset: str | Dataset | None = None, limit: int | None = None):
+    def __init__(self, network: str | nn.Module, dataset: str | Labelled | None = None, limit: int | None = None):
         self._own = None if isinstance(network, str) else network
         self.first = network if self._own is None else "your network"
         self._dataset, self._limit = dataset, limit
@@ -60,8 +61,8 @@ class Shelf:
         return f"accuracy {found:.2f} % of {len(images):,} test images; before {self.before(name):.2f} %"
 
     def _images(self, name: str) -> Dataset:
-        if isinstance(self._dataset, Dataset):
-            return self._dataset
+        if self._dataset is not None and not isinstance(self._dataset, str):
+            return as_dataset(self._dataset)
         return load_dataset(self._dataset or default_dataset(name), limit=self._limit)
 
     def _before(self, name: str) -> float:

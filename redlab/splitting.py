@@ -20,12 +20,13 @@ from collections.abc import Callable
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from redlab.calls import record_calls
 from redlab.cost import by_module, measure_cost
+from redlab.example import Example
 from redlab.graph import has_own_forward
-from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
 from redlab.progress import progress
 from redlab.recipe import append_step, drop_steps
 from redlab.result import Result
@@ -40,7 +41,7 @@ _COLUMNS += ["parameters_after", "skipped"]
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
 def split_inputs(
-    network: nn.Module, unit: str = "channel", signed: bool = False, example: Tensor | None = None
+    network: nn.Module, unit: str = "channel", signed: bool = False, example: Example | None = None
 ) -> Result:
     """Let every conv and linear layer multiply each input value once by each distinct weight of a unit.
 
@@ -51,7 +52,7 @@ def split_inputs(
         network: left untouched.
         unit: "channel" (default), "tap" or "kernel": see the module's table.
         signed: let w and -w share a product, a subtraction in place of an addition (our choice).
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Defaults:
         unit: "channel" leaves the fewest products of the same function. At silverman/8 channel, tap and kernel leave
@@ -83,7 +84,7 @@ def split_inputs(
 
 
 @torch.inference_mode(False)
-def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Tensor | None = None) -> Result:
+def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Example | None = None) -> Result:
     """Part every convolution into an uneven depthwise one and sums: y_o = b_o + sum_i U_{i, c(o, i)} * x_i.
 
     U_i are the r_i distinct kernels of input channel i. The third step of RED; the function stays the same.
@@ -122,6 +123,7 @@ def as_dense(network: nn.Module) -> nn.Module:
         >>> torch.equal(as_dense(split).classifier.weight, network.classifier.weight)
         True
     """
+    network = unwrap(network)
     dense = copy_network(network)
     for layer in [module for module in dense.modules() if isinstance(module, SplitLayer)]:
         dense = _put(dense, layer, layer.dense())
@@ -146,7 +148,8 @@ def _maker(step: dict) -> Callable[[nn.Module], SplitLayer]:
     return lambda layer: split_layer(layer, "kernel", up_to_scale=options["up_to_scale"])
 
 
-def _take(network: nn.Module, step: dict, example: Tensor | None) -> Result:
+def _take(network: nn.Module, step: dict, example: Example | None) -> Result:
+    network = unwrap(network)
     split = copy_network(network)
     called = record_calls(network, example)
     layers = list(weight_layers(split))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from redlab import networks
 from redlab.checkpoints import load_weights, read_checkpoint
 from redlab.facts import read_facts, write_facts
+from redlab.layers import unwrap
 from redlab.packing import measure, pack, unpack
 from redlab.recipe import Recipe, recipe_of
 from redlab.replay import finish, rebuild
@@ -92,7 +93,7 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
         >>> torch.equal(again.classifier.weight, result.network.classifier.weight)
         True
     """
-    network = result_or_network.network if isinstance(result_or_network, Result) else result_or_network
+    network = unwrap(result_or_network.network if isinstance(result_or_network, Result) else result_or_network)
     folder = Path(folder).resolve()
     check_target(folder)
     recipe = _stamp_of(network)

@@ -10,35 +10,36 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from redlab.example import Inputs
 from redlab.graph import evaluating
 from redlab.groups import Group
 from redlab.plan import make_plan
 from redlab.surgery import edits_of, narrow
 
 
-def misfits(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> dict[str, str]:
+def misfits(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> dict[str, str]:
     """By the name of every free group that the network can't lose a channel of, why: what the network's code says."""
     free = [group for group in groups if not group.frozen and group.size > 1]
-    return _search(network, example, free) if free else {}
+    return _search(network, inputs, free) if free else {}
 
 
-def _search(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> dict[str, str]:
+def _search(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> dict[str, str]:
     """Halve what doesn't run until single groups are left: few trials where few groups are misfits."""
-    why = _why_not(network, example, groups)
+    why = _why_not(network, inputs, groups)
     if not why or len(groups) == 1:
         return {groups[0].name: f"its width is fixed in the network's code: {why}"} if why else {}
     half = len(groups) // 2
-    return _search(network, example, groups[:half]) | _search(network, example, groups[half:])
+    return _search(network, inputs, groups[:half]) | _search(network, inputs, groups[half:])
 
 
-def _why_not(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> str:
+def _why_not(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> str:
     """What the network says when every one of ``groups`` has lost its first channel, "" where it runs."""
     plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         smaller = narrow(network, edits_of(plan), _fakes(network, mode))
         with mode, evaluating(smaller):
-            smaller(mode.from_tensor(example))
+            inputs.each(mode.from_tensor).run(smaller)
     except Exception as error:  # whatever the network's own code raises
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return ""
