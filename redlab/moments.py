@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from redlab.calls import NEVER, why_unseen
 from redlab.example import Example, fit_example
 from redlab.graph import Graph, is_layer, module_path, operation, trace
-from redlab.layers import Layer, unwrap
+from redlab.layers import Layer, unwrap, weight_layers
 
 # Functions of one value at a time.
 _FUNCTIONS = frozenset((
@@ -88,7 +89,16 @@ def mean_inputs(network: nn.Module, example: Example | None = None) -> MeanInput
             known[node] = _given(node)
         elif node.op == "call_function":
             known[node] = _push(graph, node, known, inputs)
+    inputs.unknown |= _unseen(graph, inputs, example)
     return inputs
+
+
+def _unseen(graph: Graph, inputs: MeanInputs, example: Example | None) -> dict[str, str]:
+    """The layers that run, and that the graph shows no call of."""
+    seen = inputs.calls.keys() | inputs.unknown.keys()
+    rest = [layer for layer in weight_layers(graph.network) if layer.name not in seen and not layer.skipped]
+    reasons = why_unseen(graph, [f"{layer.name}.weight" for layer in rest if layer.parameter == "weight"], example)
+    return {name.removesuffix(".weight"): why for name, why in reasons.items() if why != NEVER}
 
 
 def _given(node: Node) -> Any:

@@ -16,21 +16,23 @@ counts once: by input position, with the taps that reach it (unit channel), else
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
 from torch import nn
 
-from redlab.calls import record_calls
+from redlab.calls import NEVER, record_calls, record_uses, why_not_run
 from redlab.cost import by_module, measure_cost
-from redlab.example import Example
+from redlab.example import Example, fit_example
 from redlab.graph import has_own_forward
 from redlab.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
 from redlab.progress import progress
 from redlab.recipe import append_step, drop_steps
 from redlab.result import Result
 from redlab.split_layers import SplitLayer
+from redlab.trial import culprits
 from redlab.units import UNITS, split_layer
 
 STEPS = ("split", "separate")
@@ -158,11 +160,47 @@ def _take(network: nn.Module, step: dict, example: Example | None) -> Result:
             raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
     tied = {id(layer.weight) for layer in layers if layer.skipped.startswith("shares its weight")}
     skipped = {layer.name: _why_not(layer, called, tied) for layer in layers}
+    if NEVER in skipped.values():
+        skipped |= _otherwise_used(split, skipped, example)
     step["layers"] = [name for name, why in skipped.items() if not why]
+    originals = {layer.name: layer.module for layer in layers if not skipped[layer.name]}
     split = retake(split, step)
+    if refused := _refused(split, originals, example):
+        skipped |= {name: f"the network does not run with it split: {why}" for name, why in refused.items()}
+        step["layers"] = [name for name in step["layers"] if name not in refused]
+        split = _with(split, originals, refused)
     append_step(split, step)
     before = measure_cost(network, example)
     return Result(split, _table(network, split, skipped, called, before), step)
+
+
+def _otherwise_used(network: nn.Module, skipped: dict[str, str], example: Example | None) -> dict[str, str]:
+    """The layers that are never called, and whose weight is used all the same."""
+    uses = record_uses(network, example)
+    never = [name for name, why in skipped.items() if why == NEVER]
+    by = {name: uses.get(f"{name}.weight", []) for name in never}
+    return {
+        name: f"its weight is used by {', '.join(own)}, without a call of the layer" for name, own in by.items() if own
+    }
+
+
+def _refused(split: nn.Module, originals: dict[str, nn.Module], example: Example | None) -> dict[str, str]:
+    """The layers that the network doesn't run with once they are split, and why: its code asks for what they lack."""
+    inputs = fit_example(split, example).first()
+
+    def why_not(names: Sequence[str]) -> str:
+        ordinary = [name for name in originals if name not in names]
+        return why_not_run(split, inputs, partial(_with, originals=originals, names=ordinary))
+
+    return culprits(list(originals), why_not)
+
+
+def _with(network: nn.Module, originals: dict[str, nn.Module], names: Iterable[str]) -> nn.Module:
+    """``network``, in place, with the ordinary layers of these names again."""
+    for name in names:
+        split = network if isinstance(network, SplitLayer) else network.get_submodule(name)
+        network = _put(network, split, originals[name])
+    return network
 
 
 def _why_not(layer: Layer, called: dict[str, list[torch.Size]], tied: set[int]) -> str:
@@ -175,7 +213,7 @@ def _why_not(layer: Layer, called: dict[str, list[torch.Size]], tied: set[int]) 
     if getattr(layer.module, "transposed", False):
         return "transposed convolutions are not split"
     if layer.name not in called:
-        return "never called in a trial run: its weight is used otherwise, or not at all"
+        return NEVER
     if layer.module.bias is not None and "bias" not in layer.module._parameters:
         return "its bias is computed at every call"
     return "its class or a hook gives it a forward of its own" if has_own_forward(layer.module) else ""
