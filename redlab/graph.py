@@ -68,13 +68,15 @@ class Graph:
 
     def why_fixed(self, node: Node) -> str:
         """Why no step may rewrite the weight and bias of the conv or linear ``node`` for this call, or ""."""
-        layer, calls = self.layers.get(node.args[1]), len(node.args[1].users)
+        layer, users = self.layers.get(node.args[1]), list(node.args[1].users)
         if layer is None:
             return f"the {operation(node)} beside it computes its weight at every call"
         if layer.skipped:
             return f"{layer.name}: {layer.skipped}"
-        if calls > 1:
-            return f"{layer.name} is called {calls} times"
+        if others := [user for user in users if not is_layer(user)]:
+            return f"the weight of {layer.name} is also used by {operations(others)}"
+        if len(users) > 1:
+            return f"{layer.name} is called {len(users)} times"
         if not self.is_plain(node) or self.network.get_submodule(module_path(node)) is not layer.module:
             return f"{layer.name} has a forward of its own"
         if layer.module.bias is not None and len(self.users(f"{layer.name}.bias")) != 1:
@@ -172,6 +174,8 @@ def _quiet() -> Iterator[None]:
 def refusal(network: nn.Module, inputs: Inputs, what: str, error: Exception) -> str:
     """The message of a ValueError: ``network`` can't ``what`` on ``inputs``, and the first line of the reason."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        reason = "TorchScript hides its layers: pass the module that it was made from"
     return f"{type(network).__name__} cannot {what} on {inputs.describe()}: {reason}"
 
 

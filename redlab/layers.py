@@ -160,4 +160,5 @@ def _innermost(module: nn.Module) -> nn.Module:
 def _inside(module: nn.Module) -> nn.Module | None:
     if isinstance(module, DataParallel | DistributedDataParallel):
         return module.module
-    return module._modules.get("_orig_mod")  # of torch.compile, whose own class takes a second to import
+    # Of torch.compile: by name, since to import the class takes a second.
+    return module._orig_mod if type(module).__name__ == "OptimizedModule" else None

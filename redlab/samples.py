@@ -67,6 +67,8 @@ def as_dataset(given: Any) -> Dataset:
         return _pair(*_parted(given))
     if isinstance(given, tuple | list) and len(given) == 2 and any(isinstance(p, Tensor | np.ndarray) for p in given):
         return _pair(*given)
+    if isinstance(given, str):
+        raise ValueError(f"a dataset is meant, and not its name: pass load_dataset({given!r})")
     if isinstance(given, Tensor | np.ndarray):
         raise ValueError("a dataset needs labels: pass a pair (inputs, labels)")
     if isinstance(given, IterableDataset) or not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):

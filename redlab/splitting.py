@@ -25,7 +25,7 @@ from torch import nn
 
 from redlab.calls import NEVER, record_calls, record_uses, why_not_run
 from redlab.cost import by_module, measure_cost
-from redlab.example import Example, fit_example
+from redlab.example import Example, Inputs, fit_example
 from redlab.graph import has_own_forward
 from redlab.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
 from redlab.progress import progress
@@ -165,7 +165,7 @@ def _take(network: nn.Module, step: dict, example: Example | None) -> Result:
     step["layers"] = [name for name, why in skipped.items() if not why]
     originals = {layer.name: layer.module for layer in layers if not skipped[layer.name]}
     split = retake(split, step)
-    if refused := _refused(split, originals, example):
+    if refused := _refused(split, originals, fit_example(network, example).first()):
         skipped |= {name: f"the network does not run with it split: {why}" for name, why in refused.items()}
         step["layers"] = [name for name in step["layers"] if name not in refused]
         split = _with(split, originals, refused)
@@ -184,9 +184,8 @@ def _otherwise_used(network: nn.Module, skipped: dict[str, str], example: Exampl
     }
 
 
-def _refused(split: nn.Module, originals: dict[str, nn.Module], example: Example | None) -> dict[str, str]:
+def _refused(split: nn.Module, originals: dict[str, nn.Module], inputs: Inputs) -> dict[str, str]:
     """The layers that the network doesn't run with once they are split, and why: its code asks for what they lack."""
-    inputs = fit_example(split, example).first()
 
     def why_not(names: Sequence[str]) -> str:
         ordinary = [name for name in originals if name not in names]
