@@ -100,7 +100,7 @@ def _expected_shifts(
 
 def _measured_shifts(corrected: nn.Module, original: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
     """Layer after layer: each is shifted before the next one sees what comes out."""
-    inputs = first_of(dataset, _IMAGES)[0].to(original)
+    inputs = first_of(dataset, _IMAGES).to(original)
     wanted: dict[str, Tensor] = {}
     shifts: dict[str, Tensor] = {}
 

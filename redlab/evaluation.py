@@ -15,7 +15,7 @@ from redlab.example import Inputs, answer
 from redlab.layers import unwrap
 from redlab.networks import place_of
 from redlab.progress import progress
-from redlab.samples import Labelled, as_dataset, batches, first_of
+from redlab.samples import Labelled, as_dataset, batches, first_of, whole
 
 # Input values that a CPU takes at once, 100 images of CIFAR-10: activations much larger than theirs are given back to
 # the system after every layer and asked for again.
@@ -73,6 +73,7 @@ def evaluate(network: nn.Module, dataset: Labelled, batch_size: int = 256) -> Ev
     right, loss = 0, 0.0
     with in_eval_mode(network), torch.inference_mode():
         for inputs, labels in progress(batches(dataset, _batch(network, dataset, batch_size)), "evaluate"):
+            labels = whole(labels)
             logits = _logits(network, inputs, labels)
             right += int(_is_right(logits, labels).sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
@@ -84,7 +85,7 @@ def _batch(network: nn.Module, dataset: Dataset, batch_size: int) -> int:
         raise ValueError(f"batch_size must be at least 1, not {batch_size!r}")
     if place_of(network).get("device", torch.device("cpu")).type != "cpu":
         return batch_size
-    values = sum(tensor.numel() for tensor in first_of(dataset, 1)[0].tensors)
+    values = sum(tensor.numel() for tensor in first_of(dataset, 1).tensors)
     return max(1, min(batch_size, _VALUES_AT_ONCE // max(1, values)))
 
 

@@ -124,7 +124,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     values. After: all as it was before.
     """
     training = [module for module in network.modules() if module.training]
-    caching = [config for module in network.modules() if _caches(config := getattr(module, "config", None))]
+    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
+    caching = [config for config in configs if _caches(config)]
     fused = torch.backends.mha.get_fastpath_enabled()
     # The fast path of nn.MultiheadAttention is one opaque operation, in which products can be neither seen nor counted.
     torch.backends.mha.set_fastpath_enabled(False)

@@ -122,7 +122,7 @@ def evidence(
     own, other = (copy_network(unwrap(n.network if isinstance(n, Result) else n)) for n in (network, hashed))
     own, other = own.double(), other.double()
     _match_biases(own, other)
-    one = fit_example(own, first_of(dataset, 1)[0] if example is None else example).first()
+    one = fit_example(own, first_of(dataset, 1) if example is None else example).first()
     graph = trace(own, one)
     with evaluating(other):
         walk = _Walk(graph, other, one)

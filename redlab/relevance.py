@@ -131,7 +131,7 @@ def layer_relevance(
     """
     check_options(backend, epsilon)
     found: dict[str, LayerRelevance] = {}
-    for inputs, _ in subject.batches(chunk, "relevance"):
+    for inputs in subject.inputs(chunk, "relevance"):
         for trace in trace_relevance(subject.folded, inputs, backend, epsilon):
             if trace.name:
                 own = trace.summed()

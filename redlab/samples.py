@@ -80,29 +80,40 @@ def as_dataset(given: Any) -> Dataset:
 
 
 def batches(dataset: Dataset, size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
-    """The samples of ``as_dataset`` in batches of ``size``, in their order; torch's global generator is left alone
-    unless they are to be shuffled.
+    """The samples of ``as_dataset`` in batches (Inputs, labels) of ``size``, in their order; the labels as they come.
+
+    torch's global generator is left alone unless they are to be shuffled.
     """
     generator = None if shuffle else torch.Generator()  # a DataLoader draws a seed from torch's own otherwise
     collate = _Collation(_collation(dataset))
     return DataLoader(dataset, size, shuffle, drop_last=drop_last, collate_fn=collate, generator=generator)
 
 
-def placed(network: nn.Module, batch: tuple[Inputs, Tensor]) -> tuple[Inputs, Tensor]:
-    """A batch where ``network`` lies."""
-    inputs, labels = batch[0].to(network), batch[1]
+def placed(network: nn.Module, batch: tuple[Inputs, Any]) -> tuple[Inputs, Tensor]:
+    """A batch where ``network`` lies, its labels whole numbers."""
+    inputs, labels = batch[0].to(network), whole(batch[1])
     return inputs, labels.to(inputs.tensors[0].device)
 
 
+def whole(labels: Any) -> Tensor:
+    """(n,) int64 labels; ValueError where they are something else."""
+    labels = torch.as_tensor(labels)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"labels must be whole numbers, one a sample; a batch of them is {labels.dtype}, {tuple(labels.shape)}"
+        )
+    return labels.long()
+
+
 class _Collation:
-    """Samples -> (Inputs, int64 labels)."""
+    """Samples -> (Inputs, labels)."""
 
     def __init__(self, collate: Callable) -> None:
         self._collate = collate
 
-    def __call__(self, samples: list) -> tuple[Inputs, Tensor]:
+    def __call__(self, samples: list) -> tuple[Inputs, Any]:
         inputs, labels = _split(self._collate(samples))
-        return Inputs.of(inputs), _whole(labels)
+        return Inputs.of(inputs), labels
 
 
 def _split(batch: Any) -> tuple[Any, Any]:
@@ -123,15 +134,6 @@ def _parted(named: Mapping) -> tuple[dict, Any]:
     if len(found) != 1:
         raise ValueError(f"a dict needs labels under one of {', '.join(LABELS)}; it has {', '.join(map(str, named))}")
     return {name: value for name, value in named.items() if name != found[0]}, named[found[0]]
-
-
-def _whole(labels: Any) -> Tensor:
-    labels = torch.as_tensor(labels)
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(
-            f"labels must be whole numbers, one a sample; a batch of them is {labels.dtype}, {tuple(labels.shape)}"
-        )
-    return labels.long()
 
 
 def _pair(inputs: Any, labels: Any) -> Pair:
@@ -173,6 +175,6 @@ def _collation(dataset: Any) -> Callable:
     return dataset.collate if isinstance(dataset, Loaded) else default_collate
 
 
-def first_of(dataset: Dataset, count: int) -> tuple[Inputs, Tensor]:
-    """The first ``count`` samples as one batch."""
-    return next(iter(batches(dataset, min(count, len(dataset)))))
+def first_of(dataset: Dataset, count: int) -> Inputs:
+    """The inputs of the first ``count`` samples, as one batch."""
+    return next(iter(batches(dataset, min(count, len(dataset)))))[0]

@@ -172,7 +172,7 @@ def split_differences(network: nn.Module, dataset: Dataset) -> pd.DataFrame:
         (['channel', 'tap', 'kernel'], True)
     """
     network = unwrap(network)
-    inputs = first_of(as_dataset(dataset), _IMAGES)[0].to(network)
+    inputs = first_of(as_dataset(dataset), _IMAGES).to(network)
     with torch.inference_mode():
         wanted = answer(network, inputs)
         rows = [(unit, float(_relative(answer(split_inputs(network, unit).network, inputs), wanted))) for unit in UNITS]

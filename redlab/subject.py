@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -90,11 +91,19 @@ class Subject:
 
     def batches(self, size: int, title: str = "") -> Iterator[tuple[Inputs, Tensor]]:
         """The dataset in its own order, ``size`` images at once, where the network lies and in its dtype."""
+        for batch in self._loader(size, title):
+            yield placed(self.network, batch)
+
+    def inputs(self, size: int, title: str = "") -> Iterator[Inputs]:
+        """The same without the labels, which are not looked at."""
+        for inputs, _ in self._loader(size, title):
+            yield inputs.to(self.network)
+
+    def _loader(self, size: int, title: str) -> Iterable[tuple[Inputs, Any]]:
         check_count("images at once", size)
         assert self.dataset is not None  # criteria that learn from images are given some
         loader = batches(self.dataset, int(size))
-        for batch in progress(loader, title) if title else loader:
-            yield placed(self.network, batch)
+        return progress(loader, title) if title else loader
 
     def minibatches(self, size: int, chunk: int, title: str) -> Iterator[Iterator[tuple[Inputs, Tensor]]]:
         """Minibatches of ``size`` images, each as an iterator over parts of at most ``chunk`` of them."""
