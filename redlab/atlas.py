@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from redlab.entries import Entry
+from redlab.example import Example
 from redlab.folding import fold_batchnorm
-from redlab.layers import Layer, weight_layers
+from redlab.layers import Layer, unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.ordered import NotFinite, in_parts
 from redlab.products import count_products
@@ -38,7 +39,7 @@ COLUMNS = ["layer", "kind", *_NUMBERS, "skipped"]
 
 @plain_options
 def measure_redundancy(
-    network: nn.Module, bandwidth: str | float = "silverman/8", example: Tensor | None = None
+    network: nn.Module, bandwidth: str | float = "silverman/8", example: Example | None = None
 ) -> pd.DataFrame:
     """What is redundant in each conv and linear weight of ``network``, without data.
 
@@ -48,7 +49,8 @@ def measure_redundancy(
 
     Arguments:
         bandwidth: of the density whose modes replace the weights; see ``estimate_density``.
-        example: what the network takes, batch first, where it has batch norms; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first, where it has batch norms; by default
+            ``example_input(network)``.
 
     Returns:
         One row a weight, in the order of the modules; every cell is filled. What is measured how is our choice.
@@ -79,6 +81,7 @@ def measure_redundancy(
         >>> measure_redundancy(load_network("digits/mlp"))["weights"].tolist()
         [16384, 32768, 1280]
     """
+    network = unwrap(network)
     if any(isinstance(module, _BatchNorm) for module in network.modules()):
         network = fold_batchnorm(network, example).network
     layers = list(weight_layers(network))

@@ -13,16 +13,18 @@ import pandas as pd
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from redlab.evaluation import in_eval_mode
+from redlab.example import Example
 from redlab.graph import Graph, has_own_forward, operations, tensor_name, trace
-from redlab.layers import Layer, copy_network, weight_layers
+from redlab.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.moments import mean_inputs
-from redlab.networks import input_mean_of, place_of
+from redlab.networks import input_mean_of
 from redlab.recipe import append_step
 from redlab.remainder import with_others
 from redlab.result import Result
+from redlab.samples import Labelled, as_dataset, first_of
 
 Mean = float | Sequence[float] | Tensor | ndarray
 _OWN = "its class or a hook gives it a forward of its own"
@@ -34,8 +36,8 @@ _IMAGES = 500  # of a dataset: more change the means by less than they matter
 def correct_biases(
     network: nn.Module,
     original: nn.Module,
-    statistics: str | Dataset = "batchnorm",
-    example: Tensor | None = None,
+    statistics: str | Labelled = "batchnorm",
+    example: Example | None = None,
     input_mean: Mean | None = None,
 ) -> Result:
     """Shift each conv and linear layer's bias so that its mean output is that of the ``original`` network.
@@ -64,6 +66,7 @@ def correct_biases(
         >>> (result.layers["shift"] > 0).tolist()
         [True, True, True]
     """
+    network, original = unwrap(network), unwrap(original)
     corrected = copy_network(network)
     layers, before = _layers(corrected), _layers(original)
     if {name: layer.weight.shape for name, layer in layers.items()} != {n: b.weight.shape for n, b in before.items()}:
@@ -74,7 +77,7 @@ def correct_biases(
     elif isinstance(statistics, str):
         raise ValueError(f"statistics must be 'batchnorm' or a dataset, not {statistics!r}")
     else:
-        shifts, unknown = _measured_shifts(corrected, original, statistics, example)
+        shifts, unknown = _measured_shifts(corrected, original, as_dataset(statistics), example)
     gained = [name for name in shifts if layers[name].module.bias is None]
     for name, shift in shifts.items():
         add_bias(layers[name].module, shift)
@@ -120,7 +123,7 @@ _Shifts = tuple[dict[str, Tensor], dict[str, str]]  # by layer; and why others h
 
 
 def _expected_shifts(
-    layers: dict[str, Layer], original: nn.Module, example: Tensor | None, input_mean: Sequence[float] | None
+    layers: dict[str, Layer], original: nn.Module, example: Example | None, input_mean: Sequence[float] | None
 ) -> _Shifts:
     inputs, before = mean_inputs(original, example, input_mean), _layers(original)
     unknown = {name: why for name, layer in before.items() if (why := _why_not(inputs.graph, layer))}
@@ -134,10 +137,10 @@ def _expected_shifts(
     return shifts, unknown
 
 
-def _measured_shifts(corrected: nn.Module, original: nn.Module, dataset: Dataset, example: Tensor | None) -> _Shifts:
+def _measured_shifts(corrected: nn.Module, original: nn.Module, dataset: Dataset, example: Example | None) -> _Shifts:
     """Layer after layer: each is shifted before the next one sees what comes out."""
-    images = _images(dataset).to(**place_of(original))
-    graph = trace(original, images[:1] if example is None else example)
+    inputs = first_of(dataset, _IMAGES).to(original)
+    graph = trace(original, inputs.first() if example is None else example)
     found = {name: _why_not(graph, layer) or _why_not_seen(graph, layer) for name, layer in _layers(original).items()}
     unknown = {name: why for name, why in found.items() if why}
     wanted: dict[str, Tensor] = {}
@@ -152,7 +155,7 @@ def _measured_shifts(corrected: nn.Module, original: nn.Module, dataset: Dataset
 
     for network, hook in ((original, remember), (copy_network(corrected), shift)):
         with in_eval_mode(network), _hooked(network, hook, [name for name, why in found.items() if not why]):
-            network(images)
+            inputs.run(network)
     return shifts, unknown
 
 
@@ -196,10 +199,6 @@ class _hooked:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def _images(dataset: Dataset) -> Tensor:
-    return next(iter(DataLoader(dataset, min(_IMAGES, len(dataset)), generator=torch.Generator())))[0]
 
 
 def _per_channel(out: Tensor, layer: nn.Module) -> Tensor:

@@ -7,11 +7,12 @@ from math import prod
 import numpy as np
 import torch
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import nn
 
 from redlab.calls import record_calls
+from redlab.example import Example
 from redlab.expected import expected_unique
-from redlab.layers import Layer, weight_layers
+from redlab.layers import Layer, unwrap, weight_layers
 from redlab.options import plain_options
 
 BUDGETS = ("even", "products")
@@ -20,7 +21,7 @@ _FACTORS = np.geomspace(0.1, 3.0, 35)
 
 
 @plain_options
-def share_error(network: nn.Module, max_error: float, example: Tensor | None = None) -> dict[str, float]:
+def share_error(network: nn.Module, max_error: float, example: Example | None = None) -> dict[str, float]:
     """A ``max_error`` for every conv and linear layer, by name, for ``hash_network``: data-free.
 
     Their root mean square is ``max_error``, and the products expected after input splitting (unit "channel", values
@@ -33,7 +34,7 @@ def share_error(network: nn.Module, max_error: float, example: Tensor | None = N
 
     Arguments:
         max_error: the root mean square of the layers' relative L2 errors.
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Raises:
         ValueError: a network that doesn't take ``example``, a ``max_error`` that is not positive, NaN or inf weights.
@@ -47,6 +48,7 @@ def share_error(network: nn.Module, max_error: float, example: Tensor | None = N
     """
     if not 0 < max_error < np.inf:
         raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {max_error}")
+    network = unwrap(network)
     calls = record_calls(network, example)
     layers = [layer for layer in weight_layers(network) if not layer.skipped]
     errors = {layer.name: 0.0 if _is_depthwise(layer.module) else max_error for layer in layers}

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import nn
 
 from redlab.baselines import CRITERIA
 from redlab.channel_table import channel_table
 from redlab.compensation import COMPENSATIONS, compensate, final_heir
 from redlab.cost import by_module, measure_cost, run_once
+from redlab.example import Example
 from redlab.groups import Group
-from redlab.layers import weight_layers
+from redlab.layers import unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
@@ -38,7 +39,7 @@ def prune_channels(
     scope: str = "global",
     round_to: int = 1,
     compensation: str | None = None,
-    example: Tensor | None = None,
+    example: Example | None = None,
     count: int | None = None,
 ) -> Result:
     """Remove the channels of lowest scores: exactly as many as asked for, ties in the order of the channels.
@@ -57,7 +58,7 @@ def prune_channels(
             "absorb", its heir stays and the slices are summed (Srinivas & Babu); "nearest", the kept channel of most
             similar direction, scaled (Kim et al.); "reconstruct", all kept channels of the group by least squares,
             with a constant for the mean (ours).
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
         count: how many of the scored channels to remove, in place of ``ratio``; beside ``products``, the most that go.
 
     Defaults:
@@ -90,6 +91,7 @@ def prune_channels(
         >>> pruned.plan["achieved"]
         {'ratio': 0.5, 'products': 0.107936}
     """
+    network = unwrap(network)
     scores.check_of("channels")
     _check_groups(network, scores)
     scores.check_network(network)

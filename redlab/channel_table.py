@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from redlab.cost import COUNTED, by_module, measure_cost
 from redlab.coupling import Group
+from redlab.example import Example
 from redlab.layers import Layer, weight_layers
 
 _COLUMNS = ["layer", "kind", "weights", "group", "channels_before", "channels_after"]
@@ -22,7 +23,7 @@ def channel_table(
     after: nn.Module,
     groups: list[Group],
     destinations: dict[str, list[int]],
-    example: Tensor | None = None,
+    example: Example | None = None,
     cost: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row per conv or linear layer, those that stay as they were too, whose reason is in ``skipped``.

@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.bias import add_bias
+from redlab.example import Example
 from redlab.filters import effective_rows
 from redlab.groups import Group, Member
 from redlab.layers import copy_network
@@ -60,7 +61,7 @@ def compensate(
     kept: Mapping[str, ndarray],
     heirs: Mapping[str, ndarray],
     kind: str,
-    example: Tensor | None = None,
+    example: Example | None = None,
 ) -> Compensated:
     """A copy of ``network``, in which the slices that read the kept channels also do the work of those that go.
 

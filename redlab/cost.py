@@ -15,7 +15,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from redlab.calls import try_out
-from redlab.graph import fit_example
+from redlab.example import Example, Inputs, fit_example
+from redlab.layers import unwrap
 from redlab.multiplications import Multiplications, Multiplied
 from redlab.origins import tensors_of
 
@@ -23,7 +24,7 @@ COSTS = ("parameters", "products", "macs", "additions", "lookups", "bytes")
 COUNTED = ("products", "macs", "additions", "parameters")  # what tables of layers hold before and after
 
 
-def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
+def measure_cost(network: nn.Module, example: Example | None = None) -> pd.DataFrame:
     """The cost of one input: a row for every module that owns parameters or multiplies, in the order of the modules.
 
     A product is one multiplication of an input value by a weight that is not zero and that a valid output uses. What
@@ -35,7 +36,8 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
 
     Arguments:
         network: left untouched; it runs on fake tensors, so that neither its size nor its device matters.
-        example: what the network takes, batch first; by default ``example_input(network)``. Its first input is counted.
+        example: what the network takes, batch first: a tensor, a tuple of positional inputs or a dict of keyword
+            inputs; by default ``example_input(network)``. Its first input is counted.
 
     Returns:
         The columns ``layer``, ``kind``, and as int64 ``parameters`` (shared ones once, where they come first),
@@ -56,6 +58,7 @@ def measure_cost(network: nn.Module, example: Tensor | None = None) -> pd.DataFr
         >>> cost.attrs["products"], cost["products"].sum().item(), cost.attrs["macs"]
         (36957504, 36957504, 40551040)
     """
+    network = unwrap(network)
     run = run_once(network, example)
     products = run.multiplied.products(dict(tensors_of(network)))
     rows: list[dict[str, Any]] = []
@@ -127,22 +130,22 @@ class Run:
     calls: dict[str, list[torch.Size]]
 
 
-def run_once(network: nn.Module, example: Tensor | None = None) -> Run:
+def run_once(network: nn.Module, example: Example | None = None) -> Run:
     """A forward of one input on a copy of ``network``; arguments and errors as of ``measure_cost``."""
     runs: list[Run] = []
 
-    def run(copied: nn.Module, images: Tensor) -> None:
+    def run(copied: nn.Module, inputs: Inputs) -> None:
         calls: dict[str, list[torch.Size]] = defaultdict(list)
         for path, module in copied.named_modules():
             if hasattr(module, "cost"):
                 _stand_in(module, calls[path])
-        mode = Multiplications(tensors_of(copied), [images])
+        mode = Multiplications(tensors_of(copied), inputs.tensors)
         _follow(copied, mode)
         with mode.counting():
-            copied(images)
+            inputs.run(copied)
         runs[:] = [Run(mode.found, calls)]
 
-    try_out(network, fit_example(network, example)[:1], run)
+    try_out(network, fit_example(network, example).first(), run)
     return runs[0]
 
 

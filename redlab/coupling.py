@@ -16,48 +16,51 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from redlab.calls import why_unseen
 from redlab.channel_rules import follow
+from redlab.example import Example, fit_example
 from redlab.flow import Entry, Flow
-from redlab.graph import fit_example, is_layer, operation, trace
+from redlab.graph import Graph, is_layer, operation, trace
 from redlab.groups import Group, Member
 from redlab.labels import compact
-from redlab.layers import weight_layers
+from redlab.layers import unwrap, weight_layers
 from redlab.trial import misfits
 
 
-def couple(network: nn.Module, example: Tensor | None = None) -> list[Group]:
+def couple(network: nn.Module, example: Example | None = None) -> list[Group]:
     """The groups of ``network``, in the order in which their first producers run; what never runs comes last.
 
     Every output channel of every conv and linear layer is in exactly one group. Channels that must stay are in groups
     with a reason in ``frozen``. The network is left as it was.
 
     Arguments:
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Raises:
         ValueError: the network can't be traced.
     """
+    network = unwrap(network)
     graph = trace(network, example)
     flow = follow(graph)
     groups = _groups(flow)
     covered = {member.tensor for group in groups for member in group.producers}
-    groups = _named([*groups, *_uncovered(network, covered)])
+    groups = _named([*groups, *_uncovered(graph, covered, example)])
     fixed = misfits(network, fit_example(network, example), groups)
     return [replace(group, frozen=fixed[group.name], relu=False) if group.name in fixed else group for group in groups]
 
 
-def _uncovered(network: nn.Module, covered: set[str]) -> Iterable[Group]:
-    """The layers whose weight the graph doesn't show, frozen."""
-    paths = {module: path for path, module in network.named_modules()}
-    for layer in weight_layers(network):
-        tensor = f"{paths[layer.module]}.{layer.parameter}".lstrip(".")
-        if tensor not in covered:
-            size = 0 if "lazy" in layer.skipped else _rows(layer.module, layer.weight)
-            dim = 1 if getattr(layer.module, "transposed", False) else 0
-            member = Member(tensor, dim, torch.arange(size)[:, None], size)
-            shared = f"shares its weight with {' and '.join(layer.shared)}" if layer.shared else ""
-            frozen = layer.skipped or shared or "never called in eval mode"
-            yield Group(layer.name, size, (member,), (), frozen=frozen)
+def _uncovered(graph: Graph, covered: set[str], example: Example | None) -> Iterable[Group]:
+    """The layers whose weight no conv or linear operation of the graph reads under its own name, frozen."""
+    paths = {module: path for path, module in graph.network.named_modules()}
+    named = {f"{paths[layer.module]}.{layer.parameter}".lstrip("."): layer for layer in weight_layers(graph.network)}
+    left = {tensor: layer for tensor, layer in named.items() if tensor not in covered}
+    reasons = why_unseen(graph, [tensor for tensor, layer in left.items() if not layer.skipped], example)
+    for tensor, layer in left.items():
+        size = 0 if "lazy" in layer.skipped else _rows(layer.module, layer.weight)
+        dim = 1 if getattr(layer.module, "transposed", False) else 0
+        shared = f"shares its weight with {' and '.join(layer.shared)}" if layer.shared else ""
+        member = Member(tensor, dim, torch.arange(size)[:, None], size)
+        yield Group(layer.name, size, (member,), (), frozen=layer.skipped or shared or reasons[tensor])
 
 
 def _rows(module: nn.Module, weight: Tensor) -> int:

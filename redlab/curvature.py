@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from redlab.example import Inputs
 from redlab.gates import gated
 from redlab.groups import Group
+from redlab.networks import place_of
 from redlab.progress import progress
 from redlab.scores import Scored
 from redlab.subject import Subject
@@ -47,18 +49,18 @@ def expected_change(subject: Subject, batch_size: int, chunk: int, probes: int, 
 
 
 def _derivatives(
-    subject: Subject, groups: Sequence[Group], parts: Sequence[tuple[Tensor, Tensor]], probes: int, generator
+    subject: Subject, groups: Sequence[Group], parts: Sequence[tuple[Inputs, Tensor]], probes: int, generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(gates,) each, float64: gradient, diagonal of the Hessian and its standard error, of the mean loss."""
-    count = sum(len(images) for images, _ in parts)
+    count, place = sum(len(labels) for _, labels in parts), place_of(subject.network)
     sizes = [group.size for group in groups]
     signs = torch.randint(0, 2, (probes, sum(sizes)), generator=generator).double() * 2 - 1
     first = torch.zeros(sum(sizes), dtype=torch.float64)
     products = torch.zeros(probes or 1, sum(sizes), dtype=torch.float64)
-    for images, labels in parts:
-        gates = [torch.ones(size, dtype=images.dtype, device=images.device, requires_grad=True) for size in sizes]
+    for inputs, labels in parts:
+        gates = [torch.ones(size, **place, requires_grad=True) for size in sizes]
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
-            loss = F.cross_entropy(gated(subject.network, groups, gates, images), labels, reduction="sum") / count
+            loss = F.cross_entropy(gated(subject.network, groups, gates, inputs), labels, reduction="sum") / count
             gradient = torch.cat(torch.autograd.grad(loss, gates, create_graph=True))
             first += gradient.detach().double().cpu()
             along = _along(gradient, gates)

@@ -5,8 +5,9 @@ The formulas are the textbook's; which layers allow it: Yvinec et al. 2022, "To 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 import torch
@@ -16,15 +17,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
+from redlab.calls import NEVER, why_not_run, why_unseen
+from redlab.example import Example, Inputs, fit_example
 from redlab.graph import Graph, in_place, is_layer, operation, operations, trace
-from redlab.layers import Layer, copy_network, weight_layers
+from redlab.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.recipe import append_step
 from redlab.remainder import with_others
 from redlab.result import Result
+from redlab.trial import culprits
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
-def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
+def fold_batchnorm(network: nn.Module, example: Example | None = None) -> Result:
     """Fold every batch norm that allows it into the layer before it, or else into the layer after it.
 
     Before: conv, transposed conv or linear layer -> batch norm: W' = g W, b' = beta + g (b - mu) per output channel,
@@ -34,7 +38,7 @@ def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
 
     Arguments:
         network: left untouched; the result is in eval mode.
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Returns:
         ``layers`` has a row per conv and linear layer, with the norms ``folded`` into it ("" for none), and a row per
@@ -49,8 +53,11 @@ def fold_batchnorm(network: nn.Module, example: Tensor | None = None) -> Result:
         >>> torch.allclose(network(image), folded(image), atol=1e-4)
         True
     """
-    original, network = network, copy_network(network).eval()
+    original = unwrap(network)
+    network = copy_network(original).eval()
     pairs = _find_pairs(network, example)
+    if asked_for := _asked_for(network, example, pairs):
+        pairs = _find_pairs(network, example, asked_for)
     table = _table(network, pairs)
     apply_fold(network, pairs.folded, pairs.ahead)
     table["parameters_after"] = table["layer"].map(_parameters(network)).astype("int64")
@@ -77,8 +84,7 @@ def apply_fold(network: nn.Module, folded: Mapping[str, str], ahead: Collection[
         _assign(layer, weight, bias, f"{name} folded into {layer_name}")
         if name not in ahead:
             _remember_statistics(layer, norm)
-        for alias in [a for a, module in network.named_modules(remove_duplicate=False) if module is norm]:
-            network.set_submodule(alias, nn.Identity().train(norm.training))
+        _take_out(network, [name])
 
 
 def _before_norm(layer: nn.Module, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
@@ -144,19 +150,53 @@ class _Pairs:
     left: dict[str, str] = field(default_factory=dict)
 
 
-def _find_pairs(network: nn.Module, example: Tensor | None) -> _Pairs:
+def _asked_for(network: nn.Module, example: Example | None, pairs: _Pairs) -> dict[str, str]:
+    """The norms among those to be folded that the network doesn't run without, and why: its code asks for their values.
+
+    It is tried with the norms taken out and the weights as they are: only shapes count.
+    """
+    inputs = fit_example(network, example).first() if pairs.folded else Inputs()
+
+    def why_not(names: Sequence[str]) -> str:
+        return why_not_run(network, inputs, partial(_take_out, names=names))
+
+    found = culprits(list(pairs.folded), why_not)
+    return {name: f"the network's code asks for the norm itself: {why}" for name, why in found.items()}
+
+
+def _take_out(network: nn.Module, names: Collection[str]) -> None:
+    """Put an Identity in the place of each norm, in place: it has the norm's numbers, such as its ``num_features``."""
+    for name in names:
+        norm = network.get_submodule(name)
+        stand_in = nn.Identity().train(norm.training)
+        for key in ("num_features", "eps", "momentum", "affine", "track_running_stats"):
+            setattr(stand_in, key, getattr(norm, key))
+        for alias in [a for a, module in network.named_modules(remove_duplicate=False) if module is norm]:
+            network.set_submodule(alias, stand_in)
+
+
+def _find_pairs(network: nn.Module, example: Example | None, asked_for: Mapping[str, str] | None = None) -> _Pairs:
     norms = {row.name: row.module for row in _rows(network) if isinstance(row.module, _BatchNorm)}
     for name, norm in norms.items():
         for key, tensor in (*norm.named_parameters(), *norm.named_buffers()):
             if not tensor.is_meta and not tensor.isfinite().all():
                 raise ValueError(f"{name}: NaN or inf in its {key}")
-    pairs = _Pairs()
+    pairs = _Pairs(left=dict(asked_for or {}))
     if not norms:
         return pairs
     graph, found = trace(network, example), True
+    pairs.left |= _uncalled(graph, norms, example)
+    norms = {name: norm for name, norm in norms.items() if name not in pairs.left}
     while found:  # a norm that is folded away may leave another one beside a layer
         found = any([_pair(graph, name, norms[name], pairs) for name in norms if name not in pairs.folded])
     return pairs
+
+
+def _uncalled(graph: Graph, norms: Mapping[str, _BatchNorm], example: Example | None) -> dict[str, str]:
+    """The norms that the graph doesn't show, and why."""
+    means = {f"{name}.running_mean": name for name, norm in norms.items() if norm.running_mean is not None}
+    reasons = why_unseen(graph, [mean for mean in means if not graph.users(mean)], example)
+    return {means[mean]: f"it is {why}" if why == NEVER else why for mean, why in reasons.items()}
 
 
 def _pair(graph: Graph, name: str, norm: _BatchNorm, pairs: _Pairs) -> bool:
@@ -184,7 +224,7 @@ def _why_not_norm(graph: Graph, name: str, norm: _BatchNorm) -> str:
         return "no running statistics"
     calls = graph.users(f"{name}.running_mean")
     if len(calls) != 1:
-        return f"it is called {len(calls)} times" if calls else "it is never called in eval mode"
+        return f"it is called {len(calls)} times"
     if not graph.is_plain(calls[0]):
         return "its class or a hook gives it a forward of its own"
     for tensor in ("running_var", "weight", "bias"):

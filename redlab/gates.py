@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from redlab.example import Example, Inputs, answer, logits_of
 from redlab.groups import Group
 from redlab.subject import Subject
 
@@ -88,10 +89,10 @@ def gate_gradients(subject: Subject, chunk: int, after_sums: bool = False) -> Ga
     """
     parts: dict[str, list[Tensor]] = {group.name: [] for group in subject.free}
     tensors = dict.fromkeys(parts, 0)
-    for images, labels in subject.batches(chunk, "gradients"):
+    for inputs, labels in subject.batches(chunk, "gradients"):
         with Watch(subject.network) as watch:
-            loss = F.cross_entropy(subject.network(images), labels, reduction="sum")
-        products = _products(loss, watch.calls, after_sums, len(images))
+            loss = F.cross_entropy(answer(subject.network, inputs), labels, reduction="sum")
+        products = _products(loss, watch.calls, after_sums, len(labels))
         for group in subject.free:
             own = _of_gates(group, products)
             tensors[group.name] = len(own)
@@ -127,8 +128,8 @@ def _of_gates(group: Group, products: _Products) -> dict[int, Tensor]:
     return found
 
 
-def gated(network: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor], images: Tensor) -> Tensor:
-    """The output of ``network`` with ``gates`` (size,), one tensor a group, on what reads its channels."""
+def gated(network: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor], inputs: Example) -> Tensor:
+    """The logits of ``network`` with ``gates`` (size,), one tensor a group, on what reads its channels."""
     own: dict[str, Tensor] = dict(network.named_parameters())
     scaled: dict[str, Tensor] = {}
     for group, gate in zip(groups, gates, strict=True):
@@ -139,4 +140,5 @@ def gated(network: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor], 
             factor = factor.index_put((index.flatten(),), gate.repeat_interleave(index.shape[1]))
             shape = [-1 if axis == member.dim else 1 for axis in range(weight.ndim)]
             scaled[member.tensor] = weight * factor.view(shape)
-    return functional_call(network, scaled, (images,))
+    given = Inputs.of(inputs)
+    return logits_of(functional_call(network, scaled, given.args, given.kwargs))

@@ -5,9 +5,13 @@ Tracing runs on fake tensors: shapes and data flow, no arithmetic, no memory, wh
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
+import sys
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +20,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from redlab.layers import Layer, weight_layers
-from redlab.networks import example_input
+from redlab.example import Example, Inputs, fit_example
+from redlab.layers import Layer, unwrap, weight_layers
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -39,6 +43,7 @@ class Graph:
             weights, a module registered twice) has one placeholder, so that its users are all its uses.
         layers: the conv or linear layer by the placeholder of its weight.
         constants: the value of every other tensor that the network's code holds or makes, by its placeholder.
+        inputs: the placeholders of what the network is called with, in the order of the call.
     """
 
     network: nn.Module
@@ -46,6 +51,7 @@ class Graph:
     tensors: dict[str, Node]
     layers: dict[Node, Layer]
     constants: dict[Node, Tensor]
+    inputs: tuple[Node, ...]
 
     def names(self, node: Node) -> list[str]:
         """The parameters and buffers among the arguments of ``node``, each by the first of its names."""
@@ -73,14 +79,17 @@ class Graph:
 
     def why_fixed(self, node: Node) -> str:
         """Why no step may rewrite the weight and bias of the conv or linear ``node`` for this call, or ""."""
-        layer, calls = self.layers.get(node.args[1]), len(node.args[1].users)
+        layer, users = self.layers.get(node.args[1]), list(node.args[1].users)
         if layer is None:
             return f"the {operation(node)} beside it computes its weight at every call"
         if layer.skipped:
             return f"{layer.name}: {layer.skipped}"
-        if calls > 1:
-            shared = f"{layer.name} shares its weight with {' and '.join(layer.shared)}"
-            return shared if layer.shared else f"{layer.name} is called {calls} times"
+        if len(users) > 1 and layer.shared:
+            return f"{layer.name} shares its weight with {' and '.join(layer.shared)}"
+        if others := [user for user in users if not is_layer(user)]:
+            return f"the weight of {layer.name} is also used by {operations(others)}"
+        if len(users) > 1:
+            return f"{layer.name} is called {len(users)} times"
         if not self.is_plain(node) or self.caller(node) is not layer.module:
             return f"{layer.name} has a forward of its own"
         if layer.module.bias is not None and len(self.users(tensor_name(self.network, layer, "bias"))) != 1:
@@ -88,20 +97,24 @@ class Graph:
         return ""
 
 
-def trace(network: nn.Module, example: Tensor | None = None) -> Graph:
+def trace(network: nn.Module, example: Example | None = None) -> Graph:
     """The graph of ``network`` in eval mode on inputs like ``example`` (batch first, as the network takes it).
 
     The network is left as it was, on whatever device it lies. Source: ``torch.export``, without strict mode.
 
+    Arguments:
+        example: a tensor, a tuple of positional inputs or a dict of keyword inputs.
+
     Raises:
         ValueError: where the network can't be exported, or doesn't accept ``example``.
     """
-    example = fit_example(network, example)
+    network = unwrap(network)
+    inputs = fit_example(network, example)
     try:
-        with evaluating(network):
-            program = torch.export.export(network, (example,), strict=False)
+        with evaluating(network), _quiet():
+            program = torch.export.export(network, inputs.args, inputs.kwargs, strict=False)
     except Exception as error:  # torch.export raises whatever the network's own code does
-        raise ValueError(refusal(network, example, "be traced", error)) from error
+        raise ValueError(refusal(network, inputs, "be traced", error)) from error
     _drop_assertions(program.graph)
     tensors = _tensors(network, program)
     layers = {
@@ -109,7 +122,9 @@ def trace(network: nn.Module, example: Tensor | None = None) -> Graph:
     }
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
-    return Graph(network, program.graph, tensors, layers, constants)
+    given = {name for name in program.graph_signature.user_inputs if isinstance(name, str)}
+    inputs_of = tuple(node for node in program.graph.nodes if node.op == "placeholder" and node.name in given)
+    return Graph(network, program.graph, tensors, layers, constants, inputs_of)
 
 
 def _drop_assertions(graph: torch.fx.Graph) -> None:
@@ -124,41 +139,66 @@ def tensor_name(network: nn.Module, layer: Layer, which: str = "weight") -> str:
     return which if layer.module is network else f"{layer.name}.{which}"
 
 
-def fit_example(network: nn.Module, example: Tensor | None) -> Tensor:
-    """``example``, by default ``example_input(network)``, on the network's device and in its floating dtype.
-
-    Raises:
-        ValueError: where it isn't a batch of at least one input.
-    """
-    example = example_input(network) if example is None else example
-    if example.ndim == 0 or len(example) == 0:
-        raise ValueError(f"example must be a batch of at least one input, and its shape is {tuple(example.shape)}")
-    like = next((p for p in network.parameters() if p.is_floating_point()), None)
-    if like is None:
-        return example
-    return example.to(like.device, like.dtype if example.is_floating_point() else None)
-
-
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Inside: eval mode, no gradients, attention written out as operations. After: all as it was before."""
+    """Inside: eval mode, no gradients, attention written out as operations, nothing compiled, no cache of keys and
+    values. After: all as it was before.
+    """
     training = [module for module in network.modules() if module.training]
+    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
+    caching = [config for config in configs if _caches(config)]
     fused = torch.backends.mha.get_fastpath_enabled()
     # The fast path of nn.MultiheadAttention is one opaque operation, in which products can be neither seen nor counted.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        for config in caching:
+            config.use_cache = False
+        # Compiled kernels end the process where they meet tensors without values.
+        with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield network.eval()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        for config in caching:
+            config.use_cache = True
         for module in training:
             module.training = True
 
 
-def refusal(network: nn.Module, example: Tensor, what: str, error: Exception) -> str:
-    """The message of a ValueError: ``network`` can't ``what`` on ``example``, and the first line of the reason."""
+def _caches(config: Any) -> bool:
+    """Whether a decoder, as in the transformers library, would answer with its keys and values too."""
+    return getattr(config, "use_cache", None) is True
+
+
+_ONE_AT_A_TIME = threading.RLock()  # stderr belongs to the whole process
+_LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What ``torch.export`` can't do it prints on stderr, half a graph long; what else is printed there is kept."""
+    said, dump = io.StringIO(), ""
+    loggers = [logger for name in _LOGGERS if not (logger := logging.getLogger(name)).disabled]
+    with _ONE_AT_A_TIME:
+        try:
+            for logger in loggers:
+                logger.disabled = True
+            with redirect_stderr(said):
+                yield
+        except Exception as error:
+            dump = f"{getattr(error, 'partial_fx_graph', '')}\n"
+            raise
+        finally:
+            for logger in loggers:
+                logger.disabled = False
+            sys.stderr.write(said.getvalue().replace(dump, "") if dump else said.getvalue())
+
+
+def refusal(network: nn.Module, inputs: Inputs, what: str, error: Exception) -> str:
+    """The message of a ValueError: ``network`` can't ``what`` on ``inputs``, and the first line of the reason."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(network).__name__} cannot {what} on an input of shape {tuple(example.shape)}: {reason}"
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        reason = "TorchScript hides its layers: pass the module that it was made from"
+    return f"{type(network).__name__} cannot {what} on {inputs.describe()}: {reason}"
 
 
 def operation(node: Node) -> str:

@@ -14,14 +14,16 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
+from redlab.example import Example, Inputs, fit_example, logits_of
 from redlab.graph import Graph, evaluating, in_place, is_layer, module_path, trace
-from redlab.layers import copy_network
+from redlab.layers import copy_network, unwrap
 from redlab.lipschitz import arguments, factors, joins, operator_norm, refuse, refuse_overwriting
 from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.result import Result
+from redlab.samples import Labelled, as_dataset, batches, first_of
 
 Network: TypeAlias = nn.Module | Result
 _FLOOR, _OVERFLOWN = 1.4e-45, 1e300  # the smallest float32, for 0 in a logarithm; what stands for more than 1e300
@@ -29,7 +31,7 @@ _FLOOR, _OVERFLOWN = 1.4e-45, 1e300  # the smallest float32, for 0 in a logarith
 
 @plain_options
 def error_bound(
-    network: Network, hashed: Network, dataset: Dataset, batch_size: int = 64, example: Tensor | None = None
+    network: Network, hashed: Network, dataset: Labelled, batch_size: int = 64, example: Example | None = None
 ) -> pd.DataFrame:
     """An upper bound on the error that ``hashed`` makes against ``network`` after each layer, beside the measured one.
 
@@ -45,9 +47,9 @@ def error_bound(
     Arguments:
         network: left untouched; with its batch norms folded if those of ``hashed`` are.
         hashed: the same architecture with other weights and biases, as ``hash_network`` gives it.
-        dataset: map-style, of (image, label); the labels aren't looked at.
+        dataset: of (inputs, label), as for ``evaluate``; the labels aren't looked at.
         batch_size: images at once.
-        example: what the network takes, batch first; by default the first image.
+        example: a tensor, tuple or dict that the network takes, batch first; by default the first sample.
 
     Returns:
         A row for each call of a conv or linear layer, as they run, then one, "output", for the network's answer:
@@ -113,20 +115,23 @@ class Evidence:
 
 
 def evidence(
-    network: Network, hashed: Network, dataset: Dataset, batch_size: int = 64, example: Tensor | None = None
+    network: Network, hashed: Network, dataset: Labelled, batch_size: int = 64, example: Example | None = None
 ) -> Evidence:
     """The bound and the measured error of every image; arguments and errors are those of ``error_bound``."""
+    dataset = as_dataset(dataset)
     if len(dataset) == 0 or batch_size < 1:
         raise ValueError(f"there must be images, not {len(dataset)}, and a batch_size of at least 1, not {batch_size}")
-    own, other = (copy_network(n.network if isinstance(n, Result) else n).double() for n in (network, hashed))
+    own, other = (copy_network(unwrap(n.network if isinstance(n, Result) else n)) for n in (network, hashed))
+    own, other = own.double(), other.double()
     _match_biases(own, other)
-    graph = trace(own, (dataset[0][0][None] if example is None else example)[:1])
+    one = fit_example(own, first_of(dataset, 1) if example is None else example).first()
+    graph = trace(own, one)
     with evaluating(other):
-        walk = _Walk(graph, other)
-        walk.check(_images(dataset, 0, 1, walk.input))
+        walk = _Walk(graph, other, one)
+        walk.check(_inputs(dataset, 0, 1, walk))
         starts = progress(range(0, len(dataset), batch_size), "error bound")
-        batches = [walk.run(_images(dataset, start, batch_size, walk.input)) for start in starts]
-    norms, before, after = (torch.cat(part).cpu() for part in zip(*batches, strict=True))
+        found = [walk.run(_inputs(dataset, start, batch_size, walk)) for start in starts]
+    norms, before, after = (torch.cat(part).cpu() for part in zip(*found, strict=True))
     first, second = before.topk(2)[0].T
     same = (before.argmax(1) == after.argmax(1)).numpy()
     return Evidence(list(walk.calls.values()), norms.numpy(), (first - second).numpy(), same)
@@ -135,9 +140,9 @@ def evidence(
 class _Walk:
     """Both networks on the graph of the first one, operation by operation, with the bound beside them."""
 
-    def __init__(self, graph: Graph, other: nn.Module) -> None:
+    def __init__(self, graph: Graph, other: nn.Module, example: Inputs) -> None:
         self.graph, self.other, self.known = graph, other, _known(graph, other)
-        self.input = graph.fx.find_nodes(op="placeholder")[-1]
+        self.example, self.inputs = example, graph.inputs
         if len(answers := graph.fx.output_node().args[0]) != 1:
             raise ValueError(f"the network must answer one tensor, not {len(answers)}")
         self.output = answers[0]
@@ -149,24 +154,31 @@ class _Walk:
         refuse_overwriting(graph.fx)
         self.calls = {node: self._call(node) for node in self.nodes if is_layer(node)}
 
-    def check(self, image: Tensor) -> None:
+    def check(self, image: list[Tensor]) -> None:
         """Refuse an ``other`` that isn't what the graph computes with its tensors, judged by one image (1, ...)."""
         _, before, after = self.run(image)
         if before.ndim != 2 or before.shape[1] < 2:
             raise ValueError(f"the network must answer (images, two or more classes), not {tuple(before.shape)}")
-        wanted = self.other(image)
+        given = iter(image)
+        wanted = logits_of(self.example.each(lambda _: next(given)).run(self.other))
         if wanted.shape != after.shape or (wanted - after).norm() > 1e-6 * after.norm():
             raise ValueError("the networks differ in more than weights and biases: fold the batch norms of both")
 
-    def run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``Evidence.norms`` of some images, and the answers of both networks, (images, classes) each."""
-        # Traced for one image, the graph may hold that number in its views: vmap makes it run on many.
-        return torch.vmap(self._run_one)(images)
+    def run(self, images: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """``Evidence.norms`` of some images, and the answers of both networks, (images, classes) each.
 
-    def _run_one(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        Arguments:
+            images: what each input of the graph gets, (images, ...).
+        """
+        # Traced for one image, the graph may hold that number in its views: vmap makes it run on many.
+        return torch.vmap(self._run_one)(*images)
+
+    def _run_one(self, *image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Clones, since an operation in place may overwrite them.
-        values = {**self.known, self.input: (image[None].clone(), image[None].clone())}
-        bounds, norms = {self.input: image.new_zeros(())}, []
+        values = {node: (own[None].clone(), own[None].clone()) for node, own in zip(self.inputs, image, strict=True)}
+        values = {**self.known, **values}
+        none = torch.zeros((), dtype=torch.float64, device=image[0].device)
+        bounds, norms = dict.fromkeys(self.inputs, none), []
         for node in self.nodes:
             bounds[node] = self._bound(node, bounds, values).clamp(max=_OVERFLOWN)
             before, after = values[node] = _both(node, values)
@@ -248,10 +260,22 @@ def _match_biases(own: nn.Module, other: nn.Module) -> None:
             twin.bias = nn.Parameter(torch.zeros_like(bias))
 
 
-def _images(dataset: Dataset, start: int, count: int, like: Node) -> Tensor:
-    shape = like.meta["val"].shape[1:]
-    images = [dataset[index][0] for index in range(start, min(start + count, len(dataset)))]
-    for index, image in enumerate(images, start):
-        if image.shape != shape:
-            raise ValueError(f"image {index} has shape {tuple(image.shape)}, and the network takes {tuple(shape)}")
-    return torch.stack(images).to(like.meta["val"].device, like.meta["val"].dtype)
+def _inputs(dataset: Dataset, start: int, count: int, walk: _Walk) -> list[Tensor]:
+    """What each input of the graph gets of some samples, (samples, ...)."""
+    some = Subset(dataset, range(start, min(start + count, len(dataset))))
+    rows = [_ordered(inputs, walk.example).tensors for inputs, _ in batches(some, 1)]
+    likes = [node.meta["val"] for node in walk.inputs]
+    for index, row in enumerate(rows, start):
+        if [part.shape for part in row] != [like.shape for like in likes]:
+            got, wanted = (", ".join(str(tuple(part.shape[1:])) for part in parts) for parts in (row, likes))
+            raise ValueError(f"image {index} has shape {got}, and the network takes {wanted}")
+    columns = zip(*rows, strict=True)
+    return [torch.cat(parts).to(like.device, like.dtype) for parts, like in zip(columns, likes, strict=True)]
+
+
+def _ordered(inputs: Inputs, like: Inputs) -> Inputs:
+    """Those by name in the order in which the graph takes them."""
+    if set(inputs.kwargs) != set(like.kwargs):
+        names = [", ".join(own.kwargs) or "no names" for own in (inputs, like)]
+        raise ValueError(f"the dataset gives inputs with {names[0]}, the example has {names[1]}")
+    return Inputs(inputs.args, {name: inputs.kwargs[name] for name in like.kwargs})

@@ -15,7 +15,7 @@ import torch
 from numpy import ndarray
 from torch import nn
 
-from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.ordered import FEW, why_unchanged
 from redlab.progress import progress
@@ -153,6 +153,7 @@ def hash_network(
         1  hidden.1.linear    32768            32760       100
         2       classifier     1280             1280        39
     """
+    network = unwrap(network)
     bounds = max_error if isinstance(max_error, dict) else {}
     bound = None if isinstance(max_error, dict) else max_error
     default = Rule(rule, bandwidth, bound, levels, contrast, representative, rounding)

@@ -48,8 +48,8 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
     Returns:
         One row a tensor, in the file's order (of ``.safetensors``, by name); every cell is filled.
 
-        - ``tensor``, ``shape`` ("64x3x7x7"), ``dtype``, ``file``; ``weights``: how many elements, 0 for what is no weight
-          of the network (an optimizer's tensors, say), which is ``skipped``; ``zeros``: how many of them are exactly
+        - ``tensor``, ``shape`` ("64x3x7x7"), ``dtype``, ``file``; ``weights``: how many elements, 0 for what is no
+          weight of the network (an optimizer's tensors, say), which is ``skipped``; ``zeros``: how many are exactly
           zero (they cost no product, and nothing else that is said of hashing counts them).
         - ``distinct_before``: how many values they take. ``distinct``: how many after ``hash_weights`` with its
           defaults (the modes of the density at bandwidth "silverman/8"); ``error``: its relative L2 error.

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from redlab.baselines import CRITERIA, find_criterion
 from redlab.channel_pruning import prune_channels
+from redlab.example import Example
 from redlab.fine_tuning import FineTuning, draw, seed_of
 from redlab.groups import Group
+from redlab.layers import unwrap
 from redlab.options import fitted, plain_options
 from redlab.recipe import Recipe, recipe_of
 from redlab.replay import take_step
 from redlab.result import Result
 from redlab.rounds import Rounds
+from redlab.samples import as_dataset
 from redlab.scores import Scores
 from redlab.scoring import score_channels
 from redlab.selection import Selector, check_share, count_of
@@ -47,7 +50,7 @@ def iterative_prune(
     folder: str | Path | None = None,
     round_to: int = 1,
     scope: str = "global",
-    example: Tensor | None = None,
+    example: Example | None = None,
     **options: Any,
 ) -> Result:
     """Prune ``network`` round after round: score, remove ``step`` channels, learn from a few minibatches.
@@ -59,7 +62,7 @@ def iterative_prune(
     Arguments:
         network: left untouched, as is torch's global random state.
         criterion: one of ``score_channels``; or "spp", for which ``redlab.spp`` says what differs.
-        dataset: of (image, label), for scores and learning; None where neither needs any.
+        dataset: of (inputs, label), as for ``evaluate``, for scores and learning; None where neither needs any.
         target: the share of the network's products to keep, in [0, 1]; each coupled group keeps its best channel.
         step: channels that go in a round, or their share of those that may go, in (0, 1), at least one. Where
             ``round_to`` or scope "layer" let none go, two steps go at once, or three, ...
@@ -87,6 +90,7 @@ def iterative_prune(
         >>> [row["channels"] for row in result.plan["history"]], result.plan["achieved"]["products"]
         ([284, 252], 0.497462)
     """
+    network, dataset = unwrap(network), None if dataset is None else as_dataset(dataset)
     tuning = None if fine_tune is None else FineTuning.of(fine_tune)
     if criterion == "spp":
         _check_spp(momentum, options)
@@ -157,7 +161,7 @@ class _ByScores(Rounds):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         if recipe_of(self.network) is None:  # what is done to it is written down there
-            self.network.redlab = Recipe("", tuple(self.example.shape[1:]))
+            self.network.redlab = Recipe("", tuple(self.example.tensors[0].shape[1:]))
         self._averages = np.full(self.lineage.total, np.nan)
         self._before = len(self._recipe.steps)
 

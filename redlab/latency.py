@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from redlab.graph import fit_example, refusal
+from redlab.example import Example, Inputs, fit_example
+from redlab.graph import refusal
 from redlab.layers import copy_network
 from redlab.networks import place_of
 from redlab.options import plain_options
@@ -61,7 +63,7 @@ class Latency:
 @plain_options
 def measure_latency(
     network: nn.Module,
-    example: Tensor | None = None,
+    example: Example | None = None,
     batch: int = 1,
     repeats: int = 50,
     threads: int | None = None,
@@ -73,7 +75,8 @@ def measure_latency(
     were. To compare networks use ``compare_latency``: a machine's speed drifts between two calls of this one.
 
     Arguments:
-        example: what the network takes, batch first; by default ``example_input(network)``. Its first one is repeated.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``. Its
+            first one is repeated.
         batch: inputs at once.
         repeats: measurements; calls shorter than a millisecond are made several times in each.
         threads: of PyTorch on the CPU while it is measured; by default as many as it has now.
@@ -94,7 +97,7 @@ def measure_latency(
 
 def compare_latency(
     networks: Mapping[str, nn.Module],
-    example: Tensor | None = None,
+    example: Example | None = None,
     batch: int = 1,
     repeats: int = 50,
     threads: int | None = None,
@@ -144,7 +147,7 @@ def compare_latency(
 def _check_clock(clock: str, contestants: dict[tuple[str, str], _Contestant]) -> None:
     if clock not in CLOCKS:
         raise ValueError(f"unknown clock {clock!r}; known: {', '.join(CLOCKS)}")
-    devices = {contestant.images.device.type for contestant in contestants.values()}
+    devices = {contestant.device.type for contestant in contestants.values()}
     if clock == "processor" and (torch.get_num_threads() > 1 or devices != {"cpu"}):
         raise ValueError("the processor's clock times one thread on a CPU: pass threads=1")
 
@@ -161,15 +164,19 @@ class _Contestant:
     """A copy of a network in one layout, with its input."""
 
     network: nn.Module
-    images: Tensor
+    inputs: Inputs
+
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.tensors[0].device
 
     def time(self, calls: int, clock: str = "wall") -> float:
         """Milliseconds a call."""
-        return _milliseconds(lambda: self.network(self.images), self.images.device, calls, clock) / calls
+        return _milliseconds(lambda: self.inputs.run(self.network), self.device, calls, clock) / calls
 
 
 def _contestants(
-    networks: Mapping[str, nn.Module], example: Tensor | None, batch: int, layout: str
+    networks: Mapping[str, nn.Module], example: Example | None, batch: int, layout: str
 ) -> dict[tuple[str, str], _Contestant]:
     """By (name, layout)."""
     if layout not in LAYOUTS:
@@ -178,16 +185,30 @@ def _contestants(
         raise ValueError(f"batch must be at least 1, not {batch!r}")
     found = {}
     for name, network in networks.items():
-        one = fit_example(network, example)[:1]
-        if one.ndim != 4 and layout == "channels_last":
-            raise ValueError(f"channels_last is a layout of images, and the example's shape is {tuple(one.shape)}")
-        images = one.repeat(batch, *[1] * (one.ndim - 1))
-        for each in LAYOUTS[layout] if one.ndim == 4 else ("nchw",):
+        _check_compiled(network)
+        one = fit_example(network, example).first()
+        of_images = any(tensor.ndim == 4 for tensor in one.tensors)
+        if not of_images and layout == "channels_last":
+            raise ValueError(f"channels_last is a layout of images, and the example is {one.describe()}")
+        for each in LAYOUTS[layout] if of_images else ("nchw",):
             copied = copy_network(network).eval()
             # Weights of other ranks keep their order; those of 3-D convolutions have no channels_last of this kind.
-            copied = copied.to(memory_format=_FORMATS[each]) if one.ndim == 4 else copied
-            found[name, each] = _Contestant(copied, images.contiguous(memory_format=_FORMATS[each]))
+            copied = copied.to(memory_format=_FORMATS[each]) if of_images else copied
+            found[name, each] = _Contestant(copied, one.repeat(batch).each(partial(_laid_out, _FORMATS[each])))
     return found
+
+
+def _laid_out(layout: torch.memory_format, tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor.contiguous()
+
+
+def _check_compiled(network: nn.Module) -> None:
+    """What is compiled is timed compiled; by ``Module.compile`` a copy would not be."""
+    if compiled := [path for path, module in network.named_modules() if module._compiled_call_impl is not None]:
+        raise ValueError(
+            f"{compiled[0] or type(network).__name__} was compiled in place, by its method compile, which no copy "
+            "keeps: pass torch.compile(network) to time it compiled"
+        )
 
 
 def _rounds(contestants: dict[tuple[str, str], _Contestant], repeats: int, clock: str = "wall") -> pd.DataFrame:
@@ -208,7 +229,7 @@ def _warm_up(contestant: _Contestant) -> int:
     try:
         contestant.time(_WARM_UP)
     except (RuntimeError, ValueError, TypeError) as error:  # shapes that don't fit
-        raise ValueError(refusal(contestant.network, contestant.images, "run", error)) from error
+        raise ValueError(refusal(contestant.network, contestant.inputs, "run", error)) from error
     return max(1, round(_SHORTEST / max(contestant.time(1), 1e-3)))
 
 

@@ -1,15 +1,18 @@
-"""Which tensors of a network are conv and linear weights, one row each."""
+"""Which tensors of a network are conv and linear weights, one row each; copies of networks, without wrappers."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parametrize
 
 # MultiheadAttention holds its input projections as bare parameters, not as Linear modules.
@@ -48,6 +51,7 @@ def weight_layers(network: nn.Module) -> Iterator[Layer]:
         [('hidden.0.linear', (256, 64)), ('hidden.1.linear', (128, 256)), ('classifier', (10, 128))]
     """
     owners: dict[int, str] = {}
+    network = unwrap(network)
     names = parameter_names(network)
     for path, module in network.named_modules():
         for parameter in _weight_names(module):
@@ -111,10 +115,66 @@ def copy_network(network: nn.Module, instead: dict[int, torch.Tensor] | None = N
     Raises:
         ValueError: where PyTorch can't copy it: weights computed by hooks (``torch.nn.utils.prune``, ``weight_norm``).
     """
+    memo: dict[int, Any] = {} if instead is None else dict(instead)
     try:
-        return copy.deepcopy(network, {} if instead is None else dict(instead))
+        copied = copy.deepcopy(network, memo)
+        for module in [module for module in network.modules() if isinstance(module, GraphModule)]:
+            _complete(memo[id(module)], copy.deepcopy(vars(module), memo))
+        return copied
     except RuntimeError as error:
         raise ValueError(
             "the network cannot be copied, since some weights are computed by hooks: make them parameters first "
             f"(torch.nn.utils.prune.remove or remove_weight_norm). PyTorch says: {error}"
         ) from error
+
+
+def _complete(copied: nn.Module, own: dict[str, Any]) -> None:
+    """Give the copy of a ``torch.fx`` module what its own deep copy leaves out: all that its graph doesn't name."""
+    for name, value in own.items():
+        if name not in vars(copied):
+            vars(copied)[name] = value
+        elif isinstance(value, dict):  # parameters, modules, hooks: all of them, in their order
+            parts = value | vars(copied)[name]
+            vars(copied)[name].clear()
+            vars(copied)[name].update(parts)
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """``network`` without ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, around it or in it.
+
+    The layers have their own names then, without ``_orig_mod.`` and ``module.``, and compiled kernels, which end the
+    process where they meet tensors without values, don't run. The parameters and buffers are the network's own.
+
+    Returns:
+        ``network`` itself where nothing wraps it, what is inside where one wrapper does; where modules in it are
+        wrapped, a copy of the modules that shares every tensor.
+
+    Example:
+        >>> network = load_network("digits/mlp")
+        >>> from redlab.layers import unwrap
+        >>> unwrap(torch.compile(network)) is network
+        True
+    """
+    network = _innermost(network)
+    if not any(_inside(module) is not None for module in network.modules()):
+        return network
+    tensors = [*network.parameters(), *network.buffers()]
+    own = copy_network(network, {id(tensor): tensor for tensor in tensors})
+    for module in list(own.modules()):
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _innermost(child)
+    return own
+
+
+def _innermost(module: nn.Module) -> nn.Module:
+    while (inside := _inside(module)) is not None:
+        module = inside
+    return module
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, DataParallel | DistributedDataParallel):
+        return module.module
+    # Of torch.compile: by name, since to import the class takes a second.
+    return module._orig_mod if type(module).__name__ == "OptimizedModule" else None

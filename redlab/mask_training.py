@@ -22,8 +22,10 @@ from redlab.dpp.masks import masks_in
 from redlab.dpp.metrics import mask_entropy, mask_metrics
 from redlab.dpp.sparsifying import sparsify
 from redlab.dpp.sparsity import sparsity_of
+from redlab.layers import unwrap
 from redlab.options import plain_options
 from redlab.result import Result
+from redlab.samples import Labelled, as_dataset
 from redlab.scoring import score_channels
 from redlab.selection import Selector, check_share, count_of
 from redlab.training import minibatches, train
@@ -49,7 +51,7 @@ class TrainedMasks:
 @plain_options
 def train_masks(
     network: nn.Module,
-    dataset: Dataset,
+    dataset: Labelled,
     epochs: int,
     *,
     mu: float = 5e-5,
@@ -96,6 +98,7 @@ def train_masks(
         >>> trained.history["temperature"].tolist(), sorted(set(trained.metrics["epoch"]))
         ([5.0, 0.5], [0, 1, 2])
     """
+    network, dataset = unwrap(network), as_dataset(dataset)
     sparsity = sparsity_of(network)
     if unknown := [name for name in watch if name not in sparsity.masks]:
         raise ValueError(f"no mask is called {unknown[0]!r}; there are {', '.join(sparsity.masks)}")

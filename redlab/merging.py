@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import nn
 
 from redlab.channel_table import channel_table
 from redlab.cost import measure_cost
 from redlab.coupling import Group, couple
+from redlab.example import Example
 from redlab.filters import dead_channels, effective_rows, own_rows
 from redlab.folding import fold_batchnorm
-from redlab.layers import weight_layers
+from redlab.layers import unwrap, weight_layers
 from redlab.options import plain_options, settle
 from redlab.plan import make_plan
 from redlab.progress import progress
@@ -42,7 +43,7 @@ def merge_neurons(
     alpha_of: str = "share",
     dead: bool = True,
     round_to: int = 1,
-    example: Tensor | None = None,
+    example: Example | None = None,
 ) -> Result:
     """Merge neurons (filters) of nearly equal weights into their mean, and sum the input slices that read them.
 
@@ -65,7 +66,7 @@ def merge_neurons(
             follows. They come on top of alpha.
         round_to: keep a multiple of so many channels, by undoing the last merges; where that is not enough, identical
             and then dead channels stay.
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Defaults:
         alpha: 0, with dead channels, costs nothing: 91.73 % on ResNet-20 as before at 97.5 % of the products, 93.39 on
@@ -99,11 +100,11 @@ def merge_neurons(
         8 layers, 1 skipped: linear (network output)
     """
     options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)
-    return _Merger(network, example).merge(options)
+    return _Merger(unwrap(network), example).merge(options)
 
 
 @torch.inference_mode(False)
-def merge_each(network: nn.Module, settings: list[dict], example: Tensor | None = None) -> Iterator[Result]:
+def merge_each(network: nn.Module, settings: list[dict], example: Example | None = None) -> Iterator[Result]:
     """``merge_neurons`` once for each of ``settings`` (its keywords): coupled once, one dendrogram for every alpha.
 
     Raises: as ``merge_neurons``.
@@ -114,11 +115,12 @@ def merge_each(network: nn.Module, settings: list[dict], example: Tensor | None 
         [37, 76]
     """
     options = [Options(**setting) for setting in settings]
+    network = unwrap(network)
     merger = _Merger(network, example)
     yield from map(merger.merge, options)
 
 
-def merge_trees(network: nn.Module, linkage: str = "complete", example: Tensor | None = None) -> dict[str, Dendrogram]:
+def merge_trees(network: nn.Module, linkage: str = "complete", example: Example | None = None) -> dict[str, Dendrogram]:
     """The dendrogram of every coupled group that may merge, by its name (that of its first layer): all its channels,
     compared as ``merge_neurons`` compares them.
 
@@ -135,10 +137,11 @@ def merge_trees(network: nn.Module, linkage: str = "complete", example: Tensor |
 
 @plain_options
 def merge_groups(
-    network: nn.Module, linkage: str = "complete", example: Tensor | None = None
+    network: nn.Module, linkage: str = "complete", example: Example | None = None
 ) -> list[tuple[Group, Dendrogram | None]]:
     """``merge_trees`` with the groups themselves, and those that may not merge: they have no tree."""
     Options(linkage=linkage)
+    network = unwrap(network)
     merger = _Merger(network, example)
     return [(own, None if own.frozen else merger.neurons(own, linkage, dead=False).tree) for own in merger.all]
 
@@ -197,7 +200,7 @@ class _Neurons:
 class _Merger:
     """What merging the same network in several ways has in common."""
 
-    def __init__(self, network: nn.Module, example: Tensor | None) -> None:
+    def __init__(self, network: nn.Module, example: Example | None) -> None:
         _check_weights(network)
         self.network, self.example = network, example
         self.all = couple(network, example)

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from redlab.graph import Graph, fit_example, is_layer, module_path, operation, trace
-from redlab.layers import Layer
+from redlab.calls import NEVER, why_unseen
+from redlab.example import Example, fit_example
+from redlab.graph import Graph, is_layer, module_path, operation, trace
+from redlab.layers import Layer, unwrap, weight_layers
 
 # Functions of one value at a time.
 _FUNCTIONS = frozenset((
@@ -70,41 +72,56 @@ class MeanInputs:
 
 @torch.no_grad()
 def mean_inputs(
-    network: nn.Module, example: Tensor | None = None, input_mean: Sequence[float] | None = (0.0,)
+    network: nn.Module, example: Example | None = None, input_mean: Sequence[float] | None = (0.0,)
 ) -> MeanInputs:
     """The mean input of every conv and linear layer of ``network``, whose batch norms were folded where they could be.
 
     Arguments:
-        example: what the network takes, batch first; by default ``example_input(network)``.
-        input_mean: of the network's input, a number for each channel (second axis), or one for all; None: unknown.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
+        input_mean: of the network's input, or of each of several: a number for each channel (second axis), or one for
+            all; None: unknown.
 
     Raises:
         ValueError: the network can't be traced, or its input has another number of channels.
     """
-    example = fit_example(network, example)[:1]
-    graph = trace(network, example)
+    network = unwrap(network)
+    graph = trace(network, fit_example(network, example).first())
     named = [network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)]
     tensors = {name: tensor.detach() for each in named for name, tensor in each}
     known: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()} | graph.constants
     inputs = MeanInputs(graph)
     for node in graph.fx.nodes:
         if node.op == "placeholder" and node not in known:
-            known[node] = _of_input(example, input_mean)
+            known[node] = _given(node, input_mean)
         elif node.op == "call_function":
             known[node] = _push(graph, node, known, inputs)
+    inputs.unknown |= _unseen(graph, inputs, example)
     return inputs
 
 
-def _of_input(example: Tensor, mean: Sequence[float] | None) -> Moments | _Unknown:
-    if not example.is_floating_point():
-        return _Unknown("the network's input holds no real numbers")
+def _unseen(graph: Graph, inputs: MeanInputs, example: Example | None) -> dict[str, str]:
+    """The layers that run, and that the graph shows no call of."""
+    seen = inputs.calls.keys() | inputs.unknown.keys()
+    rest = [layer for layer in weight_layers(graph.network) if layer.name not in seen and not layer.skipped]
+    reasons = why_unseen(graph, [f"{layer.name}.weight" for layer in rest if layer.parameter == "weight"], example)
+    return {name.removesuffix(".weight"): why for name, why in reasons.items() if why != NEVER}
+
+
+def _given(node: Node, mean: Sequence[float] | None) -> Any:
+    """An input of the network: of this mean and variance 1, unless it is of whole numbers, or no tensor."""
+    like = node.meta["val"]
+    if not isinstance(like, Tensor):
+        return like
+    if not like.is_floating_point():
+        return _Unknown("the network's input is of whole numbers, whose mean is not known")
     if mean is None:
         return _Unknown("the mean of the network's input is not known: pass input_mean")
-    channels = example.shape[1] if example.ndim > 1 else 1
+    channels = like.shape[1] if like.ndim > 1 else 1
     if len(mean) not in (1, channels):
         raise ValueError(f"input_mean has {len(mean)} numbers, and the network's input {channels} channels")
-    values = torch.as_tensor(mean).to(example).view([1, -1, *[1] * (example.ndim - 2)][: example.ndim])
-    return Moments(values.expand_as(example).clone(), torch.ones_like(example))
+    values = torch.tensor(mean, dtype=like.dtype, device=like.device)
+    values = values.view([1, -1, *[1] * (like.ndim - 2)][: like.ndim]).expand(like.shape).clone()
+    return Moments(values, torch.ones_like(values))
 
 
 def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) -> Any:

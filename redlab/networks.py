@@ -15,6 +15,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from redlab.checkpoints import fetch, read_checkpoint
 from redlab.cifar_resnet import CifarResNet
+from redlab.layers import unwrap
 from redlab.mlp import MLP
 from redlab.mobilenet import MobileNetV1, imagenet_mobilenet
 from redlab.network_names import TORCHVISION, all_names, is_known, unknown_network
@@ -182,6 +183,7 @@ def example_input(network: nn.Module) -> Tensor:
         >>> example_input(torch.nn.Linear(3, 2)).shape
         torch.Size([1, 3])
     """
+    network = unwrap(network)
     shape = _shape_of(network)
     if shape is None:
         raise ValueError(

@@ -12,19 +12,20 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from redlab.bias import Mean, as_means, correct_biases
 from redlab.budget import BUDGETS, share_error
 from redlab.cost import by_module, measure_cost
+from redlab.example import Example
 from redlab.folding import fold_batchnorm
 from redlab.hashing import hash_network
-from redlab.layers import count_distinct, weight_layers
+from redlab.layers import count_distinct, unwrap, weight_layers
 from redlab.merging import Options, merge_neurons
 from redlab.options import fitted, plain_options
 from redlab.remainder import with_others
 from redlab.result import Result
+from redlab.samples import Labelled
 from redlab.splitting import as_dense, check_unit, separate_kernels, split_inputs
 
 # What red_plus_plus adds to the papers; each part is an argument.
@@ -52,7 +53,7 @@ def red(
     alpha: float = 0.0,
     strategy: str = "constant",
     up_to_scale: bool = False,
-    example: Tensor | None = None,
+    example: Example | None = None,
     **hashing: Any,
 ) -> Result:
     """RED: fold batch norms, hash the weights, merge neurons, separate the kernels. No data, no fine-tuning.
@@ -61,7 +62,7 @@ def red(
         network: left untouched.
         alpha, strategy: as in ``merge_neurons``.
         up_to_scale: as in ``separate_kernels``.
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
         hashing: arguments of ``hash_network``; by default the papers' modes, under our bandwidth.
 
     Defaults:
@@ -100,10 +101,10 @@ def red_plus_plus(
     rounding: str = "balanced",
     unit: str = "channel",
     signed: bool = True,
-    correct_bias: str | Dataset = "batchnorm",
+    correct_bias: str | Labelled = "batchnorm",
     as_published: bool = False,
     strategy: str = "constant",
-    example: Tensor | None = None,
+    example: Example | None = None,
     input_mean: Mean | None = None,
     **hashing: Any,
 ) -> Result:
@@ -123,7 +124,7 @@ def red_plus_plus(
         correct_bias: "batchnorm" (no data), a dataset (of which the first 500 images give the means), or "none".
         as_published: the papers' way: rule "kde" under ``bandwidth``, rounding to the mode, w and -w apart, biases as
             they are, whatever the arguments before say.
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
         input_mean: for correct_bias "batchnorm", as in ``correct_biases``: without it, and without a recipe that tells
             it, the first layer's bias stays, and its row says so.
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
@@ -167,7 +168,7 @@ def red_steps(
     strategy: str = "constant",
     up_to_scale: bool = False,
     round_to: int = 1,
-    example: Tensor | None = None,
+    example: Example | None = None,
     **hashing: Any,
 ) -> list[Step]:
     """The steps of ``red``, to be taken one after another.
@@ -197,10 +198,10 @@ def red_plus_plus_steps(
     rounding: str = "balanced",
     unit: str = "channel",
     signed: bool = True,
-    correct_bias: str | Dataset = "batchnorm",
+    correct_bias: str | Labelled = "batchnorm",
     as_published: bool = False,
     round_to: int = 1,
-    example: Tensor | None = None,
+    example: Example | None = None,
     input_mean: Mean | None = None,
     **hashing: Any,
 ) -> list[Step]:
@@ -251,12 +252,13 @@ def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:
         network = result.network
 
 
-def layer_table(network: nn.Module, results: list[Result], example: Tensor | None = None) -> pd.DataFrame:
+def layer_table(network: nn.Module, results: list[Result], example: Example | None = None) -> pd.DataFrame:
     """One row a conv or linear layer of ``network``: what the steps that gave ``results`` made of it.
 
     Columns that no step measured are left out; ``distinct`` counts what is left at last, and ``skipped`` joins what
     each step says.
     """
+    network = unwrap(network)
     cost, paths = by_module(network, measure_cost(network, example)), {m: p for p, m in network.named_modules()}
     steps = [_verb(result.plan) for result in results]
     tables = [result.layers.set_index("layer") for result in results]
@@ -289,7 +291,8 @@ def _first_of(rows: list[pd.Series], name: str) -> int:
     return next(int(row[name]) for row in rows if name in row)
 
 
-def _run(name: str, network: nn.Module, steps: list[Step], options: dict, example: Tensor | None) -> Result:
+def _run(name: str, network: nn.Module, steps: list[Step], options: dict, example: Example | None) -> Result:
+    network = unwrap(network)
     results = list(take_all(network, steps))
     plan = {"step": name, "options": options, "steps": [result.plan for result in results]}
     if short := [result.plan["short"] for result in results if "short" in result.plan]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from redlab.layers import unwrap
 from redlab.plan import check_plan
 from redlab.recipe import append_step
 from redlab.surgery import check_fit, edits_of, narrow
@@ -31,6 +32,7 @@ def apply_plan(network: nn.Module, plan: dict) -> nn.Module:
         >>> torch.equal(again(example_input(network)), pruned.network(example_input(network)))
         True
     """
+    network = unwrap(network)
     edits = edits_of(check_plan(plan))
     check_fit(network, edits)
     smaller = narrow(network, edits)

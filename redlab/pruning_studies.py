@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from redlab.baselines import CRITERIA, find_criterion
@@ -18,13 +18,15 @@ from redlab.baselines.oracle import mean_square, removal_changes
 from redlab.channel_pruning import prune_channels
 from redlab.coupling import couple
 from redlab.evaluation import evaluate
+from redlab.example import Example
 from redlab.iterative import iterative_prune
-from redlab.layers import copy_network
+from redlab.layers import copy_network, unwrap
 from redlab.mask_training import prune_by_masks
 from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.remainder import of_layers
 from redlab.result import Result
+from redlab.samples import Labelled, as_dataset
 from redlab.scoring import score_channels, score_weights
 from redlab.selection import check_share
 from redlab.split_studies import read_benchmark
@@ -108,6 +110,7 @@ def prune_by_method(
         return
     if method["criterion"] == "random":
         options["seed"] = seed
+    training = as_dataset(training)
     images = np.random.default_rng(seed).permutation(len(training))[:SCORE_IMAGES].tolist()
     scores = score_channels(network, method["criterion"], Subset(training, images), **options)
     for keep in keeps:
@@ -142,12 +145,12 @@ def _stages(
 def sensitivity(
     network: nn.Module,
     criterion: str,
-    dataset: Dataset,
+    dataset: Labelled,
     ratios: Sequence[float],
     *,
-    scored_on: Dataset | None = None,
+    scored_on: Labelled | None = None,
     compensation: str | None = None,
-    example: Tensor | None = None,
+    example: Example | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """What it costs to prune one coupled group alone, all others whole.
@@ -177,7 +180,7 @@ def sensitivity(
     find_criterion(criterion, "channels", options)
     for ratio in ratios:
         check_share("each of ratios", ratio)
-    scores = score_channels(network, criterion, scored_on or dataset, example=example, **options)
+    scores = score_channels(network, criterion, dataset if scored_on is None else scored_on, example=example, **options)
     jobs = [(name, ratio) for name in scores.values for ratio in ratios]
     rows = []
     for name, ratio in progress(jobs, "sensitivity"):
@@ -198,13 +201,14 @@ def sensitivity(
     return frame
 
 
-def inner_groups(network: nn.Module, example: Tensor | None = None) -> list[str]:
+def inner_groups(network: nn.Module, example: Example | None = None) -> list[str]:
     """The groups that one layer makes and one layer reads: no part of a residual stream.
 
     Example:
         >>> inner_groups(load_network("digits/resnet"))
         ['layer1.0.conv1', 'layer2.0.conv1', 'layer3.0.conv1', 'layer3.0.conv2']
     """
+    network = unwrap(network)
     groups = [group for group in couple(network, example) if not group.frozen and len(group.consumers) == 1]
     weights = {
         group.name: [m for m in group.producers if m.tensor.endswith("weight") and _is_kernel(network, m.tensor)]
@@ -236,7 +240,7 @@ def oracle_agreement(
         >>> frame.columns.tolist(), len(frame)
         (['group', 'channel', 'score', 'method', 'oracle', 'oracle_minibatch'], 128)
     """
-    subject = Subject(copy_network(network).eval(), dataset)
+    subject = Subject(copy_network(unwrap(network)).eval(), as_dataset(dataset))
     changes = removal_changes(subject, groups)
     joined = torch.cat([changes[group] for group in groups])
     frames = []
@@ -295,6 +299,7 @@ def compare_weights(
         0    0.0      207.9
         1    0.9       32.7
     """
+    training = as_dataset(training)
     rows, seen = [], Subset(training, range(min(SCORE_IMAGES, len(training))))
     for name, method in progress(list(methods.items()), "methods"):
         options = {key: value for key, value in method.items() if key not in ("criterion", "scope")}

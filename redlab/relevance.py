@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from redlab.example import Example, answer
 from redlab.gates import LAYERS, Call, Watch
 from redlab.subject import Subject
 
@@ -130,8 +131,8 @@ def layer_relevance(
     """
     check_options(backend, epsilon)
     found: dict[str, LayerRelevance] = {}
-    for images, _ in subject.batches(chunk, "relevance"):
-        for trace in trace_relevance(subject.folded, images, backend, epsilon):
+    for inputs in subject.inputs(chunk, "relevance"):
+        for trace in trace_relevance(subject.folded, inputs, backend, epsilon):
             if trace.name:
                 own = trace.summed()
                 found[trace.name] = found[trace.name] + own if trace.name in found else own
@@ -148,14 +149,14 @@ def check_options(backend: str, epsilon: float) -> None:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def trace_relevance(network: nn.Module, images: Tensor, backend: str = "lrp", epsilon: float = 1e-6) -> list[Trace]:
-    """Every call of a conv or linear layer of ``network`` on ``images``, in order. Options as in ``layer_relevance``.
+def trace_relevance(network: nn.Module, inputs: Example, backend: str = "lrp", epsilon: float = 1e-6) -> list[Trace]:
+    """Every call of a conv or linear layer of ``network`` on ``inputs``, in order. Options as in ``layer_relevance``.
 
     Arguments:
         network: in eval mode, its batch norms folded. Not changed.
     """
     with _Recorder(network, epsilon if backend == "lrp" else None) as watch:
-        logits = network(images)
+        logits = answer(network, inputs)
     tensors = [tensor for call, *_ in watch.records for tensor in (call.input, call.output)]
     gradients = torch.autograd.grad(logits.max(1).values.sum(), tensors, allow_unused=True, materialize_grads=True)
     values = [(t * g).detach() for t, g in zip(tensors, gradients, strict=True)]

@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from redlab.channel_table import channel_table
 from redlab.cost import measure_cost
 from redlab.coupling import couple
+from redlab.example import Inputs, fit_example
 from redlab.fine_tuning import FineTuning, seed_of
 from redlab.fingerprint import fingerprint
-from redlab.graph import fit_example
 from redlab.layers import copy_network
 from redlab.lineage import Lineage
 from redlab.progress import progress
@@ -61,7 +61,7 @@ class Rounds(ABC):
     ) -> None:
         self.original, self.dataset, self.asked = network, dataset, asked
         self.folder = None if folder is None else Path(folder)
-        self.example: Tensor = fit_example(network, example)
+        self.example: Inputs = fit_example(network, example)
         self.network = copy_network(network)
         self.lineage = Lineage(couple(network, self.example))
         self.skipped = {group.name: group.frozen for group in self.lineage.groups}

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import Dataset
 
 from redlab.baselines import find_criterion
 from redlab.evaluation import in_eval_mode
+from redlab.example import Example
 from redlab.fingerprint import fingerprint
 from redlab.groups import Group
-from redlab.layers import copy_network, weight_layers
+from redlab.layers import copy_network, unwrap, weight_layers
 from redlab.options import fitted, plain_options
+from redlab.samples import Labelled, as_dataset
 from redlab.scores import Scored, Scores
 from redlab.subject import Subject
 
@@ -25,9 +26,9 @@ from redlab.subject import Subject
 def score_channels(
     network: nn.Module,
     criterion: str,
-    dataset: Dataset | None = None,
+    dataset: Labelled | None = None,
     *,
-    example: Tensor | None = None,
+    example: Example | None = None,
     **options: Any,
 ) -> Scores:
     """How important each channel of ``network`` is, one score for what must stay in step.
@@ -36,8 +37,8 @@ def score_channels(
         network: left untouched; it is scored in eval mode, wherever it lies.
         criterion: "random", "magnitude", "taylor", ...; ``redlab.baselines.CRITERIA`` has them all, its files say what
             each computes and what options it takes.
-        dataset: of (image, label), read in its own order; ignored by criteria that need none.
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        dataset: of (inputs, label), as for ``evaluate``, read in its own order; ignored by criteria that need none.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Defaults:
         options: the criterion's, mostly its paper's: in the docstrings of ``redlab.baselines`` stands what was measured
@@ -55,6 +56,7 @@ def score_channels(
         162  layer3.0.conv2       18
     """
     found = find_criterion(criterion, "channels", options)
+    network = unwrap(network)
     options = fitted(found.scorer("channels"), options)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
@@ -71,9 +73,9 @@ def score_channels(
 def score_weights(
     network: nn.Module,
     criterion: str,
-    dataset: Dataset | None = None,
+    dataset: Labelled | None = None,
     *,
-    example: Tensor | None = None,
+    example: Example | None = None,
     **options: Any,
 ) -> Scores:
     """How important each weight of every conv and linear layer is. Arguments and errors as in ``score_channels``.
@@ -84,6 +86,7 @@ def score_weights(
         {'hidden.0.linear': (256, 64), 'hidden.1.linear': (128, 256), 'classifier': (10, 128)}
     """
     found = find_criterion(criterion, "weights", options)
+    network = unwrap(network)
     options = fitted(found.scorer("weights"), options)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
@@ -105,7 +108,8 @@ def _scores(
     return Scores(criterion, options, of, scored.values, scored.heirs, scored.errors, skipped, tuple(groups), own)
 
 
-def _subject(network: nn.Module, criterion: str, dataset: Any, needs: bool, example: Tensor | None) -> Subject:
+def _subject(network: nn.Module, criterion: str, dataset: Any, needs: bool, example: Example | None) -> Subject:
+    dataset = None if dataset is None else as_dataset(dataset)
     if needs and (dataset is None or len(dataset) == 0):
         raise ValueError(f"{criterion} needs images: pass a dataset that holds some")
     for layer in weight_layers(network):

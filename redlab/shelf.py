@@ -16,6 +16,7 @@ from redlab.layers import Layer, count_distinct, weight_layers
 from redlab.networks import networks_here
 from redlab.recipe import recipe_of
 from redlab.result import Result
+from redlab.samples import Labelled, as_dataset
 from redlab.storage import load_network
 
 
@@ -31,7 +32,9 @@ class Shelf:
         TypeError: ``network`` is neither.
     """
 
-    def __init__(self, network: str | Path | nn.Module, dataset: str | Dataset | None = None, limit: int | None = None):
+    def __init__(
+        self, network: str | Path | nn.Module, dataset: str | Labelled | None = None, limit: int | None = None
+    ) -> None:
         if not isinstance(network, str | Path | nn.Module):
             raise TypeError(f"network must be a name, the folder of a saved one, or an nn.Module, not {_said(network)}")
         self._own = network if isinstance(network, nn.Module) else None
@@ -73,8 +76,8 @@ class Shelf:
         return f"accuracy {found:.2f} % of {len(images):,} test images; before {self.before(name):.2f} %"
 
     def _images(self, name: str) -> Dataset:
-        if isinstance(self._dataset, Dataset):
-            return self._dataset
+        if self._dataset is not None and not isinstance(self._dataset, str):
+            return as_dataset(self._dataset)
         recipe = recipe_of(self._own) if self._own is not None and name == self.first else None
         known = recipe.architecture if recipe else name
         return load_dataset(self._dataset or default_dataset(known), limit=self._limit)

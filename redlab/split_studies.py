@@ -11,17 +11,19 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from redlab.cost import measure_cost
 from redlab.evaluation import evaluate
+from redlab.example import answer
 from redlab.expected import expected_unique
-from redlab.layers import Layer, weight_layers
+from redlab.layers import Layer, unwrap, weight_layers
 from redlab.paths import checkout
 from redlab.pipeline import Step, red_plus_plus_steps, take_all
 from redlab.progress import progress
 from redlab.recipe import recipe_of
 from redlab.remainder import of_layers
+from redlab.samples import as_dataset, first_of
 from redlab.split_layers import SplitLayer
 from redlab.splitting import as_dense, split_inputs
 from redlab.storage import save_network
@@ -173,10 +175,11 @@ def split_differences(network: nn.Module, dataset: Dataset) -> pd.DataFrame:
         >>> frame["unit"].tolist(), bool((frame["difference"] < 1e-5).all())
         (['channel', 'tap', 'kernel'], True)
     """
-    images = torch.stack([image for image, _ in Subset(dataset, range(min(_IMAGES, len(dataset))))])
+    network = unwrap(network)
+    inputs = first_of(as_dataset(dataset), _IMAGES).to(network)
     with torch.inference_mode():
-        wanted = network(images)
-        rows = [(unit, float(_relative(split_inputs(network, unit).network(images), wanted))) for unit in UNITS]
+        wanted = answer(network, inputs)
+        rows = [(unit, float(_relative(answer(split_inputs(network, unit).network, inputs), wanted))) for unit in UNITS]
     return pd.DataFrame(rows, columns=["unit", "difference"])
 
 

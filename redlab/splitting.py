@@ -17,22 +17,25 @@ The additions stay, one for each term.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from redlab.calls import record_calls
+from redlab.calls import NEVER, record_calls, record_uses, why_not_run
 from redlab.cost import COUNTED, by_module, measure_cost
+from redlab.example import Example, Inputs, fit_example
 from redlab.graph import has_own_forward
-from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.recipe import append_step, drop_steps
 from redlab.remainder import with_others
 from redlab.result import Result
 from redlab.split_layers import SplitLayer
+from redlab.trial import culprits
 from redlab.units import UNITS, split_layer
 
 STEPS = ("split", "separate")
@@ -44,7 +47,7 @@ _COLUMNS += ["additions_before", "additions_after", "lookups", "parameters_befor
 @plain_options
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
 def split_inputs(
-    network: nn.Module, unit: str = "channel", signed: bool = False, example: Tensor | None = None
+    network: nn.Module, unit: str = "channel", signed: bool = False, example: Example | None = None
 ) -> Result:
     """Let every conv and linear layer multiply each input value once by each distinct weight of a unit.
 
@@ -55,7 +58,7 @@ def split_inputs(
         network: left untouched.
         unit: "channel" (default), "tap" or "kernel": see the module's table.
         signed: let w and -w share a product, a subtraction in place of an addition (our choice).
-        example: what the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Defaults:
         unit: "channel" leaves the fewest products of the same function. At silverman/8 channel, tap and kernel leave
@@ -94,7 +97,7 @@ def check_unit(unit: str) -> None:
 
 @plain_options
 @torch.inference_mode(False)
-def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Tensor | None = None) -> Result:
+def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Example | None = None) -> Result:
     """Part every convolution into an uneven depthwise one and sums: y_o = b_o + sum_i U_{i, c(o, i)} * x_i.
 
     U_i are the r_i distinct kernels of input channel i. The third step of RED; the function stays the same.
@@ -133,6 +136,7 @@ def as_dense(network: nn.Module) -> nn.Module:
         >>> torch.equal(as_dense(split).classifier.weight, network.classifier.weight)
         True
     """
+    network = unwrap(network)
     dense = copy_network(network)
     for layer in [module for module in dense.modules() if isinstance(module, SplitLayer)]:
         dense = _put(dense, layer, layer.dense())
@@ -157,7 +161,8 @@ def _maker(step: dict) -> Callable[[nn.Module], SplitLayer]:
     return lambda layer: split_layer(layer, "kernel", up_to_scale=options["up_to_scale"])
 
 
-def _take(network: nn.Module, step: dict, example: Tensor | None) -> Result:
+def _take(network: nn.Module, step: dict, example: Example | None) -> Result:
+    network = unwrap(network)
     split = copy_network(network)
     called = record_calls(network, example)
     layers = list(weight_layers(split))
@@ -165,12 +170,47 @@ def _take(network: nn.Module, step: dict, example: Tensor | None) -> Result:
         if "lazy" not in layer.skipped and not layer.weight.isfinite().all():
             raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
     skipped = {layer.name: _why_not(layer, called) for layer in layers}
+    if NEVER in skipped.values():
+        skipped |= _otherwise_used(split, skipped, example)
     step["layers"] = [name for name, why in skipped.items() if not why]
+    originals = {layer.name: layer.module for layer in layers if not skipped[layer.name]}
     split = retake(split, step)
+    if refused := _refused(split, originals, fit_example(network, example).first()):
+        skipped |= {name: f"the network does not run with it split: {why}" for name, why in refused.items()}
+        step["layers"] = [name for name in step["layers"] if name not in refused]
+        split = _with(split, originals, refused)
     append_step(split, step)
     before = measure_cost(network, example)
     table = _table(network, split, skipped, called, before)
     return Result(split, with_others(table, network, split), step)
+
+
+def _otherwise_used(network: nn.Module, skipped: dict[str, str], example: Example | None) -> dict[str, str]:
+    """The layers that are never called, and whose weight is used all the same."""
+    uses = record_uses(network, example)
+    never = [name for name, why in skipped.items() if why == NEVER]
+    by = {name: uses.get(f"{name}.weight", []) for name in never}
+    return {
+        name: f"its weight is used by {', '.join(own)}, without a call of the layer" for name, own in by.items() if own
+    }
+
+
+def _refused(split: nn.Module, originals: dict[str, nn.Module], inputs: Inputs) -> dict[str, str]:
+    """The layers that the network doesn't run with once they are split, and why: its code asks for what they lack."""
+
+    def why_not(names: Sequence[str]) -> str:
+        ordinary = [name for name in originals if name not in names]
+        return why_not_run(split, inputs, partial(_with, originals=originals, names=ordinary))
+
+    return culprits(list(originals), why_not)
+
+
+def _with(network: nn.Module, originals: dict[str, nn.Module], names: Iterable[str]) -> nn.Module:
+    """``network``, in place, with the ordinary layers of these names again."""
+    for name in names:
+        split = network if isinstance(network, SplitLayer) else network.get_submodule(name)
+        network = _put(network, split, originals[name])
+    return network
 
 
 def _why_not(layer: Layer, called: dict[str, list[torch.Size]]) -> str:
@@ -183,7 +223,7 @@ def _why_not(layer: Layer, called: dict[str, list[torch.Size]]) -> str:
     if getattr(layer.module, "transposed", False):
         return "transposed convolutions are not split"
     if layer.name not in called:
-        return "never called in a trial run: its weight is used otherwise, or not at all"
+        return NEVER
     if layer.module.bias is not None and "bias" not in layer.module._parameters:
         return "its bias is computed at every call"
     return "its class or a hook gives it a forward of its own" if has_own_forward(layer.module) else ""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from redlab.channel_pruning import products_of
+from redlab.example import Example, Inputs
 from redlab.fine_tuning import FineTuning, seed_of
 from redlab.gates import gated
 from redlab.groups import Group
@@ -85,9 +86,9 @@ class Masked(nn.Module):
         """New gates, 0 or 1, by torch's global generator."""
         self.gates = [(torch.rand(len(own), dtype=own.dtype) >= own).float() for own in self._p]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         place = place_of(self.network)
-        return gated(self.network, self.groups, [gate.to(**place) for gate in self.gates], images)
+        return gated(self.network, self.groups, [gate.to(**place) for gate in self.gates], Inputs(args, kwargs))
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def spp(
     seed: int = 0,
     folder: str | Path | None = None,
     round_to: int = 1,
-    example: Tensor | None = None,
+    example: Example | None = None,
     a: float = 0.05,
     u: float = 0.25,
     cap: int = 1000,

@@ -24,6 +24,7 @@ from redlab.atomic import open_to_others
 from redlab.checkpoints import load_weights, read_checkpoint
 from redlab.facts import read_facts, write_facts
 from redlab.file_kinds import foreign_kind
+from redlab.layers import unwrap
 from redlab.network_names import FACTS, WEIGHTS, check_target, folder_of, replaced
 from redlab.packing import measure, pack, unpack
 from redlab.recipe import Recipe, recipe_of
@@ -93,7 +94,7 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
         >>> torch.equal(again.classifier.weight, result.network.classifier.weight)
         True
     """
-    network = result_or_network.network if isinstance(result_or_network, Result) else result_or_network
+    network = unwrap(result_or_network.network if isinstance(result_or_network, Result) else result_or_network)
     folder = Path(folder).resolve()
     check_target(folder)
     recipe = _stamp_of(network)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import torch
 from numpy import ndarray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from redlab.coupling import Group, Member, couple
+from redlab.example import Example, Inputs
 from redlab.filters import slices_of
 from redlab.folding import fold_batchnorm
 from redlab.layers import Layer, weight_layers
 from redlab.moments import MeanInputs, mean_inputs
-from redlab.networks import input_mean_of, place_of
+from redlab.networks import input_mean_of
 from redlab.progress import progress
 from redlab.result import Result
+from redlab.samples import batches, placed
 
 REDUCTIONS: dict[str, Callable[[ndarray], ndarray]] = {
     "mean": lambda rows: rows.mean(0),
@@ -35,13 +37,13 @@ class Subject:
 
     Attributes:
         network: in eval mode, and nobody else's: a criterion may use its gradients, and leaves its values alone.
-        dataset: of (image, label), or None for criteria that need no data.
-        example: what the network takes, batch first; None: ``example_input(network)``.
+        dataset: of (inputs, label), as ``as_dataset`` gives it, or None for criteria that need no data.
+        example: a tensor, tuple or dict that the network takes, batch first; None: ``example_input(network)``.
     """
 
     network: nn.Module
     dataset: Dataset | None = None
-    example: Tensor | None = None
+    example: Example | None = None
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -88,15 +90,23 @@ class Subject:
         tensors = dict(network.named_parameters(remove_duplicate=False))
         return {name: tensors[name].detach() for name in self.layers}
 
-    def batches(self, size: int, title: str = "") -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int, title: str = "") -> Iterator[tuple[Inputs, Tensor]]:
         """The dataset in its own order, ``size`` images at once, where the network lies and in its dtype."""
-        check_count("images at once", size)
-        place = place_of(self.network)
-        loader = DataLoader(self.dataset, int(size), generator=torch.Generator())
-        for images, labels in progress(loader, title) if title else loader:
-            yield images.to(**place), labels.to(place["device"])
+        for batch in self._loader(size, title):
+            yield placed(self.network, batch)
 
-    def minibatches(self, size: int, chunk: int, title: str) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    def inputs(self, size: int, title: str = "") -> Iterator[Inputs]:
+        """The same without the labels, which are not looked at."""
+        for inputs, _ in self._loader(size, title):
+            yield inputs.to(self.network)
+
+    def _loader(self, size: int, title: str) -> Iterable[tuple[Inputs, Any]]:
+        check_count("images at once", size)
+        assert self.dataset is not None  # criteria that learn from images are given some
+        loader = batches(self.dataset, int(size))
+        return progress(loader, title) if title else loader
+
+    def minibatches(self, size: int, chunk: int, title: str) -> Iterator[Iterator[tuple[Inputs, Tensor]]]:
         """Minibatches of ``size`` images, each as an iterator over parts of at most ``chunk`` of them."""
         check_count("batch_size", size)
         assert self.dataset is not None  # criteria that learn from images are given some

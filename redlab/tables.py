@@ -28,8 +28,17 @@ class Table(nn.Module):
         return F.pad(values, (0, 0) * (values.ndim - 1) + (0, 1)), F.pad(channels, (0, 1))
 
 
+# Of a split layer, and no other's; what its forward is, a layer says itself.
+_OWN = ("geometry", "unit", "signed", "forward")
+
+
 def remember(layer: nn.Module, other: nn.Module) -> None:
-    """Give ``layer`` the buffers of the ``other`` that it stands for: what folding noted of its outputs, say."""
+    """Give ``layer`` the buffers and attributes of the ``other`` that it stands for: what folding noted of its outputs,
+    its stride and padding, whatever the network's code may ask it for.
+    """
+    for name, value in vars(other).items():
+        if name not in _OWN:
+            vars(layer).setdefault(name, value)
     for name, buffer in other.named_buffers(recurse=False):
         if name != "lookup":
             layer.register_buffer(name, buffer, persistent=name not in other._non_persistent_buffers_set)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,10 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from redlab.augmentation import flip_images, shift_images
+from redlab.example import Inputs, answer
 from redlab.fingerprint import fingerprint
-from redlab.networks import place_of
+from redlab.layers import copy_network, unwrap
 from redlab.options import plain_options
 from redlab.progress import progress
+from redlab.samples import Labelled, as_dataset, batches, placed
 from redlab.states import assign, read_state, tensors_of, write_state
 
 OnBatch = Callable[[nn.Module, int], None]
@@ -50,7 +51,7 @@ class Trained:
 @plain_options
 def train(
     network: nn.Module,
-    dataset: Dataset,
+    dataset: Labelled,
     epochs: int,
     learning_rate: float = 0.1,
     batch_size: int = 64,
@@ -98,6 +99,7 @@ def train(
         FloatingPointError: the loss is no longer finite.
         OSError: the checkpoint could not be written; the one before is still there.
     """
+    network, dataset = unwrap(network), as_dataset(dataset)
     check_training(learning_rate, batch_size, weight_decay, shift, smoothing)
     options = _Options(epochs, learning_rate, batch_size, weight_decay, smoothing, shift, flip, schedule, seed)
     if len(dataset) == 0 or epochs < 0:
@@ -108,7 +110,7 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hooks = _Hooks(on_batch, penalty, observe, optimizer)
-        run = _Run(copy.deepcopy(network), dataset, options, hooks)
+        run = _Run(copy_network(network), dataset, options, hooks)
         if checkpoint is not None:
             call = asdict(options) | {"images": len(dataset), "network": fingerprint(network)}
             call |= hooks.given | dict(depends or {})
@@ -189,8 +191,8 @@ class _Run:
         """One pass over the images, and its row of the history."""
         self.network.train()
         loss_sum, right, seen, number = 0.0, 0, 0, len(self.rows) + 1
-        for batch, (images, labels) in enumerate(self.loader, len(self.rows) * len(self.loader)):
-            loss, hits = self._step(batch, images, labels)
+        for batch, (inputs, labels) in enumerate(self.loader, len(self.rows) * len(self.loader)):
+            loss, hits = self._step(batch, inputs, labels)
             loss_sum += loss * len(labels)
             right += hits
             seen += len(labels)
@@ -199,14 +201,12 @@ class _Run:
         self.rows.append([number, loss_sum / seen, 100 * right / seen, self.rates.get_last_lr()[0]])
         self._observe()
 
-    def _step(self, batch: int, images: Tensor, labels: Tensor) -> tuple[float, int]:
+    def _step(self, batch: int, inputs: Inputs, labels: Tensor) -> tuple[float, int]:
         """Of one minibatch the loss in nats, and how many images were right."""
-        place = place_of(self.network)
-        images = flip_images(shift_images(images, self.options.shift), self.options.flip).to(**place)
-        labels = labels.to(place["device"])
+        inputs, labels = placed(self.network, (inputs.each(self._moved), labels))
         if self.hooks.on_batch is not None:
             self.hooks.on_batch(self.network, batch)
-        logits = self.network(images)
+        logits = answer(self.network, inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.options.smoothing)
         if self.hooks.penalty is not None:
             loss = loss + self.hooks.penalty(self.network)
@@ -215,6 +215,12 @@ class _Run:
         self.optimizer.step()
         self.rates.step()
         return float(loss.detach()), int((logits.argmax(1) == labels).sum())
+
+    def _moved(self, images: Tensor) -> Tensor:
+        """By chance; what is no image, (n, channels, height, width), stays as it is."""
+        if images.ndim != 4:
+            return images
+        return flip_images(shift_images(images, self.options.shift), self.options.flip)
 
     def state(self) -> dict:
         """All that the next epoch depends on."""
@@ -241,15 +247,15 @@ class _Run:
         return Trained(self.network.eval(), pd.DataFrame(self.rows, columns=columns), self.observations)
 
 
-def minibatches(dataset: Dataset, batch_size: int) -> int:
+def minibatches(dataset: Labelled, batch_size: int) -> int:
     """How many an epoch of ``train`` has."""
-    return len(_loader(dataset, batch_size))
+    return len(_loader(as_dataset(dataset), batch_size))
 
 
 def _loader(dataset: Dataset, batch_size: int) -> DataLoader:
     # Batch norm cannot train on a batch of one: where one image would be left over, it waits for the next epoch.
     drop_last = len(dataset) > batch_size and len(dataset) % batch_size == 1
-    return DataLoader(dataset, batch_size, shuffle=True, drop_last=drop_last)
+    return batches(dataset, batch_size, shuffle=True, drop_last=drop_last)
 
 
 def sgd(network: nn.Module, learning_rate: float, weight_decay: float, others: Sequence[dict] = ()) -> SGD:

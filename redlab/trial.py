@@ -5,40 +5,46 @@ The network runs on fake tensors: shapes only, no arithmetic, no memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from redlab.example import Inputs
 from redlab.graph import evaluating
 from redlab.groups import Group
 from redlab.plan import make_plan
 from redlab.surgery import edits_of, narrow
 
 
-def misfits(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> dict[str, str]:
+def misfits(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> dict[str, str]:
     """By the name of every free group that the network can't lose a channel of, why: what the network's code says."""
-    free = [group for group in groups if not group.frozen and group.size > 1]
-    return _search(network, example, free) if free else {}
+    free = {group.name: group for group in groups if not group.frozen and group.size > 1}
+    found = culprits(list(free), lambda names: _why_not(network, inputs, [free[name] for name in names]))
+    return {name: f"its width is fixed in the network's code: {why}" for name, why in found.items()}
 
 
-def _search(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> dict[str, str]:
-    """Halve what doesn't run until single groups are left: few trials where few groups are misfits."""
-    why = _why_not(network, example, groups)
-    if not why or len(groups) == 1:
-        return {groups[0].name: f"its width is fixed in the network's code: {why}"} if why else {}
-    half = len(groups) // 2
-    return _search(network, example, groups[:half]) | _search(network, example, groups[half:])
+def culprits(names: Sequence[str], why_not: Callable[[Sequence[str]], str]) -> dict[str, str]:
+    """Which of ``names`` don't do, and why: what doesn't is halved until single ones are left, few trials for a few.
+
+    Arguments:
+        why_not: why several of them together don't do, or "".
+    """
+    why = why_not(names) if names else ""
+    if not why or len(names) == 1:
+        return dict.fromkeys(names, why) if why else {}
+    half = len(names) // 2
+    return culprits(names[:half], why_not) | culprits(names[half:], why_not)
 
 
-def _why_not(network: nn.Module, example: Tensor, groups: Sequence[Group]) -> str:
+def _why_not(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> str:
     """What the network says when every one of ``groups`` has lost its first channel, "" where it runs."""
     plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         smaller = narrow(network, edits_of(plan), _fakes(network, mode))
         with mode, evaluating(smaller):
-            smaller(mode.from_tensor(example))
+            inputs.each(mode.from_tensor).run(smaller)
     except Exception as error:  # whatever the network's own code raises
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return ""

@@ -11,7 +11,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from redlab.layers import Layer, copy_network, count_distinct, weight_layers
+from redlab.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.recipe import append_step
 from redlab.remainder import with_others
@@ -60,6 +60,7 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
         1  hidden.1.linear    32768  31625
         2       classifier     1280    646
     """
+    network = unwrap(network)
     scores.check_of("weights")
     check_share("ratio", ratio)
     if scope not in SCOPES:

@@ -454,6 +454,33 @@ def test_numbers_of_a_channel_follow_it():
     assert reasons(forward, **layers, scale=nn.Parameter(torch.randn(8, 1, 1)))["a"] == ""
 
 
+class Reads(nn.Module):
+    """Layers that run and whose weights no conv or linear operation reads under their own names."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.tied = nn.Embedding(8, 8), nn.Linear(8, 8, bias=False)
+        self.tied.weight = self.embed.weight
+        self.turned, self.scaled, self.aside, self.idle = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x):
+        x = self.embed(torch.arange(8, device=x.device)) + x
+        x = x @ self.turned.weight.T
+        x = nn.functional.linear(x, self.scaled.weight * 2)
+        self.aside(x)
+        return self.tied(x)
+
+
+def test_never_called_is_said_of_what_a_trial_run_does_not_use_and_of_nothing_else():
+    found = {group.name: group.frozen for group in couple(Reads(), torch.rand(1, 8, 8))}
+    assert found["idle"] == "never called in eval mode"
+    assert found["tied"] == "shares its weight with embed"
+    assert found["embed"] == "the weight of tied is also used by embedding"
+    assert found["turned"] == "its weight goes to numpy_T, not straight to a conv or linear layer"
+    assert found["scaled"] == "its weight goes to mul, not straight to a conv or linear layer"
+    assert found["aside"] == ""
+
+
 def test_layers_that_may_not_be_rewritten_say_why():
     assert reasons(lambda net, x: net.b(net.a(net.a(x))), a=conv(3, 3), b=conv(3, 4))["a"] == "a is called 2 times"
     layers = {"a": parametrizations.orthogonal(conv(3, 8)), "b": conv(8, 4), "c": conv(4, 4), "unused": conv(4, 4)}

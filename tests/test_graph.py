@@ -1,5 +1,8 @@
 """The traced graph: names of tensors, sharing, and a network that stays as it was."""
 
+import logging
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -115,3 +118,75 @@ def test_a_network_that_decides_by_value_is_refused_by_name():
 def test_lazy_layers_are_refused():
     with pytest.raises(ValueError, match="uninitialized"):
         trace(nn.Sequential(nn.LazyLinear(3)), torch.rand(1, 3))
+
+
+def test_what_cannot_be_exported_prints_nothing_and_what_the_network_prints_is_kept(capfd, caplog):
+    class Chatty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            print("mine", file=sys.stderr)
+            x = self.layer(x)
+            return x[x.argmax() :] if x.sum() > 0 else x
+
+    with pytest.raises(ValueError, match="Chatty cannot be traced"):
+        trace(Chatty(), torch.rand(2, 3))
+    said = capfd.readouterr()
+    assert "mine" in said.err
+    assert not said.out
+    assert "def forward" not in said.err
+    assert "user code" not in said.err
+    assert not logging.getLogger("torch.export").disabled
+    print("after", file=sys.stderr)
+    assert capfd.readouterr().err == "after\n"
+
+
+class Config:
+    """A decoder's, as in the transformers library."""
+
+    use_cache = True
+
+
+class Decoder(nn.Module):
+    """Answers with a cache, an object that no graph can hold, unless its config says otherwise."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.layer = config, nn.Linear(4, 4)
+
+    def forward(self, x):
+        hidden = self.layer(x)
+        return (hidden, Cache(hidden)) if self.config.use_cache else (hidden,)
+
+
+class Cache:
+    def __init__(self, keys):
+        self.keys = keys
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_decoder_is_traced_without_its_cache_and_has_it_back(inside):
+    config = Config()
+    network = Decoder(config) if not inside else nn.Sequential(Decoder(config))
+    assert [operation(node) for node in calls(trace(network, torch.rand(1, 4)))] == ["linear"]
+    assert config.use_cache is True
+    with pytest.raises(ValueError, match="traced"):
+        trace(network, torch.rand(1, 5))
+    assert config.use_cache is True
+
+
+def test_the_inputs_of_a_graph_are_those_of_the_call_in_its_order():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, a, b, scale=1.0):
+            return self.layer(a) * scale + b
+
+    a, b = torch.rand(1, 3), torch.rand(2, 3)
+    graph = trace(Two(), {"b": b, "scale": 2.0, "a": a})
+    assert [tuple(node.meta["val"].shape) for node in graph.inputs] == [(2, 3), (1, 3)]
+    assert [tuple(node.meta["val"].shape) for node in trace(Two(), (a, b)).inputs] == [(1, 3), (2, 3)]

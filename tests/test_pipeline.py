@@ -382,7 +382,7 @@ def test_what_cannot_be_done_to_a_layer_is_said_step_by_step():
     assert skipped["up"] == "split: transposed convolutions are not split"
     assert skipped["down"] == ""
     assert "correct bias: it is never called" in skipped["unused"]
-    assert "split: never called in a trial run" in skipped["unused"]
+    assert "split: never called in eval mode" in skipped["unused"]
     assert skipped["last"] == "merge: network output"
     assert result.plan["steps"][2]["gained"] == ["down"]
     assert not result.layers.isna().any().any()

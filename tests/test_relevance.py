@@ -112,7 +112,7 @@ def test_without_biases_the_image_has_the_relevance_of_the_logit_up_to_epsilon(n
 @pytest.mark.parametrize("name", ["digits/resnet", "digits/mobilenet"])
 def test_a_real_network_loses_relevance_to_its_biases_only(name):
     subject = Subject(load_network(name).double(), load_dataset("digits", limit=32))
-    network, (x, _) = subject.folded, next(subject.batches(32))
+    network, (x,) = subject.folded, next(subject.inputs(32)).args
     made = {}
     for path, module in network.named_modules():
         module.register_forward_hook(lambda _, given, out, path=path: made.update({path: out.detach()}))

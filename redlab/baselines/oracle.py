@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from redlab.example import Inputs, answer
 from redlab.groups import Group
 from redlab.progress import progress
 from redlab.scores import Scored
@@ -50,7 +51,7 @@ def removal_changes(subject: Subject, only: Collection[str] | None = None, chunk
     return {name: torch.stack(changes) for name, changes in found.items()}
 
 
-def _losses_without(network: nn.Module, group: Group, channel: int, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _losses_without(network: nn.Module, group: Group, channel: int, batches: list[tuple[Inputs, Tensor]]) -> Tensor:
     """The losses while nobody reads ``channel``; the weights come back afterwards."""
     taken = []
     for member in group.consumers:
@@ -64,5 +65,5 @@ def _losses_without(network: nn.Module, group: Group, channel: int, batches: lis
     return losses
 
 
-def _losses(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    return torch.cat([F.cross_entropy(network(x), y, reduction="none").double().cpu() for x, y in batches])
+def _losses(network: nn.Module, batches: list[tuple[Inputs, Tensor]]) -> Tensor:
+    return torch.cat([F.cross_entropy(answer(network, x), y, reduction="none").double().cpu() for x, y in batches])

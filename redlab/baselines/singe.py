@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redlab.example import Inputs
 from redlab.gates import gated
 from redlab.groups import Group
+from redlab.networks import place_of
 from redlab.progress import progress
 from redlab.scores import Scored
 from redlab.subject import Subject
@@ -53,7 +55,7 @@ def singe(subject: Subject, path: str = "group", steps: int = 8, batch_size: int
     )
 
 
-def _gradient(subject: Subject, group: Group, path: str, place: float, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _gradient(subject: Subject, group: Group, path: str, place: float, parts: list[tuple[Inputs, Tensor]]) -> Tensor:
     """(size,) dL/dz of each channel at z = ``place``, L the mean loss of a minibatch."""
     if path == "group":
         return _at(subject, group, torch.full((group.size,), place), parts)
@@ -63,10 +65,10 @@ def _gradient(subject: Subject, group: Group, path: str, place: float, parts: li
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _at(subject: Subject, group: Group, gates: Tensor, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _at(subject: Subject, group: Group, gates: Tensor, parts: list[tuple[Inputs, Tensor]]) -> Tensor:
     total, count = torch.zeros(group.size, dtype=torch.float64), sum(len(labels) for _, labels in parts)
-    for images, labels in parts:
-        own = gates.to(images).requires_grad_()
-        loss = F.cross_entropy(gated(subject.network, [group], [own], images), labels, reduction="sum") / count
+    for inputs, labels in parts:
+        own = gates.to(**place_of(subject.network)).requires_grad_()
+        loss = F.cross_entropy(gated(subject.network, [group], [own], inputs), labels, reduction="sum") / count
         total += torch.autograd.grad(loss, own)[0].double().cpu()
     return total

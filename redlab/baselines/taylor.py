@@ -21,6 +21,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from redlab.curvature import expected_change
+from redlab.example import answer
 from redlab.gates import gate_gradients
 from redlab.scores import Scored
 from redlab.subject import Subject, check_count, per_channel
@@ -118,11 +119,11 @@ def _weight_products(subject: Subject, batch_size: int, chunk: int) -> Iterator[
     weights = {name: layer.weight.requires_grad_() for name, layer in subject.layers.items()}
     for minibatch in subject.minibatches(batch_size, chunk, "gradients"):
         totals, count = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}, 0
-        for images, labels in minibatch:
-            loss = F.cross_entropy(subject.network(images), labels, reduction="sum")
+        for inputs, labels in minibatch:
+            loss = F.cross_entropy(answer(subject.network, inputs), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
                     totals[name] += gradient
-            count += len(images)
+            count += len(labels)
         yield {name: weights[name].detach().double() * total / count for name, total in totals.items()}

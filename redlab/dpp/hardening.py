@@ -6,7 +6,7 @@ from math import lgamma, log
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from redlab.channel_table import channel_table
@@ -15,7 +15,8 @@ from redlab.dpp.draws import largest
 from redlab.dpp.masks import Mask, MaskedWeight, begin_pass, end_pass
 from redlab.dpp.quantization import RoundedInput, round_input
 from redlab.dpp.sparsity import Sparsity, sparsity_of
-from redlab.layers import copy_network, weight_layers
+from redlab.example import Example
+from redlab.layers import copy_network, unwrap, weight_layers
 from redlab.plan import make_plan
 from redlab.pruning import apply_plan
 from redlab.recipe import append_step
@@ -26,7 +27,7 @@ from redlab.weight_pruning import weight_table
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def harden(network: nn.Module, example: Tensor | None = None) -> Result:
+def harden(network: nn.Module, example: Example | None = None) -> Result:
     """The ordinary network that computes what ``network``, made by ``sparsify``, computes in eval mode.
 
     Weights that no mask keeps are zero; with granularity "filter" the channels leave (``apply_plan``). Weights of 8 or
@@ -34,8 +35,8 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
 
     Arguments:
         network: left untouched.
-        example: what the network takes, batch first, for the products of "filter"; by default what ``sparsify`` was
-            given, else ``example_input(network)``.
+        example: a tensor, tuple or dict that it takes, batch first, for the products of "filter"; by default what
+            ``sparsify`` was given, else ``example_input(network)``.
 
     Returns:
         ``layers`` as of ``prune_weights``, or with "filter" of ``prune_channels``, and for every layer: ``k`` and ``n``
@@ -54,6 +55,7 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
         1  hidden.1.linear  64  256      0.75
         2       classifier  32  128      0.75
     """
+    network = unwrap(network)
     sparsity = sparsity_of(network)
     before, after = (_plain(network, masked) for masked in (False, True))
     if sparsity.of_channels:
@@ -67,7 +69,7 @@ def harden(network: nn.Module, example: Tensor | None = None) -> Result:
     return Result(after, table, {"step": "harden", "options": sparsity.options, "achieved": achieved})
 
 
-def _without_channels(sparsity: Sparsity, before: nn.Module, after: nn.Module, example: Tensor | None) -> Result:
+def _without_channels(sparsity: Sparsity, before: nn.Module, after: nn.Module, example: Example | None) -> Result:
     destinations = {name: _destinations(mask) for name, mask in sparsity.masks.items()}
     plan = make_plan(sparsity.groups, destinations)
     smaller = apply_plan(after, plan)

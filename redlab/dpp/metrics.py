@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from redlab.dpp.draws import gumbel_like, largest
 from redlab.dpp.masks import Mask, masks_in
 from redlab.dpp.sparsity import sparsity_of
+from redlab.layers import unwrap
 from redlab.options import plain_options
 
 _PARTS = 8  # of the draws: the spread over them is the error of what all of them say
@@ -68,6 +69,7 @@ def mask_metrics(network: nn.Module, draws: int = 64, seed: int = 0) -> pd.DataF
         1  hidden.1.linear   128  64  256
         2       classifier    10  32  128
     """
+    network = unwrap(network)
     sparsity = sparsity_of(network)
     if draws and draws < _PARTS:
         raise ValueError(f"draws must be at least {_PARTS}, or 0 for none, not {draws!r}")

@@ -13,8 +13,9 @@ from redlab.dpp.masks import ChannelMask, Mask, MaskedWeight, UnitMask, Units, b
 from redlab.dpp.quantization import RoundedInput, RoundedWeight, round_input
 from redlab.dpp.request import Keep, Request
 from redlab.dpp.sparsity import Sparsity
+from redlab.example import Example
 from redlab.groups import Group
-from redlab.layers import Layer, copy_network, weight_layers
+from redlab.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.reasons import told_once
 from redlab.scoring import score_channels
@@ -40,7 +41,7 @@ def sparsify(
     activation_bits: int = 32,
     learn: bool = True,
     seed: int = 0,
-    example: Tensor | None = None,
+    example: Example | None = None,
 ) -> nn.Module:
     """A copy of ``network`` whose conv and linear layers learn which k of n of their parts to keep (DPP).
 
@@ -66,7 +67,7 @@ def sparsify(
         weight_bits: 32, 8 or 1 (signs alone), and ``activation_bits``: 32 or 8, of what masked layers get.
         learn: False fixes the masks as they start: no gradient and no noise.
         seed: of random logits; torch's global generator is left alone.
-        example: what the network takes, batch first, for "filter"; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, for "filter"; by default ``example_input(network)``.
 
     Defaults:
         start, noise: the paper's. On the digits all starts are within a point of the whole network; where training is
@@ -90,6 +91,7 @@ def sparsify(
         >>> masked.dpp.masks["classifier"]().sum(1).unique().tolist()
         [32.0]
     """
+    network = unwrap(network)
     whole = (whole,) if isinstance(whole, str) else tuple(whole)
     asked = Request(keep, granularity, whole, estimator, tiles, start, noise, weight_bits, activation_bits, learn, seed)
     if hasattr(network, "dpp"):
@@ -128,7 +130,7 @@ def _check_names(asked: Request, made: _Masks) -> None:
 class _Masks:
     """Masks being made for ``network``, in place."""
 
-    def __init__(self, network: nn.Module, asked: Request, example: Tensor | None) -> None:
+    def __init__(self, network: nn.Module, asked: Request, example: Example | None) -> None:
         self.network, self.asked, self.example = network, asked, example
         self.masks: dict[str, Mask] = {}
         self.skipped: dict[str, str] = {}
