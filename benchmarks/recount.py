@@ -1,13 +1,16 @@
-"""The shares of real.csv and pruning.csv by today's rule of counting, without training and without timing.
+"""The shares of real.csv, pruning.csv and defaults.csv by today's rule of counting, without training or timing.
 
     python -m benchmarks.recount                          goes on where the last run stopped
     python -m benchmarks.recount cifar10/resnet20         this network only
     python -m benchmarks.recount cifar10/resnet20 RED++   these methods again
+    python -m benchmarks.recount defaults                 what defaults.csv has of hashed and split networks
 
 Every network that is compressed and not trained is made again and counted. Where it is the one of the stored row, by
 its parameters and bytes, the row keeps its accuracy; where a target of products chose other channels, the accuracy is
 measured again. Times stay as they were measured. Rows of trained networks keep the shares of the old rule, in which
-multiplications by padding counted, and say so: their column ``count`` is "old", that of the others "new".
+multiplications by padding counted, and say so: their column ``count`` is "old", that of the others "new". In
+defaults.csv shares of networks that were split by channel follow from the old ones, since what is left of them never
+counted padding: only what it is a share of did.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ import pandas as pd
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks import pruning, real
+from benchmarks import defaults, pruning, real
+from benchmarks.default_measures import hashed
+from benchmarks.default_questions import QUESTIONS
 from benchmarks.real_methods import methods, share
-from redlab import evaluate, load_network
+from redlab import evaluate, load_network, measure_cost
 from redlab.pruning_studies import left_of, prune_by_method
 from redlab.real_studies import measure_left
 
@@ -32,6 +37,9 @@ Made = Iterator[tuple[str, nn.Module, dict[str, float]]]
 
 
 def main(network: str | None = None, *words: str) -> None:
+    if network == "defaults":
+        recount_defaults()
+        return
     rows, criteria = with_count(pd.read_csv(real.ROWS)), with_count(pd.read_csv(pruning.ROWS))
     for job in tqdm([job for job in real.all_jobs() if job.stage == "compressed" and network in (None, job.network)]):
         own = rows.loc[(rows[list(asdict(job))] == pd.Series(asdict(job))).all(axis=1)]
@@ -65,6 +73,19 @@ def recount(job: real.Job, rows: pd.DataFrame, criteria: pd.DataFrame) -> None:
         at = (criteria["network"] == job.network) & (criteria["method"] == job.method) & (criteria["seed"] == job.seed)
         at &= (criteria["stage"] == "pruned") & (criteria["keep"].map(share) == setting)
         write(criteria, at, left | {name: new[name] for name in ("macs", "accuracy") if name in new})
+
+
+def recount_defaults() -> None:
+    """Shares of the products that padding is among, as shares of those without it."""
+    rows = pd.read_csv(defaults.ROWS)
+    of_hashed = [title for title, question in QUESTIONS.items() if question.measure is hashed]
+    for name in rows["network"].unique():
+        cost = measure_cost(load_network(name)).attrs
+        at = (rows["network"] == name) & rows["question"].isin(of_hashed) & (rows["count"] == "old")
+        rows.loc[at, ["products", "unsigned"]] *= cost["macs"] / cost["products"]
+        rows.loc[at, "count"] = "new"
+    rows.to_csv(defaults.ROWS, index=False, float_format="%.6g")
+    defaults.TABLE.write_text(defaults.table(rows))
 
 
 def made(job: real.Job, original: nn.Module) -> Made:
