@@ -44,28 +44,45 @@ def main(network: str | None = None, *words: str) -> None:
     for job in tqdm([job for job in real.all_jobs() if job.stage == "compressed" and network in (None, job.network)]):
         own = rows.loc[(rows[list(asdict(job))] == pd.Series(asdict(job))).all(axis=1)]
         if job.method in words if words else (own["count"] == "old").any():
-            recount(job, rows, criteria)
-            rows.to_csv(real.ROWS, index=False, float_format="%.6g")
-            criteria.to_csv(pruning.ROWS, index=False, float_format="%.6g")
-            pruning.TABLE.write_text(pruning.table(criteria))
+            for _ in recount(job, rows, criteria, again=bool(words)):
+                save(rows, criteria)
+    save(rows, criteria)
+
+
+def save(rows: pd.DataFrame, criteria: pd.DataFrame) -> None:
+    rows.to_csv(real.ROWS, index=False, float_format="%.6g")
+    criteria.to_csv(pruning.ROWS, index=False, float_format="%.6g")
+    pruning.TABLE.write_text(pruning.table(criteria))
 
 
 def with_count(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows, in which those that nothing is said of are by the old rule."""
     macs = rows["macs"] if "macs" in rows else pd.Series(np.nan, rows.index)
-    whole = ~rows["split"].astype(bool) if "split" in rows else pd.Series(True, rows.index)
-    macs = macs.fillna(rows["products"].where(whole))  # what the old rule counted, where no product is shared
+    macs = macs.fillna(rows["products"].where(~rows["split"].astype(bool)) if "split" in rows else rows["products"])
+    if "setting" in rows:  # of split networks, all at alpha 0, dead channels alone are gone
+        dead = macs[rows["setting"] == "alpha 0"].set_axis(rows.loc[rows["setting"] == "alpha 0", "network"])
+        macs = macs.fillna(rows["network"].map(dead))
     # Each product of the original is a term of one sum: it has as many additions.
     both = {"operations": (rows["products"] + rows["additions"]) / 2} if "additions" in rows else {}
     return rows.assign(**both, macs=macs, count=rows["count"].fillna("old") if "count" in rows else "old")
 
 
-def recount(job: real.Job, rows: pd.DataFrame, criteria: pd.DataFrame) -> None:
-    """Write the shares of today, and accuracies where they must be, into the rows of ``job`` in both tables."""
+def recount(job: real.Job, rows: pd.DataFrame, criteria: pd.DataFrame, again: bool) -> Iterator[str]:
+    """Write the shares of today, and accuracies where they must be, into the rows of ``job`` in both tables.
+
+    Arguments:
+        again: rows that are by today's rule already, too.
+
+    Returns:
+        Each setting as soon as it is written.
+    """
     original = load_network(job.network)
     for setting, network, left in made(job, original):
         at = (rows[[*asdict(job), "setting"]] == pd.Series(asdict(job) | {"setting": setting})).all(axis=1)
-        old, new = rows[at].iloc[0], measure_left(original, network)
+        old = rows[at].iloc[0]
+        if old["count"] == "new" and not again:
+            continue
+        new = measure_left(original, network)
         if not all(np.isclose(old[name], new[name], rtol=1e-5) for name in ("parameters", "bytes")):
             plain = real.as_dense(network) if real.is_split(network) else network
             new["accuracy"] = evaluate(plain, real.images_of(job.network)[0]).accuracy
@@ -73,6 +90,7 @@ def recount(job: real.Job, rows: pd.DataFrame, criteria: pd.DataFrame) -> None:
         at = (criteria["network"] == job.network) & (criteria["method"] == job.method) & (criteria["seed"] == job.seed)
         at &= (criteria["stage"] == "pruned") & (criteria["keep"].map(share) == setting)
         write(criteria, at, left | {name: new[name] for name in ("macs", "accuracy") if name in new})
+        yield setting
 
 
 def recount_defaults() -> None:
