@@ -19,6 +19,7 @@ from redlab import (
     hash_network,
     load_dataset,
     load_network,
+    measure_cost,
     merge_neurons,
     prune_weights,
     red_plus_plus,
@@ -103,12 +104,14 @@ def _distinct(name: str, options: Row) -> int:
 
 
 def shared(name: str, setting: tuple[str, str], images: Dataset) -> Iterator[Row]:
-    """The products that a unit leaves, of the same hashed network: no accuracy, since the function stays."""
+    """The products that a unit leaves, of the same hashed network, as a share of those as trained: no accuracy, since
+    the function stays.
+    """
     hashing, unit = setting
     network = hash_network(folded(name), **({} if hashing == "kde" else {"rule": "uniform", "max_error": 0.15})).network
     scale = unit == "kernel, up to scale"
     layers = (separate_kernels(network, scale) if unit.startswith("kernel") else split_inputs(network, unit)).layers
-    yield {"products": layers["products_after"].sum() / layers["products_before"].sum()}
+    yield {"products": layers["products_after"].sum() / measure_cost(folded(name)).attrs["products"]}
 
 
 def merged(name: str, setting: Row, images: Dataset) -> Iterator[Row]:

@@ -30,7 +30,7 @@ def main() -> None:
 def _rewritten(text: str, section: str, kept: int, cells: Callable[..., list[str]]) -> str:
     """``text`` with the cells behind the first ``kept`` of each row of the section's first table replaced."""
     head, body, tail = re.split(rf"(## {section}\n.*?(?=\n## ))", text, maxsplit=1, flags=re.DOTALL)
-    lines = body.splitlines()
+    lines = body.split("\n")
     start = next(number for number, line in enumerate(lines) if line.startswith("|---")) + 1
     for number in range(start, len(lines)):
         if not lines[number].startswith("|"):

@@ -153,7 +153,8 @@ def table(rows: pd.DataFrame) -> str:
         "Seconds: coupling, without building; in brackets the export of the network alone, which is part of it. "
         "Hashing is the default of `hash_network`, products are counted at the network's own image size (unit "
         '"channel"). Differences, on small images: of the whole network under unit "channel", and of every layer of '
-        "several taps on its own input under the other two; where it says so, layer by layer.",
+        "several taps on its own input under the other two; where it says so, layer by layer. Where the count is old, "
+        "products by padding, and those of attention between two inputs, are among those before.",
         "",
         "| " + " | ".join(COLUMNS.values()) + " |",
         "|---" * len(COLUMNS) + "|",

@@ -64,7 +64,7 @@ def split_inputs(
         unit: "channel" leaves the fewest products of the same function. At silverman/8 channel, tap and kernel leave
             21.0, 62.7 and 94.6 % of ResNet-20's, 20.9, 63.8 and 94.8 % of ResNet-56's, 30.8, 32.0 and 32.1 % of
             MobileNetV1's, most of whose kernels are single weights (benchmarks/defaults.md, "unit").
-        signed: off, as in ``as_published``; ``red_plus_plus`` turns it on, for 2.59 in place of 4.52 % on ResNet-20
+        signed: off, as in ``as_published``; ``red_plus_plus`` turns it on, for 2.85 in place of 4.96 % on ResNet-20
             (README.md, "RED and RED++ on real networks").
 
     Returns:
