@@ -94,6 +94,7 @@ def merge_neurons(
         channels: 250 -> 231 (92.400% left)
         parameters: 74,762 -> 63,209 (84.547% left)
         products: 747,136 -> 642,182 (85.952% left)
+        conv and linear weights: 99.666% of all 74,762 parameters
         8 layers, 1 skipped: linear (network output)
     """
     options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)

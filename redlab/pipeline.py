@@ -80,6 +80,7 @@ def red(
         parameters: 75,002 -> 63,098 (84.128% left)
         products: 747,136 -> 642,071 (85.938% left)
         relative error per layer: 0.0457 on average, 0.0659 at most
+        conv and linear weights: 99.347% of all 75,002 parameters
         8 layers, 1 skipped: linear (merge: network output)
     """
     options = {"alpha": alpha, "strategy": strategy, "up_to_scale": up_to_scale, **hashing}

@@ -75,6 +75,7 @@ def split_inputs(
         channels: 250 -> 250 (100.000% left)
         parameters: 74,522 -> 9,902 (13.287% left)
         products: 747,136 -> 156,718 (20.976% left)
+        conv and linear weights: 99.347% of all 75,002 parameters
         8 layers, none skipped
     """
     if unit not in UNITS:
