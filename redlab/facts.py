@@ -18,6 +18,7 @@ FORMAT = 2  # 1 held the codes of hashed weights uncompressed, and still opens
 # What the file holds, and as what.
 _KINDS = {"format": int, "recipe": dict, "versions": dict, "sha256": str, "dtype": str, "tied": dict, "packed": list}
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+_LARGEST = 1e30  # mean of an input: a float32 holds it and its products
 _MOST_INPUTS = 10**8  # values of one input: beyond it, an example alone would fill the memory
 
 
@@ -96,7 +97,7 @@ def _read_mean(mean: Any, shape: list[int], path: Path) -> tuple[float, ...] | N
     """The mean input; older files say nothing of it."""
     if mean is None:
         return None
-    numbers = isinstance(mean, list) and all(type(m) in (int, float) and math.isfinite(m) for m in mean)
+    numbers = isinstance(mean, list) and all(type(m) in (int, float) and abs(m) < _LARGEST for m in mean)
     if not numbers or len(mean) not in (1, *shape[:1]):
         _refuse(path, "the recipe's 'input_mean' must be null or a finite number for each channel of its input")
     return tuple(map(float, mean))

@@ -85,6 +85,7 @@ def red(
         products: 537,280 -> 463,426 (86.254% left)
         operations (multiplications + additions): 1,074,560 -> 998,251 (92.899% left)
         relative error per layer: 0.0457 on average, 0.0659 at most
+        conv and linear weights: 99.347% of all 75,002 parameters
         8 layers, 1 skipped: linear (merge: network output)
     """
     options = {"alpha": alpha, "strategy": strategy, "up_to_scale": up_to_scale, **fitted(hash_network, hashing)}

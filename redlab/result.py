@@ -41,7 +41,7 @@ class Result:
         >>> print(result)
         fold()
         parameters: 51,210 -> 50,826 (99.250% left)
-        conv and linear weights: 98.480% of all 51,210 parameters
+        conv and linear weights: 98.481% of all 51,210 parameters
         3 layers, none skipped
         >>> result.plan["step"], len(result.layers)
         ('fold', 3)

@@ -125,6 +125,9 @@ def test_every_torchvision_classifier_builds_with_an_input_shape_and_a_source(mo
         assert download.url.startswith("https://download.pytorch.org/")
         assert len(download.sha256) >= 8
         assert input_shape(name)[0] == 3
+        # ImageNet's mean is taken off; one network wants a half taken off in its place.
+        halves = [(mean - 0.5) / 0.5 for mean in MEAN] if name.endswith("efficientnet_v2_l") else [0, 0, 0]
+        assert networks.input_mean(name) == pytest.approx(halves)
         assert not build(name).training
 
 

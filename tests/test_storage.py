@@ -20,7 +20,7 @@ from scipy import stats
 from torch import nn
 
 from redlab import fold_batchnorm, hash_network, networks, storage, weight_layers
-from redlab.networks import example_input
+from redlab.networks import example_input, input_mean_of
 from redlab.recipe import Recipe, recipe_of
 from redlab.storage import FACTS, WEIGHTS, load_network, save_network, stored_bits
 
@@ -368,6 +368,11 @@ EDITS = {
     "huge": (lambda f: f["recipe"].update(input_shape=[10**6] * 6), "'input_shape' must be"),
     "negative": (lambda f: f["recipe"].update(input_shape=[1, -8, 8]), "'input_shape' must be"),
     "fraction": (lambda f: f["recipe"].update(input_shape=[1.0, 8, 8]), "'input_shape' must be"),
+    "mean of text": (lambda f: f["recipe"].update(input_mean="0.3"), "'input_mean' must be"),
+    "mean of truth": (lambda f: f["recipe"].update(input_mean=[True]), "'input_mean' must be"),
+    "too many means": (lambda f: f["recipe"].update(input_mean=[0.3, 0.3]), "'input_mean' must be"),
+    "no finite mean": (lambda f: f["recipe"].update(input_mean=[float("inf")]), "'input_mean' must be"),
+    "a huge mean": (lambda f: f["recipe"].update(input_mean=[10**400]), "'input_mean' must be"),
     "steps": (lambda f: f["recipe"].update(steps="fold"), "'steps'"),
     "unknown step": (
         lambda f: f["recipe"]["steps"].append({"step": "eval"}),
@@ -471,6 +476,20 @@ def test_folders_of_format_1_with_codes_as_they_are_still_open(saved):
     edit(saved, lambda facts: facts.update(format=1))
     states = network.state_dict(), load_network(saved).state_dict()
     assert all(same_bits(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_folders_that_say_nothing_of_the_mean_input_open_and_have_that_of_their_architecture(saved):
+    assert load_network(saved).redlab.input_mean == load_network("digits/resnet").redlab.input_mean
+    edit(saved, lambda facts: facts["recipe"].pop("input_mean"))
+    opened = load_network(saved)
+    assert opened.redlab.input_mean is None
+    assert input_mean_of(opened) == input_mean_of(load_network("digits/resnet"))
+
+
+def test_a_mean_input_of_ones_own_is_kept(tmp_path):
+    network = load_network("digits/mlp")
+    network.redlab = Recipe("digits/mlp", (1, 8, 8), input_mean=(-0.25,))
+    assert input_mean_of(load_network(save_network(network, tmp_path / "net"))) == (-0.25,)
 
 
 def test_a_header_that_declares_more_than_the_file_holds_is_refused(saved):
