@@ -22,7 +22,7 @@ def inspect(
         Path,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A .safetensors, .pt, .pth, .th or .bin file, model.safetensors.index.json or its folder.",
+            help="A file of safetensors or torch.save by any name, model.safetensors.index.json or its folder.",
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder to write; default: NAME-inspect in this folder.")] = None,

@@ -17,6 +17,7 @@ from torch import Tensor
 # Bytes that are read together although only some of them belong to the tensor (a slice of columns, say).
 _AT_ONCE = 1 << 24
 WEIGHT, NESTED, BESIDE = "weight", "nested", "beside"
+OPTIMIZERS = "an optimizer's, no weight of the network"  # why such a tensor is skipped
 
 
 @dataclass(frozen=True, eq=False)

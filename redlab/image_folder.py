@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import re
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,12 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from redlab.image_files import SUFFIXES, decode, is_stray, look_at, why_no_image
+from redlab.image_labels import TABLE, WORDNET_IDS, labels_of, read_table
 from redlab.mobilenet import MEAN, STD
-
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
-RESIZE, CROP, CLASSES = 256, 224, 1000
-FLATTEST = 100  # how often the longer side of a picture may hold the shorter
-_WORDNET_ID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,22 +28,28 @@ class ImageFolder(Dataset):
         files: paths inside it.
         labels: one int a file.
         name: of the dataset.
+        left_out: the files of the folder that are not in the dataset, and why.
+        altered: the files of the dataset that decoding changes (16-bit grey to 8 bits, say), and how.
+        empty: the class folders without an image; they keep their labels.
     """
 
     root: Path
     files: tuple[str, ...]
     labels: tuple[int, ...]
     name: str = "imagenet_folder"
+    left_out: dict[str, str] = field(default_factory=dict)
+    altered: dict[str, str] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """(float32 3x224x224 normalised by ImageNet's mean and std, label); a damaged file raises ValueError."""
-        return _normalised(_decode(self.root / self.files[index])), self.labels[index]
+        return _normalised(decode(self.root / self.files[index])), self.labels[index]
 
     def take(self, indices: np.ndarray) -> ImageFolder:
-        """The images at ``indices``, in that order."""
+        """The images at ``indices``, in that order; what was left out or altered stays that of the whole folder."""
         files, labels = (tuple(of[i] for i in indices) for of in (self.files, self.labels))
         return replace(self, files=files, labels=labels)
 
@@ -56,109 +59,140 @@ def read_image_folder(root: Path) -> ImageFolder:
 
     Labels are 0..999 in the sorted order of ImageNet's WordNet ids, as torchvision counts them. Class folders named by
     integers are those labels; named by WordNet ids, all 1000 must be there, or ``wnids_sorted.txt`` (a line an id) in
-    ``root`` or its parent; any others count in their sorted order. An image whose shorter side is over 256 or under 224
-    is resized to 256 on that side, then the centre 224x224 is taken.
+    ``root`` or its parent; any others count in their sorted order. As in torchvision's ImageFolder all images below a
+    class folder are of that class, however deep. A class folder without images keeps its label.
+
+    An image is its first frame, turned as its EXIF orientation says (torchvision's ImageFolder does not turn it). If
+    its shorter side is over 256 or under 224 it is resized to 256 on that side, then the centre 224x224 is taken.
+    ``image_files.as_colour`` says what becomes of 16-bit grey, palettes, transparency and CMYK.
+
+    Files that are no images, hidden, damaged or not in ``labels.csv`` are left out. One warning sums up what was left
+    out or will be altered, and the dataset's ``left_out``, ``altered`` and ``empty`` list it all. An image that
+    ``labels.csv`` names and that is damaged is not left out: it raises ValueError when it is read.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: no labels, no images, or a row of labels.csv that names an absent file, one outside, or a bad label.
+        ValueError: no labels, no images; a row of labels.csv that names an absent file, one outside, one that an
+            earlier row names, or a bad label; folders that are splits (train, val) and not classes.
     """
     if not root.is_dir():
         raise FileNotFoundError(
             f"no folder {root}: put ImageNet images there, with labels.csv (file,label) or one folder a class"
         )
-    pairs = _pairs_of_table(root) if (root / "labels.csv").is_file() else _pairs_of_folders(root)
-    if not pairs:
-        raise ValueError(f"{root} holds no images ({', '.join(SUFFIXES)}) with labels")
-    files, labels = zip(*pairs, strict=True)
-    return ImageFolder(root, files, labels)
+    dataset, note = _by_table(root) if (root / TABLE).is_file() else _by_folders(root)
+    if not dataset.files:
+        left = f"; {len(dataset.left_out)} files were left out{_some(dataset.left_out)}" if dataset.left_out else ""
+        raise ValueError(f"{root} holds no images ({', '.join(SUFFIXES)}) with labels{left}")
+    _warn(dataset, note)
+    return dataset
 
 
-def _pairs_of_table(root: Path) -> list[tuple[str, int]]:
-    table = root / "labels.csv"
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"file", "label"} <= set(rows.fieldnames or ()):
-                raise ValueError(f"{table} needs the columns file,label, it has {rows.fieldnames}")
-            return [_checked_row(root, row, f"{table}, line {rows.line_num}") for row in rows]
-    except (UnicodeDecodeError, csv.Error) as error:
-        what = f"{table} is no table in UTF-8 ({error}): save it as CSV with the columns file,label"
-        raise ValueError(what) from None
+def _by_table(root: Path) -> tuple[ImageFolder, str]:
+    rows = read_table(root)
+    listed = {os.path.normpath(file) for file, _ in rows}
+    left_out = {
+        inside: why_no_image(root / inside, Path(inside)) or f"not in {TABLE}"
+        for inside in _inside(root, "", {})
+        if inside not in listed and inside not in (TABLE, WORDNET_IDS)
+    }
+    altered = {file: change for file, _ in rows if (change := look_at(root / file)[1])}
+    return ImageFolder(root, *_columns(rows), left_out=left_out, altered=altered), ""
 
 
-def _checked_row(root: Path, row: dict[str, str | None], where: str) -> tuple[str, int]:
-    file, label = row["file"] or "", (row["label"] or "").strip()
-    # Judged by its name alone, so that a link inside the folder to images elsewhere is fine.
-    if not file or os.path.isabs(file) or ".." in PurePosixPath(file.replace("\\", "/")).parts:
-        raise ValueError(f"{where}: {file!r} is not a file inside the folder")
-    if not os.path.isfile(root / file):  # False for any text that no file can be called, too
-        raise ValueError(f"{where}: there is no file {file!r}")
-    return file, _checked_label(label, where)
-
-
-def _checked_label(text: str, where: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) >= CLASSES:
-        raise ValueError(f"{where}: label {text!r} is not a whole number in 0..{CLASSES - 1}")
-    return int(text)
-
-
-def _pairs_of_folders(root: Path) -> list[tuple[str, int]]:
-    folders = sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+def _by_folders(root: Path) -> tuple[ImageFolder, str]:
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_stray(path.name))
     if not folders:
-        raise ValueError(f"{root} holds neither labels.csv nor one folder per class")
-    labels = _labels_of(root, folders)
-    return [
-        (f"{folder}/{file.name}", label)
+        raise ValueError(f"{root} holds neither {TABLE} nor one folder per class")
+    labels = labels_of(root, folders)
+    left_out = _outside(root, folders)
+    altered: dict[str, str] = {}
+    rows = [
+        (file, label)
         for folder, label in zip(folders, labels, strict=True)
-        for file in sorted((root / folder).iterdir())
-        if file.suffix.lower() in SUFFIXES
+        for file in _inside(root, folder, left_out)
+        if _is_taken(root, file, left_out, altered)
     ]
+    filled = {Path(file).parts[0] for file, _ in rows}
+    empty = tuple(folder for folder in folders if folder not in filled)
+    note = _why_deep(root, filled, rows)
+    return ImageFolder(root, *_columns(rows), left_out=left_out, altered=altered, empty=empty), note
 
 
-def _labels_of(root: Path, folders: list[str]) -> list[int]:
-    if all(folder.isdecimal() for folder in folders):
-        return [_checked_label(folder, f"{root}, folder {folder}") for folder in folders]
-    if all(_WORDNET_ID.fullmatch(folder) for folder in folders) and len(folders) != CLASSES:
-        order = _wordnet_order(root)
-        if absent := sorted(set(folders) - set(order)):
-            raise ValueError(f"{root}: wnids_sorted.txt does not list {', '.join(absent[:3])}")
-        return [order[folder] for folder in folders]
-    if len(folders) > CLASSES:
-        raise ValueError(f"{root} holds {len(folders)} class folders, at most {CLASSES} were expected")
-    return list(range(len(folders)))
+def _columns(rows: list[tuple[str, int]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    return tuple(file for file, _ in rows), tuple(label for _, label in rows)
 
 
-def _wordnet_order(root: Path) -> dict[str, int]:
-    for file in (root / "wnids_sorted.txt", root.parent / "wnids_sorted.txt"):
-        if file.is_file():
-            ids = file.read_text(encoding="ascii", errors="replace").split()
-            if len(set(ids)) != CLASSES or ids != sorted(ids) or not all(map(_WORDNET_ID.fullmatch, ids)):
-                raise ValueError(f"{file} must list the {CLASSES} WordNet ids, sorted; it lists {len(set(ids))}")
-            return {wordnet_id: label for label, wordnet_id in enumerate(ids)}
-    raise ValueError(
-        f"{root} has folders named by WordNet ids, but not {CLASSES} of them, so their labels are unknown: "
-        "put wnids_sorted.txt (the sorted ids, a line each) beside them, or a labels.csv (file,label)"
-    )
+def _outside(root: Path, folders: list[str]) -> dict[str, str]:
+    """The files that lie in no class folder."""
+    left_out: dict[str, str] = {}
+    for path in sorted(root.iterdir()):
+        if not path.is_dir() and path.name != WORDNET_IDS:
+            left_out[path.name] = why_no_image(path, Path(path.name)) or "in no class folder"
+        elif path.is_dir() and path.name not in folders:
+            left_out |= dict.fromkeys(_inside(root, path.name, {}), "hidden or of the operating system")
+    return left_out
 
 
-def _decode(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return _cropped(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} cannot be decoded: {error}") from error
+def _inside(root: Path, folder: str, left_out: dict[str, str]) -> Iterator[str]:
+    """The files below a folder of ``root``, sorted as torchvision does: it would follow a link in a circle."""
+    seen: set[str] = set()
+    found: list[tuple[str, str]] = []
+    for here, folders, files in os.walk(root / folder, followlinks=True):
+        place = os.path.relpath(here, root)
+        if (real := os.path.realpath(here)) in seen:
+            left_out[f"{place}/"] = "a link to a folder that was read already"
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [(place, file) for file in files]
+    return (os.path.normpath(os.path.join(place, file)) for place, file in sorted(found))
 
 
-def _cropped(image: Image.Image) -> Image.Image:
-    shorter = min(image.size)
-    if max(image.size) >= FLATTEST * shorter:  # resized, a few kilobytes would fill the memory
-        raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are a line rather than a picture")
-    if not CROP <= shorter <= RESIZE:
-        width, height = (int(RESIZE * side / shorter) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased, as Pillow always does
-    left, top = (round((side - CROP) / 2) for side in image.size)
-    return image.crop((left, top, left + CROP, top + CROP))
+def _is_taken(root: Path, file: str, left_out: dict[str, str], altered: dict[str, str]) -> bool:
+    """Whether a file becomes part of the dataset; it is noted where not, or where decoding changes it."""
+    why, change = why_no_image(root / file, Path(file)), ""
+    if not why:
+        why, change = look_at(root / file)
+    if why:
+        left_out[file] = why
+    if change:
+        altered[file] = change
+    return not why
+
+
+def _why_deep(root: Path, filled: set[str], rows: list[tuple[str, int]]) -> str:
+    """What to say where the class folders hold folders alone: they may be one level too high."""
+    if not rows or any(len(Path(file).parts) < 3 for file, _ in rows):
+        return ""
+    deeper = sorted({Path(file).parts[1] for file, _ in rows})
+    if {name.lower() for name in filled} <= _SPLITS:
+        one = root / min(filled, key=lambda name: ("train" in name.lower(), name))
+        raise ValueError(f"{root} holds splits ({', '.join(sorted(filled))}), not classes: name one of them, {one} say")
+    held = ", ".join(deeper[:3]) + (", ..." if len(deeper) > 3 else "")
+    return f"all images lie one level deeper ({held}): if those are the classes, name the folder that holds them"
+
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+
+
+def _warn(dataset: ImageFolder, note: str) -> None:
+    """Say in one warning what is not as it lies in the folder."""
+    said = [note] if note else []
+    for what, found in (("left out", dataset.left_out), ("altered", dataset.altered)):
+        if found:
+            said.append(f"{len(found)} file{'s' * (len(found) > 1)} {what}{_some(found)}")
+    if dataset.empty:
+        many = f"{len(dataset.empty)} class folder{'s' * (len(dataset.empty) > 1)}"
+        said.append(f"{many} without images{_some(dict.fromkeys(dataset.empty, ''))}")
+    if said:
+        lists = "the dataset's left_out, altered and empty list them all"
+        warnings.warn(f"{dataset.root}: {'; '.join(said)} ({lists})", stacklevel=5)
+
+
+def _some(found: dict[str, str]) -> str:
+    """The first three by name, with the reason."""
+    named = "; ".join(f"{file}: {why}" if why else file for file, why in list(found.items())[:3])
+    return f" ({named}{'; ...' if len(found) > 3 else ''})"
 
 
 def _normalised(image: Image.Image) -> Tensor:

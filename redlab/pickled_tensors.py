@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from redlab.entries import BESIDE, NESTED, WEIGHT, Entry, Listing, span_of
+from redlab.entries import BESIDE, NESTED, OPTIMIZERS, WEIGHT, Entry, Listing, span_of
 from redlab.outlines import Outline
 from redlab.pickled import Pickled, first_line, read_pickled, wants_to_run
 from redlab.sections import Item, items_of, network_of, walk
@@ -41,14 +42,11 @@ def list_pickled(path: Path, kind: str) -> Listing:
 
 def _why_useless(file: Pickled, found: Listing) -> str:
     own = [entry for entry in found.entries if entry.role != BESIDE]
+    expanded = [entry for entry in own if entry.skipped.startswith(_EXPANDED)]
+    if expanded and all(entry.skipped for entry in own):
+        return f"holds no tensor that can be read: {expanded[0].name!r} is {expanded[0].skipped}"
     if own:
-        expanded = next((entry for entry in own if entry.skipped.startswith(_EXPANDED)), None)
-        readable = any(not entry.skipped for entry in own)
-        return (
-            f"holds no tensor that can be read: {expanded.name!r} is {expanded.skipped}"
-            if expanded and not readable
-            else ""
-        )
+        return ""
     if file.names and found.left_out:
         return wants_to_run(sorted(file.names))
     held = "tensors of an optimizer alone" if found.entries else f"no tensors but a {type(file.content).__name__}"
@@ -57,25 +55,29 @@ def _why_useless(file: Pickled, found: Listing) -> str:
 
 def _listing(path: Path, file: Pickled) -> Listing:
     network, around = network_of(file.content)
-    own = list(walk(network))
-    others = list(walk(file.content, besides=network)) if around else []
-    named = _names([item.name for item in own if isinstance(item.value, Outline)])
-    entries = [_entry(path, file, item, named[item.name]) for item in own if isinstance(item.value, Outline)]
-    entries = _sharing(entries, [item.value for item in own if isinstance(item.value, Outline)])
+    own, odd = _apart(walk(network))
+    others, also_odd = _apart(walk(file.content, besides=network) if around else ())
+    named = _names([item.name for item in own])
+    entries = _sharing([_entry(path, file, item, named[item.name]) for item in own], [item.value for item in own])
     why = f"outside of the file's {around!r}"
-    entries += [
-        replace(_entry(path, file, item, item.name), role=BESIDE, skipped=why)
-        for item in others
-        if isinstance(item.value, Outline)
-    ]
-    left = {item.name or "all": item.value.name for item in [*own, *others] if not isinstance(item.value, Outline)}
+    entries += [replace(_entry(path, file, item, item.name), role=BESIDE, skipped=why) for item in others]
+    left = {item.name or "all": item.value.name for item in [*odd, *also_odd]}
     bare = any(name != bare for name, bare in named.items())
     return Listing(entries, _plain(network) | left, _versions(network, _PREFIX if bare else ""))
+
+
+def _apart(items: Iterable[Item]) -> tuple[list[Item], list[Item]]:
+    """The tensors, and the odd objects."""
+    every = list(items)
+    tensors = [item for item in every if isinstance(item.value, Outline)]
+    return tensors, [item for item in every if not isinstance(item.value, Outline)]
 
 
 def _plain(network: Any) -> dict[str, str]:
     """Numbers and text among the tensors of a state dict, by their types."""
     held = items_of(network) or {}
+    if not any(isinstance(value, Outline) for value in held.values()):
+        return {}
     plain = (str, int, float, bool, bytes, type(None))
     return {str(name): type(value).__name__ for name, value in held.items() if isinstance(value, plain)}
 
@@ -96,7 +98,7 @@ def _versions(network: Any, prefix: str) -> dict[str, Any] | None:
 def _entry(path: Path, file: Pickled, item: Item, name: str) -> Entry:
     tensor, shown = item.value, item.name or "tensor"
     role = BESIDE if item.training else WEIGHT if item.direct else NESTED
-    why = _why_unread(tensor, shown) or ("an optimizer's, no weight of the network" if item.training else "")
+    why = _why_unread(tensor, shown) or (OPTIMIZERS if item.training else "")
     entry = Entry(name or shown, tensor.shape, tensor.dtype, path, skipped=why, role=role, swapped=file.swapped)
     if tensor.storage is None:
         return entry

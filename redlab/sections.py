@@ -13,7 +13,7 @@ from redlab.outlines import Named, Odd, Outline
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "net_state_dict", "network", "module", "weights")
 # What they put beside it, by the key of a dict; and the names of what optimizers remember of a parameter.
 _TRAINING = re.compile(
-    r"(?i)(.+_)?(optim\w*|opt|(lr_?)?sched(uler)?s?|(grad_?)?scaler|rng)(_?(states?|state_?dict))?(_.*)?"
+    r"(?i)(.+_)?(optim\w*|(opt|(lr_?)?sched(uler)?s?|(grad_?)?scaler|rng)(_?(states?|state_?dict))?(_\w|_?\d+)?)"
 )
 _MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "acc_delta"}
 _DEEPEST = 1000

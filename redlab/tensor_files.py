@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from redlab.entries import BESIDE, Entry, Listing
+from redlab.entries import BESIDE, OPTIMIZERS, Entry, Listing
 from redlab.file_kinds import INDEX, READS, SAFETENSORS, SHARDED, kind_of
 from redlab.pickled_tensors import list_pickled
 from redlab.safetensors_header import list_safetensors
@@ -67,10 +67,14 @@ def _list_file(path: Path) -> Listing:
         _refuse(path, "is an index, which no other index may name")
     if kind != SAFETENSORS:
         return list_pickled(path, kind)
-    return Listing([replace(e, **_BESIDE) if is_training(e.name) else e for e in list_safetensors(path)])
+    return Listing([_judged(entry) for entry in list_safetensors(path)])
 
 
-_BESIDE = {"role": BESIDE, "skipped": "an optimizer's, no weight of the network"}
+def _judged(entry: Entry) -> Entry:
+    """By its name, the only thing that such a file says of a tensor's purpose."""
+    if not is_training(entry.name):
+        return entry
+    return replace(entry, role=BESIDE, skipped=OPTIMIZERS)
 
 
 def _index_in(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, BinaryIO, ClassVar
 
 import torch
@@ -45,6 +46,10 @@ class Unpickler(pickle._Unpickler):  # Python's own, which has a method an opcod
         storages: by their keys those that its tensors lie in.
     """
 
+    stack: list[Any]
+    append: Callable[[Any], None]
+    readline: Callable[[], bytes]
+    pop_mark: Callable[[], list]
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: BinaryIO, names: set[str]) -> None:

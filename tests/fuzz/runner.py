@@ -121,6 +121,7 @@ def _work(target: Target, folder: Path, seed: int, answers) -> None:
     tempfile.gettempdir()  # it writes a file to see whether it can
     (folder / "work").mkdir(exist_ok=True)
     os.chdir(folder / "work")
+    warnings.simplefilter("ignore", UserWarning)  # ours: of what is left out
     warnings.simplefilter("error", RuntimeWarning)  # numpy's: of numbers that mean nothing
     _limit_memory()
     deeds: list[str] = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import io
 import json
 import os
 import pickle
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +95,30 @@ def _make_safetensors(folder: Path) -> None:
         save_file(tensors, folder / name / "a.safetensors", {"format": "pt"})
 
 
+def _trained() -> dict[str, Any]:
+    """What trainers save: an optimizer, numbers of numpy, arguments, containers of many classes."""
+    state = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(6, 5)}}, "param_groups": [{"lr": 0.1}]}
+    odd = {"args": argparse.Namespace(lr=0.1), "loss": np.float64(0.3), "path": Path("a"), "deque": deque([1], 3)}
+    odd |= {"sets": [{1, 2}, frozenset("ab")], "expanded": torch.ones(1).expand(9), "mean": np.ones(2)}
+    return {"net": _tensors(), "optimizer": state, **odd, "counts": defaultdict(list, {1: [2]})}
+
+
+def _make_kinds(folder: Path) -> None:
+    """Files of every kind under names that say another one; two of them are checkpoints."""
+    small = {"w": torch.randn(3, 2)}
+    save_file(small, folder / "x")
+    made = {"safe": (folder / "x").read_bytes(), "lfs": b"version https://git-lfs.github.com/spec/v1\nsize 3\n"}
+    made |= {"gguf": b"GGUF\3\0\0\0", "html": b"<html></html>", "json": b'{"weight_map": {"a": "b"}}', "text": b"no"}
+    made |= {"onnx": b"\x08\x08\x12\x07pytorch", "gz": gzip.compress(b"x"), "pickle": pickle.dumps({"a": 1}, 0)}
+    for name, write in (("pt", torch.save), ("npy", lambda a, file: np.save(file, a["w"].numpy()))):
+        write(small, buffer := io.BytesIO())
+        made[name] = buffer.getvalue()
+    (folder / "x").unlink()
+    for name, content in made.items():
+        (folder / name).mkdir()
+        (folder / name / "a.ckpt").write_bytes(content)
+
+
 def _make_pickled(folder: Path) -> None:
     tensors, weight = _tensors(), torch.randn(8, 6)
     views = {"w": weight, "t": weight.t(), "cut": weight[::2, 1:3], "tied": weight}
@@ -101,6 +128,9 @@ def _make_pickled(folder: Path) -> None:
         for form in ("new", "old"):
             (folder / f"{name} {form}").mkdir()
             torch.save(content, folder / f"{name} {form}" / "a.pt", _use_new_zipfile_serialization=form == "new")
+    for protocol in (2, 4):
+        (folder / f"trained {protocol}").mkdir()
+        torch.save(_trained(), folder / f"trained {protocol}" / "a.pt", pickle_protocol=protocol)
     (folder / "harm").mkdir()
     (folder / "harm" / "a.pt").write_bytes(pickle.dumps(_Harm(), protocol=2))
 
@@ -122,6 +152,8 @@ def _make_weights(folder: Path) -> None:
     for name, content in {"plain": small, "nested": {"state_dict": small, "epoch": 1}, "harm": _Harm()}.items():
         (folder / name).mkdir()
         torch.save(content, folder / name / "a.pt")
+    (folder / "trained").mkdir()
+    torch.save(_trained() | {"net": small}, folder / "trained" / "a.pt")
     (folder / "safe").mkdir()
     save_file(small, folder / "safe" / "a.safetensors")
 
@@ -250,12 +282,17 @@ def _open_plan(folder: Path) -> None:
 
 
 def _make_images(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
     picture = Image.effect_noise((40, 30), 60).convert("RGB")
     for name, suffixes in {"table": ("jpg", "png", "bmp", "webp"), "folders": ("png", "bmp"), "ids": ("bmp",)}.items():
         for k, suffix in enumerate(suffixes):
             own = folder / name / {"table": "", "folders": f"{k}", "ids": f"n{k:08}"}[name]
             own.mkdir(parents=True, exist_ok=True)
             picture.save(own / f"a{k}.{suffix}")
+    for k, (mode, suffix) in enumerate((("I;16", "png"), ("F", "tif"), ("P", "gif"), ("LA", "png"), ("CMYK", "jpg"))):
+        (own := folder / "modes" / f"class {k}" / "deep").mkdir(parents=True)
+        Image.new(mode, (40, 30)).save(own / f"a.{suffix}", **({"exif": exif} if suffix == "jpg" else {}))
     rows = "".join(f"a{k}.{suffix},{k}\n" for k, suffix in enumerate(("jpg", "png", "bmp", "webp")))
     (folder / "table" / "labels.csv").write_text(f"file,label\n{rows}")
     (folder / "ids" / "wnids_sorted.txt").write_text("".join(f"n{k:08}\n" for k in range(1000)))
@@ -287,6 +324,7 @@ def _open_mnist(folder: Path) -> None:
 TARGETS = (
     Target("safetensors", _make_safetensors, lambda folder: inspect_checkpoint(folder / "a.safetensors")),
     Target("pickled", _make_pickled, lambda folder: inspect_checkpoint(folder / "a.pt")),
+    Target("kinds", _make_kinds, lambda folder: read_checkpoint(folder / "a.ckpt"), (ValueError, FileNotFoundError)),
     Target("sharded", _make_sharded, inspect_checkpoint),
     Target("weights", _make_weights, _open_weights, (ValueError, FileNotFoundError)),
     Target(
