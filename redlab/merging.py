@@ -95,13 +95,9 @@ def merge_neurons(
         plan(alpha=0.1, strategy='constant', linkage='complete', alpha_of='share', dead=True, round_to=1)
         channels: 250 -> 231 (92.400% left)
         parameters: 74,762 -> 63,209 (84.547% left)
-<<<<<<< HEAD
         products: 537,280 -> 463,537 (86.275% left)
         operations (multiplications + additions): 1,074,560 -> 927,074 (86.275% left)
-=======
-        products: 747,136 -> 642,182 (85.952% left)
         conv and linear weights: 99.666% of all 74,762 parameters
->>>>>>> result
         8 layers, 1 skipped: linear (network output)
     """
     options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)

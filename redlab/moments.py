@@ -94,19 +94,12 @@ def mean_inputs(
     given = [node for node in graph.fx.nodes if node.op == "placeholder" and node not in known and node.users]
     known |= {node: _of_input(node, input_mean, len(given)) for node in given}
     for node in graph.fx.nodes:
-<<<<<<< HEAD
-        if node.op == "placeholder" and node not in known:
-            known[node] = _given(node, input_mean)
-        elif node.op == "call_function":
-=======
         if node.op == "call_function":
->>>>>>> result
             known[node] = _push(graph, node, known, inputs)
     inputs.unknown |= _unseen(graph, inputs, example)
     return inputs
 
 
-<<<<<<< HEAD
 def _unseen(graph: Graph, inputs: MeanInputs, example: Example | None) -> dict[str, str]:
     """The layers that run, and that the graph shows no call of."""
     seen = inputs.calls.keys() | inputs.unknown.keys()
@@ -115,34 +108,20 @@ def _unseen(graph: Graph, inputs: MeanInputs, example: Example | None) -> dict[s
     return {name.removesuffix(".weight"): why for name, why in reasons.items() if why != NEVER}
 
 
-def _given(node: Node, mean: Sequence[float] | None) -> Any:
-    """An input of the network: of this mean and variance 1, unless it is of whole numbers, or no tensor."""
+def _of_input(node: Node, mean: Sequence[float] | None, inputs: int) -> Any:
+    """What the network gets, of variance 1; of several inputs one number alone can be the mean of all."""
     like = node.meta["val"]
     if not isinstance(like, Tensor):
         return like
     if not like.is_floating_point():
         return _Unknown("the network's input is of whole numbers, whose mean is not known")
-    if mean is None:
-=======
-def _of_input(node: Node, mean: Sequence[float] | None, inputs: int) -> Moments | _Unknown:
-    """What the network gets, of variance 1; of several inputs one number alone can be the mean of all."""
-    like = node.meta["val"]
-    if not like.is_floating_point():
-        return _Unknown("the network's input holds no real numbers")
     if mean is None or (inputs > 1 and len(mean) > 1):
->>>>>>> result
         return _Unknown("the mean of the network's input is not known: pass input_mean")
     channels = like.shape[1] if like.ndim > 1 else 1
     if len(mean) not in (1, channels):
         raise ValueError(f"input_mean has {len(mean)} numbers, and the network's input {channels} channels")
-<<<<<<< HEAD
-    values = torch.tensor(mean, dtype=like.dtype, device=like.device)
-    values = values.view([1, -1, *[1] * (like.ndim - 2)][: like.ndim]).expand(like.shape).clone()
-    return Moments(values, torch.ones_like(values))
-=======
     ones = torch.ones(like.shape, dtype=like.dtype, device=like.device)
     return Moments(ones * ones.new_tensor(mean).view([1, -1, *[1] * (like.ndim - 2)][: like.ndim]), ones)
->>>>>>> result
 
 
 def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) -> Any:

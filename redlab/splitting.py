@@ -80,13 +80,9 @@ def split_inputs(
         split(unit='channel', signed=False)
         channels: 250 -> 250 (100.000% left)
         parameters: 74,522 -> 9,902 (13.287% left)
-<<<<<<< HEAD
         products: 537,280 -> 156,718 (29.169% left)
         operations (multiplications + additions): 1,074,560 -> 693,998 (64.584% left)
-=======
-        products: 747,136 -> 156,718 (20.976% left)
         conv and linear weights: 99.347% of all 75,002 parameters
->>>>>>> result
         8 layers, none skipped
     """
     check_unit(unit)
