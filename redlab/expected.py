@@ -11,7 +11,7 @@ from redlab.options import plain_options
 
 
 @plain_options
-def expected_unique(counts: ArrayLike, n: int, replace: bool = False, total: int | None = None) -> float:
+def expected_unique(counts: ArrayLike, n: float, replace: bool = False, total: int | None = None) -> float:
     """The expected number of distinct values among ``n`` weights out of a layer's N.
 
     Without replacement, since the units of one layer share its weights: E[r] = sum_c (1 - C(N - N_c, n) / C(N, n)),
@@ -46,7 +46,7 @@ def expected_unique(counts: ArrayLike, n: int, replace: bool = False, total: int
     return float(-np.expm1(missed).sum()) + 0.0  # nothing drawn gives 0, not -0
 
 
-def _log_missed(counts: ndarray, n: int, total: int) -> ndarray:
+def _log_missed(counts: ndarray, n: float, total: int) -> ndarray:
     """The logarithm of C(N - N_c, n) / C(N, n), -inf where fewer than n weights have another value."""
     others = np.maximum(total - counts, n)
     ratio = gammaln(others + 1) - gammaln(others - n + 1) - gammaln(total + 1) + gammaln(total - n + 1)

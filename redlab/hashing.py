@@ -182,7 +182,8 @@ def _check_bounds(bounds: dict[str, float], layers: list[str]) -> None:
         raise ValueError(f"max_error names layers that do not exist: {', '.join(sorted(unknown))}; there are {known}")
     for name, bound in bounds.items():
         if not 0 <= bound < np.inf:  # NaN too
-            raise ValueError(f"max_error of {name} must be a number of at least 0 (0.05 is 5 %), not {bound}")
+            right = "a positive number (0.05 is 5 %), or 0 to leave a layer alone"
+            raise ValueError(f"max_error must be {right}, not {bound} for {name}")
 
 
 _COLUMNS = ["layer", "kind", "weights", "distinct_before", "distinct", "modes", "error", "skipped"]

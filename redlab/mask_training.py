@@ -102,10 +102,12 @@ def train_masks(
     sparsity = sparsity_of(network)
     if unknown := [name for name in watch if name not in sparsity.masks]:
         raise ValueError(f"no mask is called {unknown[0]!r}; there are {', '.join(sparsity.masks)}")
-    rates = (mu, *noises, *temperatures, learning_rate, logit_rate)
-    if not (all(0 <= rate < math.inf for rate in rates) and min(temperatures) > 0):
-        what = f"not {mu!r}, {noises!r} and {temperatures!r}, {learning_rate!r} and {logit_rate!r}"
-        raise ValueError(f"mu, noises and rates must be at least 0 and temperatures above 0, {what}")
+    if not (all(0 <= number < math.inf for number in (mu, *noises, *temperatures)) and min(temperatures) > 0):
+        what = f"not {mu!r}, {noises!r} and {temperatures!r}"
+        raise ValueError(f"mu and noises must be at least 0 and temperatures above 0, {what}")
+    for name, rate in (("learning_rate", learning_rate), ("logit_rate", logit_rate)):
+        if not 0 <= rate < math.inf:  # NaN too
+            raise ValueError(f"{name} must be a number of at least 0, not {rate!r}")
     if len(dataset) == 0:
         raise ValueError("training needs images, and there are none")
     schedule = _Schedule(temperatures, noises, epochs, minibatches(dataset, batch_size))
