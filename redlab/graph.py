@@ -154,7 +154,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         for config in caching:
             config.use_cache = False
         # Compiled kernels end the process where they meet tensors without values.
-        with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"), _unlogged():
             yield network.eval()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -170,26 +170,34 @@ def _caches(config: Any) -> bool:
 
 
 _ONE_AT_A_TIME = threading.RLock()  # stderr belongs to the whole process
-_LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes")
+_LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Inside, torch logs nothing of what cannot be traced or run: our own errors say it."""
+    loggers = [logger for name in _LOGGERS if not (logger := logging.getLogger(name)).disabled]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        yield
+    finally:
+        for logger in loggers:
+            logger.disabled = False
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What ``torch.export`` can't do it prints on stderr, half a graph long; what else is printed there is kept."""
     said, dump = io.StringIO(), ""
-    loggers = [logger for name in _LOGGERS if not (logger := logging.getLogger(name)).disabled]
     with _ONE_AT_A_TIME:
         try:
-            for logger in loggers:
-                logger.disabled = True
             with redirect_stderr(said):
                 yield
         except Exception as error:
             dump = f"{getattr(error, 'partial_fx_graph', '')}\n"
             raise
         finally:
-            for logger in loggers:
-                logger.disabled = False
             sys.stderr.write(said.getvalue().replace(dump, "") if dump else said.getvalue())
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from redlab.calls import record_calls
 from redlab.graph import in_place, is_layer, module_path, operation, trace
 
 
@@ -133,11 +134,14 @@ def test_what_cannot_be_exported_prints_nothing_and_what_the_network_prints_is_k
 
     with pytest.raises(ValueError, match="Chatty cannot be traced"):
         trace(Chatty(), torch.rand(2, 3))
+    with pytest.raises(ValueError, match="Linear cannot run"):
+        record_calls(nn.Linear(3, 2), torch.rand(2, 4))
     said = capfd.readouterr()
     assert "mine" in said.err
     assert not said.out
     assert "def forward" not in said.err
     assert "user code" not in said.err
+    assert "failed while" not in said.err
     assert not logging.getLogger("torch.export").disabled
     print("after", file=sys.stderr)
     assert capfd.readouterr().err == "after\n"
