@@ -34,47 +34,18 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 }
 # What does no more than move, add or compare a weight, or norms, multiplies nothing by our convention.
 _HARMLESS = {
-    *(
-        "add",
-        "sub",
-        "rsub",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "maximum",
-        "minimum",
-        "topk",
-        "sort",
-        "argmax",
-        "argmin",
-    ),
-    *(
-        "cat",
-        "stack",
-        "where",
-        "copy",
-        "clone",
-        "masked_fill",
-        "index",
-        "index_select",
-        "index_put",
-        "gather",
-        "scatter",
-    ),
+    *("add", "sub", "rsub", "eq", "ne", "lt", "le", "gt", "ge", "maximum", "minimum"),
+    *("cat", "stack", "where", "copy", "clone", "masked_fill", "topk", "sort", "argmax", "argmin"),
+    *("index", "index_select", "index_put", "gather", "scatter"),
     *("embedding", "embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"),
     *("native_layer_norm", "native_group_norm", "_fused_rms_norm"),
 }
-_QUESTIONS = (
-    aten.is_contiguous,
-    aten.is_strides_like_format,
-    aten.is_non_overlapping_and_dense,
-    aten.sym_is_contiguous,
-)
-_QUESTIONS += (aten.size, aten.sym_size, aten.stride, aten.sym_stride, aten.storage_offset, aten.sym_storage_offset)
-_QUESTIONS += (aten.numel, aten.sym_numel, aten.dim, torch.ops.prim.layout)
+# What PyTorch asks of nested tensors.
+_QUESTIONS = {
+    *(aten.is_contiguous, aten.is_strides_like_format, aten.is_non_overlapping_and_dense, aten.sym_is_contiguous),
+    *(aten.size, aten.sym_size, aten.stride, aten.sym_stride, aten.storage_offset, aten.sym_storage_offset),
+    *(aten.numel, aten.sym_numel, aten.dim, torch.ops.prim.layout),
+}
 
 
 class Use(NamedTuple):
@@ -152,7 +123,7 @@ class Multiplications(TorchDispatchMode):
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Recurrent layers are written out meanwhile: to the libraries that compute them they are one operation."""
-        libraries = torch.backends.mkldnn, torch.backends.cudnn
+        libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
         enabled = [library.enabled for library in libraries]
         try:
             for library in libraries:
@@ -165,7 +136,7 @@ class Multiplications(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, packet = kwargs or {}, getattr(func, "_overloadpacket", func)
-        if packet in _QUESTIONS:  # of nested tensors
+        if packet in _QUESTIONS:
             return NotImplemented
         if packet is not func and packet not in flop_registry and packet is not torch.ops.prim.device:
             with self:

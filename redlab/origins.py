@@ -43,7 +43,7 @@ class Origins:
         name, parameter = self._parameters.get(storage_key(tensor) or 0, ("", None))
         if parameter is None or self.rank(tensor) != PARAMETER or parameter.dtype != tensor.dtype:
             return "", 0
-        return name, tensor.storage_offset() - parameter.storage_offset()
+        return name, int(tensor.storage_offset() - parameter.storage_offset())
 
     def sources(self, tensor: Tensor) -> frozenset[str]:
         """The parameters of two or more dimensions that ``tensor`` is made of, none where the input is too."""

@@ -176,7 +176,8 @@ class SplitLayer(nn.Module):
 
     def _meetings(self, space: tuple[int, ...]) -> ndarray:
         """(taps,) at how many outputs each tap meets an input and no zero of the padding."""
-        return sum(outputs * mask for outputs, mask in self.geometry.views(space))
+        none = np.zeros(len(self.geometry.taps), np.int64)
+        return sum((outputs * mask for outputs, mask in self.geometry.views(space)), none)
 
     def _count_lookups(self, space: tuple[int, ...]) -> int:
         read = [(rows < self._zero(own)).sum() for own, rows in zip(self._per_tap, self.lookup, strict=True)]
@@ -245,9 +246,9 @@ class KernelSplit(SplitLayer):
 
     def _count_lookups(self, space: tuple[int, ...]) -> int:
         """Of the sums of kernels that meet an input at all."""
-        table, rows = self.tables[0], self.lookup[0].cpu().numpy().ravel()
+        rows = self.lookup[0].cpu().numpy().ravel()
         seen = np.append(np.tile(self._sights(space), 1 + self.signed), 0)
-        return int(seen[rows].sum()) if len(table) else 0
+        return int(seen[rows].sum())
 
     def _count_inner(self, space: tuple[int, ...]) -> int:
         return int((self._nonzero * self._meetings(space)).sum())
@@ -259,7 +260,8 @@ class KernelSplit(SplitLayer):
 
     def _sights(self, space: tuple[int, ...]) -> ndarray:
         """(rows,) at how many outputs some weight of each distinct kernel meets an input."""
-        return sum(outputs * (self._nonzero & mask).any(1) for outputs, mask in self.geometry.views(space))
+        nonzero, none = self._nonzero, np.zeros(len(self.tables[0]), np.int64)
+        return sum((outputs * (nonzero & mask).any(1) for outputs, mask in self.geometry.views(space)), none)
 
     def _count_products(self, space: tuple[int, ...]) -> tuple[int, int]:
         used, each = self._used(self.tables[0], self.lookup[0]), self._nonzero @ self._meetings(space)
