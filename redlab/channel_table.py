@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from redlab.cost import by_module, measure_cost
 from redlab.coupling import Group
-from redlab.layers import Layer, weight_layers
+from redlab.layers import Layer, row_parameters, weight_layers
 
 _COLUMNS = ["layer", "kind", "weights", "group", "channels_before", "channels_after"]
 _COLUMNS += [f"{what}_{when}" for what in ("parameters", "products") for when in ("before", "after")]
@@ -39,16 +39,17 @@ def channel_table(
     paths = {module: path for path, module in before.named_modules()}
     cost = measure_cost(before, example) if cost is None else cost
     costs = {"before": by_module(before, cost), "after": by_module(after, measure_cost(after, example))}
+    parameters = [("before", row_parameters(weight_layers(before))), ("after", row_parameters(weight_layers(after)))]
     rows = []
     for old, new in zip(weight_layers(before), weight_layers(after), strict=True):
         path = paths[old.module]
         row = {"layer": old.name, "kind": old.kind, "weights": _weights(old)}
         row |= _counts(old, f"{path}.{old.parameter}".lstrip("."), groups, destinations)
         row |= {"channels_before": _channels(old), "channels_after": _channels(new)}
+        row |= {f"parameters_{when}": counts[old.name] for when, counts in parameters}
         for when, own in costs.items():
             # An attention's projections are one module: the first of them stands for its cost.
-            count = own.pop(path, Counter())
-            row |= {f"{what}_{when}": count[what] for what in ("parameters", "products")}
+            row[f"products_{when}"] = own.pop(path, Counter())["products"]
         rows.append(row)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
