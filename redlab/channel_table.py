@@ -11,10 +11,10 @@ from torch import nn
 from redlab.cost import COUNTED, by_module, measure_cost
 from redlab.coupling import Group
 from redlab.example import Example
-from redlab.layers import Layer, weight_layers
+from redlab.layers import Layer, row_parameters, weight_layers
 
 _COLUMNS = ["layer", "kind", "weights", "group", "channels_before", "channels_after"]
-_COLUMNS += [f"{what}_{when}" for what in COUNTED for when in ("before", "after")]
+_COLUMNS += [f"{what}_{when}" for what in (*COUNTED, "parameters") for when in ("before", "after")]
 _COLUMNS += ["merged", "dead", "skipped"]
 
 
@@ -41,12 +41,14 @@ def channel_table(
     paths = {module: path for path, module in before.named_modules()}
     cost = measure_cost(before, example) if cost is None else cost
     costs = {"before": by_module(before, cost), "after": by_module(after, measure_cost(after, example))}
+    parameters = [("before", row_parameters(weight_layers(before))), ("after", row_parameters(weight_layers(after)))]
     rows = []
     for old, new in zip(weight_layers(before), weight_layers(after), strict=True):
         path = paths[old.module]
         row = {"layer": old.name, "kind": old.kind, "weights": _weights(old)}
         row |= _counts(old, f"{path}.{old.parameter}".lstrip("."), groups, destinations)
         row |= {"channels_before": _channels(old), "channels_after": _channels(new)}
+        row |= {f"parameters_{when}": counts[old.name] for when, counts in parameters}
         for when, own in costs.items():
             # An attention's projections are one module: the first of them stands for its cost.
             count = own.pop(path, Counter())

@@ -21,7 +21,7 @@ from redlab.multiplications import Multiplications, Multiplied
 from redlab.origins import tensors_of
 
 COSTS = ("parameters", "products", "macs", "additions", "lookups", "bytes")
-COUNTED = ("products", "macs", "additions", "parameters")  # what tables of layers hold before and after
+COUNTED = ("products", "macs", "additions")  # what tables of layers hold before and after
 
 
 def measure_cost(network: nn.Module, example: Example | None = None) -> pd.DataFrame:

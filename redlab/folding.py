@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from redlab.calls import NEVER, why_not_run, why_unseen
 from redlab.example import Example, Inputs, fit_example
 from redlab.graph import Graph, in_place, is_layer, operation, operations, trace
-from redlab.layers import Layer, copy_network, unwrap, weight_layers
+from redlab.layers import Layer, copy_network, row_parameters, unwrap, weight_layers
 from redlab.recipe import append_step
 from redlab.remainder import with_others
 from redlab.result import Result
@@ -60,7 +60,7 @@ def fold_batchnorm(network: nn.Module, example: Example | None = None) -> Result
         pairs = _find_pairs(network, example, asked_for)
     table = _table(network, pairs)
     apply_fold(network, pairs.folded, pairs.ahead)
-    table["parameters_after"] = table["layer"].map(_parameters(network)).astype("int64")
+    table["parameters_after"] = table["layer"].map(row_parameters(_rows(network))).astype("int64")
     if pairs.folded:
         append_step(network, {"step": "fold", "folded": dict(pairs.folded), "ahead": list(pairs.ahead)})
     table = with_others(table, original, network)
@@ -276,21 +276,9 @@ def _rows(network: nn.Module) -> list[Layer]:
     return sorted([*weight_layers(network), *norms], key=lambda row: position[row.module])
 
 
-def _parameters(network: nn.Module) -> dict[str, int]:
-    """How many parameters each row owns; shared ones count once, where they come first."""
-    counts: dict[str, int] = {}
-    seen: set[int] = set()
-    for row in _rows(network):
-        # An attention's output projection lies inside it, and has a row of its own.
-        own = {id(p): 0 if is_lazy(p) else p.numel() for p in row.module.parameters(recurse=row.parameter == "weight")}
-        counts[row.name] = sum(count for key, count in own.items() if key not in seen)
-        seen.update(own)
-    return counts
-
-
 def _table(network: nn.Module, pairs: _Pairs) -> pd.DataFrame:
     """The rows before the fold: the parameters of a norm count with the layer that takes it."""
-    before, rows = _parameters(network), []
+    before, rows = row_parameters(_rows(network)), []
     for row in [row for row in _rows(network) if row.name not in pairs.folded]:
         norms = [name for name, layer in pairs.folded.items() if layer == row.name]
         weights = 0 if row.name in pairs.left or is_lazy(row.weight) else row.weight.numel()

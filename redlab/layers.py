@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 # MultiheadAttention holds its input projections as bare parameters, not as Linear modules.
@@ -72,6 +73,18 @@ def parameter_names(network: nn.Module) -> dict[int, list[str]]:
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             names.setdefault(id(parameter), []).append(f"{path}.{name}".lstrip("."))
     return names
+
+
+def row_parameters(layers: Iterable[Layer]) -> dict[str, int]:
+    """How many parameters each row of a table tells of; those of several rows count once, in the first of them."""
+    counts: dict[str, int] = {}
+    seen: dict[int, nn.Parameter] = {}
+    for layer in layers:
+        # An attention's output projection lies inside it, and has a row of its own.
+        own = {id(p): p for p in layer.module.parameters(recurse=layer.parameter == "weight") if not is_lazy(p)}
+        counts[layer.name] = sum(p.numel() for key, p in own.items() if key not in seen)
+        seen |= own
+    return counts
 
 
 def kind_of(module: nn.Module) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -28,7 +29,7 @@ from redlab.calls import NEVER, record_calls, record_uses, why_not_run
 from redlab.cost import COUNTED, by_module, measure_cost
 from redlab.example import Example, Inputs, fit_example
 from redlab.graph import has_own_forward
-from redlab.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
+from redlab.layers import Layer, copy_network, count_distinct, row_parameters, unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.recipe import append_step, drop_steps
@@ -255,16 +256,16 @@ def _table(
 ) -> pd.DataFrame:
     was = by_module(network, before)
     paths = {module: path for path, module in network.named_modules()}
-    rows, counted = [], set()
-    for layer in weight_layers(network):
+    layers, rows = list(weight_layers(network)), []
+    made = [replace(layer, module=split.get_submodule(paths[layer.module])) for layer in layers]
+    parameters = {"before": row_parameters(layers), "after": row_parameters(made)}
+    for layer in layers:
         path, why = paths[layer.module], skipped[layer.name]
         # An attention's projections are one module: the first of them stands for its cost.
-        old, module = was.pop(path, Counter()), split.get_submodule(path)
-        own = [parameter for parameter in module.parameters() if id(parameter) not in counted]
-        counted.update(map(id, own))  # tied biases count once
-        new = old | Counter(unsigned=old["products"]) if why else _cost(module, called[layer.name])
-        new["parameters"] = old["parameters"] if why else sum(parameter.numel() for parameter in own)
+        old = was.pop(path, Counter())
+        new = old | Counter(unsigned=old["products"]) if why else _cost(split.get_submodule(path), called[layer.name])
         row = {"layer": layer.name, "kind": layer.kind, "skipped": why} | _sizes(layer)
+        row |= {f"parameters_{when}": counts[layer.name] for when, counts in parameters.items()}
         row |= {f"{name}_before": old[name] for name in COUNTED}
         row |= {f"{name}_after": new[name] for name in COUNTED}
         rows.append(row | {"products_unsigned": new["unsigned"], "lookups": new["lookups"]})

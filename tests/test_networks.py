@@ -45,7 +45,7 @@ def test_shipped_networks_load_stamped_and_in_eval_mode_wherever_the_data_root_i
     monkeypatch.setenv("REDLAB_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     network = load_network(name)
-    assert network.redlab == Recipe(name, (1, 8, 8))
+    assert network.redlab == Recipe(name, (1, 8, 8), input_mean=(0.3054,))
     assert not any(module.training for module in network.modules())
     assert network(example_input(network)).shape == (1, 10)
 

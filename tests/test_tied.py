@@ -71,6 +71,9 @@ def test_an_embedding_stays_the_weight_of_the_last_layer_and_has_a_row_that_says
     assert "embed.weight (is the weight of head: one tensor)" in str(result)
     if "parameters_before" in result.layers:
         assert (result.layers["parameters_after"] <= result.layers["parameters_before"]).all()
+        head = result.layers.set_index("layer").loc["head"]
+        assert head["parameters_before"] in (160, 180)  # of prune_weights, and harden, the weights alone
+        assert head["parameters_after"] >= (60 if "prune" in step or "harden" in step else 160)
 
 
 def test_no_step_says_of_it_that_it_is_never_called(speaks):
