@@ -9,7 +9,7 @@ functions themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from inspect import signature
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _WORDS = {
     "float": "a number",
     "int": "a whole number",
@@ -94,6 +95,8 @@ def _fit(name: str, value: Any, annotation: Any, default: Any) -> Any:
     for kind in kinds:
         if _is(own, kind):
             return _plain(own, kind)
+    if set(kinds) <= {"str", "None"} and isinstance(own, Hashable):
+        return own  # the function knows the names, and lists them
     right = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
     known = isinstance(default, str | int | float) and not isinstance(default, bool)
     example = f" ({default!r}, say)" if known else ""

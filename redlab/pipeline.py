@@ -152,7 +152,7 @@ def red_plus_plus(
         >>> f"{left:.0%} of the products are left"
         '4% of the products are left'
     """
-    options = {"alpha": alpha, "strategy": strategy, "unit": unit, "as_published": as_published}
+    options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "unit": unit, "as_published": as_published}
     options |= fitted(hash_network, hashing)
     if not as_published:
         options |= {"rule": rule, "max_error": max_error, "budget": budget, "rounding": rounding, "signed": signed}
