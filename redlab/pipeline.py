@@ -68,7 +68,7 @@ def red(
     Defaults:
         alpha, strategy, up_to_scale, hashing: those of the steps, whose docstrings say why. Together ResNet-20 keeps
             91.69 of 91.73 % at 94.0 % of the products, ResNet-56 93.45 of 93.39 at 94.3, MobileNetV1 25.2 of 80.4 at
-            32.1 (benchmarks/real.csv; `python -m benchmarks.real`).
+            32.0 (benchmarks/real.csv; `python -m benchmarks.real`).
 
     Returns:
         ``layers`` has a row per conv and linear layer, from the network passed in to the one that comes out: layer,

@@ -63,7 +63,7 @@ def split_inputs(
 
     Defaults:
         unit: "channel" leaves the fewest products of the same function. At silverman/8 channel, tap and kernel leave
-            21.0, 62.7 and 94.6 % of ResNet-20's, 20.9, 63.8 and 94.8 % of ResNet-56's, 30.8, 32.0 and 32.1 % of
+            23.1, 63.1 and 94.5 % of ResNet-20's, 23.0, 64.2 and 94.7 % of ResNet-56's, 30.8, 31.9 and 32.0 % of
             MobileNetV1's, most of whose kernels are single weights (benchmarks/defaults.md, "unit").
         signed: off, as in ``as_published``; ``red_plus_plus`` turns it on, for 2.85 in place of 4.96 % on ResNet-20
             (README.md, "RED and RED++ on real networks").
@@ -111,7 +111,7 @@ def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Exa
 
     Defaults:
         up_to_scale: off, as in RED. Hashed kernels that are multiples of one another are equal already: with and
-            without, 94.61 % of ResNet-20's products are left at silverman/8, 94.77 of ResNet-56's, 32.11 of
+            without, 94.47 % of ResNet-20's products are left at silverman/8, 94.68 of ResNet-56's, 31.99 of
             MobileNetV1's (benchmarks/defaults.md, "unit").
 
     Returns, raises, other arguments: as ``split_inputs``.
