@@ -155,10 +155,10 @@ def test_exact_zeros_stay_zero(weights, options):
 
 
 @each_rule
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_exact_zeros_change_nothing_for_the_others(options, data):
-    size, zeros = data.draw(st.sampled_from([3, 40, 900])), data.draw(st.integers(1, 3000))
+    size, zeros = data.draw(st.sampled_from([3, 40, 300])), data.draw(st.integers(1, 900))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     live = data.draw(st.sampled_from([1.0, -0.02])) * rng.standard_normal(size) + data.draw(st.sampled_from([0, 4]))
     live = np.round(live, data.draw(st.sampled_from([1, 9]))).astype(data.draw(st.sampled_from(["f2", "f4", "f8"])))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redlab import (
@@ -46,6 +46,7 @@ def every(number: float = 0.5, whole: int = 3, flag: bool = True, name: str | No
     return number, whole, flag, name, other
 
 
+@settings(max_examples=30)
 @given(
     value=st.integers(-1000, 1000),
     dtype=st.sampled_from([int, np.int8, np.int64, np.float16, np.float32, np.float64, torch.tensor, np.array]),
