@@ -25,7 +25,7 @@ from redlab.recipe import Recipe, recipe_of
 from redlab.replay import take_step
 from redlab.result import Result
 from redlab.rounds import Rounds
-from redlab.samples import as_dataset
+from redlab.samples import as_dataset, example_of
 from redlab.scores import Scores
 from redlab.scoring import score_channels
 from redlab.selection import Selector, check_share, count_of
@@ -91,6 +91,7 @@ def iterative_prune(
         ([284, 252], 0.497462)
     """
     network, dataset = unwrap(network), None if dataset is None else as_dataset(dataset)
+    example = example_of(network, example, dataset)
     tuning = None if fine_tune is None else FineTuning.of(fine_tune)
     if criterion == "spp":
         _check_spp(momentum, options)

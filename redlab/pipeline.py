@@ -25,7 +25,7 @@ from redlab.merging import Options, merge_neurons
 from redlab.options import fitted, plain_options
 from redlab.remainder import with_others
 from redlab.result import Result
-from redlab.samples import Labelled
+from redlab.samples import Labelled, example_of
 from redlab.splitting import as_dense, check_unit, separate_kernels, split_inputs
 
 # What red_plus_plus adds to the papers; each part is an argument.
@@ -157,6 +157,7 @@ def red_plus_plus(
     if not as_published:
         options |= {"rule": rule, "max_error": max_error, "budget": budget, "rounding": rounding, "signed": signed}
         options |= {"correct_bias": correct_bias} | ({} if input_mean is None else {"input_mean": as_means(input_mean)})
+    example = example if isinstance(correct_bias, str) else example_of(network, example, correct_bias)
     steps = red_plus_plus_steps(**options, example=example)
     if not isinstance(correct_bias, str) and not as_published:
         options["correct_bias"] = type(correct_bias).__name__

@@ -26,7 +26,7 @@ from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.remainder import of_layers
 from redlab.result import Result
-from redlab.samples import Labelled, as_dataset
+from redlab.samples import Labelled, as_dataset, example_of
 from redlab.scoring import score_channels, score_weights
 from redlab.selection import check_share
 from redlab.split_studies import read_benchmark
@@ -180,6 +180,7 @@ def sensitivity(
     find_criterion(criterion, "channels", options)
     for ratio in ratios:
         check_share("each of ratios", ratio)
+    example = example_of(network, example, dataset)
     scores = score_channels(network, criterion, dataset if scored_on is None else scored_on, example=example, **options)
     jobs = [(name, ratio) for name in scores.values for ratio in ratios]
     rows = []

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
-from redlab.example import Inputs
+from redlab.example import Example, Inputs
+from redlab.recipe import recipe_of
 
 # What may be given for a dataset: see ``as_dataset``.
 Labelled: TypeAlias = "Dataset | DataLoader | Sequence | Mapping[str, Any]"
@@ -178,3 +179,11 @@ def _collation(dataset: Any) -> Callable:
 def first_of(dataset: Dataset, count: int) -> Inputs:
     """The inputs of the first ``count`` samples, as one batch."""
     return next(iter(batches(dataset, min(count, len(dataset)))))[0]
+
+
+def example_of(network: nn.Module, example: Example | None, dataset: Labelled | None) -> Example | None:
+    """``example``; where there is none, and no recipe says what ``network`` takes, the first inputs of ``dataset``."""
+    if example is not None or dataset is None or recipe_of(network) is not None:
+        return example
+    samples = as_dataset(dataset)
+    return first_of(samples, 1) if len(samples) else None

@@ -16,7 +16,7 @@ from redlab.fingerprint import fingerprint
 from redlab.groups import Group
 from redlab.layers import copy_network, unwrap, weight_layers
 from redlab.options import fitted, plain_options
-from redlab.samples import Labelled, as_dataset
+from redlab.samples import Labelled, as_dataset, example_of
 from redlab.scores import Scored, Scores
 from redlab.subject import Subject
 
@@ -38,7 +38,8 @@ def score_channels(
         criterion: "random", "magnitude", "taylor", ...; ``redlab.baselines.CRITERIA`` has them all, its files say what
             each computes and what options it takes.
         dataset: of (inputs, label), as for ``evaluate``, read in its own order; ignored by criteria that need none.
-        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``, or
+            for a network without a recipe the first inputs of ``dataset``.
 
     Defaults:
         options: the criterion's, mostly its paper's: in the docstrings of ``redlab.baselines`` stands what was measured
@@ -58,6 +59,7 @@ def score_channels(
     found = find_criterion(criterion, "channels", options)
     network = unwrap(network)
     options = fitted(found.scorer("channels"), options)
+    example = example_of(network, example, dataset)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
         scored = found.scorer("channels")(subject, **options)
@@ -88,6 +90,7 @@ def score_weights(
     found = find_criterion(criterion, "weights", options)
     network = unwrap(network)
     options = fitted(found.scorer("weights"), options)
+    example = example_of(network, example, dataset)
     subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
     with in_eval_mode(subject.network):
         scored = Scored(found.scorer("weights")(subject, **options))

@@ -204,3 +204,21 @@ def test_labels_of_any_whole_number_will_do(network):
     for kind in (torch.int32, torch.uint8, torch.int16, np.int64):
         labels = LABELS.numpy().astype(kind) if kind is np.int64 else LABELS.to(kind)
         assert evaluate(network, (IMAGES, labels)) == evaluate(network, PLAIN)
+
+
+def test_a_network_that_nobody_described_is_traced_on_what_the_dataset_gives():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(4, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, u, v):
+            return self.head((self.one(u) + self.two(v)).relu())
+
+    torch.manual_seed(0)
+    network = Sum().eval()
+    samples = [((torch.randn(4), torch.randn(5)), k % 3) for k in range(8)]
+    example = (torch.zeros(1, 4), torch.zeros(1, 5))
+    given, guessed = (score_channels(network, "taylor", samples, example=own) for own in (example, None))
+    assert (given.frame()["score"] == guessed.frame()["score"]).all()
+    assert red_plus_plus(network, correct_bias=samples).network(*example).shape == (1, 3)
