@@ -7,6 +7,7 @@ the means over a few images. That RED++ networks gain by it is our finding; it i
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ def correct_biases(
     table = [_row(layer, shifts, unknown) for layer in weight_layers(corrected)]
     step = {"step": "correct_biases", "gained": gained}
     append_step(corrected, step)
-    options = {"statistics": statistics if isinstance(statistics, str) else type(statistics).__name__}
+    options: dict[str, Any] = {"statistics": statistics if isinstance(statistics, str) else type(statistics).__name__}
     options |= {} if input_mean is None else {"input_mean": list(as_means(input_mean))}
     columns = ["layer", "kind", "weights", "shift", "skipped"]
     rows = with_others(pd.DataFrame(table, columns=columns), network, corrected)
@@ -170,7 +171,8 @@ def _why_not(graph: Graph, layer: Layer) -> str:
         return "" if own else _OWN
     bias = graph.tensors.get(tensor_name(graph.network, layer, "bias"))
     added = {node for node in calls if bias is not None and bias in node.args[2:3]}
-    return "" if added and added == set(bias.users) == set(calls) else "its bias is shared, or added elsewhere"
+    users = set() if bias is None else set(bias.users)
+    return "" if added == set(calls) == users else "its bias is shared, or added elsewhere"
 
 
 def _why_not_seen(graph: Graph, layer: Layer) -> str:

@@ -123,9 +123,10 @@ def input_mean(name: str) -> tuple[float, ...]:
 
 def input_mean_of(network: nn.Module) -> tuple[float, ...] | None:
     """What the recipe of ``network`` says of the mean of its input, itself or by its architecture; None: nothing."""
-    recipe = recipe_of(network)
-    if recipe is None or recipe.input_mean is not None:
-        return recipe and recipe.input_mean
+    if (recipe := recipe_of(network)) is None:
+        return None
+    if recipe.input_mean is not None:
+        return recipe.input_mean
     known = recipe.architecture in _KNOWN or recipe.architecture.startswith(_TORCHVISION)
     try:
         return input_mean(recipe.architecture) if known else None

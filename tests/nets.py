@@ -149,10 +149,11 @@ def copy_channel(network, group, source, target, scale=1.0, readers=False):
 
 
 def prune_these(network, gone, images, compensation="none", heirs=None, scores=None):
-    """Prune exactly the channels of ``gone``, by group; ``scores``: any of the network, where there are some."""
+    """Prune exactly the channels of ``gone``, by group; ``scores``: any of its groups, where there are some."""
     scores = score_channels(network, "magnitude", example=images[:1]) if scores is None else scores
     kept = {name: np.isin(np.arange(own.size), gone.get(name, []), invert=True) for name, own in scores.values.items()}
-    scores = replace(scores, values={name: mask.astype(float) for name, mask in kept.items()}, heirs=heirs or {})
+    values = {name: mask.astype(float) for name, mask in kept.items()}
+    scores = replace(scores, values=values, heirs=heirs or {}, network="")
     share = sum(map(len, gone.values())) / len(scores)
     return prune_channels(network, scores, share, compensation=compensation, example=images[:1])
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -47,7 +46,7 @@ def test_channels_that_nobody_reads_go_and_the_function_stays(name):
     for group in scores.groups:
         if group.name in gone:
             silence(network, group, gone[group.name])
-    result = prune_these(network, gone, images, scores=replace(scores, network=""))
+    result = prune_these(network, gone, images, scores=scores)
     assert difference(network, result.network, images) < 1e-6
     assert result.layers["products_after"].sum() < 0.8 * result.layers["products_before"].sum()
 
