@@ -171,8 +171,8 @@ def _why_not(graph: Graph, layer: Layer) -> str:
         return "" if own else _OWN
     bias = graph.tensors.get(tensor_name(graph.network, layer, "bias"))
     added = {node for node in calls if bias is not None and bias in node.args[2:3]}
-    users = set() if bias is None else set(bias.users)
-    return "" if added == set(calls) == users else "its bias is shared, or added elsewhere"
+    readers = set() if bias is None else set(bias.users)
+    return "" if added == set(calls) == readers else "its bias is shared, or added elsewhere"
 
 
 def _why_not_seen(graph: Graph, layer: Layer) -> str:
