@@ -168,7 +168,7 @@ def _found(names: list[str]) -> list[Path]:
 
 def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
     """The parameters for one notebook out of ``NAME=VALUE`` words, checked; ValueError or TypeError otherwise."""
-    from redlab.notebooks import changed_parameters, default_parameters, known_names
+    from redlab.notebooks import changed_parameters, default_parameters, known_networks
 
     defaults = default_parameters(notebook)
     params = {}
@@ -177,7 +177,7 @@ def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
         params[name] = _value(text, defaults.get(name))
-    return known_names(changed_parameters(notebook, params))
+    return known_networks(changed_parameters(notebook, params))
 
 
 def _value(text: str, default: Any) -> Any:

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from redlab.notebooks import changed_parameters, default_parameters, find_notebook, known_names, unknown
+from redlab.notebooks import changed_parameters, default_parameters, find_notebook, known_networks, unknown
 
 KEYS = ("notebook", "grid", "points", "seeds")
 MOST = 100_000  # values in a specification, and points of it
@@ -94,7 +94,7 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     distinct: dict[str, dict[str, Any]] = {}
     for point in _points(content, defaults):
         values = {name: typed(value, defaults.get(name)) for name, value in point.items()}
-        changed = known_names(changed_parameters(notebook, values))
+        changed = known_networks(changed_parameters(notebook, values))
         distinct[json.dumps(changed, sort_keys=True)] = changed
     return Spec(notebook, tuple(distinct.values()))
 
