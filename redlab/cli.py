@@ -169,7 +169,7 @@ def _found(names: list[str]) -> list[Path]:
 def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
     """The parameters for one notebook out of ``NAME=VALUE`` words, checked; ValueError or TypeError otherwise."""
     from redlab.kinds import ANY, from_text
-    from redlab.notebooks import known_names
+    from redlab.notebooks import known_networks
     from redlab.parameters import changed_parameters, read_parameters
 
     known = read_parameters(notebook) if given else {}
@@ -179,7 +179,7 @@ def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
         params[name] = from_text(text, known[name].kind if name in known else ANY)
-    return known_names(changed_parameters(notebook, params))
+    return known_networks(changed_parameters(notebook, params))
 
 
 def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:

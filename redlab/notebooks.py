@@ -9,10 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.dataset_names import check_dataset
 from redlab.network_names import folder_of
 from redlab.paths import checkout
-from redlab.recipe_names import check_criterion
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -85,21 +83,13 @@ def _cell(cell: dict) -> dict:
     return {**cell, "cell_type": cell["cell_type"], "metadata": metadata, "source": "".join(cell["source"])}
 
 
-def known_names(params: dict[str, Any]) -> dict[str, Any]:
-    """``params`` with networks that redlab knows, or absolute paths of saved ones; datasets and criteria are checked.
-
-    Raises:
-        ValueError: an unknown name; the message holds the names that are known.
-    """
+def known_networks(params: dict[str, Any]) -> dict[str, Any]:
+    """``params`` with ``known_network`` of those called ``network`` and ``networks``."""
     found = dict(params)
     if "network" in found:
         found["network"] = known_network(found["network"])
     if isinstance(found.get("networks"), list):
         found["networks"] = [known_network(name) for name in found["networks"]]
-    if found.get("dataset") is not None:
-        check_dataset(found["dataset"])
-    if found.get("criterion") is not None:
-        check_criterion(found["criterion"])
     return found
 
 
@@ -112,9 +102,9 @@ def known_network(name: str | None) -> str | None:
     if name is None:
         return None
     try:
-        folder = folder_of(name)
+        folder = folder_of(str(name))  # a number, say, where the default is null
     except ValueError:
-        if not os.path.isdir(name):
+        if not os.path.isdir(str(name)):
             raise
         folder = Path(name)  # of something else: the loader will say of what
     return name if folder is None else str(folder.resolve())  # absolute: a kernel works in notebooks/

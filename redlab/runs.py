@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlab.contents import content_of, files_in, library_versions, named_files
 from redlab.kernels import execute, surroundings
-from redlab.notebooks import find_notebook, known_names, read_cells
+from redlab.notebooks import find_notebook, known_networks, read_cells
 from redlab.parameters import changed_parameters, default_parameters
 from redlab.paths import PACKAGE, checkout, shipped
 from redlab.signatures import benchmarks_read, names_written
@@ -132,7 +132,7 @@ def run_notebook(
     """
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
-    changed = known_names(changed_parameters(path, params or {}))
+    changed = known_networks(changed_parameters(path, params or {}))
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
     folder = Path(out or notebooks.parent / "runs").resolve() / path.stem / run_key(path, changed)

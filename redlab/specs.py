@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from redlab.notebooks import find_notebook, known_names, unknown
+from redlab.notebooks import find_notebook, known_networks, unknown
 from redlab.parameters import changed_parameters, default_parameters
 
 KEYS = ("notebook", "grid", "points", "seeds")
@@ -94,7 +94,7 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     defaults = default_parameters(notebook)
     distinct: dict[str, dict[str, Any]] = {}
     for point in _points(content, defaults):
-        changed = known_names(changed_parameters(notebook, point))
+        changed = known_networks(changed_parameters(notebook, point))
         distinct[json.dumps(changed, sort_keys=True)] = changed
     return Spec(notebook, tuple(distinct.values()))
 
