@@ -157,7 +157,7 @@ def _kept(
     ratio: float | None,
     products: float | None,
     most: int | None,
-    example: Tensor | None,
+    example: Example | None,
 ) -> dict[str, ndarray]:
     if (ratio is None) == (products is None and most is None):
         raise ValueError(
@@ -176,7 +176,7 @@ def _kept(
 
 
 def products_of(
-    network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame, example: Tensor | None = None
+    network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame, example: Example | None = None
 ) -> Products:
     """The products of ``network`` with fewer channels; ``cost`` is its own, of ``example``."""
     paths = {module: path for path, module in network.named_modules()}
@@ -189,7 +189,7 @@ def products_of(
     return Products(groups, shapes, products, cost.attrs["products"], _pairs(network, products, example))
 
 
-def _pairs(network: nn.Module, products: Iterable[str], example: Tensor | None) -> dict[str, ndarray]:
+def _pairs(network: nn.Module, products: Iterable[str], example: Example | None) -> dict[str, ndarray]:
     """By the name of a weight that has zeros, the products of each kernel."""
     weights = {name: network.get_parameter(name).detach() for name in products}
     sparse = {name: weight for name, weight in weights.items() if not weight.is_meta and not weight.all()}

@@ -127,7 +127,7 @@ def input_mean_of(network: nn.Module) -> tuple[float, ...] | None:
         return None
     if recipe.input_mean is not None:
         return recipe.input_mean
-    known = recipe.architecture in _KNOWN or recipe.architecture.startswith(_TORCHVISION)
+    known = recipe.architecture in _KNOWN or recipe.architecture.startswith(TORCHVISION)
     try:
         return input_mean(recipe.architecture) if known else None
     except ValueError:  # a stamp that names no network
