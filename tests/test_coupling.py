@@ -474,8 +474,8 @@ class Reads(nn.Module):
 def test_never_called_is_said_of_what_a_trial_run_does_not_use_and_of_nothing_else():
     found = {group.name: group.frozen for group in couple(Reads(), torch.rand(1, 8, 8))}
     assert found["idle"] == "never called in eval mode"
-    assert found["tied"] == "shares its weight with embed"
-    assert found["embed"] == "the weight of tied is also used by embedding"
+    assert found["tied"] == "shares its weight with embed.weight"
+    assert found["embed"] == "tied shares its weight with embed.weight"
     assert found["turned"] == "its weight goes to numpy_T, not straight to a conv or linear layer"
     assert found["scaled"] == "its weight goes to mul, not straight to a conv or linear layer"
     assert found["aside"] == ""
