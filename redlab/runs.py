@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 _PROCESS = secrets.token_hex(4)
+_MADE: set[Path] = set()  # folders that this process made for its runs
 
 
 @dataclass(frozen=True)
@@ -293,15 +294,17 @@ def _locked(folder: Path) -> Iterator[None]:
     Ctrl-C takes the lock away too, and the folders that were made for it.
     """
     lock = folder.with_name(f".{folder.name}.lock")
-    made = [path for path in (lock.parent, *lock.parent.parents) if not path.exists()]
+    folders = (lock.parent, *lock.parent.parents)
+    _MADE.update(path for path in folders if not path.exists())
     handle = _open_lock(lock)
     try:
         yield
     except KeyboardInterrupt:
         lock.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty
-            for path in made:
-                path.rmdir()
+        with suppress(OSError):  # not empty: another run of this process is in it, and comes last
+            for path in folders:
+                if path in _MADE:
+                    path.rmdir()
         raise
     finally:
         os.close(handle)  # and so free

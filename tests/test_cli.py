@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from http.client import HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError
@@ -303,7 +304,9 @@ def test_control_c_ends_every_kernel(checkout, words, kernels):
     before = sorted(checkout.rglob("*"))
     code = f"from redlab import cli, paths\npaths.PACKAGE = paths.Path({str(checkout / 'redlab')!r})\ncli.app()"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = subprocess.Popen([sys.executable, "-c", code, *words], **pipes)
+    # Whoever runs the tests in the background has Ctrl-C ignored, and so would the command.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = subprocess.Popen([sys.executable, "-c", code, *words], preexec_fn=heard, **pipes)
     pids = started_kernels(checkout, kernels)
     command.send_signal(signal.SIGINT)
     _, complained = command.communicate(timeout=60)
