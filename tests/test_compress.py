@@ -280,7 +280,7 @@ def test_the_table_counts_what_is_left_after_the_last_step():
     assert {"error", "products_before", "products_after", "parameters_after", "skipped"} <= set(table)
 
 
-@pytest.mark.parametrize("hashing", ["--hash", "--no-hash"])
+@pytest.mark.parametrize("hashing", ["--hash", pytest.param("--no-hash", marks=pytest.mark.slow)])
 def test_the_real_resnet20_is_compressed_and_opens_the_same(real_data: Path, hashing, tmp_path):
     code, said, _ = redlab_says("cifar10/resnet20", "--recipe", "merge", hashing, "--limit", "500", "--out", "small")
     assert code == 0

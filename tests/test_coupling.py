@@ -22,10 +22,10 @@ from redlab.recipe import Recipe
 SMALL = ["digits/mlp", "digits/mobilenet", "digits/resnet", "cifar10/resnet20"]
 FAIR = [
     *("resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"),
-    *("resnext50_32x4d", "convnext_tiny", "mnasnet0_5"),
+    "mnasnet0_5",
 ]
 SLOW = [
-    *("densenet121", "googlenet", "efficientnet_b0", "regnet_y_400mf"),
+    *("densenet121", "googlenet", "efficientnet_b0", "regnet_y_400mf", "resnext50_32x4d", "convnext_tiny"),
     *("vgg11_bn", "vit_b_32", "inception_v3", "swin_t", "swin_v2_t", "maxvit_t"),
 ]
 NAMES = [

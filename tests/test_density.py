@@ -77,6 +77,7 @@ def test_modes_and_cuts_are_those_of_the_exact_density(layers, bandwidth):
         assert (np.abs(mine - exact) > 0.5 * density.bandwidth).mean() <= 1e-3
 
 
+@pytest.mark.slow
 def test_one_weight_in_ten_thousand_at_most_leaves_its_exact_mode():
     rng = np.random.default_rng(0)
     for w in (rng.standard_normal(30_000).astype(np.float32), rng.laplace(size=30_000).astype(np.float32)):

@@ -105,6 +105,7 @@ def test_a_call_that_kills_every_worker_is_given_up_by_name_and_the_others_go_on
     assert len(done) == 3
 
 
+@pytest.mark.slow
 def test_a_point_that_kills_its_workers_has_failed_by_name_and_the_others_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
     notebook, log = write_counted(tmp_path), tmp_path / "log"

@@ -342,7 +342,12 @@ ZOO = {
 }
 
 
-@pytest.mark.parametrize("name", ZOO)
+LARGE = ("densenet121", "inception_v3")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in ZOO]
+)
 def test_real_networks_compute_the_same_folded(name):
     result = fold(build(name), 2, 3, side(name), side(name), dtype=torch.float32)
     assert len(norms_left(result.network)) == len(reasons(result)) == ZOO[name]

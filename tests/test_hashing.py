@@ -502,6 +502,7 @@ def test_shipped_networks_keep_their_accuracy(name):
     assert evaluate(hashed, dataset).accuracy >= evaluate(network, dataset).accuracy - 1.0
 
 
+@pytest.mark.slow
 def test_hashed_resnet20_keeps_half_a_point_on_all_of_cifar10(real_data):
     network = fold_batchnorm(load_network("cifar10/resnet20")).network
     result = hash_network(network, bandwidth="silverman/10")

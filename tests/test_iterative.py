@@ -234,7 +234,9 @@ def test_history_tells_of_every_round():
     assert len(result.network.redlab.steps) == len(history)
 
 
-@pytest.mark.parametrize(("name", "step"), [("digits/mlp", 60), ("digits/resnet", 30)])
+@pytest.mark.parametrize(
+    ("name", "step"), [("digits/mlp", 60), pytest.param("digits/resnet", 30, marks=pytest.mark.slow)]
+)
 def test_the_result_is_saved_and_opened_again(name, step, tmp_path):
     result = iterative_prune(load_network(name), "reconstruction", _images(), 0.6, step, LEARN)
     assert result.plan["achieved"]["rounds"] > 1
@@ -287,6 +289,7 @@ def test_killed_in_any_round_it_goes_on_to_the_same_bits(call, four_rounds, tmp_
         _assert_alike(whole, iterative_prune(*given, folder=tmp_path))
 
 
+@pytest.mark.slow
 def test_residual_stages_go_on_too(tmp_path, monkeypatch):
     given = (load_network("digits/resnet"), "magnitude", _images(), 0.6, 20, LEARN)
     _killed_in(monkeypatch, 2, *given, folder=tmp_path)

@@ -338,7 +338,9 @@ def test_nan_weights_are_refused_with_the_layers_name():
         merge_neurons(network, example=torch.randn(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize(("name", "dead"), [("cifar10/resnet20", 8), ("cifar10/resnet56", 30)])
+@pytest.mark.parametrize(
+    ("name", "dead"), [("cifar10/resnet20", 8), pytest.param("cifar10/resnet56", 30, marks=pytest.mark.slow)]
+)
 def test_real_networks_lose_their_dead_filters_and_no_accuracy(real_data, name, dead):
     network = fold_batchnorm(load_network(name)).network
     result = merge_neurons(network)

@@ -69,6 +69,7 @@ def test_a_run_leaves_the_figures_that_are_committed(runs, name):
 
 LONG = (
     "00_start_here",
+    "01_weight_density",
     "02_hash_collapse",
     "03_output_merging",
     "04_input_splitting",

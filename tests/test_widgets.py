@@ -50,7 +50,12 @@ def words(explorer, **changes):
 
 @pytest.mark.parametrize("explore", EXPLORERS)
 @pytest.mark.parametrize(
-    "network", ["digits/resnet", pytest.param("digits/mobilenet", marks=pytest.mark.slow), "digits/mlp"]
+    "network",
+    [
+        pytest.param("digits/resnet", marks=pytest.mark.slow),
+        pytest.param("digits/mobilenet", marks=pytest.mark.slow),
+        "digits/mlp",
+    ],
 )
 def test_every_layer_of_every_shipped_network_can_be_looked_at(explore, network):
     panel = Panel(explore(network, limit=20))
@@ -60,7 +65,7 @@ def test_every_layer_of_every_shipped_network_can_be_looked_at(explore, network)
         assert "alert" not in panel.words.value
 
 
-@pytest.mark.parametrize("explore", EXPLORERS)
+@pytest.mark.parametrize("explore", [*EXPLORERS[:-1], pytest.param(explore_splitting, marks=pytest.mark.slow)])
 def test_every_slider_moves_from_end_to_end(explore):
     panel = Panel(explore(NAME, LAYER, limit=20))
     for name, slider in panel.inputs.items():

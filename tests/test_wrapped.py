@@ -194,6 +194,7 @@ def test_time_is_that_of_the_compiled_network():
 def test_torchscript_is_refused_by_name_where_its_layers_are_needed():
     script = torch.jit.trace(plain(), IMAGES[0][:1])
     assert redlab.evaluate(script, IMAGES) == redlab.evaluate(plain(), IMAGES)
-    for function in (couple, redlab.split_inputs, redlab.merge_neurons):
+    for function in (couple, redlab.merge_neurons, redlab.red_plus_plus):
         with pytest.raises(ValueError, match="TorchScript"):
             function(script, example=IMAGES[0][:1])
+    assert "(of TorchScript, no conv or linear layer)" in str(redlab.split_inputs(script, example=IMAGES[0][:1]))
