@@ -7,10 +7,10 @@
 
 Every network that is compressed and not trained is made again and counted. Where it is the one of the stored row, by
 its parameters and bytes, the row keeps its accuracy; where a target of products chose other channels, the accuracy is
-measured again. Times stay as they were measured. Rows of trained networks keep the shares of the old rule, in which
-multiplications by padding counted, and say so: their column ``count`` is "old", that of the others "new". In
-defaults.csv shares of networks that were split by channel follow from the old ones, since what is left of them never
-counted padding: only what it is a share of did.
+measured again, and so it is for methods that are named. Times stay as they were measured. Rows of trained networks keep
+the shares of the old rule, in which multiplications by padding counted, and say so: their column ``count`` is "old",
+that of the others "new". In defaults.csv shares of networks that were split by channel follow from the old ones, since
+what is left of them never counted padding: only what it is a share of did.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def recount(job: real.Job, rows: pd.DataFrame, criteria: pd.DataFrame, again: bo
         if old["count"] == "new" and not again:
             continue
         new = measure_left(original, network)
-        if not all(np.isclose(old[name], new[name], rtol=1e-5) for name in ("parameters", "bytes")):
+        if again or not all(np.isclose(old[name], new[name], rtol=1e-5) for name in ("parameters", "bytes")):
             plain = real.as_dense(network) if real.is_split(network) else network
             new["accuracy"] = evaluate(plain, real.images_of(job.network)[0]).accuracy
         write(rows, at, new)
