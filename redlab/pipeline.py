@@ -131,8 +131,8 @@ def red_plus_plus(
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
 
     Defaults:
-        max_error: ResNet-20 keeps 91.49 of 91.73 % at 2.85 % of the products, ResNet-56 all of 93.39 at 2.79; at 0.3
-            they lose 1.75 and 0.48 points. MobileNetV1 wants less: of 80.4 % it keeps 78.4 at 0.05, 74.8 at 0.1 and
+        max_error: ResNet-20 keeps 91.49 of 91.73 % at 2.85 % of the products, ResNet-56 93.37 of 93.39 at 2.79; at
+            0.3 they lose 1.71 and 0.49 points. MobileNetV1 wants less: of 80.4 % it keeps 78.4 at 0.05, 74.8 at 0.1 and
             67.2 at 0.15 (benchmarks/real.csv; `python -m benchmarks.real`).
         rule: evenly spaced values go further than the papers' modes: alone they leave 7.1 % of ResNet-20's products at
             91.00 %, modes (silverman/4) 12 % at 87.58 (figures/resnet20_frontier.png, benchmarks/defaults.md,
@@ -140,7 +140,7 @@ def red_plus_plus(
         budget, rounding, correct_bias: each is needed on MobileNetV1, whose 67.2 % become 0.0 with "even", 58.4 with
             "nearest" and 2.0 with "none" (benchmarks/defaults.md, "red_plus_plus"; `python -m benchmarks.defaults`);
             what each brings on ResNet-20: figures/resnet20_ladder.png (`redlab run 05 -p network cifar10/resnet20`).
-            The means of images bring 0.11 points more on ResNet-20; at 0.3 0.50, on ResNet-56 0.01
+            The means of images bring 0.11 points more on ResNet-20; at 0.3 0.46, on ResNet-56 0.02
             (benchmarks/real.csv), and make it a method with data.
         unit, signed, alpha, strategy: see ``split_inputs`` and ``merge_neurons``.
 
