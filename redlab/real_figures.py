@@ -33,7 +33,6 @@ _OPEN = {
     "parameters": "open: split layers, distinct values; no look-ups",
     "bytes": "open: split layers, stored as codes",
 }
-_OLD = "trained networks: old count, padding included"
 _TOP = 1.5  # of the axis of times, so that right of plain networks there is room to name the split ones
 
 
@@ -170,7 +169,9 @@ def _legend_of(summary: pd.DataFrame, x: str, looks: dict[str, _Look], published
         star.set(markersize=9, markerfacecolor="white")
         lines.append(star)
     notes = [_OPEN[x]] if split.any() else []
-    notes += [_OLD] if x == "products" and (shown["count"] == "old").any() else []
+    old = shown.loc[(shown["count"] == "old") & (x == "products"), "needs"]
+    whose = "trained networks" if (old == NEEDS[-1]).all() else "trained networks and some others"
+    notes += [f"{whose}: old count, padding included"] if len(old) else []
     return lines + [Line2D([], [], linestyle="", label=note) for note in notes]
 
 
