@@ -83,6 +83,7 @@ class Named:
 
 
 def fill(target: Any, items: list) -> Any:
+    """``target``, a dict or an odd object, with ``items``: keys and values in turn. Keys that are objects get a name."""
     if not isinstance(target, dict | Odd):
         raise pickle.UnpicklingError(f"it sets items of a {type(target).__name__}")
     held = target.items if isinstance(target, Odd) else target
@@ -98,10 +99,12 @@ def stored_dtype(name: str) -> torch.dtype | None:
 
 
 def are_whole(*numbers: Any) -> bool:
+    """Whether all are whole numbers of at least 0."""
     return all(type(number) is int and number >= 0 for number in numbers)
 
 
 def part_of(base: Storage, shift: int, size: int) -> Storage:
+    """``size`` elements of ``base`` from ``shift`` on; ``pickle.UnpicklingError`` where it has fewer."""
     if not are_whole(shift, size) or shift + size > base.size:
         raise pickle.UnpicklingError(f"a part of a storage that it does not have, its size is {base.size}")
     return Storage(base.key, base.dtype, size, base.shift + shift)
