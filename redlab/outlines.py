@@ -83,7 +83,7 @@ class Named:
 
 
 def fill(target: Any, items: list) -> Any:
-    """``target``, a dict or an odd object, with ``items``: keys and values in turn. Keys that are objects get a name."""
+    """``target`` (a dict or odd object) with ``items``, keys and values in turn; keys that are objects get a name."""
     if not isinstance(target, dict | Odd):
         raise pickle.UnpicklingError(f"it sets items of a {type(target).__name__}")
     held = target.items if isinstance(target, Odd) else target
