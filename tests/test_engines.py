@@ -56,6 +56,7 @@ def cluster(folder: Path, workers: int) -> Iterator[tuple[str, subprocess.Popen,
         yield json.loads(file.read_text())["address"], scheduler, team
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_no_point(tmp_path):
     notebook, log = write_counted(tmp_path), tmp_path / "log"
     spec = {"notebook": notebook, "grid": {"n": [1, 2, 3], "seed": [0, 1]}, "points": [{"log": str(log)}]}

@@ -116,6 +116,7 @@ def test_missing_weights_say_what_to_put_where(tmp_path, monkeypatch):
         load_network("imagenet/mobilenet_v1_0.75")
 
 
+@pytest.mark.slow
 def test_every_torchvision_classifier_builds_with_an_input_shape_and_a_source(monkeypatch):
     _without_init(monkeypatch)
     names = [name for name in list_networks() if name.startswith("torchvision/")]
