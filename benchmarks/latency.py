@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.timing import store
 from redlab import compare_latency, fold_batchnorm, load_network, measure_cost
-from redlab.merging import merge_neurons
+from redlab.compression.merging import merge_neurons
 from redlab.paths import data_root
 
 ALPHAS = (0.1, 0.3, 0.5)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmarks import pruning
 from redlab.paths import checkout
-from redlab.real_studies import read_real, summarise_real
+from redlab.studies.real import read_real, summarise_real
 
 NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75")
 NEEDS = {"nothing": "nothing", "images": "data", "training": "fine-tuning"}

@@ -42,8 +42,8 @@ from redlab import (
     split_inputs,
     train_masks,
 )
-from redlab.baselines import CRITERIA
-from redlab.training import train
+from redlab.network.training import train
+from redlab.pruning.criteria.registry import CRITERIA
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NAMES = ("digits/resnet", "digits/mobilenet", "digits/mlp")

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import redlab
-from redlab.baselines import CRITERIA
 from redlab.paths import checkout
+from redlab.pruning.criteria.registry import CRITERIA
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ from redlab import (
     sparsify,
     split_inputs,
 )
+from redlab.network.training import train
 from redlab.options import fitted, plain_options, settle
-from redlab.training import train
 
 NAN = float("nan")
 

@@ -8,8 +8,8 @@ import yaml
 
 import redlab
 from redlab import fold_batchnorm, load_network, read_real, score_channels, summarise_real
-from redlab.baselines import CRITERIA
 from redlab.paths import checkout
+from redlab.pruning.criteria.registry import CRITERIA
 
 README = (checkout() / "README.md").read_text()
 

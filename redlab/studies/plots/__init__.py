@@ -1,0 +1,1 @@
+"""Figures: a tidy frame in, matplotlib Axes out. Start with `hashing`."""
