@@ -11,10 +11,11 @@ from pathlib import Path
 import redlab
 from redlab.lab.kinds import Items, Kind, kind_named, meet
 from redlab.paths import PACKAGE
+from redlab.studies import plots
 
 _Place = tuple[str, str]  # a module of redlab, and a name in it
 # Functions that take the options of another one as dicts.
-_HASH = ("hashing", "hash_network")
+_HASH = ("hashing.networks", "hash_network")
 _SETTINGS: dict[str, _Place] = {"compare_hashes": _HASH, "compare_splits": _HASH}
 
 
@@ -70,6 +71,8 @@ def _imported(nodes: Iterable[ast.AST]) -> dict[str, _Place | None]:
                 found[local] = None
             elif module == "redlab" and alias.name in redlab._HOME:
                 found[local] = (redlab._HOME[alias.name], alias.name)
+            elif module == "redlab.plots" and alias.name in plots._HOME:
+                found[local] = (f"studies.plots.{plots._HOME[alias.name]}", alias.name)
             elif module.startswith("redlab."):
                 found[local] = (module.removeprefix("redlab."), alias.name)
     return found
@@ -81,6 +84,10 @@ def _place(function: ast.expr, places: Mapping[str, _Place | None]) -> _Place | 
             return places.get(name)
         case ast.Attribute(value=ast.Name(id=name), attr=attribute) if places.get(name, ...) is None:
             return (redlab._HOME[attribute], attribute) if attribute in redlab._HOME else None
+        case ast.Attribute(value=ast.Attribute(value=ast.Name(id=name), attr="plots"), attr=attribute) if (
+            places.get(name, ...) is None and attribute in plots._HOME
+        ):
+            return f"studies.plots.{plots._HOME[attribute]}", attribute
     return None
 
 

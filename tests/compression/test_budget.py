@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from redlab import fold_batchnorm, hash_network, load_network, share_error, split_inputs, weight_layers
+from redlab import fold_batchnorm, hash_network, load_network, split_inputs, weight_layers
 from redlab.compression import budget
+from redlab.compression.budget import share_error
 
 NETWORKS = ["digits/resnet", "digits/mobilenet", "digits/mlp"]
 each_network = pytest.mark.parametrize("name", NETWORKS)

@@ -23,10 +23,10 @@ from redlab import (
     red_plus_plus,
     save_network,
     separate_kernels,
-    share_error,
     split_inputs,
     weight_layers,
 )
+from redlab.compression.budget import share_error
 from redlab.compression.pipeline import MAX_ERROR, red_plus_plus_steps, red_steps, take_all
 from redlab.compression.split_layers import SplitLayer
 

@@ -14,12 +14,12 @@ from redlab import (
     mask_entropy,
     mask_metrics,
     measure_cost,
-    prune_by_masks,
     sparsify,
     train_masks,
 )
 from redlab.dpp.draws import draw_mask
 from redlab.dpp.masks import masks_in
+from redlab.dpp.training import prune_by_masks
 from redlab.files.state import write_state
 from redlab.network.layers import weight_layers
 

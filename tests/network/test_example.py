@@ -26,11 +26,11 @@ from redlab import (
     score_weights,
     sensitivity,
     separate_kernels,
-    share_error,
     sparsify,
     split_inputs,
 )
 from redlab.channels.coupling import couple
+from redlab.compression.budget import share_error
 from redlab.network.example import Inputs, fit_example, logits_of
 from redlab.network.trace import trace
 from redlab.network.trial_run import record_calls

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from redlab import Latency, compare_latency, load_network, measure_latency
+from redlab import Latency, load_network, measure_latency
 from redlab.network import latency
+from redlab.network.latency import compare_latency
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from redlab import (
     iterative_prune,
     merge_neurons,
     plot_collapse,
-    plot_error,
     plot_merges,
     plot_split,
     prune_channels,
@@ -30,6 +29,7 @@ from redlab import (
     weight_layers,
 )
 from redlab.network.remainder import of_layers
+from redlab.studies.plots.hashing import plot_error
 
 
 class Conv1D(nn.Module):

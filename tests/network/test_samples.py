@@ -27,11 +27,11 @@ from redlab import (
     score_channels,
     sensitivity,
     sparsify,
-    split_differences,
     train_masks,
 )
 from redlab.network.samples import as_dataset, batches, whole
 from redlab.network.training import train
+from redlab.studies.splitting import split_differences
 
 IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(24) % 10

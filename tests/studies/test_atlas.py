@@ -12,30 +12,23 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from redlab import (
+from redlab import expected_unique, fold_batchnorm, hash_network, list_networks, load_network, measure_redundancy
+from redlab.compression.similarity import dendrogram
+from redlab.studies.atlas import (
+    atlas_rows,
     compare_atlas,
     compared_layers,
-    distinct_products,
-    draw_atlas,
-    expected_unique,
-    explain_atlas,
-    explain_redundancy,
-    fold_batchnorm,
-    hash_network,
     join_atlas,
-    list_networks,
-    load_network,
     measure_atlas,
-    measure_noise,
-    measure_redundancy,
     missing_networks,
-    modes_of_noise,
     read_atlas,
     summarise_atlas,
     twin_layers,
 )
-from redlab.compression.similarity import dendrogram
-from redlab.studies.atlas import atlas_rows
+from redlab.studies.noise import measure_noise, modes_of_noise
+from redlab.studies.plots.atlas import draw_atlas
+from redlab.studies.predictors import explain_atlas, explain_redundancy
+from redlab.studies.splitting import distinct_products
 
 DIGITS = ["digits/resnet", "digits/mobilenet", "digits/mlp"]
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from redlab import compare_masks, evaluate, known_masks, load_dataset, load_network, sparsify, train_masks
+from redlab import evaluate, load_dataset, load_network, sparsify, train_masks
 from redlab.dpp.hardening import harden
 from redlab.network.layers import weight_layers
 from redlab.network.training import train
 from redlab.studies import masks as mask_studies
+from redlab.studies.masks import compare_masks, known_masks
 
 METHODS = {
     "DPP": {},

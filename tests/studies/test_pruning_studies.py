@@ -7,14 +7,17 @@ import torch
 from matplotlib.axes import Axes
 
 from redlab import (
-    compare_criteria,
-    compare_weights,
-    correlations,
     evaluate,
-    inner_groups,
     load_dataset,
     load_network,
-    oracle_agreement,
+    prune_channels,
+    prune_weights,
+    score_channels,
+    score_weights,
+    sensitivity,
+)
+from redlab.pruning.weights import sparse_bytes
+from redlab.studies.plots.pruning import (
     plot_agreement,
     plot_correlations,
     plot_relevance,
@@ -22,15 +25,16 @@ from redlab import (
     plot_scores,
     plot_sensitivity,
     plot_tradeoff,
-    prune_channels,
-    prune_weights,
-    score_channels,
-    score_weights,
-    sensitivity,
-    sizes_at,
-    sparse_bytes,
 )
-from redlab.studies.pruning import with_latency
+from redlab.studies.pruning import (
+    compare_criteria,
+    compare_weights,
+    correlations,
+    inner_groups,
+    oracle_agreement,
+    sizes_at,
+    with_latency,
+)
 
 METHODS = {
     "magnitude": {"criterion": "magnitude", "scope": "layer", "p": 2},

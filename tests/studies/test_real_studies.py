@@ -10,25 +10,20 @@ import pytest
 from benchmarks import pruning
 from benchmarks.real import all_jobs, command
 from benchmarks.real_methods import KEEPS, methods
-from redlab import (
+from redlab import fold_batchnorm, hash_network, load_dataset, load_network, measure_cost, merge_neurons, red_plus_plus
+from redlab.studies.plots.real import draw_real, show_compact
+from redlab.studies.real import (
+    NEEDS,
     beside_stored,
-    draw_real,
-    fold_batchnorm,
-    hash_network,
+    is_split,
     left_out,
-    load_dataset,
-    load_network,
-    measure_cost,
     measure_left,
-    merge_neurons,
     published_figures,
     read_real,
-    red_plus_plus,
-    show_compact,
     summarise_real,
     table_real,
+    time_left,
 )
-from redlab.studies.real import NEEDS, is_split, time_left
 
 MEASURED = ["parameters", "bytes", "milliseconds", "time_ratio"]
 KEY = ["network", "method", "setting", "seed", "stage"]

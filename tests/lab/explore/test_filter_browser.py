@@ -10,13 +10,13 @@ import torch
 from nets import Net
 from torch import nn
 
-from redlab import browse_filters, fold_batchnorm, load_network, merge_neurons, plot_kernels, weight_layers
+from redlab import browse_filters, fold_batchnorm, load_network, merge_neurons, weight_layers
 from redlab.compression.merging import merge_groups, merge_trees
 from redlab.compression.units import split_layer
 from redlab.lab.explore.filters import EQUAL, MERGING, MULTIPLES, NOTHING, OUTLINES, PAGE
 from redlab.lab.explore.panel import Panel
 from redlab.studies.kernels import channels_of, equal_kernels, kernel_frame, kernels_of, merged_rows, why_filters_stay
-from redlab.studies.plots.kernels import colour_of
+from redlab.studies.plots.kernels import colour_of, plot_kernels
 
 
 def layer_of(module):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from redlab import browse_masks, draw_epoch, load_dataset, load_network, sparsify, train_masks
+from redlab import browse_masks, load_dataset, load_network, sparsify, train_masks
+from redlab.studies.plots.masks import draw_epoch
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from redlab import (
-    channel_products,
     estimate_density,
     evaluate,
     explore_density,
@@ -30,6 +29,7 @@ from redlab import (
 from redlab.compression.units import split_layer
 from redlab.lab.explore.panel import Panel
 from redlab.network.recipe import Recipe
+from redlab.studies.splitting import channel_products
 
 EXPLORERS = (explore_density, explore_hashing, explore_merging, explore_splitting)
 NAME, LAYER = "digits/resnet", "layer2.0.conv1"

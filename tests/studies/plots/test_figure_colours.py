@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from redlab import plot_splits
+from redlab.studies.plots.splitting import plot_splits
 from redlab.studies.plots.style import BLUE, COLOURS, GREY, INK, MARKERS, ORANGE, PURPLE, RED, VIOLET
 
 NAMES = {BLUE: "blue", RED: "red", PURPLE: "purple", ORANGE: "orange", VIOLET: "violet", GREY: "grey", INK: "ink"}

@@ -9,37 +9,27 @@ import pytest
 import torch
 
 from redlab import (
-    distinct_products,
-    draw_steps,
-    draw_units,
     error_bound,
     estimate_density,
     hash_network,
     load_dataset,
     load_network,
-    plot_bits,
-    plot_bound,
-    plot_codebooks,
     plot_collapse,
     plot_density,
-    plot_error,
-    plot_expected,
     plot_frontier,
-    plot_modes,
-    plot_scores,
     plot_split,
-    plot_splits,
-    plot_times,
-    red_plus_plus_steps,
-    red_steps,
     save_figure,
     small_multiples,
     split_inputs,
-    step_by_step,
-    unit_map,
     weight_layers,
 )
+from redlab.compression.pipeline import red_plus_plus_steps, red_steps
 from redlab.studies.plots import hashing as figures
+from redlab.studies.plots.bounds import plot_bound
+from redlab.studies.plots.hashing import plot_codebooks, plot_error, plot_modes
+from redlab.studies.plots.pruning import plot_scores
+from redlab.studies.plots.splitting import draw_steps, draw_units, plot_bits, plot_expected, plot_splits, plot_times
+from redlab.studies.splitting import distinct_products, step_by_step, unit_map
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from redlab import inspect_checkpoint, plot_tensor_entropy, plot_tensor_error, plot_tensor_products, plot_tensor_values
+from redlab import inspect_checkpoint
 from redlab.paths import shipped
-from redlab.studies.plots.inspection import save_figures
+from redlab.studies.plots.inspection import (
+    plot_tensor_entropy,
+    plot_tensor_error,
+    plot_tensor_products,
+    plot_tensor_values,
+    save_figures,
+)
 
 PLOTS = (plot_tensor_values, plot_tensor_error, plot_tensor_products, plot_tensor_entropy)
 each_plot = pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)

@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from redlab import (
-    known_masks,
-    load_dataset,
-    load_network,
-    plot_diversity,
-    plot_inclusion,
-    plot_mask_entropy,
-    plot_masks,
-    sparsify,
-    train_masks,
-)
+from redlab import load_dataset, load_network, plot_mask_entropy, sparsify, train_masks
+from redlab.studies.masks import known_masks
+from redlab.studies.plots.masks import plot_diversity, plot_inclusion, plot_masks
 
 
 @pytest.fixture(scope="module")
