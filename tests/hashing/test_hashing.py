@@ -24,7 +24,7 @@ from redlab import (
 )
 from redlab.hashing import cells as rules
 from redlab.hashing import passes_numpy
-from redlab.hashing.contrast import strong_modes
+from redlab.hashing.density import strong_modes
 from redlab.network.evaluation import evaluate
 
 RULES = [
@@ -366,7 +366,7 @@ def test_numpy_arrays_come_back_as_numpy_arrays():
 def test_without_numba_the_values_are_the_same(weights, monkeypatch):
     compiled = [hash_weights(weights, **options).values for options in RULES]
     for module in (
-        "redlab.hashing.bandwidth.passes",
+        "redlab.hashing.density.passes",
         "redlab.hashing.extrema.passes",
         "redlab.hashing.cells.passes",
         "redlab.hashing.vector.passes",
