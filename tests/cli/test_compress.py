@@ -16,7 +16,7 @@ from redlab import evaluate, load_dataset, load_network, measure_cost, save_netw
 from redlab.cli import compress as cli_compress
 from redlab.cli import main as cli
 from redlab.cli import recipes as compress
-from redlab.compression.pipeline import layer_table
+from redlab.compression.pipeline import layer_table, take_all
 from redlab.network.example import example_input
 from redlab.zoo.saving import FACTS
 
@@ -274,7 +274,7 @@ def test_nothing_is_downloaded_just_to_measure_accuracy(tmp_path, monkeypatch):
 
 def test_the_table_counts_what_is_left_after_the_last_step():
     original = load_network("digits/resnet")
-    results = [r for _, r, _ in compress.take_steps(original, compress.steps_of("merge", 0.25))]
+    results = list(take_all(original, compress.steps_of("merge", 0.25)))
     table = layer_table(original, results).set_index("layer")
     network = results[-1].network
     assert table.loc["conv1", "distinct"] == len(network.conv1.weight.unique())
