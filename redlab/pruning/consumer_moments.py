@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from redlab.channels.groups import Group, Member
-from redlab.compression.channel_rows import is_depthwise, slices_of
+from redlab.compression.channel_rows import passes_through, slices_of
 from redlab.compression.moments import MeanInputs
 from redlab.pruning.subject import Subject
 
@@ -74,7 +74,7 @@ def _per_input(values: Tensor, node: torch.fx.Node) -> Tensor:
 def _correlation(subject: Subject, group: Group) -> ndarray:
     """(size, size) between the channels as their readers get them."""
     weights = [member for member in group.producers if member.tensor in subject.layers]
-    passed = [member for member in weights if is_depthwise(subject.folded, member)]
+    passed = [member for member in weights if passes_through(subject.folded, member)]
     made = [member for member in weights if member not in passed]
     correlation = _cosines(subject, made) if made else np.eye(group.size)
     rectify = group.relu and len(made) == 1

@@ -22,10 +22,10 @@ from redlab.network.fingerprint import fingerprint
 from redlab.network.layers import copy_network
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
+from redlab.network.shares import count_of
 from redlab.network.shortfall import told_short
 from redlab.progress import progress
 from redlab.pruning.fine_tuning import FineTuning, seed_of
-from redlab.pruning.selection import count_of
 
 
 class Asked(Protocol):

@@ -15,10 +15,11 @@ from redlab.network.layers import Layer, copy_network, count_distinct, unwrap, w
 from redlab.network.recipe import append_step
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
+from redlab.network.shares import count_of
 from redlab.network.shortfall import told_short
 from redlab.options import plain_options
 from redlab.pruning.scores import Scores
-from redlab.pruning.selection import SCOPES, check_share, count_of, lowest
+from redlab.pruning.selection import SCOPES, check_share, lowest
 
 _COLUMNS = [
     "layer",
@@ -94,7 +95,7 @@ def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:
 
 
 def _check_layers(network: nn.Module, scores: Scores) -> None:
-    shapes = {layer.name: tuple(layer.weight.shape) for layer in weight_layers(network) if "lazy" not in layer.skipped}
+    shapes = {layer.name: tuple(layer.weight.shape) for layer in weight_layers(network) if not layer.lazy}
     for name, values in scores.values.items():
         if shapes.get(name) != values.shape:
             raise ValueError(f"the scores are of another network: {name} is {shapes.get(name)}, not {values.shape}")
@@ -108,7 +109,7 @@ def weight_table(before: nn.Module, after: nn.Module, skipped: Mapping[str, str]
 
 
 def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
-    before, after = (torch.zeros(0) if "lazy" in layer.skipped else layer.weight for layer in (old, new))
+    before, after = (torch.zeros(0) if layer.lazy else layer.weight for layer in (old, new))
     length = float(before.double().norm())
     return {
         "layer": old.name,
@@ -151,7 +152,7 @@ def sparse_bytes(network: nn.Module) -> int:
         >>> sparse_bytes(network), sparse_bytes(pruned)
         (207928, 32680)
     """
-    weights = {id(layer.weight) for layer in weight_layers(network) if "lazy" not in layer.skipped}
+    weights = {id(layer.weight) for layer in weight_layers(network) if not layer.lazy}
     tensors = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
     return sum(_sparse(tensor) if key in weights else _dense(tensor) for key, tensor in tensors.items())
 
