@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from redlab.files.atomic import open_to_others
+from redlab.files.atomic import open_to_others, replaced_file, replaced_folder
 from redlab.lab.report import pdf
 
 
@@ -35,3 +35,26 @@ def test_a_report_in_pdf_is_readable(tmp_path, umask, monkeypatch):
     monkeypatch.setattr(pdf, "find_chromium", lambda: str(program))
     out = pdf.print_pdf(tmp_path / "page.html", tmp_path / "out" / "a.pdf")
     assert out.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt), replaced_file(tmp_path / "file") as part:
+        part.write_text("new")
+        raise KeyboardInterrupt
+    with pytest.raises(OSError, match="could not write .*folder, what was there is unchanged: No space left"):
+        with replaced_folder(tmp_path / "folder") as part:
+            (part / "a").write_text("new")
+            raise OSError(28, "No space left on device")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "a").read_text() == "old"
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    for name in ("a", "b"):
+        with replaced_folder(tmp_path / "new" / "folder") as part:
+            (part / name).write_text("new")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["b"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]

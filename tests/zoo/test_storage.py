@@ -20,6 +20,7 @@ from scipy import stats
 from torch import nn
 
 from redlab import fold_batchnorm, hash_network, weight_layers
+from redlab.files import atomic
 from redlab.network.example import example_input
 from redlab.network.recipe import Recipe, input_mean_of, recipe_of
 from redlab.zoo import networks
@@ -258,7 +259,7 @@ def test_a_save_killed_between_its_two_moves_leaves_the_old_network(tmp_path, mo
     folder = tmp_path / "net"
     old, new = load_network("digits/mlp"), load_network("digits/resnet")
     save_network(old, folder)
-    moves, replace = [], storage.os.replace
+    moves, replace = [], atomic.os.replace
 
     def one_move_only(*paths):
         moves.append(paths)
@@ -266,7 +267,7 @@ def test_a_save_killed_between_its_two_moves_leaves_the_old_network(tmp_path, mo
             raise KeyboardInterrupt
         replace(*paths)
 
-    monkeypatch.setattr(storage.os, "replace", one_move_only)
+    monkeypatch.setattr(atomic.os, "replace", one_move_only)
     with pytest.raises(KeyboardInterrupt):
         save_network(new, folder)
     monkeypatch.undo()
@@ -279,7 +280,7 @@ def test_a_save_killed_between_its_two_moves_leaves_the_old_network(tmp_path, mo
 
 _FULL = """
 import resource, sys
-from redlab.storage import load_network, save_network
+from redlab.zoo.saving import load_network, save_network
 network = load_network("digits/resnet")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -294,7 +295,7 @@ def test_a_full_disk_leaves_the_old_network(tmp_path):
     folder = tmp_path / "net"
     save_network(load_network("digits/mlp"), folder)
     done = subprocess.run([sys.executable, "-c", _FULL, folder], capture_output=True, text=True, check=True)
-    assert f"could not save the network to {folder}, what was there is unchanged: " in done.stdout
+    assert f"could not write {folder}, what was there is unchanged: " in done.stdout
     assert load_network(folder).redlab.architecture == "digits/mlp"
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
