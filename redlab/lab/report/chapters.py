@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redlab.lab.commands import command_of
 from redlab.lab.notebooks import scrub, without_paths
+from redlab.lab.parameters import command_of
 from redlab.lab.refresh import private_paths
 from redlab.lab.report.html import Chapter, markdown_chapter, notebook_chapter
 from redlab.lab.report.outputs import say_left_out

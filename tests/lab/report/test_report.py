@@ -20,12 +20,13 @@ from typer.testing import CliRunner
 from redlab import paths
 from redlab.cli import main as cli
 from redlab.lab import runs
+from redlab.lab.keys import run_key
 from redlab.lab.notebooks import list_notebooks, read_cells
 from redlab.lab.parameters import default_parameters
 from redlab.lab.report import pdf
 from redlab.lab.report.page import write_report
 from redlab.lab.report.sources import other_runs
-from redlab.lab.runs import Run, RunFailed, run_key, run_notebook
+from redlab.lab.runs import Run, RunFailed, run_notebook
 
 ROOT, NAMES = paths.checkout(), list_notebooks()
 FIRST = """
