@@ -342,3 +342,12 @@ def test_a_reader_that_has_gone_ends_a_run_without_a_word(checkout):
 
 def test_version():
     assert redlab_says("--version") == (0, f"redlab {redlab.__version__}\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("word", ["--version", "--help", "help"])
+def test_what_cannot_be_printed_is_one_message(word):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "redlab.cli", word]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "redlab: [Errno 28] No space left on device\n")
