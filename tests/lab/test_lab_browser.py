@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import nbformat
 import pytest
+from chromium import chromium_options, find_chromium
 from nbformat import v4
 from servers import free_port, lab
 
 from redlab.lab.notebooks import list_notebooks
-from redlab.lab.report.pdf import chromium_options, find_chromium
 from redlab.paths import checkout
 
 pytestmark = pytest.mark.ui
