@@ -103,7 +103,7 @@ def clean(html: str) -> str:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(html, "html.parser")
-    for tag in soup.find_all(_DROPPED):
+    for tag in (*soup.find_all(_DROPPED), *soup.find_all("a", class_="anchor-link")):
         tag.decompose()
     for tag in soup.find_all(_PLAYED):
         if not tag.decomposed:  # it was inside another one

@@ -169,6 +169,7 @@ def test_every_notebook_has_a_section_and_an_entry_in_the_contents(committed):
         assert sum(t.startswith(f"#{name}.") for t in contents.all("a", "href")) == len(
             re.findall("^## ", prose, re.MULTILINE)
         )
+    assert "¶" not in html
     assert {"#summary", "#made", "#benchmark.pruning"} <= set(contents.all("a", "href"))
 
 
