@@ -21,11 +21,13 @@ _PAUSE = 0.1  # seconds between two words on how far it is
 _STYLE = """<style>
 /* The controls stand beside the figure, each below its label; in a narrow window the figure is below them. */
 .redlab-panel { flex-flow: row wrap; align-items: flex-start; gap: 1em; }
-.redlab-controls { flex: 0 0 17em; }
+.redlab-controls { flex: 0 0 19em; }
 .redlab-figure { flex: 1 1 28em; min-width: 0; }
 .redlab-figure img { max-width: 100%; height: auto; }
 .redlab-controls .widget-inline-hbox { flex-flow: column; align-items: stretch; width: auto; height: auto; }
 .redlab-controls .widget-inline-hbox > * { flex: none; width: auto; max-width: 100%; text-align: left; }
+.redlab-controls .widget-label { white-space: normal; height: auto; line-height: 1.4; }
+.redlab-controls .slider-container { margin: 0.4em 0.6em 0; }
 .redlab-controls .widget-readout { pointer-events: none; }
 </style>"""
 
