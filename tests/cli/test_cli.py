@@ -29,7 +29,7 @@ from redlab.lab.kinds import from_text, kind_of
 
 GOOD = """
 import pandas as pd
-from redlab.runs import output_folder, record
+from redlab.lab.runs import output_folder, record
 (output_folder() / "01_good.png").touch()
 record(pd.DataFrame({"n": [n]}))
 """

@@ -35,7 +35,7 @@ anything = None
 BODY = """
 import os, warnings
 import pandas as pd
-from redlab.runs import output_folder, record
+from redlab.lab.runs import output_folder, record
 (output_folder() / "01_tiny.png").write_text(str(n))
 frame = record(pd.DataFrame({"n": [n], "data": [os.environ["REDLAB_DATA"]], "folder": [os.getcwd()]}))
 """

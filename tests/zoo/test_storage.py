@@ -279,7 +279,7 @@ def test_a_save_killed_between_its_two_moves_leaves_the_old_network(tmp_path, mo
 
 _FULL = """
 import resource, sys
-from redlab.storage import load_network, save_network
+from redlab.zoo.saving import load_network, save_network
 network = load_network("digits/resnet")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
