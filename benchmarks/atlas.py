@@ -19,8 +19,9 @@ import pandas as pd
 from torchvision import models
 from tqdm import tqdm
 
-from redlab import list_networks, networks
-from redlab.atlas_studies import atlas_rows
+from redlab import list_networks
+from redlab.studies.atlas import atlas_rows
+from redlab.zoo import networks
 
 ATLAS = Path(__file__).with_name("atlas.parquet")
 KEY = ["network", "trained"]

@@ -27,10 +27,10 @@ from redlab import (
     separate_kernels,
     split_inputs,
 )
-from redlab.baselines import CRITERIA
-from redlab.merging import merge_each
-from redlab.pruning_studies import SCORE_IMAGES, prune_by_method
-from redlab.remainder import of_layers
+from redlab.compression.merging import merge_each
+from redlab.network.remainder import of_layers
+from redlab.pruning.criteria.registry import CRITERIA
+from redlab.studies.pruning import SCORE_IMAGES, prune_by_method
 
 MOBILENET = "imagenet/mobilenet_v1_0.75"
 # Of the channels, dead ones among them, and by way of merging the alphas that are tried to come near.

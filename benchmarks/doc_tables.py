@@ -15,8 +15,8 @@ import pandas as pd
 
 from benchmarks import dpp, oracle, pruning
 from benchmarks.intervals import with_interval
-from redlab import read_real
 from redlab.paths import checkout
+from redlab.studies.real import read_real
 
 NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75")
 SHORT = {NETWORKS[0]: "ResNet-20", NETWORKS[1]: "ResNet-56", NETWORKS[2]: "MobileNetV1 0.75"}

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from benchmarks.intervals import with_interval
 from benchmarks.timing import machine
-from redlab import compare_masks, default_dataset, load_dataset, load_network
+from redlab import default_dataset, load_dataset, load_network
 from redlab.paths import data_root
+from redlab.studies.masks import compare_masks
 
 ROWS, TABLE = Path(__file__).with_name("dpp.csv"), Path(__file__).with_name("dpp.md")
 KEEP, SEEDS = 0.2, (0, 1, 2)

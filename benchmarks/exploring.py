@@ -16,8 +16,8 @@ from torch import nn
 
 from benchmarks.timing import interleaved, store
 from redlab import explore_density, explore_hashing, explore_merging, explore_splitting
-from redlab.explorer import Explorer
-from redlab.recipe import Recipe
+from redlab.lab.explore.explorer import Explorer
+from redlab.network.recipe import Recipe
 
 SORT = "np.sort of the weights"
 LAYER = "0"

@@ -17,10 +17,13 @@ from sklearn.neighbors import KernelDensity
 from statsmodels.nonparametric.kde import KDEUnivariate
 
 from benchmarks.timing import interleaved, store
-from redlab import bandwidth as bandwidths
-from redlab import estimate_density, extrema, hash_weights, passes_numpy, rules, vectors
-from redlab.contrast import strong_modes
-from redlab.extrema import CELLS
+from redlab import estimate_density, hash_weights
+from redlab.hashing import bandwidth as bandwidths
+from redlab.hashing import cells as rules
+from redlab.hashing import extrema, passes_numpy
+from redlab.hashing import vector as vectors
+from redlab.hashing.contrast import strong_modes
+from redlab.hashing.extrema import CELLS
 from redlab.progress import progress
 
 

@@ -79,7 +79,7 @@ def measure(path: Path, sizes: dict[str, tuple[int, ...]]) -> dict:
     words = ["inspect", str(path), "--out", str(path.with_name("out"))]
     torch_alone, _ = peak_of("import torch")
     peak, seconds = peak_of(
-        f"from redlab.cli import app\ntry: app({words!r})\nexcept SystemExit as e: assert not e.code"
+        f"from redlab.cli.main import app\ntry: app({words!r})\nexcept SystemExit as e: assert not e.code"
     )
     largest = max(map(prod, sizes.values()))
     return {

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from benchmarks.timing import store
-from redlab import compare_latency, fold_batchnorm, load_network, measure_cost
-from redlab.merging import merge_neurons
+from redlab import fold_batchnorm, load_network, measure_cost
+from redlab.compression.merging import merge_neurons
+from redlab.network.latency import compare_latency
 from redlab.paths import data_root
 
 ALPHAS = (0.1, 0.3, 0.5)

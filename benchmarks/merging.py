@@ -13,7 +13,7 @@ from numpy import ndarray
 from sklearn.cluster import AgglomerativeClustering
 
 from benchmarks.timing import interleaved, store
-from redlab.similarity import clusters_at, dendrogram, exact_duplicates, pairwise_distances
+from redlab.compression.similarity import clusters_at, dendrogram, exact_duplicates, pairwise_distances
 
 FILTERS, WEIGHTS = 2_048, 4_608
 

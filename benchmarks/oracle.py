@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from redlab import correlations, default_dataset, inner_groups, load_dataset, load_network, oracle_agreement
+from redlab import default_dataset, load_dataset, load_network
+from redlab.studies.pruning import correlations, inner_groups, oracle_agreement
 
 TABLE = Path(__file__).with_name("oracle.csv")
 BATCHES = (1, 4, 16, 64, 256)

@@ -34,9 +34,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.randomised import randomise
 from redlab import apply_plan, load_network, measure_cost, measure_latency, prune_channels, score_channels
-from redlab import torchvision_zoo as zoo
-from redlab.coupling import couple
-from redlab.plan import make_plan
+from redlab.channels.coupling import couple
+from redlab.channels.plan import make_plan
+from redlab.zoo import torchvision_networks as zoo
 
 ROWS = Path(__file__).with_name("peers.csv")
 LIMIT = 90  # seconds a check of a hard network may take, in a process of its own

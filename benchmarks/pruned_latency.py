@@ -11,9 +11,9 @@ from torch import nn
 
 from benchmarks.splitting import compare, publish
 from redlab import default_dataset, fold_batchnorm, load_dataset, load_network
-from redlab.channel_pruning import prune_channels
 from redlab.paths import data_root
-from redlab.scoring import score_channels
+from redlab.pruning.channels import prune_channels
+from redlab.pruning.scoring import score_channels
 
 KEEPS = (0.75, 0.6, 0.45, 0.3)
 METHODS = {

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks.intervals import with_interval
 from benchmarks.timing import machine
 from redlab import evaluate, load_dataset, load_network
-from redlab.pruning_studies import compare_criteria
+from redlab.studies.pruning import compare_criteria
 
 ROWS, TABLE = Path(__file__).with_name("pruning.csv"), Path(__file__).with_name("pruning.md")
 # The smaller share is fine-tuned too: 2.12 times fewer products, where DepGraph reports L1, and twice fewer.

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from redlab import torchvision_zoo
-from redlab.recipe import Recipe
+from redlab.network.recipe import Recipe
+from redlab.zoo import torchvision_networks as torchvision_zoo
 
 
 def randomised(name: str) -> nn.Module:

@@ -33,9 +33,9 @@ from benchmarks import pruning
 from benchmarks.real_methods import KEEPS, MOBILENET, methods, share
 from benchmarks.timing import machine
 from redlab import default_dataset, evaluate, load_dataset, load_network
-from redlab.real_studies import is_split, measure_left, time_left
-from redlab.splitting import as_dense
-from redlab.training import train
+from redlab.compression.splitting import as_dense
+from redlab.network.training import train
+from redlab.studies.real import is_split, measure_left, time_left
 
 ROWS = Path(__file__).with_name("real.csv")
 _STAGES = {"pruned": "compressed", "fine-tuned": "fine-tuned"}  # of pruning.csv, and what they are called here

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset, Subset
 
 from benchmarks import pruning
 from redlab import fold_batchnorm, iterative_prune, merge_neurons, red, red_plus_plus
-from redlab.baselines import CRITERIA
-from redlab.mask_training import prune_by_masks
-from redlab.pruning_studies import prune_by_method
-from redlab.training import train
+from redlab.dpp.training import prune_by_masks
+from redlab.network.training import train
+from redlab.pruning.criteria.registry import CRITERIA
+from redlab.studies.pruning import prune_by_method
 
 MOBILENET = "imagenet/mobilenet_v1_0.75"
 # Shares of the products to keep; the last is fine-tuned too.

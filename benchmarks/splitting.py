@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from benchmarks.timing import store
-from redlab import compare_latency, fold_batchnorm, hash_network, load_network, split_inputs
+from redlab import fold_batchnorm, hash_network, load_network, split_inputs
+from redlab.compression.pipeline import red_plus_plus_steps, red_steps, take_all
+from redlab.compression.units import UNITS, split_layer
+from redlab.network.latency import compare_latency
 from redlab.paths import data_root
-from redlab.pipeline import red_plus_plus_steps, red_steps, take_all
-from redlab.units import UNITS, split_layer
 
 CHANNELS, SIZE = 64, 28
 METHODS = {

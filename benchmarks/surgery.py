@@ -14,11 +14,11 @@ import torch_pruning as tp
 from torch import nn
 
 from benchmarks.timing import interleaved, store
-from redlab import torchvision_zoo
-from redlab.coupling import couple
-from redlab.networks import example_input
-from redlab.plan import make_plan
-from redlab.pruning import apply_plan
+from redlab.channels.apply import apply_plan
+from redlab.channels.coupling import couple
+from redlab.channels.plan import make_plan
+from redlab.network.example import example_input
+from redlab.zoo import torchvision_networks as torchvision_zoo
 
 ROUNDS = 7
 

@@ -28,14 +28,14 @@ from tqdm import tqdm
 from benchmarks import zoo_split
 from benchmarks.randomised import randomised
 from benchmarks.zoo_split import measure_split
-from redlab import torchvision_zoo
-from redlab.coupling import couple
-from redlab.graph import trace
-from redlab.groups import Group
-from redlab.layers import weight_layers
-from redlab.network_names import CLASSIFIERS
-from redlab.plan import make_plan
-from redlab.pruning import apply_plan
+from redlab.channels.apply import apply_plan
+from redlab.channels.coupling import couple
+from redlab.channels.groups import Group
+from redlab.channels.plan import make_plan
+from redlab.network.layers import weight_layers
+from redlab.network.trace import trace
+from redlab.zoo import torchvision_networks as torchvision_zoo
+from redlab.zoo.network_names import CLASSIFIERS
 
 T = TypeVar("T")
 ROWS, TABLE = Path(__file__).with_name("zoo.csv"), Path(__file__).with_name("zoo.md")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.randomised import randomised
-from redlab.folding import fold_batchnorm
-from redlab.geometry import Geometry
-from redlab.hashing import hash_network
-from redlab.remainder import of_layers
-from redlab.result import Result
-from redlab.splitting import split_inputs
-from redlab.units import UNITS, split_layer
+from redlab.compression.folding import fold_batchnorm
+from redlab.compression.splitting import split_inputs
+from redlab.compression.units import UNITS, split_layer
+from redlab.hashing.networks import hash_network
+from redlab.network.geometry import Geometry
+from redlab.network.remainder import of_layers
+from redlab.network.result import Result
 
 COLUMNS = {
     "hashed": "layers hashed",

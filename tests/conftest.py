@@ -13,7 +13,7 @@ import matplotlib
 import pytest
 
 # Before anything imports them: every jaxtyping shape in their signatures is checked, here and nowhere else.
-SHAPED = ["redlab.density", "redlab.extrema", "redlab.contrast", "redlab.rules", "redlab.hashing"]
+SHAPED = [f"redlab.hashing.{name}" for name in ("density", "extrema", "contrast", "cells", "networks")]
 jaxtyping.install_import_hook(SHAPED, "typecheck.typechecker")
 
 # The same examples in every run, so that a failure belongs to a change; HYPOTHESIS_PROFILE=explore looks for new ones.

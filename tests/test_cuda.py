@@ -12,7 +12,6 @@ from torch import nn
 
 from redlab import (
     as_dense,
-    compare_latency,
     correct_biases,
     error_bound,
     evaluate,
@@ -28,7 +27,6 @@ from redlab import (
     measure_latency,
     measure_redundancy,
     merge_neurons,
-    prune_by_masks,
     prune_channels,
     prune_weights,
     red,
@@ -42,8 +40,10 @@ from redlab import (
     split_inputs,
     train_masks,
 )
-from redlab.baselines import CRITERIA
-from redlab.training import train
+from redlab.dpp.training import prune_by_masks
+from redlab.network.latency import compare_latency
+from redlab.network.training import train
+from redlab.pruning.criteria.registry import CRITERIA
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NAMES = ("digits/resnet", "digits/mobilenet", "digits/mlp")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ import pytest
 import torch
 
 import redlab
-from redlab.baselines import CRITERIA
 from redlab.paths import checkout
+from redlab.pruning.criteria.registry import CRITERIA
+
+# The public names, and those of rarer use.
+NAMED = {
+    name: getattr(import_module(f"redlab.{home}"), name) for name, home in (redlab._HOME | redlab._ELSEWHERE).items()
+}
 
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, Any]:
     """What examples may use without importing it: the public names, and the three libraries that all know."""
-    return {name: getattr(redlab, name) for name in redlab.__all__} | {"np": np, "pd": pd, "torch": torch}
+    return NAMED | {"np": np, "pd": pd, "torch": torch}
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +40,9 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", redlab.__all__)
+@pytest.mark.parametrize("name", NAMED)
 def test_the_example_shows_what_comes_out(name, known):
-    text = inspect.getdoc(getattr(redlab, name)) or ""
+    text = inspect.getdoc(NAMED[name]) or ""
     found = re.search(r"^Example:\n((?:    .*\n?|\n)+)\Z", text, re.MULTILINE)
     assert found, f"{name} has no example at the end of its docstring"
     example = doctest.DocTestParser().get_doctest(inspect.cleandoc(found[1]) + "\n", dict(known), name, None, None)
@@ -50,7 +56,7 @@ def test_the_example_shows_what_comes_out(name, known):
 
 def _documented() -> list[tuple[str, str]]:
     criteria = [each for own in CRITERIA.values() for each in (own.channels, own.weights) if each is not None]
-    objects = [getattr(redlab, name) for name in redlab.__all__] + criteria
+    objects = [*NAMED.values(), *criteria]
     return [(own.__name__, inspect.getdoc(own) or "") for own in objects if hasattr(own, "__name__")]
 
 

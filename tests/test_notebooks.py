@@ -7,8 +7,8 @@ import pytest
 
 import redlab
 from redlab import list_networks, run_notebook
-from redlab.notebooks import list_notebooks, read_cells
-from redlab.parameters import default_parameters
+from redlab.lab.notebooks import list_notebooks, read_cells
+from redlab.lab.parameters import default_parameters
 from redlab.paths import checkout
 
 NOTEBOOKS = list_notebooks()

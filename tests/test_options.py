@@ -31,12 +31,12 @@ from redlab import (
     score_weights,
     sensitivity,
     separate_kernels,
-    share_error,
     sparsify,
     split_inputs,
 )
+from redlab.compression.budget import share_error
+from redlab.network.training import train
 from redlab.options import fitted, plain_options, settle
-from redlab.training import train
 
 NAN = float("nan")
 

@@ -29,7 +29,7 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_public_names_are_listed_by_dir():
-    assert dir(redlab) == redlab.__all__
+    assert dir(redlab) == [*redlab.__all__, *redlab._ROOMS, "plots"]
     assert all(getattr(redlab, name) is not None for name in ("load_network", "__version__"))
 
 

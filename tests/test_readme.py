@@ -7,9 +7,10 @@ import torch
 import yaml
 
 import redlab
-from redlab import fold_batchnorm, load_network, read_real, score_channels, summarise_real
-from redlab.baselines import CRITERIA
+from redlab import fold_batchnorm, load_network, score_channels
 from redlab.paths import checkout
+from redlab.pruning.criteria.registry import CRITERIA
+from redlab.studies.real import read_real, summarise_real
 
 README = (checkout() / "README.md").read_text()
 

@@ -9,14 +9,14 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.nodes import make_refnode
 
-_NAME = re.compile(r"(?:rl\.|redlab\.)?(?P<name>[A-Za-z_]\w*)(?:\(.*\))?", re.DOTALL)
+_NAME = re.compile(r"(?:rl\.|redlab\.)?(?:plots\.)?(?P<name>[A-Za-z_]\w*)(?:\(.*\))?", re.DOTALL)
 
 
 def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    objects = app.env.domains.python_domain.objects
+    objects = {name.split(".")[-1]: found for name, found in app.env.domains.python_domain.objects.items()}
     for node in list(doctree.findall(nodes.literal)):
         found = _NAME.fullmatch(node.astext())
-        target = found and objects.get(f"redlab.{found['name']}")
+        target = found and objects.get(found["name"])
         if not target or target.docname == docname or _inside(node, (nodes.reference, nodes.title)):
             continue
         link = make_refnode(app.builder, docname, target.docname, target.node_id, node.deepcopy())

@@ -12,7 +12,6 @@ import re
 from collections import defaultdict
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -27,25 +26,26 @@ ITEM = re.compile(r"^(\*{0,2}[\w.][\w., *]*?)(?: \([^)]*\))?: (.*)$", re.DOTALL)
 
 def pages() -> dict[str, str]:
     """{name of the page: its Markdown}: one a room, and an index."""
-    homes: dict[str, list[str]] = defaultdict(list)
-    for name in redlab.__all__:
-        homes[_room(getattr(redlab, name))].append(name)
-    rooms = [room for room in _rooms() if room in homes] + sorted(homes.keys() - set(_rooms()))
-    written = {room: _page(room, homes[room]) for room in rooms}
-    written["index"] = _index(rooms, homes)
-    return written
+    rooms: dict[str, dict[str, Any]] = defaultdict(dict)
+    for path, thing in public().items():
+        rooms[room_of(thing)][path] = thing
+    return {room: _page(room, rooms[room]) for room in sorted(rooms)} | {"index": _index(rooms)}
 
 
-def _rooms() -> list[str]:
-    """The packages inside redlab, by name."""
-    return sorted(found.name for found in pkgutil.iter_modules(redlab.__path__) if found.ispkg)
+def public() -> dict[str, Any]:
+    """{where one takes it from: the object}: the public names of redlab, and those of rarer use in their rooms."""
+    found = {f"redlab.{name}": getattr(redlab, name) for name in redlab.__all__}
+    for name, home in getattr(redlab, "_ELSEWHERE", {}).items():
+        thing = getattr(import_module(f"redlab.{home}"), name)
+        found[f"redlab.plots.{name}" if hasattr(redlab.plots, name) else f"redlab.{home}.{name}"] = thing
+    return found
 
 
-def _room(thing: Any) -> str:
-    """The first package inside redlab that a public object lives in; "redlab" for what lies in none."""
-    name = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
-    parts = name.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in _rooms() else "redlab"
+def room_of(thing: Any) -> str:
+    """The first package inside redlab that an object lives in; "redlab" for what lies in none."""
+    rooms = {found.name for found in pkgutil.iter_modules(redlab.__path__) if found.ispkg}
+    parts = thing.__module__.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in rooms else "redlab"
 
 
 def _lead(room: str) -> str:
@@ -53,27 +53,36 @@ def _lead(room: str) -> str:
     return _markdown(inspect.getdoc(module) or "")
 
 
-def _index(rooms: list[str], homes: dict[str, list[str]]) -> str:
-    lines = ["# Reference", "", "Every name below is imported from `redlab`: `import redlab as rl; rl.hash_network(...)`."]
-    for room in rooms:
-        names = ", ".join(f"`{name}`" for name in sorted(homes[room]))
+def _index(rooms: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "# Reference",
+        "",
+        "The public names, by the room of the package that holds them. `import redlab as rl` serves most of them, "
+        "`rl.hash_network`, and the figures as `rl.plots`; the others are imported from the file that their entry names. "
+        "[Layout](../layout.md) shows the rooms.",
+    ]
+    for room in sorted(rooms):
+        names = sorted((path.split(".")[-1] for path in rooms[room]), key=str.lower)
         lead = _lead(room).split("\n\n")[0].replace("\n", " ")
-        lines += ["", f"**[{room}]({room}.md)**: {lead}", "", names]
-    return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *rooms, "```", ""])
+        lines += ["", f"**[{room}]({room}.md)**: {lead}", "", ", ".join(f"`{name}`" for name in names)]
+    return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *sorted(rooms), "```", ""])
 
 
-def _page(room: str, names: list[str]) -> str:
-    entries = [_entry(name, getattr(redlab, name)) for name in sorted(names, key=str.lower)]
-    return "\n\n".join([f"# {room}", _lead(room), *entries]) + "\n"
+def _page(room: str, things: dict[str, Any]) -> str:
+    first = sorted((path for path in things if path.count(".") == 1), key=str.lower)
+    others = sorted(things.keys() - set(first), key=lambda path: path.split(".")[-1].lower())
+    parts = [f"# {room}", _lead(room), *(_entry(path, things[path]) for path in first)]
+    if others:
+        parts += ["## Imported from their file", *(_entry(path, things[path]) for path in others)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _entry(name: str, thing: Any) -> str:
-    kind = "class" if inspect.isclass(thing) else "function" if callable(thing) else "data"
-    signature = _signature(thing) if kind != "data" else ""
+def _entry(path: str, thing: Any) -> str:
+    kind = "class" if inspect.isclass(thing) else "function"
     body = _markdown(inspect.getdoc(thing) or "")
     if kind == "class":
         body += "".join(_member(each, value) for each, value in vars(thing).items() if not each.startswith("_"))
-    return f"`````{{py:{kind}}} redlab.{name}{signature}\n\n{body}\n`````"
+    return f"`````{{py:{kind}}} {path}{_signature(thing)}\n\n{body}\n`````"
 
 
 def _member(name: str, value: Any) -> str:

@@ -9,20 +9,20 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from redlab.channel_table import channel_table
-from redlab.cost import measure_cost
+from redlab.channels.apply import apply_plan
+from redlab.channels.plan import make_plan
+from redlab.channels.table import channel_table
 from redlab.dpp.draws import largest
+from redlab.dpp.mask_info import Sparsity, sparsity_of
 from redlab.dpp.masks import Mask, MaskedWeight, begin_pass, end_pass
 from redlab.dpp.quantization import RoundedInput, round_input
-from redlab.dpp.sparsity import Sparsity, sparsity_of
-from redlab.example import Example
-from redlab.layers import copy_network, unwrap, weight_layers
-from redlab.plan import make_plan
-from redlab.pruning import apply_plan
-from redlab.recipe import append_step
-from redlab.remainder import with_others
-from redlab.result import Result
-from redlab.weight_pruning import weight_table
+from redlab.network.cost import measure_cost
+from redlab.network.example import Example
+from redlab.network.layers import copy_network, unwrap, weight_layers
+from redlab.network.recipe import append_step
+from redlab.network.remainder import with_others
+from redlab.network.result import Result
+from redlab.pruning.weights import weight_table
 
 
 @torch.inference_mode(False)

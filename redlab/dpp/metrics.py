@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from redlab.dpp.draws import gumbel_like, largest
+from redlab.dpp.mask_info import sparsity_of
 from redlab.dpp.masks import Mask, masks_in
-from redlab.dpp.sparsity import sparsity_of
-from redlab.layers import unwrap
+from redlab.network.layers import unwrap
 from redlab.options import plain_options
 
 _PARTS = 8  # of the draws: the spread over them is the error of what all of them say

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from redlab.channels.groups import Group
+from redlab.dpp.mask_info import Sparsity
 from redlab.dpp.masks import ChannelMask, Mask, MaskedWeight, UnitMask, Units, begin_pass, end_pass
 from redlab.dpp.quantization import RoundedInput, RoundedWeight, round_input
 from redlab.dpp.request import Keep, Request
-from redlab.dpp.sparsity import Sparsity
-from redlab.example import Example
-from redlab.groups import Group
-from redlab.layers import Layer, copy_network, unwrap, weight_layers
+from redlab.network.example import Example
+from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
+from redlab.network.reasons import told_once
 from redlab.options import plain_options
-from redlab.reasons import told_once
-from redlab.scoring import score_channels
+from redlab.pruning.scoring import score_channels
 
 _K_STEPS = 16  # up to so many draws "auto" takes the paper's estimator
 _SPREAD = {"kernel": 1.0}  # standard deviation of random logits; 0.5 elsewhere

@@ -34,7 +34,6 @@ from redlab import (
     load_network,
     load_runs,
     merge_neurons,
-    networks,
     prune_channels,
     prune_weights,
     red_plus_plus,
@@ -44,16 +43,17 @@ from redlab import (
     separate_kernels,
     sparsify,
     split_inputs,
-    storage,
 )
-from redlab.checkpoints import load_weights, read_checkpoint
-from redlab.image_folder import read_image_folder
-from redlab.parameters import default_parameters
+from redlab.files.checkpoint import load_weights, read_checkpoint
+from redlab.files.state import read_state, write_state
+from redlab.lab.parameters import default_parameters
+from redlab.lab.report.sources import other_runs
+from redlab.lab.runs import Run, run_key
+from redlab.lab.spec import read_spec
 from redlab.paths import checkout
-from redlab.report_runs import other_runs
-from redlab.runs import Run, run_key
-from redlab.specs import read_spec
-from redlab.states import read_state, write_state
+from redlab.zoo import networks
+from redlab.zoo import saving as storage
+from redlab.zoo.image_folder import read_image_folder
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""Channel labels through the layers that hold weights: what they consume, and what they make."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.fx import Node
+
+from redlab.channels.flow import Flow
+from redlab.network.trace import operation
+
+
+def channel_norm(flow: Flow, node: Node) -> Tensor:
+    """Batch norm, instance norm and PReLU: numbers of their own for every channel, on axis 1."""
+    labels, name = flow.at(node.args[0]), operation(node)
+    tensors = [argument for argument in node.args[1:5] if isinstance(argument, Node)]
+    if not all(map(flow.name, tensors)):
+        return flow.freeze(node, f"{name} computes its parameters at every call")
+    tensors = [tensor for tensor in tensors if tensor.meta["val"].numel() > 1 or name != "prelu"]
+    if tensors:
+        flow.meet(node, [(flow.name(tensor), 0) for tensor in tensors], "producer", flow.slices(labels, 1))
+    return labels
+
+
+def layer(flow: Flow, node: Node) -> Tensor:
+    """A conv or linear layer: its columns consume the channels of its input, its rows make new ones."""
+    graph, labels, weight = flow.graph, flow.at(node.args[0]), node.args[1]
+    why = graph.why_fixed(node)
+    if flow.name(weight) and weight not in graph.layers:  # as in MultiheadAttention
+        why = f"{flow.name(weight).rpartition('.')[2]} is no layer's weight: the code of its module cuts it up"
+    if why:
+        flow.labels.freeze(labels, why)
+    if not flow.name(weight):
+        return flow.of_fixed_width(node, why)
+    ranks = weight.meta["val"].ndim - 1  # of one input, without its batch
+    axis = labels.ndim - (1 if operation(node) == "linear" else ranks)
+    inputs, groups = flow.slices(labels, axis), _groups(node)
+    transposed = operation(node).startswith("conv_transpose")
+    if transposed and groups > 1:
+        why = why or "grouped transposed convolution"
+        flow.labels.freeze(inputs, why)
+    outputs = _outputs(flow, node, inputs, groups, transposed)
+    if why:
+        flow.labels.freeze(outputs, why)
+    shape = [1] * labels.ndim
+    shape[axis] = -1
+    return outputs.view(shape).expand(node.meta["val"].shape)
+
+
+def _outputs(flow: Flow, node: Node, inputs: Tensor, groups: int, transposed: bool) -> Tensor:
+    weight = node.args[1]
+    name, out = (
+        flow.name(weight),
+        weight.meta["val"].shape[0] if not transposed else weight.meta["val"].shape[1] * groups,
+    )
+    depthwise = groups > 1 and groups == len(inputs) and not transposed
+    known = flow.known(name, int(transposed), "producer")
+    fresh = inputs if depthwise and out == groups else flow.labels.fresh(out) if known is None else known.flatten()
+    if groups > 1 and not (depthwise and out == groups):
+        blocks = fresh.view(groups, -1)
+        # Row by row with its own input channel, or else all groups alike.
+        flow.labels.unite(*((inputs[:, None], blocks) if depthwise else (blocks[:1], blocks)), same=False)
+    if groups == 1 or transposed:
+        flow.meet(node, [(name, int(not transposed))], "consumer", inputs)
+    elif not depthwise:
+        columns = inputs.view(groups, -1)
+        flow.labels.unite(columns[:1], columns, same=False)
+        flow.meet(node, [(name, 1)], "consumer", columns.T.contiguous())
+    rows = [(name, int(transposed)), *_beside(flow, node, out)]
+    flow.meet(node, rows, "producer", fresh)
+    return fresh
+
+
+def _beside(flow: Flow, node: Node, out: int) -> list[tuple[str, int]]:
+    """The bias of a layer, and what folding remembers of its outputs."""
+    bias = [flow.name(node.args[2])] if len(node.args) > 2 and flow.name(node.args[2]) else []
+    path = flow.name(node.args[1]).removesuffix("weight")
+    owner = flow.graph.layers.get(node.args[1])
+    buffers = dict(owner.module.named_buffers(recurse=False)) if owner else {}
+    remembered = [
+        path + key for key, tensor in buffers.items() if key in ("out_mean", "out_std") and len(tensor) == out
+    ]
+    return [(name, 0) for name in (*bias, *remembered)]
+
+
+def _groups(node: Node) -> int:
+    if operation(node) == "linear":
+        return 1
+    return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)

@@ -1,0 +1,83 @@
+"""What removing channels did to each layer: the rows that every step which ends in a plan returns."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from redlab.channels.coupling import Group
+from redlab.network.cost import COUNTED, by_module, measure_cost
+from redlab.network.example import Example
+from redlab.network.layers import Layer, row_parameters, weight_layers
+
+_COLUMNS = ["layer", "kind", "weights", "group", "channels_before", "channels_after"]
+_COLUMNS += [f"{what}_{when}" for what in (*COUNTED, "parameters") for when in ("before", "after")]
+_COLUMNS += ["merged", "dead", "skipped"]
+
+
+def channel_table(
+    before: nn.Module,
+    after: nn.Module,
+    groups: list[Group],
+    destinations: dict[str, list[int]],
+    example: Example | None = None,
+    cost: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """One row per conv or linear layer, those that stay as they were too, whose reason is in ``skipped``.
+
+    Arguments:
+        before, after: the network, and what the plan made of it.
+        groups: those of ``before``, and ``destinations`` by group name as in ``make_plan``; groups left out stay.
+        cost: ``measure_cost`` of ``before``, where it is known.
+
+    Returns:
+        layer, kind, weights (before), group (all that its outputs belong to), channels, products, macs, additions and
+        parameters before and after, and how many channels were ``merged`` into another or, with no destination,
+        ``dead``.
+    """
+    paths = {module: path for path, module in before.named_modules()}
+    cost = measure_cost(before, example) if cost is None else cost
+    costs = {"before": by_module(before, cost), "after": by_module(after, measure_cost(after, example))}
+    parameters = [("before", row_parameters(weight_layers(before))), ("after", row_parameters(weight_layers(after)))]
+    rows = []
+    for old, new in zip(weight_layers(before), weight_layers(after), strict=True):
+        path = paths[old.module]
+        row = {"layer": old.name, "kind": old.kind, "weights": _weights(old)}
+        row |= _counts(old, f"{path}.{old.parameter}".lstrip("."), groups, destinations)
+        row |= {"channels_before": _channels(old), "channels_after": _channels(new)}
+        row |= {f"parameters_{when}": counts[old.name] for when, counts in parameters}
+        for when, own in costs.items():
+            # An attention's projections are one module: the first of them stands for its cost.
+            count = own.pop(path, Counter())
+            row |= {f"{what}_{when}": count[what] for what in COUNTED}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _counts(layer: Layer, tensor: str, groups: list[Group], destinations: dict[str, list[int]]) -> dict:
+    """The groups that a layer's outputs belong to, how many of its channels are merged or dead, why others stay."""
+    own = [(group, member) for group in groups for member in group.producers if member.tensor == tensor]
+    counts = {"group": ", ".join(dict.fromkeys(group.name for group, _ in own)), "merged": 0, "dead": 0}
+    for group, member in own:
+        where = destinations.get(group.name, range(group.size))
+        dead = sum(new < 0 for new in where)
+        each = np.asarray(member.index).shape[1]
+        counts["dead"] += each * dead
+        counts["merged"] += each * (group.size - dead - (max(where) + 1))
+    reasons = [layer.skipped, *(group.frozen for group, _ in own)]
+    reasons += [] if own else ["its outputs are in no coupled group"]
+    return counts | {"skipped": "; ".join(dict.fromkeys(filter(None, reasons)))}
+
+
+def _weights(layer: Layer) -> int:
+    return 0 if "lazy" in layer.skipped else layer.weight.numel()
+
+
+def _channels(layer: Layer) -> int:
+    """The layer's outputs: rows of its weight, or what a transposed convolution says."""
+    if getattr(layer.module, "transposed", False):
+        return layer.module.out_channels
+    return 0 if "lazy" in layer.skipped else len(layer.weight)

@@ -1,0 +1,266 @@
+"""The command ``redlab compress``: a network in, a smaller one out, and what that did to it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redlab.cli.completion import complete_criteria, complete_datasets, complete_networks, complete_recipes
+from redlab.cli.terminal import check_writable, exits, say, stop
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from redlab.cli.recipes import Step
+    from redlab.network.result import Result
+    from redlab.zoo.datasets import ImageArray
+    from redlab.zoo.image_folder import ImageFolder
+
+    Images = ImageArray | ImageFolder | None
+
+_ROUND_TO = 16  # what processors like: the table of latencies has a row for it
+_NO_IMAGES = "this network's images are not known or not here: name some by --dataset"
+
+
+def compress(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK", help="A name, or the folder of a saved network.", autocompletion=complete_networks
+        ),
+    ],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="RECIPE",
+            help="merge (fold, hash, merge neurons), red (and separate kernels), red++, prune (remove channels).",
+            autocompletion=complete_recipes,
+        ),
+    ] = "merge",
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of each layer's neurons that merges; default: 0, identical ones alone."
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Alpha by layer: constant (the default), ascending, descending, block."),
+    ] = None,
+    hashing: Annotated[
+        bool | None,
+        typer.Option("--hash/--no-hash", help="merge: whether weights are hashed before they merge; default: yes."),
+    ] = None,
+    max_error: Annotated[
+        float | None, typer.Option(metavar="ERROR", help="red++: relative L2 error of the layers; default: its own.")
+    ] = None,
+    as_published: Annotated[bool, typer.Option("--as-published", help="red++: as the papers have it.")] = False,
+    criterion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="prune: what ranks channels; default reconstruction.",
+            autocompletion=complete_criteria,
+        ),
+    ] = None,
+    products: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="prune: share of the products to keep; default: 0.5.")
+    ] = None,
+    round_to: Annotated[int, typer.Option(metavar="N", help="Keep a multiple of so many channels.")] = 1,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Write nothing where more points of accuracy than these are lost."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default: NAME-RECIPE in this folder.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Images for the accuracy; default the network's own.",
+            autocompletion=complete_datasets,
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Take so many images only.")] = None,
+) -> None:
+    """Make a network smaller and save it.
+
+    Prints each layer's channels, weights and operations, their totals, the accuracy (on the dataset that the network
+    was trained for, where that is here already, or on --dataset), the latency (with and without round_to=16; of a split
+    network beside that of the same one in ordinary layers), and the sizes on disk. Criteria that need images see
+    training ones.
+    Exit codes: 0 done, 1 a step failed, or more was lost than --max-loss allows and nothing was written, 2 wrong
+    usage, and nothing was written.
+    """
+    options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "hashing": hashing, "max_error": max_error}
+    options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
+    given = {name: value for name, value in options.items() if value is not None}
+    out = (out or Path(f"{Path(network).resolve().name}-{recipe}")).resolve()
+    with exits(1, OSError), exits(2, ValueError, FileNotFoundError, ConnectionError):
+        _check(network, recipe, given, dataset, max_loss, out)
+    with exits(2, ValueError, TypeError), exits(1, OSError):
+        from redlab.cli.recipes import steps_of
+        from redlab.zoo.saving import load_network
+
+        images, seen = _images(network, dataset, limit), _seen(network, recipe, given, dataset, limit)
+        steps, rounded = (steps_of(recipe, round_to=n, images=seen, **given) for n in (round_to, _ROUND_TO))
+        original = load_network(network)
+    with exits(2, ValueError, RuntimeError):
+        before = _accuracy(original, images)
+    with exits(1, ValueError, RuntimeError, OSError):
+        results = _take(original, steps)
+        _show(original, results)
+        _weigh(before, results, images, max_loss)
+        _save(original, results, out)
+        _time(original, results, rounded[-1] if recipe == "merge" and round_to != _ROUND_TO else None)
+
+
+def _check(
+    network: str, recipe: str, given: dict[str, Any], dataset: str | None, max_loss: float | None, out: Path
+) -> None:
+    """Refuse what is wrong before torch is loaded, which alone takes seconds."""
+    from redlab.cli.recipe_names import check_recipe
+    from redlab.zoo.dataset_names import check_at_hand
+    from redlab.zoo.network_names import architecture_of, check_target
+
+    check_recipe(recipe, given)
+    known = architecture_of(network) is not None
+    if dataset is not None:
+        check_at_hand(dataset)
+    if max_loss is not None and not 0 <= max_loss <= 100:  # NaN too
+        raise ValueError(f"--max-loss must be a number of points of accuracy, 0 to 100, not {max_loss:g}")
+    if known and _dataset_of(network, dataset) is None:
+        if max_loss is not None:
+            raise ValueError(f"--max-loss needs images to measure accuracy on, and {_NO_IMAGES}")
+        if _needs_images(recipe, given):
+            raise ValueError(f"{given['criterion']} needs images to score channels, and {_NO_IMAGES}")
+    check_target(out)
+    check_writable(out)
+
+
+def _dataset_of(network: str, dataset: str | None) -> str | None:
+    """The name of the images: those asked for, or the network's own where they are here."""
+    from redlab.zoo.dataset_names import own_dataset
+    from redlab.zoo.network_names import architecture_of
+
+    return dataset or own_dataset(architecture_of(network) or "")
+
+
+def _needs_images(recipe: str, given: dict[str, Any]) -> bool:
+    from redlab.cli.recipe_names import CRITERIA
+
+    return recipe == "prune" and CRITERIA[given.get("criterion", "reconstruction")]
+
+
+def _images(network: str, dataset: str | None, limit: int | None) -> Images:
+    from redlab.zoo.datasets import load_dataset
+
+    if (name := _dataset_of(network, dataset)) is None:
+        say(f"accuracy is not measured: {_NO_IMAGES}")
+        return None
+    return load_dataset(name, limit=limit)
+
+
+def _seen(network: str, recipe: str, given: dict[str, Any], dataset: str | None, limit: int | None) -> Images:
+    """The images that the criterion scores by; None where it needs none. Training ones, unless there are none."""
+    from redlab.cli.recipes import SCORE_IMAGES
+    from redlab.zoo.dataset_names import has_training
+    from redlab.zoo.datasets import load_dataset
+
+    name = _dataset_of(network, dataset)
+    if name is None or not _needs_images(recipe, given):
+        return None
+    split = "train" if has_training(name) else "test"
+    images = load_dataset(name, split, limit=min(limit or SCORE_IMAGES, SCORE_IMAGES))
+    only = "" if split == "train" else ", which has no others: the accuracy below is measured on images that it saw"
+    say(f"{given['criterion']} scores channels on {len(images):,} {split} images of {name}{only}")
+    return images
+
+
+def _accuracy(network: nn.Module, images: Images) -> float | None:
+    from redlab.network.evaluation import evaluate
+
+    return None if images is None else evaluate(network, images).accuracy
+
+
+def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
+    from redlab.compression.pipeline import take_steps
+
+    results, live = [], sys.stderr.isatty()  # a live bar takes the line until the step is done
+    titles = [f"[{number}/{len(steps)}] {step.title}" for number, step in enumerate(steps, 1)]
+    say("" if live else f"{titles[0]}: ", end="")
+    for _, result, seconds in take_steps(network, steps):
+        results.append(result)
+        say((f"{titles[len(results) - 1]}: " if live else "") + f"done in {seconds:.1f} s")
+        if len(results) < len(steps):
+            say("" if live else f"{titles[len(results)]}: ", end="")
+    return results
+
+
+def _show(original: nn.Module, results: list[Result]) -> None:
+    from redlab.compression.pipeline import layer_table
+    from redlab.network.remainder import of_layers
+    from redlab.network.result import totals_of
+
+    for result in results:
+        say(f"\n{result}")
+    table = of_layers(layer_table(original, results)).drop(columns=["kind", "skipped"])  # each step gave its reasons
+    say(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
+    for line in totals_of(table):
+        say(line)
+
+
+def _weigh(before: float | None, results: list[Result], images: Images, most: float | None) -> None:
+    """Say what the accuracy is now; end the command where more than ``most`` points are lost."""
+    from redlab.compression.splitting import as_dense
+
+    after = _accuracy(as_dense(results[-1].network), images)
+    if images is None or before is None or after is None:
+        return
+    say(f"accuracy on {len(images):,} images: {before:.2f} % -> {after:.2f} %")
+    if (lost := before - after) <= 0:
+        return
+    points = f"{lost:.2f} points of accuracy were lost"
+    say(f"{points}: of {len(images):,} images {before:.2f} % were right, {after:.2f} % are now")
+    if most is not None and lost > most + 1e-9:  # a point is rarely exact in binary
+        stop(f"{points}, more than --max-loss {most:g} allows: nothing was written", 1)
+
+
+def _save(original: nn.Module, results: list[Result], out: Path) -> None:
+    from redlab.zoo.saving import bytes_of, save_network
+
+    folder = save_network(results[-1], out)
+    was, now = bytes_of(original), bytes_of(folder)
+    say(f"saved to {folder}: redlab.load_network opens it")
+    say(f"on disk: {was:,} bytes of tensors -> {now:,} bytes ({now / was:.1%})")
+
+
+def _time(original: nn.Module, results: list[Result], rounded: Step | None) -> None:
+    """Latency before and after, and after the last step with ``round_to=16``."""
+    from redlab.compression.split_layers import SplitLayer
+    from redlab.compression.splitting import as_dense
+    from redlab.network.latency import compare_latency
+
+    last = results[-1].network
+    networks = {"before": original, "after": as_dense(last)}
+    if any(isinstance(module, SplitLayer) for module in last.modules()):
+        networks["after, split"] = last
+    if rounded is not None:
+        previous = results[-2].network if len(results) > 1 else original
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that widths are rounded is what this row is for
+            networks[f"after, round_to={_ROUND_TO}"] = rounded.take(previous).network
+    table = compare_latency(networks, repeats=30)
+    about = table.iloc[0]
+    where = f"batch {about['batch']}, threads {about['threads']}, {about['device']}, the better layout of each"
+    say(f"latency in ms ({where}); ratio to before:")
+    table = table.drop(columns=["batch", "threads", "device"])
+    say(table.to_string(index=False, float_format="{:.3g}".format))
+    slower = [row.network for row in table.iloc[1:].itertuples() if row.faster != "yes"]
+    if slower:
+        say(f"not faster than before: {'; '.join(slower)}")

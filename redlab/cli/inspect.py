@@ -1,0 +1,133 @@
+"""The command ``redlab inspect``: how redundant the tensors of any checkpoint are."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from redlab.cli.terminal import exits, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS, FIGURES = "results.parquet", "figures"
+_FORMATS = {"error": "{:.3g}".format, "expected": "{:,.0f}".format, "entropy": "{:.2f}".format}
+_COUNTS = ("weights", "zeros", "distinct_before", "modes", "distinct", "duplicates", "measured")
+
+
+def inspect(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A file of safetensors or torch.save by any name, model.safetensors.index.json or its folder.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default: NAME-inspect in this folder.")
+    ] = None,
+) -> None:
+    """Look into a checkpoint of any architecture, tensor by tensor.
+
+    Prints of each tensor how many distinct values it takes, the modes of its density, what hashing would leave and at
+    which relative error, its duplicate rows, the products left by chance and as counted, and bits a weight. The folder
+    gets the same as results.parquet, and figures. One tensor is in memory at a time, and nothing in a file is ever
+    executed. Exit codes: 0 done, 1 the folder could not be written, 2 wrong usage or a bad file, and nothing was
+    written.
+    """
+    with exits(2, ValueError, OSError):
+        from redlab.studies.inspection import inspect_checkpoint, summarise, wide_tensors
+
+        out = (out or Path(f"{_name(checkpoint)}-inspect")).resolve()
+        check_folder(out)
+        frame = inspect_checkpoint(checkpoint)
+    say(_table(frame))
+    say("\n" + "\n".join(summarise(frame)))
+    with exits(1, ValueError, OSError):
+        folder = write_inspection(frame, out)
+    say(f"saved to {folder}: results.parquet{' and figures' if wide_tensors(frame).any() else ''}")
+
+
+def _name(checkpoint: Path) -> str:
+    """What to call the folder: after the file, without its suffix; of a sharded one after the folder that it is in."""
+    path = Path(os.path.abspath(checkpoint))  # not resolved: a cache may link to a file named after its hash
+    if path.name.endswith(".index.json") and not path.is_dir():
+        return path.parent.name
+    return path.name if path.is_dir() else path.stem
+
+
+def _table(frame: pd.DataFrame) -> str:
+    """The frame for a terminal, one line a tensor; the columns of words as one, what is 0 for want of sense empty."""
+    from redlab.studies.inspection import printable, wide_tensors
+
+    shown = frame.drop(columns=["unhashed", "shares", "file", "skipped"])
+    shown["tensor"] = frame["tensor"].map(printable)
+    numbers = shown.columns[3:]
+    formats = _FORMATS | dict.fromkeys(_COUNTS, "{:,}".format)
+    shown = shown.astype(dict.fromkeys(numbers, object))
+    for name in numbers:
+        shown[name] = frame[name].map(formats[name])
+    shown.loc[frame["skipped"] != "", [name for name in numbers if name != "weights"]] = ""
+    shown.loc[~wide_tensors(frame), ["duplicates", "expected", "measured"]] = ""
+    shown.loc[frame["unhashed"] != "", ["distinct", "error"]] = ""
+    return shown.assign(note=_notes(frame)).to_string(index=False)
+
+
+def _notes(frame: pd.DataFrame) -> list[str]:
+    from redlab.studies.inspection import printable
+
+    shares = ("as " + frame["shares"].map(printable)).where(frame["shares"] != "", "")
+    return ["; ".join(filter(None, words)) for words in zip(frame["skipped"], frame["unhashed"], shares, strict=True)]
+
+
+def check_folder(folder: str | Path) -> None:
+    """Refuse a path that ``write_inspection`` may not write to: anything but its own folder, an empty one or nothing.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    folder = Path(folder).resolve()
+    if folder.is_dir():
+        held = {path.name for path in folder.iterdir()}
+        if held and (RESULTS not in held or held - {RESULTS, FIGURES}):
+            raise ValueError(f"{folder} holds something else than an inspection: it is left alone, name another folder")
+    elif folder.exists():
+        raise ValueError(f"{folder} is a file: name a new folder")
+
+
+def write_inspection(frame: pd.DataFrame, folder: str | Path) -> Path:
+    """Write ``results.parquet`` and ``figures/`` (PNG and PDF) of an ``inspect_checkpoint`` into ``folder``.
+
+    They are written beside it and moved there last; an earlier inspection that is there is replaced. Where no tensor
+    has two axes there is nothing to draw.
+
+    Returns:
+        The absolute path of the folder.
+
+    Raises:
+        ValueError: ``folder`` holds something else.
+        OSError: it could not be written (a full disk, say); what was there is unchanged.
+    """
+    from redlab.studies.plots.inspection import save_figures  # matplotlib: not for those who want the frame alone
+
+    folder = Path(folder).resolve()
+    check_folder(folder)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        frame.to_parquet(part / RESULTS)
+        save_figures(frame, part / FIGURES)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"could not write to {folder}, what was there is unchanged: {reason}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder

@@ -1,0 +1,1 @@
+"""RED and RED++: a network in, a `Result` out. Start with `pipeline`."""

@@ -1,0 +1,116 @@
+"""The rows that the channels of a coupled group are compared by, and which of its channels are always 0."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from redlab.channels.coupling import Group, Member
+from redlab.compression.folding import scale_and_shift
+
+# What folding remembers of a layer's outputs has no part in what the layer computes.
+_REMEMBERED = ("out_mean", "out_std")
+# A norm whose scale is below this lets nothing through.
+_TINY = 1e-4
+
+
+def own_rows(network: nn.Module, group: Group) -> ndarray:
+    """(size, d) everything that each channel owns: equal rows mean channels that compute the same."""
+    members = [member for member in group.producers if _split(member)[1] not in _REMEMBERED]
+    return _side_by_side(
+        [slices_of(_tensor(network, member.tensor), member.index, member.dim) for member in members], group.size
+    )
+
+
+def effective_rows(folded: nn.Module, group: Group) -> ndarray:
+    """(size, d) what each channel computes with: weights and biases of its layers, and of norms that could not fold
+    the scale and the shift.
+
+    Arguments:
+        folded: the network whose ``group`` it is, with its batch norms folded.
+    """
+    columns = [column for member in group.producers for column in _effective(folded, member)]
+    return _side_by_side(columns, group.size)
+
+
+def dead_channels(folded: nn.Module, group: Group) -> ndarray:
+    """(size,) bool: channels that are 0 whatever comes in.
+
+    A ReLU follows, and everything that produces them is a layer whose batch norm had |gamma| < 1e-4 and beta <= 0.
+    """
+    dead = np.full(group.size, group.relu)
+    for member in group.producers:
+        path, name = _split(member)
+        module = folded.get_submodule(path)
+        if isinstance(module, nn.Identity):  # a norm that was folded: its layer tells
+            continue
+        if name == "weight" and _outputs(module, member) and hasattr(module, "out_std"):
+            mean, std = (slices_of(getattr(module, key), member.index) for key in _REMEMBERED)
+            dead &= ((std < _TINY) & (mean <= 0)).all(1)
+        elif name != "bias" and name not in _REMEMBERED:
+            return np.zeros(group.size, bool)
+    return dead
+
+
+def _effective(folded: nn.Module, member: Member) -> list[ndarray]:
+    """The columns that one producing tensor gives, none for what folding has taken or remembered."""
+    path, name = _split(member)
+    if name in _REMEMBERED or not _has(folded, member.tensor):
+        return []
+    module, tensor = folded.get_submodule(path), _tensor(folded, member.tensor)
+    if isinstance(module, _BatchNorm) and module.running_mean is not None:
+        # One tensor of the norm stands for it; how its statistics scale is no distance, what it does to a channel is.
+        both = scale_and_shift(module, tensor.device) if name == "running_mean" else ()
+        return [slices_of(vector, member.index) for vector in both]
+    if name == "bias" and isinstance(module, _ConvNd | nn.Linear):
+        return []  # comes with the weight: before the fold it may not have been there
+    vectors = [module.bias] if name == "weight" and _outputs(module, member) and module.bias is not None else []
+    return [slices_of(tensor, member.index, member.dim), *(slices_of(vector, member.index) for vector in vectors)]
+
+
+def _outputs(module: nn.Module, member: Member) -> bool:
+    """Whether ``member``, of a layer's weight, counts the layer's outputs one by one, as its bias does."""
+    if isinstance(module, _ConvNd):
+        return member.dim == int(module.transposed) and module.weight.shape[member.dim] == module.out_channels
+    return isinstance(module, nn.Linear) and member.dim == 0
+
+
+def is_depthwise(network: nn.Module, member: Member) -> bool:
+    """Whether ``member`` is the weight of a convolution that filters each channel for itself, and makes none anew."""
+    path, name = _split(member)
+    module = network.get_submodule(path)
+    return name == "weight" and isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
+
+
+def slices_of(tensor: Tensor, index: Tensor, dim: int = 0) -> ndarray:
+    """(size, anything) the slices of ``tensor`` that belong to each channel, in float32 or float64."""
+    tensor = tensor.detach().cpu()
+    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor.movedim(dim, 0)[index.flatten()].reshape(len(index), -1).numpy()
+
+
+def _side_by_side(columns: list[ndarray], size: int) -> ndarray:
+    return np.concatenate(columns, axis=1) if columns else np.zeros((size, 0), np.float32)
+
+
+def _split(member: Member) -> tuple[str, str]:
+    """The path of the module that owns a tensor, and the tensor's own name."""
+    path, _, name = member.tensor.rpartition(".")
+    return path, name
+
+
+def _tensor(network: nn.Module, name: str) -> Tensor:
+    path, _, own = name.rpartition(".")
+    return getattr(network.get_submodule(path), own)
+
+
+def _has(network: nn.Module, name: str) -> bool:
+    try:
+        _tensor(network, name)
+    except AttributeError:
+        return False
+    return True

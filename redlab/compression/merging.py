@@ -1,0 +1,295 @@
+"""Output merging: neurons of a layer that compute nearly the same become one, and the network gets smaller.
+
+The second step of RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397). Which neurons: here.
+Removing them: ``apply_plan``, which averages their rows and sums the slices of those that read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy import ndarray
+from torch import nn
+
+from redlab.channels.apply import apply_plan
+from redlab.channels.coupling import Group, couple
+from redlab.channels.plan import make_plan
+from redlab.channels.table import channel_table
+from redlab.compression.channel_rows import dead_channels, effective_rows, own_rows
+from redlab.compression.folding import fold_batchnorm
+from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at, dendrogram, exact_duplicates
+from redlab.compression.strategies import STRATEGIES
+from redlab.network.cost import measure_cost
+from redlab.network.example import Example
+from redlab.network.layers import unwrap, weight_layers
+from redlab.network.remainder import with_others
+from redlab.network.result import Result
+from redlab.network.shortfall import told_short
+from redlab.options import plain_options, settle
+from redlab.progress import progress
+
+
+@torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
+def merge_neurons(
+    network: nn.Module,
+    alpha: float = 0.0,
+    strategy: str = "constant",
+    linkage: str = "complete",
+    alpha_of: str = "share",
+    dead: bool = True,
+    round_to: int = 1,
+    example: Example | None = None,
+) -> Result:
+    """Merge neurons (filters) of nearly equal weights into their mean, and sum the input slices that read them.
+
+    Layers whose channels must stay in step are one coupled group, whose neurons are compared by the rows of all its
+    layers side by side. Identical neurons always merge, which is exact; here they are identical if everything that
+    they own is, batch norm included. How far apart others are is measured on their weights and biases as batch norm
+    makes them (``fold_batchnorm`` on a copy): fold first if alpha > 0, since the mean of a weight and the mean of its
+    scale do not make the mean of their product. Hashing is left to the caller as well.
+
+    Arguments:
+        network: left untouched.
+        alpha: in [0, 1), how much merges beyond identical neurons; what of, says ``alpha_of``.
+        strategy: alpha of group l of the L that may merge, in the order of their first layers. "constant";
+            "ascending": alpha l / L, l from 1; "descending": the same backwards; "block": alpha b / B for all groups of
+            block b of B, where a block is what the first two parts of a layer's path name (``layer1.0``): our choice.
+        linkage: how far two clusters are apart: "complete", their farthest neurons; "single", their nearest.
+        alpha_of: "share" of the group's neurons that is merged away, rounded down (our choice); or "pairs": all merges
+            up to the alpha-quantile of the distances of the group's pairs, so that above 0 the nearest pair merges.
+        dead: also remove channels that are 0: all that produce them have |gamma| < 1e-4 and beta <= 0, and a ReLU
+            follows. They come on top of alpha.
+        round_to: keep a multiple of so many channels, by undoing the last merges; where that is not enough, identical
+            and then dead channels stay.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
+
+    Defaults:
+        alpha: 0, with dead channels, costs nothing: 91.73 % on ResNet-20 as before at 97.5 % of the products, 93.39 on
+            ResNet-56 at 97.4. Near filters cost: alpha=0.05 costs ResNet-20 2.59 points, ResNet-56 0.46 and
+            MobileNetV1 78.8 of its 80.4 (benchmarks/real.csv; `python -m benchmarks.real`).
+        strategy: no other is better on both ResNets. With nine tenths of the channels left constant, ascending,
+            descending and block keep 71.05, 58.50, 69.50 and 65.10 of ResNet-20's 90.95 % on 2,000 images, and 71.70,
+            86.15, 52.25 and 85.80 of ResNet-56's 92.75 (benchmarks/defaults.md, "merging").
+        linkage: "single" keeps 70.40 and 63.65 % there, no more than "complete".
+        alpha_of: "pairs" keeps about as much there, 69.65 and 73.35 %, but has no small steps: at alpha=0.0001 5 % of
+            the channels are gone, and ResNet-56 keeps 80.35 %.
+
+    Returns:
+        ``layers`` has a row per conv or linear layer: layer, kind, weights, its ``group``, channels, parameters and
+        products before and after, the channels ``merged`` and ``dead`` that are gone, ``skipped``. ``plan`` says where
+        each channel goes.
+
+    Warns:
+        where more than a tenth of the merges that were asked for is missing, and why: ``plan["short"]`` says so too.
+
+    Raises:
+        ValueError: NaN or inf weights, with the layer's name; an option out of range or unknown; no tracing.
+
+    Example:
+        >>> print(merge_neurons(fold_batchnorm(load_network("digits/resnet")).network, alpha=0.1))
+        plan(alpha=0.1, strategy='constant', linkage='complete', alpha_of='share', dead=True, round_to=1)
+        channels: 250 -> 231 (92.400% left)
+        parameters: 74,762 -> 63,209 (84.547% left)
+        products: 537,280 -> 463,537 (86.275% left)
+        operations (multiplications + additions): 1,074,560 -> 927,074 (86.275% left)
+        conv and linear weights: 99.666% of all 74,762 parameters
+        8 layers, 1 skipped: linear (network output)
+    """
+    options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)
+    return _Merger(unwrap(network), example).merge(options)
+
+
+@torch.inference_mode(False)
+def merge_each(network: nn.Module, settings: list[dict], example: Example | None = None) -> Iterator[Result]:
+    """``merge_neurons`` once for each of ``settings`` (its keywords): coupled once, one dendrogram for every alpha.
+
+    Raises: as ``merge_neurons``.
+
+    Example:
+        >>> merged = merge_each(load_network("digits/mlp"), [{"alpha": 0.1}, {"alpha": 0.2}])
+        >>> [int(result.layers["merged"].sum()) for result in merged]
+        [37, 76]
+    """
+    options = [Options(**setting) for setting in settings]
+    network = unwrap(network)
+    merger = _Merger(network, example)
+    yield from map(merger.merge, options)
+
+
+def merge_trees(network: nn.Module, linkage: str = "complete", example: Example | None = None) -> dict[str, Dendrogram]:
+    """The dendrogram of every coupled group that may merge, by its name (that of its first layer): all its channels,
+    compared as ``merge_neurons`` compares them.
+
+    Raises:
+        ValueError: NaN or inf weights, an unknown linkage, or the network can't be traced.
+
+    Example:
+        >>> trees = merge_trees(load_network("digits/resnet"))
+        >>> list(trees)
+        ['conv1', 'layer1.0.conv1', 'layer2.0.conv1', 'layer2.0.conv2', 'layer3.0.conv1', 'layer3.0.conv2']
+    """
+    return {group.name: tree for group, tree in merge_groups(network, linkage, example) if tree is not None}
+
+
+@plain_options
+def merge_groups(
+    network: nn.Module, linkage: str = "complete", example: Example | None = None
+) -> list[tuple[Group, Dendrogram | None]]:
+    """``merge_trees`` with the groups themselves, and those that may not merge: they have no tree."""
+    Options(linkage=linkage)
+    network = unwrap(network)
+    merger = _Merger(network, example)
+    return [(own, None if own.frozen else merger.neurons(own, linkage, dead=False).tree) for own in merger.all]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``merge_neurons``, checked when they are put together."""
+
+    alpha: float = 0.0
+    strategy: str = "constant"
+    linkage: str = "complete"
+    alpha_of: str = "share"
+    dead: bool = True
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if not 0 <= self.alpha < 1:  # NaN too
+            raise ValueError(f"alpha must lie in [0, 1), not be {self.alpha}")
+        known = {"strategy": STRATEGIES, "linkage": LINKAGES, "alpha_of": ("share", "pairs")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        if self.round_to < 1:
+            raise ValueError(f"round_to must be a whole number of at least 1, not {self.round_to}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Neurons:
+    """The n neurons of a group that are not dead (``alive``, a mask over all its channels)."""
+
+    merger: _Merger
+    group: Group
+    alive: ndarray
+    linkage: str
+
+    @cached_property
+    def first(self) -> ndarray:
+        """(n,) the first neuron identical to each."""
+        rows = own_rows(self.merger.network, self.group)[self.alive]
+        return exact_duplicates(rows) if len(rows) else np.zeros(0, int)
+
+    @cached_property
+    def tree(self) -> Dendrogram:
+        """Grown only where neurons merge that are not identical: large layers take a second."""
+        return dendrogram(effective_rows(self.merger.folded, self.group)[self.alive], self.linkage, self.first)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def distinct(self) -> int:
+        return len(np.unique(self.first))
+
+
+class _Merger:
+    """What merging the same network in several ways has in common."""
+
+    def __init__(self, network: nn.Module, example: Example | None) -> None:
+        _check_weights(network)
+        self.network, self.example = network, example
+        self.all = couple(network, example)
+        self.groups = [group for group in self.all if not group.frozen]
+        self._grown: dict[tuple, _Neurons] = {}
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        return fold_batchnorm(self.network, self.example).network
+
+    @cached_property
+    def _cost(self) -> pd.DataFrame:
+        return measure_cost(self.network, self.example)
+
+    def neurons(self, group: Group, linkage: str, dead: bool) -> _Neurons:
+        """The neurons to be merged, without dead ones where ``dead`` says so; with their tree, once it is grown."""
+        if (key := (group.name, linkage, dead)) not in self._grown:
+            zero = dead_channels(self.folded, group) if dead else np.zeros(group.size, bool)
+            self._grown[key] = _Neurons(self, group, ~zero, linkage)
+        return self._grown[key]
+
+    def merge(self, options: Options) -> Result:
+        destinations, wanted, gone = {}, 0, 0
+        shares = STRATEGIES[options.strategy](self.groups, options.alpha)
+        for group, share in progress(list(zip(self.groups, shares, strict=True)), "merging"):
+            neurons = self.neurons(group, options.linkage, options.dead)
+            going = _gone(neurons, share, options.alpha_of)
+            where = _destinations(neurons, going, options.round_to)
+            wanted, gone = wanted + going, gone + len(neurons) - (max(where) + 1)
+            if where != list(range(group.size)):
+                destinations[group.name] = where
+        plan = make_plan(self.all, destinations) | {"options": asdict(options)}
+        merged = apply_plan(self.network, plan)
+        table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)
+        return Result(merged, with_others(table, self.network, merged), plan | self._short(options, wanted, gone))
+
+    def _short(self, options: Options, wanted: int, gone: int) -> dict[str, str]:
+        """Where no group may merge, alpha of nothing is nothing: that too is less than was asked for."""
+        if options.alpha == 0:
+            return {}
+        left = {group.name: group.frozen for group in self.all if group.frozen}
+        size = sum(group.size for group in self.groups)
+        asked = wanted / size if size else options.alpha
+        return told_short("channels that may merge", asked, gone / size if size else 0.0, left, options.round_to)
+
+
+def _gone(neurons: _Neurons, alpha: float, alpha_of: str) -> int:
+    """How many neurons merging takes away; never all, and all but one of identical ones."""
+    n = len(neurons)
+    if alpha == 0 or n < 2:
+        return n - neurons.distinct
+    if alpha_of == "share":
+        # 0.29 * 100 is a little less than 29 in binary.
+        return min(max(int(alpha * neurons.group.size + 1e-9), n - neurons.distinct), n - 1)
+    tree = neurons.tree
+    place = np.searchsorted(tree.leaves, tree.first)
+    pairs = tree.distances[np.ix_(place, place)][np.triu_indices(n, 1)]
+    return tree.merged_within(float(np.quantile(pairs, alpha)))
+
+
+def _destinations(neurons: _Neurons, gone: int, round_to: int) -> list[int]:
+    """The new index of every channel of a group, -1 for those that go; new channels stand as their first members."""
+    size, alive, zero = len(neurons.alive), len(neurons), ~neurons.alive
+    wanted = min(-(-max(alive - gone, 1) // round_to) * round_to, size)
+    # More channels are wanted than live: the first dead ones stay, each by itself.
+    stay = np.flatnonzero(zero)[: max(wanted - alive, 0)]
+    clusters = np.full(size, -1)
+    clusters[~zero] = _clusters(neurons, min(wanted, alive))
+    clusters[stay] = alive + np.arange(len(stay))
+    kept = clusters[clusters >= 0]
+    leaders = list(dict.fromkeys(kept.tolist()))
+    return [leaders.index(cluster) if cluster >= 0 else -1 for cluster in clusters.tolist()]
+
+
+def _clusters(neurons: _Neurons, wanted: int) -> ndarray:
+    """(n,) the cluster of each neuron where exactly ``wanted`` are left."""
+    n = len(neurons)
+    if wanted < neurons.distinct:
+        return clusters_at(neurons.tree, n - wanted)
+    clusters = neurons.first.copy()
+    copies = np.flatnonzero(clusters != np.arange(n))
+    spared = copies[len(copies) - (wanted - neurons.distinct) :]
+    clusters[spared] = spared
+    return clusters
+
+
+def _check_weights(network: nn.Module) -> None:
+    for layer in weight_layers(network):
+        tensors = () if "lazy" in layer.skipped else (layer.weight, getattr(layer.module, "bias", None))
+        if not all(tensor is None or tensor.isfinite().all() for tensor in tensors):
+            raise ValueError(f"layer {layer.name}: NaN or inf among its weights or biases")

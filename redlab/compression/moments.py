@@ -1,0 +1,256 @@
+"""What goes into each layer on average, without data: means and variances pushed through the traced network.
+
+Batch norm tells mean and spread of what it put out in training; through an activation they follow from the normal
+distribution, E[f(N(mean, std^2))], as in data-free quantization (Nagel et al., ICCV 2019, arXiv 1906.04721). Ours are
+the rest: the terms of sums and products count as independent, pooled neighbours as equal, images as of the mean that
+is known of them and variance 1.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from redlab.network.example import Example, fit_example
+from redlab.network.layers import Layer, unwrap, weight_layers
+from redlab.network.trace import Graph, is_layer, module_path, operation, trace
+from redlab.network.trial_run import NEVER, why_unseen
+
+# Functions of one value at a time.
+_FUNCTIONS = frozenset((
+    "relu", "relu6", "hardtanh", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish",
+    "hardsigmoid", "sigmoid", "tanh", "softplus", "prelu", "clamp", "clamp_min", "clamp_max", "abs",
+))  # fmt: skip
+# What does to means and variances what it does to values, or nearly so.
+_MOVEMENTS = frozenset((
+    "view", "_unsafe_view", "reshape", "flatten", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze",
+    "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "contiguous", "clone", "alias",
+    "detach", "roll", "pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "mean", "avg_pool1d",
+    "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "max_pool1d",
+    "max_pool2d", "max_pool3d", "dropout", "feature_dropout", "pixel_shuffle", "channel_shuffle", "to", "_to_copy",
+))  # fmt: skip
+_DEVIATIONS = 4.5  # how far the integral over a normal distribution reaches, and in how many steps
+_STEPS = 61
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of every value of an activation; both have its shape, with a batch of one."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass(frozen=True)
+class _Unknown:
+    """Why the moments of an activation are not known."""
+
+    reason: str
+
+
+@dataclass
+class MeanInputs:
+    """What the layers of a network get.
+
+    Attributes:
+        calls: by layer name, for each of its calls: the traced call, and the moments of its input.
+        unknown: by layer name, why the mean is not known.
+        graph: the network as it was traced.
+    """
+
+    graph: Graph
+    calls: dict[str, list[tuple[Node, Moments]]] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def mean_inputs(
+    network: nn.Module, example: Example | None = None, input_mean: Sequence[float] | None = (0.0,)
+) -> MeanInputs:
+    """The mean input of every conv and linear layer of ``network``, whose batch norms were folded where they could be.
+
+    Arguments:
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
+        input_mean: of the network's input, or of each of several: a number for each channel (second axis), or one for
+            all; None: unknown.
+
+    Raises:
+        ValueError: the network can't be traced, or its input has another number of channels.
+    """
+    network = unwrap(network)
+    graph = trace(network, fit_example(network, example).first())
+    named = [network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)]
+    tensors = {name: tensor.detach() for each in named for name, tensor in each}
+    known: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()} | graph.constants
+    inputs = MeanInputs(graph)
+    # Of a tied tensor there may be placeholders that nobody reads.
+    given = [node for node in graph.fx.nodes if node.op == "placeholder" and node not in known and node.users]
+    known |= {node: _of_input(node, input_mean, len(given)) for node in given}
+    for node in graph.fx.nodes:
+        if node.op == "call_function":
+            known[node] = _push(graph, node, known, inputs)
+    inputs.unknown |= _unseen(graph, inputs, example)
+    return inputs
+
+
+def _unseen(graph: Graph, inputs: MeanInputs, example: Example | None) -> dict[str, str]:
+    """The layers that run, and that the graph shows no call of."""
+    seen = inputs.calls.keys() | inputs.unknown.keys()
+    rest = [layer for layer in weight_layers(graph.network) if layer.name not in seen and not layer.skipped]
+    reasons = why_unseen(graph, [f"{layer.name}.weight" for layer in rest if layer.parameter == "weight"], example)
+    return {name.removesuffix(".weight"): why for name, why in reasons.items() if why != NEVER}
+
+
+def _of_input(node: Node, mean: Sequence[float] | None, inputs: int) -> Any:
+    """What the network gets, of variance 1; of several inputs one number alone can be the mean of all."""
+    like = node.meta["val"]
+    if not isinstance(like, Tensor):
+        return like
+    if not like.is_floating_point():
+        return _Unknown("the network's input is of whole numbers, whose mean is not known")
+    if mean is None or (inputs > 1 and len(mean) > 1):
+        return _Unknown("the mean of the network's input is not known: pass input_mean")
+    channels = like.shape[1] if like.ndim > 1 else 1
+    if len(mean) not in (1, channels):
+        raise ValueError(f"input_mean has {len(mean)} numbers, and the network's input {channels} channels")
+    ones = torch.ones(like.shape, dtype=like.dtype, device=like.device)
+    return Moments(ones * ones.new_tensor(mean).view([1, -1, *[1] * (like.ndim - 2)][: like.ndim]), ones)
+
+
+def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) -> Any:
+    """What is known of the output of ``node``: moments, the value of a constant, a list of them, or why nothing is."""
+    args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+    if is_layer(node) and node.args[1] in graph.layers:
+        return _through_layer(graph, node, args, inputs)
+    if operation(node) == "batch_norm":
+        return _normed(node, args[1], args[2])
+    if unknown := next((arg for arg in _flat(args) if isinstance(arg, _Unknown)), None):
+        return unknown
+    if not any(isinstance(arg, Moments) for arg in _flat(args)):
+        return node.target(*args, **kwargs)
+    name = operation(node)
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    if name in _FUNCTIONS and isinstance(args[0], Moments):
+        return _through_function(node, args, kwargs)
+    if name in _MOVEMENTS and isinstance(args[0], Moments):
+        return _moved(node, args, kwargs)
+    if name in _RULES:
+        return _RULES[name](*args, **kwargs)
+    return _Unknown(f"{name} is in its way, whose mean output is not known")
+
+
+def _through_layer(graph: Graph, node: Node, args: tuple, inputs: MeanInputs) -> Moments | _Unknown:
+    layer, given = _called(graph, node), args[0]
+    given = _moments(given) if isinstance(given, Tensor) else given
+    if isinstance(given, Moments):
+        inputs.calls.setdefault(layer.name, []).append((node, given))
+    elif isinstance(given, _Unknown):
+        inputs.unknown.setdefault(layer.name, given.reason)
+    if hasattr(layer.module, "out_mean"):
+        std = _along_channels(layer.module.out_std, node)
+        return Moments(_along_channels(layer.module.out_mean, node), std**2)
+    if not isinstance(given, Moments):
+        return given
+    bias = args[2] if len(args) > 2 else None
+    mean = node.target(given.mean, args[1], bias, *args[3:])
+    return Moments(mean, node.target(given.variance, args[1] ** 2, None, *args[3:]))
+
+
+def _called(graph: Graph, node: Node) -> Layer:
+    """The layer that runs ``node``: of several that share a weight, the one whose call it is."""
+    layer, path = graph.layers[node.args[1]], module_path(node)
+    module = graph.network.get_submodule(path)
+    return replace(layer, name=path, module=module) if path and type(module) is type(layer.module) else layer
+
+
+def _along_channels(values: Tensor, node: Node) -> Tensor:
+    """(channels,) as the output of a layer has them: along the last axis of a linear one, else along the second."""
+    shape = node.meta["val"].shape
+    axis = len(shape) - 1 if operation(node) == "linear" else 1
+    return values.view([-1 if k == axis else 1 for k in range(len(shape))]).expand(shape)
+
+
+def _normed(node: Node, weight: Tensor | None, bias: Tensor | None) -> Moments:
+    """A batch norm that stays puts out what it learnt to, whatever goes in."""
+    like = node.meta["val"]
+    ones = torch.ones(like.shape, dtype=like.dtype, device=like.device)
+    shape = [1, -1, *[1] * (like.ndim - 2)]
+    mean = 0 * ones if bias is None else bias.view(shape) * ones
+    return Moments(mean, ones if weight is None else weight.view(shape).square() * ones)
+
+
+def _through_function(node: Node, args: tuple, kwargs: dict) -> Moments:
+    """E[f(x)] and its variance for normal x, by the midpoints of equal steps."""
+    given, std = args[0], args[0].variance.clamp_min(0).sqrt()
+    places = torch.linspace(-_DEVIATIONS, _DEVIATIONS, _STEPS, dtype=torch.float64)
+    shares = torch.softmax(-(places**2) / 2, 0)
+    mean, square = torch.zeros_like(std), torch.zeros_like(std)
+    for place, share in zip(places.tolist(), shares.tolist(), strict=True):
+        value = node.target(given.mean + place * std, *args[1:], **kwargs)
+        mean += share * value
+        square += share * value**2
+    return Moments(mean, (square - mean**2).clamp_min(0))
+
+
+def _moved(node: Node, args: tuple, kwargs: dict) -> Any:
+    # A border of another constant than zero has no variance either.
+    spread = args[:2] if operation(node) == "constant_pad_nd" or args[2:3] == ("constant",) else args
+    parts = [node.target(args[0].mean, *args[1:], **kwargs), node.target(args[0].variance, *spread[1:], **kwargs)]
+    if isinstance(parts[0], Tensor):
+        return Moments(*parts)
+    return [Moments(*pair) for pair in zip(*parts, strict=True)]
+
+
+def _sum(a: Any, b: Any, *, alpha: float = 1) -> Moments:
+    a, b = _moments(a), _moments(b)
+    return Moments(a.mean + alpha * b.mean, a.variance + alpha**2 * b.variance)
+
+
+def _difference(a: Any, b: Any, *, alpha: float = 1) -> Moments:
+    return _sum(a, b, alpha=-alpha)
+
+
+def _product(a: Any, b: Any) -> Moments:
+    a, b = _moments(a), _moments(b)
+    variance = a.variance * b.variance + a.variance * b.mean**2 + b.variance * a.mean**2
+    return Moments(a.mean * b.mean, variance)
+
+
+def _quotient(a: Any, b: Any, **_: Any) -> Moments | _Unknown:
+    return _Unknown("a division by an activation is in its way") if isinstance(b, Moments) else _product(a, 1 / b)
+
+
+def _joined(parts: list, dim: int = 0) -> Moments:
+    parts = [_moments(part) for part in parts]
+    return Moments(torch.cat([p.mean for p in parts], dim), torch.cat([p.variance for p in parts], dim))
+
+
+def _moments(value: Any) -> Moments:
+    """A constant has no variance."""
+    if isinstance(value, Moments):
+        return value
+    value = torch.as_tensor(value)
+    return Moments(value, torch.zeros_like(value))
+
+
+_RULES: dict[str, Callable[..., Any]] = {
+    "add": _sum,
+    "sub": _difference,
+    "mul": _product,
+    "div": _quotient,
+    "cat": _joined,
+    "concat": _joined,
+}
+
+
+def _flat(args: Any) -> list:
+    """All that stands in nested lists of arguments."""
+    return [inner for arg in args for inner in (_flat(arg) if isinstance(arg, list | tuple) else [arg])]

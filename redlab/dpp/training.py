@@ -1,0 +1,221 @@
+"""Training of masks and weights together: DPP's loss, its temperature, and what the masks look like on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.utils.data import Dataset
+
+from redlab.dpp.hardening import harden
+from redlab.dpp.mask_info import sparsity_of
+from redlab.dpp.masks import masks_in
+from redlab.dpp.metrics import mask_entropy, mask_metrics
+from redlab.dpp.sparsifying import sparsify
+from redlab.network.cost import measure_cost
+from redlab.network.layers import unwrap
+from redlab.network.result import Result
+from redlab.network.samples import Labelled, as_dataset
+from redlab.network.training import minibatches, train
+from redlab.options import plain_options
+from redlab.pruning.channels import products_of
+from redlab.pruning.scoring import score_channels
+from redlab.pruning.selection import Selector, check_share, count_of
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedMasks:
+    """What training made.
+
+    Attributes:
+        network: a trained copy, in eval mode; ``harden`` makes an ordinary network of it.
+        history: of ``train``, and the ``temperature`` and ``noise`` at the end of each epoch.
+        metrics: ``mask_metrics`` before the first ``epoch``, 0, and after each.
+        logits: by layer that was watched, its logits (epochs + 1, rows, n).
+    """
+
+    network: nn.Module
+    history: pd.DataFrame
+    metrics: pd.DataFrame
+    logits: dict[str, Tensor]
+
+
+@plain_options
+def train_masks(
+    network: nn.Module,
+    dataset: Labelled,
+    epochs: int,
+    *,
+    mu: float = 5e-5,
+    temperatures: tuple[float, float] = (5.0, 0.5),
+    noises: tuple[float, float] = (1.0, 0.0),
+    learning_rate: float = 2e-3,
+    logit_rate: float = 0.3,
+    batch_size: int = 64,
+    smoothing: float = 0.0,
+    shift: int = 0,
+    flip: bool = False,
+    seed: int = 0,
+    draws: int = 0,
+    watch: Sequence[str] = (),
+    checkpoint: str | Path | None = None,
+) -> TrainedMasks:
+    """Train a copy of ``network``, made by ``sparsify``: its weights, and which of them are kept.
+
+    The loss is cross-entropy plus mu times the entropy of all rows of logits, in nats (Gonzalez-Carabarin et al., arXiv
+    2105.12686). Ours are the optimizer, Adam with two learning rates, and its schedule, a tenth of warm-up and a cosine
+    to zero: logits move by whole units, since the noise that they have to rise above does.
+
+    Arguments:
+        network, dataset, batch_size, smoothing, shift, flip, seed, checkpoint: as in ``train``.
+        mu: at least 0; the paper uses 5e-3 to 5e-6, less for more rows.
+        temperatures: of the first minibatch and of the last; linear in between.
+        noises: the same for the scale of the noise, times that of the masks.
+        learning_rate: of Adam for the weights, at its peak, and ``logit_rate`` for the logits.
+        draws: as in ``mask_metrics``, for every epoch; 0 leaves the inclusion probabilities out.
+        watch: names of layers (or groups) whose logits are kept epoch by epoch.
+
+    Defaults:
+        noises: without noise at the end (ours) weights and batch norms get used to the masks that stay: 99.44 % on
+            ``digits/resnet`` and 99.26 on ``digits/mlp``, by the paper's (1, 1) 91.48 and 98.52, a fifth of the
+            weights, means of three seeds (benchmarks/dpp.md; `python -m benchmarks.dpp`).
+        mu: within the paper's range. No entropy in the loss does as well there: 99.26 and 99.72.
+
+    Raises:
+        ValueError: a network without masks, a number out of range, an unknown layer; and as ``train``.
+
+    Example:
+        >>> masked = sparsify(load_network("digits/mlp"), keep=0.25)
+        >>> trained = train_masks(masked, load_dataset("digits", "train", limit=64), epochs=2)
+        >>> trained.history["temperature"].tolist(), sorted(set(trained.metrics["epoch"]))
+        ([5.0, 0.5], [0, 1, 2])
+    """
+    network, dataset = unwrap(network), as_dataset(dataset)
+    sparsity = sparsity_of(network)
+    if unknown := [name for name in watch if name not in sparsity.masks]:
+        raise ValueError(f"no mask is called {unknown[0]!r}; there are {', '.join(sparsity.masks)}")
+    if not (all(0 <= number < math.inf for number in (mu, *noises, *temperatures)) and min(temperatures) > 0):
+        what = f"not {mu!r}, {noises!r} and {temperatures!r}"
+        raise ValueError(f"mu and noises must be at least 0 and temperatures above 0, {what}")
+    for name, rate in (("learning_rate", learning_rate), ("logit_rate", logit_rate)):
+        if not 0 <= rate < math.inf:  # NaN too
+            raise ValueError(f"{name} must be a number of at least 0, not {rate!r}")
+    if len(dataset) == 0:
+        raise ValueError("training needs images, and there are none")
+    schedule = _Schedule(temperatures, noises, epochs, minibatches(dataset, batch_size))
+    trained = train(
+        network,
+        dataset,
+        epochs,
+        batch_size=batch_size,
+        smoothing=smoothing,
+        shift=shift,
+        flip=flip,
+        seed=seed,
+        on_batch=schedule.set,
+        penalty=partial(_penalty, mu) if mu else None,
+        observe=partial(_look, draws, tuple(watch)),
+        optimizer=adam(learning_rate, logit_rate),
+        checkpoint=checkpoint,
+        depends={
+            "masks": sparsity.options,
+            "mu": mu,
+            "temperatures": temperatures,
+            "noises": noises,
+            "learning_rate": learning_rate,
+        }
+        | {"logit_rate": logit_rate, "draws": draws, "watch": list(watch)},
+    )
+    if epochs:  # also where the training was read from its checkpoint
+        schedule.set(trained.network, epochs * schedule.minibatches - 1)
+    seen = trained.observations
+    metrics = pd.DataFrame([{"epoch": epoch} | row for epoch, own in enumerate(seen) for row in own["metrics"]])
+    logits = {name: torch.stack([own["logits"][name] for own in seen]) for name in watch}
+    return TrainedMasks(trained.network, trained.history.assign(**schedule.frame()), metrics, logits)
+
+
+def prune_by_masks(
+    network: nn.Module, dataset: Dataset, products: float, epochs: int, start: str = "magnitude", **training: Any
+) -> Result:
+    """Train masks of whole channels, and remove those that they shut: ``sparsify``, ``train_masks`` and ``harden``.
+
+    Arguments:
+        network: left untouched.
+        products: the share of the network's products to keep, in [0, 1]: every coupled group keeps the same share of
+            its channels, the largest that reaches it (our choice), and at least one.
+        start: of the logits, as in ``sparsify``; ``training`` and ``epochs`` as in ``train_masks``.
+
+    Example:
+        >>> images = load_dataset("digits", "train", limit=64)
+        >>> result = prune_by_masks(load_network("digits/mlp"), images, products=0.5, epochs=1)
+        >>> result.layers[["layer", "channels_before", "channels_after"]]
+                     layer  channels_before  channels_after
+        0  hidden.0.linear              256             165
+        1  hidden.1.linear              128              83
+        2       classifier               10              10
+    """
+    check_share("products", products)
+    scores, cost = score_channels(network, "magnitude"), measure_cost(network)
+    allowed = count_of(products, cost.attrs["products"])
+    kept = Selector(scores.values, "layer").down_to(allowed, products_of(network, scores.groups, cost))
+    keep = {name: int(mask.sum()) for name, mask in kept.items()}
+    sparse = sparsify(network, keep, "filter", start=start, seed=training.get("seed", 0))
+    return harden(train_masks(sparse, dataset, epochs, **training).network)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """What a mask's temperature and its share of the noise are, minibatch by minibatch."""
+
+    temperatures: tuple[float, float]
+    noises: tuple[float, float]
+    epochs: int
+    minibatches: int
+
+    def at(self, number: int) -> tuple[float, float]:
+        """Temperature and noise of minibatch ``number``, from 0."""
+        share = number / max(self.epochs * self.minibatches - 1, 1)
+        temperature, noise = (first + (last - first) * share for first, last in (self.temperatures, self.noises))
+        return temperature, noise
+
+    def set(self, network: nn.Module, number: int) -> None:
+        """Tell every mask."""
+        temperature, calm = self.at(number)
+        for mask in masks_in(network):
+            mask.temperature, mask.calm = temperature, calm
+
+    def frame(self) -> dict[str, list[float]]:
+        """Both at the end of every epoch."""
+        ends = [self.at((epoch + 1) * self.minibatches - 1) for epoch in range(self.epochs)]
+        return {"temperature": [own[0] for own in ends], "noise": [own[1] for own in ends]}
+
+
+def _penalty(mu: float, network: nn.Module) -> Tensor:
+    return mu * mask_entropy(network)
+
+
+def _look(draws: int, watch: Sequence[str], network: nn.Module) -> dict[str, Any]:
+    masks = sparsity_of(network).masks
+    logits = {name: masks[name].logits.detach().cpu().clone() for name in watch}
+    return {"metrics": mask_metrics(network, draws).to_dict("records"), "logits": logits}
+
+
+def adam(learning_rate: float, logit_rate: float = 0.0) -> Callable[[nn.Module], Optimizer]:
+    """What makes the optimizer of ``train_masks``."""
+    return partial(_adam, learning_rate, logit_rate)
+
+
+def _adam(learning_rate: float, logit_rate: float, network: nn.Module) -> Optimizer:
+    logits = [mask.logits for mask in masks_in(network) if mask.logits.requires_grad]
+    apart = {id(parameter) for parameter in logits}
+    others = [own for own in network.parameters() if own.requires_grad and id(own) not in apart]
+    groups = [{"params": others, "lr": learning_rate}, {"params": logits, "lr": logit_rate}]
+    return Adam([group for group in groups if group["params"]])

@@ -1,0 +1,77 @@
+"""Files downloaded once, with a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from redlab.files.file_kinds import foreign_kind
+
+
+@contextmanager
+def network_timeout(seconds: float = 30.0) -> Iterator[None]:
+    """Let connections opened inside give up after ``seconds`` of silence, where they would wait forever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def fetch(url: str | None, path: str | Path, sha256: str, about: str = "the file") -> Path:
+    """The file at ``path``: checked where it exists, downloaded from ``url`` and checked where it does not.
+
+    Arguments:
+        url: its public address, or None where it has none.
+        path: where it lies or will lie; missing parents are made.
+        sha256: its SHA-256 in hex, or the first digits of it (torchvision's file names hold eight).
+        about: what the file is, for the error that asks to place it by hand.
+
+    Raises:
+        ValueError: the file there, or the one downloaded, has another hash; the first is left alone.
+        ConnectionError: the download failed; the message says what to put where.
+        FileNotFoundError: it is missing and has no public address.
+    """
+    path = Path(path)
+    if path.exists():
+        _check_hash(path, sha256, url)
+    elif url is None:
+        raise FileNotFoundError(f"{path.name} has no public address known to us: {_by_hand(path, sha256, about)}")
+    else:
+        _download(url, path, sha256, about)
+    return path
+
+
+def _by_hand(path: Path, sha256: str, about: str) -> str:
+    return f"place the file by hand at {path} ({about}; SHA-256 {sha256}{'...' if len(sha256) < 64 else ''})"
+
+
+def _check_hash(path: Path, expected: str, url: str | None) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(expected.lower()):
+        where = f"delete it to download it again, or put the right file from {url} there"
+        what = f" ({foreign})" if (foreign := foreign_kind(path)) else ""
+        cure = where if url else "replace it by the right file"
+        raise ValueError(f"{path} has SHA-256 {found}{what}, expected {expected}: {cure}")
+
+
+def _download(url: str, path: Path, sha256: str, about: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    live = "ipykernel" in sys.modules or sys.stderr.isatty()
+    try:
+        # It writes to a temporary name beside `path`, checks the hash, then moves: a broken download leaves nothing.
+        with network_timeout():
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256.lower(), progress=live)
+    except RuntimeError as error:
+        raise ValueError(f"what {url} sent is not the right file: {error}") from error
+    except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are OSErrors
+        raise ConnectionError(f"download of {url} failed ({error}): {_by_hand(path, sha256, about)}") from error

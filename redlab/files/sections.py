@@ -1,0 +1,105 @@
+"""Which tensors of a pickled checkpoint are the network's, and which an optimizer's or another network's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from redlab.files.outlines import Named, Odd, Outline
+
+# Where trainers put the network among other things.
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "net_state_dict", "network", "module", "weights")
+# What they put beside it, by the key of a dict; and the names of what optimizers remember of a parameter.
+_TRAINING = re.compile(
+    r"(?i)(.+_)?(optim\w*|(opt|(lr_?)?sched(uler)?s?|(grad_?)?scaler|rng)(_?(states?|state_?dict))?(_\w|_?\d+)?)"
+)
+_MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "acc_delta"}
+_DEEPEST = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A tensor or an odd object by the keys that lead to it."""
+
+    name: str
+    value: Any
+    training: bool
+    direct: bool  # by a word in the outermost dict
+
+
+def network_of(content: Any) -> tuple[Any, str]:
+    """The network's part of a checkpoint, and the keys that lead to it: those of ``_WRAPPERS``, or the only one.
+
+    An optimizer's tensors are no network.
+    """
+    path: list[str] = []
+    while (inside := items_of(content)) is not None:
+        known = [key for key in _WRAPPERS if _holds_weights(inside.get(key))]
+        key = known[0] if known else "" if path else _only_one(inside)
+        if not key:
+            break
+        content = inside[key]
+        path.append(key)
+    return content, ".".join(path)
+
+
+def items_of(value: Any) -> dict | None:
+    """A dict's items, or those of an odd object that has any; None for anything else."""
+    if isinstance(value, Odd):
+        return value.items or None
+    return value if isinstance(value, dict) else None
+
+
+def _holds_weights(value: Any) -> bool:
+    return items_of(value) is not None and any(_weights(value))
+
+
+def _weights(value: Any) -> Iterator[Item]:
+    return (item for item in walk(value) if isinstance(item.value, Outline) and not item.training)
+
+
+def _only_one(inside: dict) -> str:
+    """The only key under which there are weights; "" where others hold some as well, or where they have no names."""
+    if _is_optimizer(inside):
+        return ""
+    holding = [key for key, value in inside.items() if any(_weights({key: value}))]
+    alone = len(holding) == 1 and isinstance(holding[0], str)
+    return holding[0] if alone and _holds_weights(inside[holding[0]]) else ""
+
+
+def _is_optimizer(inside: dict) -> bool:
+    return {"state", "param_groups"} <= inside.keys()
+
+
+def is_training(name: str) -> bool:
+    """Whether the name of a tensor, or the keys that lead to it, say that it is an optimizer's."""
+    words = name.split(".")
+    return words[0] in ("optimizer", "optim", "optimizer_state") or words[-1] in _MOMENTS
+
+
+def walk(content: Any, besides: Any = None) -> Iterator[Item]:
+    """The tensors and odd objects in nested dicts and lists; nothing in ``besides``."""
+    # A pickle of a few bytes can hold a list in itself, or ten times a list of ten times a list: each is opened once.
+    seen, left = {id(besides)}, [(Item("", content, False, False), 0)]
+    while left:
+        item, depth = left.pop()
+        if isinstance(item.value, Outline | Named) or (isinstance(item.value, Odd) and not item.value.items):
+            yield item
+        elif isinstance(item.value, dict | list | tuple | Odd) and id(item.value) not in seen:
+            seen.add(id(item.value))
+            if depth > _DEEPEST:
+                raise ValueError(f"it holds dicts or lists nested more than {_DEEPEST} deep")
+            left += [(inner, depth + 1) for inner in _inside(item, depth)][::-1]
+
+
+def _inside(item: Item, depth: int) -> Iterator[Item]:
+    inside = items_of(item.value)
+    pairs = inside.items() if inside is not None else enumerate(item.value)
+    training = item.training or (inside is not None and _is_optimizer(inside))
+    for key, value in pairs:
+        name = f"{item.name}.{key}" if item.name else str(key)
+        trained = not isinstance(value, Outline) and _TRAINING.fullmatch(str(key)[:100]) is not None
+        direct = not depth and inside is not None and isinstance(key, str)
+        yield Item(name, value, training or trained or is_training(name), direct)

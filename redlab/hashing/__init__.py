@@ -1,0 +1,1 @@
+"""Weights to few values: density estimates, hash rules and codebooks. Start with `networks`."""

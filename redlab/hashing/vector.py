@@ -1,0 +1,114 @@
+"""Weights as the vector that density and hashing work on: checked, contiguous, float32 or float64, without zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+import torch
+from numpy import ndarray
+
+from redlab.hashing import passes
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """The weights of one layer that are not exactly zero, checked, with what every estimate asks of them.
+
+    Exact zeros belong to no cell: hashing leaves them zero. So no bandwidth, density or error counts them either.
+
+    Attributes:
+        weights: (N,) float32 or float64, contiguous, finite, N at least 1. In a layer of nothing but zeros, these.
+        low, high: the smallest and the largest of them.
+        spread: their standard deviation (N - 1; 0 for one weight).
+        shape: that of the tensor that they came in, zeros included.
+        live: (prod(shape),) which of the tensor's elements they are; None for all.
+        ascending: whether they are sorted, so that nobody need sort a copy of them.
+    """
+
+    weights: ndarray
+    low: float
+    high: float
+    spread: float
+    shape: tuple[int, ...]
+    live: ndarray | None = None
+    ascending: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.weights.size
+
+    @property
+    def zeros(self) -> int:
+        """How many exact zeros stand beside them."""
+        return prod(self.shape) - self.size
+
+    @cached_property
+    def energy(self) -> float:
+        """The sum of their squares."""
+        return float(np.square(self.weights, dtype=np.float64).sum())
+
+    def times_two_to(self, exponent: int) -> Vector:
+        """Each weight times 2^exponent, exactly; what vanishes is a zero from then on."""
+        return _measured(np.ldexp(self.whole(self.weights), exponent), self.shape)
+
+    def whole(self, values: ndarray, zero: float = 0) -> ndarray:
+        """(prod(shape),) what each weight has in ``values`` (N,), and ``zero`` at the exact zeros."""
+        if self.live is None:
+            return values
+        made = np.full(self.live.size, zero, values.dtype)
+        made[self.live] = values
+        return made
+
+
+def as_vector(weights: torch.Tensor | ndarray) -> Vector:
+    """``weights`` as a vector; 16-bit types become float32, exactly.
+
+    Raises:
+        TypeError: neither tensor nor array; integer, bool or complex weights.
+        ValueError: no weights, or NaN or inf among them.
+    """
+    if isinstance(weights, torch.Tensor):
+        if not weights.is_floating_point():
+            raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
+        weights = weights.detach().cpu()
+        weights = (weights if weights.dtype in (torch.float32, torch.float64) else weights.float()).numpy()
+    elif not isinstance(weights, ndarray | np.generic):
+        raise TypeError(f"weights must be a torch tensor or a numpy array, not a {type(weights).__name__}")
+    weights = np.asarray(weights)
+    if not np.issubdtype(weights.dtype, np.floating):
+        raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
+    if weights.size == 0:
+        raise ValueError(f"weights are empty: shape {weights.shape}")
+    vector = np.ascontiguousarray(weights, np.float64 if weights.dtype.itemsize > 4 else np.float32).ravel()
+    low, high = vector.min(), vector.max()  # NaN where there is one
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = ~np.isfinite(vector)
+        raise ValueError(
+            f"weights hold {np.isnan(vector).sum()} NaN and {np.isinf(vector).sum()} infinite values of {vector.size}"
+            f", the first at flat index {int(np.argmax(bad))}"
+        )
+    return _measured(vector, tuple(weights.shape))
+
+
+def _measured(values: ndarray, shape: tuple[int, ...]) -> Vector:
+    live = values != 0
+    some = live.any() and not live.all()
+    return measured(values[live] if some else values, shape, live if some else None)
+
+
+def measured(weights: ndarray, shape: tuple[int, ...], live: ndarray | None = None, ascending: bool = False) -> Vector:
+    """The vector of weights that are finite and not zero."""
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200: see binary_scale
+        spread = passes.deviation(weights)
+    return Vector(weights, float(weights.min()), float(weights.max()), spread, shape, live, ascending)
+
+
+def binary_scale(vector: Vector) -> int:
+    """The power of two to divide float64 weights by, so that their squares neither overflow nor vanish; mostly 0."""
+    if vector.weights.dtype == np.float32:
+        return 0  # everything is computed in float64
+    exponent = int(np.frexp(max(abs(vector.low), abs(vector.high)))[1])
+    return exponent if abs(exponent) > 300 else 0

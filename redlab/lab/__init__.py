@@ -1,0 +1,1 @@
+"""Notebooks executed, swept, explored and reported. Start with `runs`."""

@@ -1,0 +1,1 @@
+"""Sliders and browsers in JupyterLab. Start with `explorer`."""

@@ -1,0 +1,157 @@
+"""Kernels: how a notebook is executed, and what its results depend on beyond its cells and parameters."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import signal
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from redlab.lab.streams import tidy_streams
+from redlab.paths import data_root
+
+# OpenMP (torch), and numba, which would take all cores otherwise.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+# The kernels that run: by their manager, of which each execution has its own, the process; or that it was stopped.
+_RUNNING: dict[type, int] = {}
+_STOPPED = 0
+_PACKAGES = ("redlab", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
+
+
+def execute(
+    path: Path,
+    work: Path,
+    changed: dict[str, Any],
+    progress: bool = False,
+    timeout: float | None = None,
+    threads: int | None = None,
+) -> None:
+    """Execute the notebook ``path`` into ``work/executed.ipynb``, with ``changed`` injected after its parameters.
+
+    Arguments:
+        timeout: seconds that a cell may take, rounded up to whole ones.
+        threads: of the kernel; None leaves that to its environment.
+
+    Raises:
+        papermill.PapermillExecutionError: where a cell failed.
+        nbclient.exceptions.CellTimeoutError: where one took longer than ``timeout``.
+        nbclient.exceptions.DeadKernelError: where the kernel died.
+    """
+    import papermill
+
+    manager = _kernel_manager(_kernel_environment(work, threads))
+    # It warns of parameters that its line-by-line reading misses; ours were checked, and unknown ones refused. Its
+    # errors it raises, too.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    try:
+        papermill.execute_notebook(
+            path,
+            work / "executed.ipynb",
+            changed,
+            kernel_name="python3",
+            language="python",
+            progress_bar={"desc": path.stem, "leave": False} if progress else False,
+            resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` changes this process's
+            kernel_manager_class=manager,
+            execution_timeout=None if timeout is None else math.ceil(timeout),
+            extra_arguments=["--log-level=CRITICAL"],  # one that is told to stop calls that an error, on our terminal
+            on_cell_executed=_tidy,
+        )
+    except BaseException as error:
+        if _RUNNING.pop(manager, None) == _STOPPED:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        _RUNNING.pop(manager, None)
+
+
+def stop_kernels() -> None:
+    """End every kernel of this process, in whatever thread: what waits for one is interrupted, as by Ctrl-C."""
+    for manager, pid in list(_RUNNING.items()):
+        if pid != _STOPPED:
+            _RUNNING[manager] = _STOPPED
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # it leads its own group, with what it started
+
+
+def _tidy(cell: Any, **_: Any) -> None:
+    cell.outputs = tidy_streams(cell.outputs)
+
+
+def _kernel_environment(work: Path, threads: int | None) -> dict[str, str]:
+    # Without MPLBACKEND a kernel draws into the notebook, whatever the caller's shell asked for.
+    inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return {
+        "PYTHONHASHSEED": "0",  # the order of a set shows in outputs, which are to be the same in every run
+        **inherited,
+        "REDLAB_OUT": str(work),
+        "REDLAB_DATA": str(data_root()),  # absolute: the kernel works in another folder
+        "TQDM_DISABLE": "1",  # a bar would leave widget state in the notebook
+        **({} if threads is None else dict.fromkeys(_THREADS, str(threads))),
+    }
+
+
+def _kernel_manager(environment: dict[str, str]) -> type:
+    """A kernel manager that starts this very interpreter with ``environment``, which os.environ never holds: threads
+    may run several notebooks at once.
+    """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+    from traitlets import default
+
+    class Manager(AsyncKernelManager):
+        @default("kernel_spec_manager")
+        def _this_interpreter(self) -> KernelSpecManager:
+            # With no folder to look in, "python3" is the running Python, whatever the user has registered under it.
+            return KernelSpecManager(parent=self, kernel_dirs=[])
+
+        @default("transport_encryption")
+        def _encrypted(self) -> str:
+            return "auto"  # free, and it silences the warning about kernels that anyone on the machine may talk to
+
+        # As in jupyter_client, the method of an asynchronous manager stands in for one that is not.
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            await super().start_kernel(**{**options, "env": environment})
+            provisioner: Any = self.provisioner  # of a process of this machine
+            _RUNNING[type(self)] = provisioner.pid
+
+    return Manager
+
+
+def surroundings(folder: Path, threads: int | None = None) -> dict[str, Any]:
+    """What the results may depend on beyond the key: versions, platform, threads, commit. No host and no user name."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "threads": threads or asked_threads() or os.cpu_count() or 1,
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "commit": _commit(folder),
+    }
+
+
+def asked_threads() -> int | None:
+    """How many ``OMP_NUM_THREADS`` asks for, of which "4,2" is a form; None where it is no positive number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) or None if first.isdecimal() else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit that ``folder`` is at, with ``-dirty`` where tracked files differ from it; None outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

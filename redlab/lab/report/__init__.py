@@ -1,0 +1,1 @@
+"""The HTML report of a run of all notebooks. Start with `page`."""

@@ -1,0 +1,97 @@
+"""The runs that a report is made of, and the facts about them that stand beside their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redlab.lab.commands import command_of
+from redlab.lab.notebooks import without_paths
+from redlab.lab.parameters import changed_parameters
+from redlab.lab.refresh import private_paths
+from redlab.lab.results import facts_of, results_of
+from redlab.lab.runs import Run, RunFailed, run_key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run, and the notebook that it was a run of; what it says holds no path of this machine."""
+
+    run: Run
+    notebook: Path
+
+    @cached_property
+    def private(self) -> dict[str, str]:
+        return private_paths(self.run.folder, self.notebook.parent.parent)
+
+    @cached_property
+    def command(self) -> str:
+        """What makes the run again, typed in the folder of the checkout."""
+        return without_paths(command_of(self.notebook, self.run.params), self.private)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """``run.json``: versions, platform, threads, commit."""
+        return json.loads((self.run.folder / "run.json").read_text(encoding="utf-8"))
+
+    def frame(self) -> pd.DataFrame | None:
+        """What it recorded, with its network named; None where it recorded nothing.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if not (self.run.folder / "results.parquet").is_file():
+            return None
+        frame = results_of(self.run.folder)
+        return frame if "network" in frame else frame.assign(network=str(self.run.params.get("network", "")))
+
+
+def other_runs(notebook: Path, known: Run | RunFailed, left_out: Counter) -> Iterator[Source]:
+    """The runs of ``notebook`` with other parameters that lie beside ``known``, if they are still what their command
+    would give: of the same cells and the same package. ``left_out`` counts the others, by why.
+    """
+    for mark in sorted(known.folder.parent.glob("[!.]*/run.json")):
+        if mark.parent == known.folder:
+            continue
+        why, run = _judge(notebook, mark)
+        if run is None:
+            left_out[why] += 1
+        else:
+            yield Source(run, notebook)
+
+
+def _judge(notebook: Path, mark: Path) -> tuple[str, Run | None]:
+    try:
+        facts = facts_of(mark.parent)
+        changed = changed_parameters(notebook, facts["parameters"])
+        run = Run(mark.parent, notebook.stem, facts["parameters"], facts["seconds"], cached=True)
+    except (OSError, ValueError, TypeError):  # a parameter that there is no more, or a damaged file
+        return "older", None
+    if run_key(notebook, changed) != mark.parent.name:
+        return "older", None
+    return ("quick", None) if changed.get("quick") else ("", run)
+
+
+def left_out_words(left_out: Counter) -> str:
+    """What was left out, in a sentence; "" for nothing."""
+    reasons = {"older": "of an older package or notebook", "quick": "quick"}
+    said = [f"{left_out[why]} {words}" for why, words in reasons.items() if left_out[why]]
+    return f"Runs beside these that were left out: {', '.join(said)}." if said else ""
+
+
+def sources_of(outcomes: Sequence[Run | RunFailed], notebooks: Path, left_out: Counter) -> dict[str, list[Source]]:
+    """By notebook its finished runs, the one of ``outcomes`` first."""
+    found: dict[str, list[Source]] = {}
+    for outcome in outcomes:
+        path = notebooks / f"{outcome.name}.ipynb"
+        own = [Source(outcome, path)] if isinstance(outcome, Run) else []
+        found[outcome.name] = [*own, *other_runs(path, outcome, left_out)]
+    return found

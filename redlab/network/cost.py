@@ -1,0 +1,177 @@
+"""What one input costs a network, layer by layer: parameters, products, macs, additions, lookups and bytes."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from redlab.network.example import Example, Inputs, fit_example
+from redlab.network.layers import unwrap
+from redlab.network.multiplications import Multiplications, Multiplied
+from redlab.network.origins import tensors_of
+from redlab.network.trial_run import try_out
+
+COSTS = ("parameters", "products", "macs", "additions", "lookups", "bytes")
+COUNTED = ("products", "macs", "additions")  # what tables of layers hold before and after
+
+
+def measure_cost(network: nn.Module, example: Example | None = None) -> pd.DataFrame:
+    """The cost of one input: a row for every module that owns parameters or multiplies, in the order of the modules.
+
+    A product is one multiplication of an input value by a weight that is not zero and that a valid output uses. What
+    convolutions, transposed or not, pad with zeros has none; zeros that the network itself makes beforehand
+    (``F.pad``, ``ZeroPad2d``) are values like any other, and so are reflected or repeated borders. Linear, bilinear and
+    recurrent layers count by the same rule; a weight that is computed at every call counts as if it had no zeros. Batch
+    norm, activations, pooling and embeddings count nothing.
+    A module with a ``cost`` and ``macs`` of its own, a split layer, is asked for them with the shape of its input.
+
+    Arguments:
+        network: left untouched; it runs on fake tensors, so that neither its size nor its device matters.
+        example: what the network takes, batch first: a tensor, a tuple of positional inputs or a dict of keyword
+            inputs; by default ``example_input(network)``. Its first input is counted.
+
+    Returns:
+        The columns ``layer``, ``kind``, and as int64 ``parameters`` (shared ones once, where they come first),
+        ``products``, ``macs`` (multiplications as PyTorch's ``FlopCounterMode`` and papers count them: padding and
+        zeros too, and those of attention between two inputs, which are no products; of a split layer those of the
+        ordinary one), ``additions`` (one for each term summed into an output, biases apart; as many as products in a
+        dense layer), ``lookups`` (0 in a dense layer) and ``bytes`` (of the parameters as stored). ``skipped`` says
+        what a row leaves out, or "". ``.attrs`` holds the totals of the numbers under the same names.
+
+    Warns:
+        UserWarning: where modules multiply by weights in a way that is not counted; it names them, as ``skipped`` does.
+
+    Raises:
+        ValueError: where the network doesn't accept ``example``.
+
+    Example:
+        >>> cost = measure_cost(load_network("cifar10/resnet20", weights=None))
+        >>> cost.attrs["products"], cost["products"].sum().item(), cost.attrs["macs"]
+        (36957504, 36957504, 40551040)
+    """
+    network = unwrap(network)
+    run = run_once(network, example)
+    products = run.multiplied.products(dict(tensors_of(network)))
+    rows: list[dict[str, Any]] = []
+    counted: set[int] = set()
+    for path, module in _modules(network):
+        parameters = module.parameters(recurse=hasattr(module, "cost"))
+        own = {id(p): p for p in parameters if not isinstance(p, UninitializedParameter)}  # lazy: no shape yet
+        new = [p for key, p in own.items() if key not in counted]
+        counted.update(own)
+        why = _why_not(run.multiplied, path)
+        if own or run.multiplied.macs[path] or products[path] or why:
+            kind = type_before_parametrizations(module).__name__
+            cost = _stored(new) | _own_cost(module, products[path], run.multiplied.macs[path], run.calls[path])
+            rows.append({"layer": path or kind, "kind": kind, **cost, "skipped": why})
+    table = pd.DataFrame(rows, columns=["layer", "kind", *COSTS, "skipped"]).astype(dict.fromkeys(COSTS, "int64"))
+    table.attrs = {name: int(table[name].sum()) for name in COSTS}
+    _warn(table)
+    return table
+
+
+def by_module(network: nn.Module, cost: pd.DataFrame) -> dict[str, Counter[str]]:
+    """What ``measure_cost`` says of each module of ``network``, by its path; modules without a cost are left out."""
+    counts = {row["layer"]: Counter({name: row[name] for name in COSTS}) for row in cost.to_dict("records")}
+    names = {path: path or type_before_parametrizations(network).__name__ for path, _ in network.named_modules()}
+    return {path: counts[name] for path, name in names.items() if name in counts}
+
+
+def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module by its path, but for the parts of those that answer for themselves."""
+    inside: set[nn.Module] = set()
+    for path, module in network.named_modules():
+        if module not in inside:
+            yield path, module
+            inside |= set(module.modules()) if hasattr(module, "cost") else set()
+
+
+def _stored(parameters: list[Tensor]) -> dict[str, int]:
+    sizes = [(p.numel(), p.numel() * p.element_size()) for p in parameters]
+    return {"parameters": sum(n for n, _ in sizes), "bytes": sum(size for _, size in sizes)}
+
+
+def _own_cost(module: nn.Module, products: int, macs: int, calls: list[torch.Size]) -> dict[str, int]:
+    """In a dense module each product is one term of one sum, and nothing is looked up."""
+    if not hasattr(module, "cost"):
+        return {"products": products, "macs": macs, "additions": products, "lookups": 0}
+    total = sum((Counter(module.cost(shape)) for shape in calls), Counter())
+    own = {name: total[name] for name in ("products", "additions", "lookups")}
+    return own | {"macs": sum(module.macs(shape) for shape in calls)}
+
+
+def _why_not(found: Multiplied, path: str) -> str:
+    """What is not counted of the module at ``path``, or ""."""
+    names = ", ".join(sorted(found.unknown.get(path, ())))
+    return f"its multiplications by {names} are not counted" if names else ""
+
+
+def _warn(table: pd.DataFrame) -> None:
+    left = table.loc[table["skipped"] != "", "layer"].tolist()
+    if left:
+        names = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        warnings.warn(f"not all multiplications are counted, see `skipped`: {names}", stacklevel=3)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a trial forward multiplied, and by module the shapes of the inputs of those that count themselves."""
+
+    multiplied: Multiplied
+    calls: dict[str, list[torch.Size]]
+
+
+def run_once(network: nn.Module, example: Example | None = None) -> Run:
+    """A forward of one input on a copy of ``network``; arguments and errors as of ``measure_cost``."""
+    runs: list[Run] = []
+
+    def run(copied: nn.Module, inputs: Inputs) -> None:
+        calls: dict[str, list[torch.Size]] = defaultdict(list)
+        for path, module in copied.named_modules():
+            if hasattr(module, "cost"):
+                _stand_in(module, calls[path])
+        mode = Multiplications(tensors_of(copied), inputs.tensors)
+        _follow(copied, mode)
+        with mode.counting():
+            inputs.run(copied)
+        runs[:] = [Run(mode.found, calls)]
+
+    try_out(network, fit_example(network, example).first(), run)
+    return runs[0]
+
+
+def _stand_in(module: nn.Module, calls: list[torch.Size]) -> None:
+    """Let a module that counts itself take down what it is called with, and compute nothing."""
+
+    def forward(input: Tensor) -> Tensor:
+        calls.append(input.shape)
+        return input.new_zeros(module.output_shape(input.shape))
+
+    module.forward = forward
+
+
+def _follow(network: nn.Module, mode: Multiplications) -> None:
+    """Let ``mode`` know which module of ``network``, a copy that may be hooked, is running; TorchScript can't be."""
+    running = [""]
+
+    def started(path: str) -> None:
+        running.append(path)
+        mode.running = path
+
+    def ended() -> None:
+        running.pop()
+        mode.running = running[-1]
+
+    for path, module in network.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_pre_hook(lambda *_, path=path: started(path))
+            module.register_forward_hook(lambda *_: ended())

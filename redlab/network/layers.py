@@ -1,0 +1,193 @@
+"""Which tensors of a network are conv and linear weights, one row each; copies of networks, without wrappers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+# MultiheadAttention holds its input projections as bare parameters, not as Linear modules.
+_ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One conv or linear weight of a network.
+
+    Attributes:
+        name: the module's dotted name; a projection of a MultiheadAttention appends its own (``attn.in_proj``).
+        kind: the module's class.
+        module: the module itself, and ``parameter`` the name of the weight in it.
+        skipped: why steps that rewrite weights must leave it alone, or "".
+        shared: the names of the other parameters that are the same tensor (an embedding's weight, say).
+    """
+
+    name: str
+    kind: str
+    module: nn.Module
+    parameter: str
+    skipped: str = ""
+    shared: tuple[str, ...] = ()
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return getattr(self.module, self.parameter)
+
+
+def weight_layers(network: nn.Module) -> Iterator[Layer]:
+    """Every conv and linear weight of ``network``, in the order of its modules, shared ones once for each owner.
+
+    Example:
+        >>> [(layer.name, tuple(layer.weight.shape)) for layer in weight_layers(load_network("digits/mlp"))]
+        [('hidden.0.linear', (256, 64)), ('hidden.1.linear', (128, 256)), ('classifier', (10, 128))]
+    """
+    owners: dict[int, str] = {}
+    network = unwrap(network)
+    names = parameter_names(network)
+    for path, module in network.named_modules():
+        for parameter in _weight_names(module):
+            name = path if parameter == "weight" else f"{path}.{parameter.removesuffix('_weight')}".lstrip(".")
+            kind = kind_of(module)
+            weight = getattr(module, parameter)
+            skipped = _why_skipped(module, parameter, owners.get(id(weight)))
+            owners.setdefault(id(weight), name or kind)
+            own = f"{path}.{parameter}".lstrip(".")
+            shared = tuple(other for other in names.get(id(weight), ()) if other != own)
+            yield Layer(name or kind, kind, module, parameter, skipped, shared)
+
+
+def parameter_names(network: nn.Module) -> dict[int, list[str]]:
+    """By its ``id``, the dotted names of every parameter: several where it is tied. A module with two names has one."""
+    names: dict[int, list[str]] = {}
+    for path, module in network.named_modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(f"{path}.{name}".lstrip("."))
+    return names
+
+
+def row_parameters(layers: Iterable[Layer]) -> dict[str, int]:
+    """How many parameters each row of a table tells of; those of several rows count once, in the first of them."""
+    counts: dict[str, int] = {}
+    seen: dict[int, nn.Parameter] = {}
+    for layer in layers:
+        # An attention's output projection lies inside it, and has a row of its own.
+        own = {id(p): p for p in layer.module.parameters(recurse=layer.parameter == "weight") if not is_lazy(p)}
+        counts[layer.name] = sum(p.numel() for key, p in own.items() if key not in seen)
+        seen |= own
+    return counts
+
+
+def kind_of(module: nn.Module) -> str:
+    """The class of a module as a reader knows it."""
+    # A parametrized module's class is made on the fly; its base is the one that was written.
+    return type(module).__mro__[1].__name__ if parametrize.is_parametrized(module) else type(module).__name__
+
+
+def _weight_names(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, _ConvNd | nn.Linear):
+        return ("weight",)
+    if isinstance(module, nn.MultiheadAttention):
+        return tuple(name for name in _ATTENTION_PROJECTIONS if getattr(module, name) is not None)
+    return ()
+
+
+def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "its weight has no shape yet (lazy): run the network once"
+    if parametrize.is_parametrized(module, parameter):
+        return "its weight is parametrized: remove the parametrization first"
+    if parameter not in module._parameters:
+        return "its weight is computed at every call: make it a parameter first (torch.nn.utils.prune.remove, say)"
+    if owner is not None:
+        return f"shares its weight with {owner}"
+    return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""
+
+
+def count_distinct(weight: torch.Tensor) -> int:
+    """How many different numbers a weight of any floating type holds."""
+    weight = weight.detach().cpu()
+    return len(np.unique((weight if weight.dtype == torch.float64 else weight.float()).numpy()))
+
+
+def copy_network(network: nn.Module, instead: dict[int, torch.Tensor] | None = None) -> nn.Module:
+    """A deep copy, for a step to work on.
+
+    Arguments:
+        instead: by the ``id`` of a parameter or buffer, the one that the copy gets in its place.
+
+    Raises:
+        ValueError: where PyTorch can't copy it: weights computed by hooks (``torch.nn.utils.prune``, ``weight_norm``).
+    """
+    memo: dict[int, Any] = {} if instead is None else dict(instead)
+    try:
+        copied = copy.deepcopy(network, memo)
+        for module in [module for module in network.modules() if isinstance(module, GraphModule)]:
+            _complete(memo[id(module)], copy.deepcopy(vars(module), memo))
+        return copied
+    except RuntimeError as error:
+        raise ValueError(
+            "the network cannot be copied, since some weights are computed by hooks: make them parameters first "
+            f"(torch.nn.utils.prune.remove or remove_weight_norm). PyTorch says: {error}"
+        ) from error
+
+
+def _complete(copied: nn.Module, own: dict[str, Any]) -> None:
+    """Give the copy of a ``torch.fx`` module what its own deep copy leaves out: all that its graph doesn't name."""
+    for name, value in own.items():
+        if name not in vars(copied):
+            vars(copied)[name] = value
+        elif isinstance(value, dict):  # parameters, modules, hooks: all of them, in their order
+            parts = value | vars(copied)[name]
+            vars(copied)[name].clear()
+            vars(copied)[name].update(parts)
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """``network`` without ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, around it or in it.
+
+    The layers have their own names then, without ``_orig_mod.`` and ``module.``, and compiled kernels, which end the
+    process where they meet tensors without values, don't run. The parameters and buffers are the network's own.
+
+    Returns:
+        ``network`` itself where nothing wraps it, what is inside where one wrapper does; where modules in it are
+        wrapped, a copy of the modules that shares every tensor.
+
+    Example:
+        >>> network = load_network("digits/mlp")
+        >>> from redlab.network.layers import unwrap
+        >>> unwrap(torch.compile(network)) is network
+        True
+    """
+    network = _innermost(network)
+    if not any(_inside(module) is not None for module in network.modules()):
+        return network
+    tensors = [*network.parameters(), *network.buffers()]
+    own = copy_network(network, {id(tensor): tensor for tensor in tensors})
+    for module in list(own.modules()):
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _innermost(child)
+    return own
+
+
+def _innermost(module: nn.Module) -> nn.Module:
+    while (inside := _inside(module)) is not None:
+        module = inside
+    return module
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, DataParallel | DistributedDataParallel):
+        return module.module
+    # Of torch.compile: by name, since to import the class takes a second.
+    return module._orig_mod if type(module).__name__ == "OptimizedModule" else None

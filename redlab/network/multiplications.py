@@ -1,0 +1,235 @@
+"""What a forward multiplies: each product with a weight as the network runs, and the weights' zeros afterwards."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy import ndarray
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from redlab.network.geometry import meetings
+from redlab.network.origins import COMPUTED, Origins, leaves, storage_key
+
+aten = torch.ops.aten
+_LAYERS = (F.linear, F.conv1d, F.conv2d, F.conv3d)
+_CONVOLUTIONS = {aten.convolution, aten._convolution}
+# Where the first of two matrices, or of a matrix and a vector, stands among the arguments.
+_MATRICES = {aten.mm: 0, aten.bmm: 0, aten.mv: 0, aten.addmm: 1, aten.baddbmm: 1, aten.addmv: 1}
+# Those that PyTorch's counter has no formula for: of the first factor and the second.
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    aten.mv: lambda matrix, _: matrix.numel(),
+    aten.addmv: lambda _, matrix, __: matrix.numel(),
+    aten._trilinear: lambda x, weight, *_: len(x) * weight.numel(),
+}
+# What does no more than move, add or compare a weight, or norms, multiplies nothing by our convention.
+_HARMLESS = {
+    *("add", "sub", "rsub", "eq", "ne", "lt", "le", "gt", "ge", "maximum", "minimum"),
+    *("cat", "stack", "where", "copy", "clone", "masked_fill", "topk", "sort", "argmax", "argmin"),
+    *("index", "index_select", "index_put", "gather", "scatter"),
+    *("embedding", "embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"),
+    *("native_layer_norm", "native_group_norm", "_fused_rms_norm"),
+}
+# What PyTorch asks of nested tensors.
+_QUESTIONS = {
+    *(aten.is_contiguous, aten.is_strides_like_format, aten.is_non_overlapping_and_dense, aten.sym_is_contiguous),
+    *(aten.size, aten.sym_size, aten.stride, aten.sym_stride, aten.storage_offset, aten.sym_storage_offset),
+    *(aten.numel, aten.sym_numel, aten.dim, torch.ops.prim.layout),
+}
+
+
+class Use(NamedTuple):
+    """A weight as some module multiplies by it.
+
+    Attributes:
+        module: the dotted name of the module that asks for it.
+        weight: the name of the parameter that it is a view of, or "" where it is computed at every call.
+        shape, stride, offset: of the view; the offset is counted from where the parameter begins.
+        spatial: how many of its last dimensions are those of a kernel.
+    """
+
+    module: str
+    weight: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    spatial: int
+
+    def terms(self, values: Mapping[str, Tensor]) -> ndarray:
+        """(*kernel) how many weights that are not zero stand at each tap; all of them where values are not known."""
+        inner = len(self.shape) - self.spatial
+        every = np.full(self.shape[inner:], prod(self.shape[:inner]), np.int64)
+        real = values.get(self.weight)
+        if real is None or real.is_meta:
+            return every
+        view = real.detach().as_strided(self.shape, self.stride, real.storage_offset() + self.offset)
+        # In the order in which they lie in memory: a transposed matrix would take ten times as long.
+        order = sorted(range(len(self.shape)), key=self.stride.__getitem__, reverse=True)
+        if int(view.permute(order).count_nonzero()) == view.numel():
+            return every
+        return (view != 0).sum(dim=tuple(range(inner))).cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Multiplied:
+    """What a forward multiplied.
+
+    Attributes:
+        uses: by each use of a weight, (*kernel) how many inputs every tap of it is multiplied by.
+        macs: by module, multiplications as PyTorch's ``FlopCounterMode`` counts them.
+        unknown: by module, the operations of weights, or of what a library has packed, that no rule counts.
+    """
+
+    uses: dict[Use, ndarray]
+    macs: Counter[str]
+    unknown: dict[str, set[str]]
+
+    def products(self, values: Mapping[str, Tensor]) -> Counter[str]:
+        """By module, where the parameters have these ``values``."""
+        found: Counter[str] = Counter()
+        for use, positions in self.uses.items():
+            found[use.module] += int((use.terms(values) * positions).sum())
+        return found
+
+
+class Multiplications(TorchDispatchMode):
+    """Inside ``counting()`` every product is taken down, whichever code of a network asks for it.
+
+    Products of two tensors of which neither is a weight, as in attention, are macs alone; so are those of two weights.
+
+    Attributes:
+        running: the dotted name of the module that runs, as the caller sets it.
+        found: what was taken down.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, tensors: Iterable[tuple[str, Tensor]], inputs: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.running = ""
+        self.found = Multiplied({}, Counter(), defaultdict(set))
+        self._origins, self._layer = Origins(tensors, inputs), _Layer()
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Recurrent layers are written out meanwhile: to the libraries that compute them they are one operation."""
+        libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+        enabled = [library.enabled for library in libraries]
+        try:
+            for library in libraries:
+                library.enabled = False
+            with self._layer, self:
+                yield
+        finally:
+            for library, was in zip(libraries, enabled, strict=True):
+                library.enabled = was
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs, packet = kwargs or {}, getattr(func, "_overloadpacket", func)
+        if packet in _QUESTIONS:
+            return NotImplemented
+        if packet is not func and packet not in flop_registry and packet is not torch.ops.prim.device:
+            with self:
+                if (out := func.decompose(*args, **kwargs)) is not NotImplemented:
+                    return out
+        out = func(*args, **kwargs)
+        given = [*args, *kwargs.values()]
+        self._origins.follow(given, out, made=self._count(packet, args, kwargs, out))
+        return out
+
+    def _count(self, packet: Any, args: tuple, kwargs: dict, out: Any) -> bool:
+        """Whether ``packet`` multiplies tensors with one another; if so, it is taken down."""
+        formula = flop_registry.get(packet) or _FORMULAS.get(packet)
+        if formula is None:
+            self._look_at(packet, [*args, *kwargs.values()])
+            return False
+        if packet in _FORMULAS:
+            self.found.macs[self.running] += formula(*args)
+        else:
+            self.found.macs[self.running] += formula(*args, **kwargs, out_val=out) // 2
+        if packet in _CONVOLUTIONS:
+            self._convolve(args, out)
+        elif packet in _MATRICES:
+            self._multiply(*args[_MATRICES[packet] :][:2])
+        elif packet is aten._trilinear:
+            self._use(args[1], np.array(len(args[0])))
+        return True
+
+    def _convolve(self, args: tuple, out: Tensor) -> None:
+        x, weight, _, *numbers = args[:6]
+        sizes = [self._layer.space or tuple(x.shape[2:]), tuple(out.shape[2:])]
+        if args[6]:  # transposed: each input meets a place of the output at every tap
+            sizes.reverse()
+        positions = np.array(len(x))
+        for axis, kernel in enumerate(weight.shape[2:]):
+            stride, padding, dilation = (each[axis % len(each)] for each in numbers)
+            own = meetings(sizes[0][axis], sizes[1][axis], kernel, stride, padding, dilation)
+            positions = np.multiply.outer(positions, own)
+        self._use(weight, positions)
+
+    def _multiply(self, first: Tensor, second: Tensor) -> None:
+        """Of a matrix and a matrix, in batches too, or a vector."""
+        weight = self._weight_of(first, second)
+        if weight is first:
+            self._use(first, np.array(second.shape[-1] if second.ndim > 1 else 1))
+        elif weight is second:
+            self._use(second, np.array(first.shape[-2]))
+
+    def _weight_of(self, first: Tensor, second: Tensor) -> Tensor | None:
+        for tensor in (second, first):
+            if self._layer.weight is not None and storage_key(tensor) == self._layer.weight:
+                return tensor
+        ranks = [self._origins.rank(tensor) for tensor in (first, second)]
+        return None if ranks[0] == ranks[1] else (first, second)[ranks[1] > ranks[0]]
+
+    def _use(self, weight: Tensor, positions: ndarray) -> None:
+        name, offset = self._origins.place(weight)
+        use = Use(self.running, name, tuple(weight.shape), weight.stride(), offset, positions.ndim)
+        self.found.uses[use] = self.found.uses.get(use, 0) + positions
+
+    def _look_at(self, packet: Any, given: list[Any]) -> None:
+        """Note what may multiply by a weight in a way of its own."""
+        tensors = list(leaves(given, Tensor))
+        if packet.__name__.rstrip("_") in _HARMLESS or all(self._origins.rank(t) != COMPUTED for t in tensors):
+            return
+        names = {name.rpartition(".")[0] for tensor in tensors for name in self._origins.sources(tensor)}
+        for module in names | ({self.running} if [*leaves(given, torch.ScriptObject)] else set()):
+            self.found.unknown[module].add(packet.__name__)
+
+
+class _Layer(TorchFunctionMode):
+    """What can't be told from the operations that the function of a layer is made of.
+
+    Attributes:
+        weight: the storage of the weight of the linear layer that runs, or None.
+        space: of the convolution that runs with padding="same" the sizes of the input, which is padded before that;
+            or None.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight: int | None = None
+        self.space: tuple[int, ...] | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _LAYERS:
+            given = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+            if func is F.linear:
+                self.weight = storage_key(given["weight"])
+            elif "same" in [value for value in (*args, *kwargs.values()) if isinstance(value, str)]:
+                self.space = tuple(given["input"].shape[2 - given["weight"].ndim :])
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.weight = self.space = None

@@ -1,0 +1,59 @@
+"""The history that a network carries: what it was built as, and every step taken since."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build a network again: a fresh ``architecture``, then each of ``steps`` in order.
+
+    ``load_network`` stamps it as ``network.redlab``. For a network of your own, stamp it yourself:
+    ``network.redlab = Recipe("torchvision/resnet18", (3, 224, 224))``.
+
+    Attributes:
+        architecture: a name that ``load_network`` knows.
+        input_shape: the shape of one input, without the batch.
+        steps: plain data (JSON), one dict a step, each with the key ``step``.
+        input_mean: the mean of what goes in, as it goes in: a number a channel, or one for all; None: not known.
+
+    Example:
+        >>> load_network("digits/resnet").redlab
+        Recipe(architecture='digits/resnet', input_shape=(1, 8, 8), steps=(), input_mean=(0.3054,))
+        >>> network = torch.nn.Linear(64, 10)
+        >>> network.redlab = Recipe("my/linear", (64,))
+        >>> example_input(network).shape
+        torch.Size([1, 64])
+    """
+
+    architecture: str
+    input_shape: tuple[int, ...]
+    steps: tuple[dict, ...] = ()
+    input_mean: tuple[float, ...] | None = None
+
+
+def recipe_of(network: nn.Module) -> Recipe | None:
+    """The network's recipe, or None where it was never stamped."""
+    return getattr(network, "redlab", None)
+
+
+def input_mean_of(network: nn.Module) -> tuple[float, ...] | None:
+    """The mean of the network's input, a number a channel, as its recipe says; None: not known."""
+    recipe = recipe_of(network)
+    return recipe.input_mean if recipe else None
+
+
+def append_step(network: nn.Module, step: dict) -> None:
+    """Append one step to the recipe of ``network``, a copy that its caller owns; an unstamped network stays so."""
+    if (recipe := recipe_of(network)) is not None:
+        network.redlab = replace(recipe, steps=(*recipe.steps, step))
+
+
+def drop_steps(network: nn.Module, kinds: Collection[str]) -> None:
+    """Take the steps of these kinds out of the recipe of ``network``, a copy that its caller owns."""
+    if (recipe := recipe_of(network)) is not None:
+        network.redlab = replace(recipe, steps=tuple(step for step in recipe.steps if step["step"] not in kinds))

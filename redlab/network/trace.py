@@ -1,0 +1,283 @@
+"""The network as a graph of ATen operations, with the names of the parameters that feed them.
+
+Tracing runs on fake tensors: shapes and data flow, no arithmetic, no memory, whatever the size of the network.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import operator
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from redlab.network.example import Example, Inputs, fit_example
+from redlab.network.layers import Layer, unwrap, weight_layers
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_CONVOLVES = {getattr(kind, "_conv_forward", None) for kind in _LAYERS}
+# A subclass with a forward of its own may do more than its name says: an activation after the norm, say.
+_FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward, *(kind.forward for kind in _LAYERS)}
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What a network computes in eval mode, one node an operation, in the order in which they run.
+
+    Every node carries a fake tensor of its output in ``node.meta["val"]``: shape, dtype and device.
+
+    Attributes:
+        network: what was traced.
+        fx: the graph itself (``torch.fx``), over ATen operations such as ``aten.conv2d.default``.
+        tensors: the placeholder of every parameter and buffer by its dotted name. A tensor with several names (tied
+            weights, a module registered twice) has one placeholder, so that its users are all its uses.
+        layers: the conv or linear layer by the placeholder of its weight.
+        constants: the value of every other tensor that the network's code holds or makes, by its placeholder.
+        inputs: the placeholders of what the network is called with, in the order of the call.
+    """
+
+    network: nn.Module
+    fx: torch.fx.Graph
+    tensors: dict[str, Node]
+    layers: dict[Node, Layer]
+    constants: dict[Node, Tensor]
+    inputs: tuple[Node, ...]
+
+    def names(self, node: Node) -> list[str]:
+        """The parameters and buffers among the arguments of ``node``, each by the first of its names."""
+        first = {placeholder: name for name, placeholder in reversed(self.tensors.items())}
+        return [first[argument] for argument in node.all_input_nodes if argument in first]
+
+    def users(self, name: str) -> list[Node]:
+        """The operations that use a parameter or buffer, under whichever of its names; none if it isn't used."""
+        return list(self.tensors[name].users) if name in self.tensors else []
+
+    def calls(self, layer: Layer) -> list[Node]:
+        """The convolutions or products that use the weight of ``layer``, but for those of others that share it."""
+        name = tensor_name(self.network, layer)
+        calls = [node for node in self.users(name) if is_layer(node) and node.args[1] is self.tensors[name]]
+        others = [node for node in calls if getattr(self.caller(node), "weight", None) is layer.weight]
+        return [node for node in calls if node not in others or self.caller(node) is layer.module]
+
+    def caller(self, node: Node) -> nn.Module:
+        """The innermost module whose forward runs ``node``."""
+        return self.network.get_submodule(module_path(node))
+
+    def is_plain(self, node: Node) -> bool:
+        """Whether ``node`` is all that its module does: a layer or batch norm with PyTorch's own forward, no hooks."""
+        return not has_own_forward(self.caller(node))
+
+    def why_fixed(self, node: Node) -> str:
+        """Why no step may rewrite the weight and bias of the conv or linear ``node`` for this call, or ""."""
+        layer, users = self.layers.get(node.args[1]), list(node.args[1].users)
+        if layer is None:
+            return f"the {operation(node)} beside it computes its weight at every call"
+        if layer.skipped:
+            return f"{layer.name}: {layer.skipped}"
+        if len(users) > 1 and layer.shared:
+            return f"{layer.name} shares its weight with {' and '.join(layer.shared)}"
+        if others := [user for user in users if not is_layer(user)]:
+            return f"the weight of {layer.name} is also used by {operations(others)}"
+        if len(users) > 1:
+            return f"{layer.name} is called {len(users)} times"
+        if not self.is_plain(node) or self.caller(node) is not layer.module:
+            return f"{layer.name} has a forward of its own"
+        if layer.module.bias is not None and len(self.users(tensor_name(self.network, layer, "bias"))) != 1:
+            return f"the bias of {layer.name} is shared or computed at every call"
+        return ""
+
+
+def trace(network: nn.Module, example: Example | None = None) -> Graph:
+    """The graph of ``network`` in eval mode on inputs like ``example`` (batch first, as the network takes it).
+
+    The network is left as it was, on whatever device it lies. Source: ``torch.export``, without strict mode.
+
+    Arguments:
+        example: a tensor, a tuple of positional inputs or a dict of keyword inputs.
+
+    Raises:
+        ValueError: where the network can't be exported, or doesn't accept ``example``.
+    """
+    network = unwrap(network)
+    inputs = fit_example(network, example)
+    try:
+        with evaluating(network), _quiet():
+            program = torch.export.export(network, inputs.args, inputs.kwargs, strict=False)
+    except Exception as error:  # torch.export raises whatever the network's own code does
+        raise ValueError(refusal(network, inputs, "be traced", error)) from error
+    _drop_assertions(program.graph)
+    tensors = _tensors(network, program)
+    layers = {
+        tensors[name]: layer for layer in weight_layers(network) if (name := tensor_name(network, layer)) in tensors
+    }
+    lifted = program.graph_signature.inputs_to_lifted_tensor_constants
+    constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
+    given = {name for name in program.graph_signature.user_inputs if isinstance(name, str)}
+    inputs_of = tuple(node for node in program.graph.nodes if node.op == "placeholder" and node.name in given)
+    return Graph(network, program.graph, tensors, layers, constants, inputs_of)
+
+
+def _drop_assertions(graph: torch.fx.Graph) -> None:
+    """Take out what computes nothing: ``x.float()`` leaves a check of its input's dtype in the graph, say."""
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and not in_place(node) and not node.target._schema.returns:
+            graph.erase_node(node)
+
+
+def tensor_name(network: nn.Module, layer: Layer, which: str = "weight") -> str:
+    """The dotted name of the weight or bias of ``layer``."""
+    return which if layer.module is network else f"{layer.name}.{which}"
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Inside: eval mode, no gradients, attention written out as operations, nothing compiled, no cache of keys and
+    values. After: all as it was before.
+    """
+    training = [module for module in network.modules() if module.training]
+    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
+    caching = [config for config in configs if _caches(config)]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    # The fast path of nn.MultiheadAttention is one opaque operation, in which products can be neither seen nor counted.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for config in caching:
+            config.use_cache = False
+        # Compiled kernels end the process where they meet tensors without values.
+        with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"), _unlogged():
+            yield network.eval()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for config in caching:
+            config.use_cache = True
+        for module in training:
+            module.training = True
+
+
+def _caches(config: Any) -> bool:
+    """Whether a decoder, as in the transformers library, would answer with its keys and values too."""
+    return getattr(config, "use_cache", None) is True
+
+
+_ONE_AT_A_TIME = threading.RLock()  # stderr belongs to the whole process
+_LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Inside, torch logs nothing of what cannot be traced or run: our own errors say it."""
+    loggers = [logger for name in _LOGGERS if not (logger := logging.getLogger(name)).disabled]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        yield
+    finally:
+        for logger in loggers:
+            logger.disabled = False
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What ``torch.export`` can't do it prints on stderr, half a graph long; what else is printed there is kept."""
+    said, dump = io.StringIO(), ""
+    with _ONE_AT_A_TIME:
+        try:
+            with redirect_stderr(said):
+                yield
+        except Exception as error:
+            dump = f"{getattr(error, 'partial_fx_graph', '')}\n"
+            raise
+        finally:
+            sys.stderr.write(said.getvalue().replace(dump, "") if dump else said.getvalue())
+
+
+def refusal(network: nn.Module, inputs: Inputs, what: str, error: Exception) -> str:
+    """The message of a ValueError: ``network`` can't ``what`` on ``inputs``, and the first line of the reason."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        reason = "TorchScript hides its layers: pass the module that it was made from"
+    return f"{type(network).__name__} cannot {what} on {inputs.describe()}: {reason}"
+
+
+def operation(node: Node) -> str:
+    """What ``node`` does, for a reader: ``relu`` for ``aten.relu_.default``, and so on."""
+    if node.op != "call_function":
+        return "the network's input" if node.op == "placeholder" else "the network's output"
+    if node.target is operator.getitem:  # one of several outputs
+        return operation(node.args[0])
+    packet = getattr(node.target, "overloadpacket", node.target)
+    return getattr(packet, "__name__", str(packet)).rstrip("_")
+
+
+def argument(node: Node, name: str, default: Any = None) -> Any:
+    """The argument of ``node`` that its operation calls ``name``; ``default`` where the operation has none so called.
+
+    Example: of ``aten.mean.dim(x, [2, 3])``, whose schema is (self, dim, keepdim=False, ...), "dim" is [2, 3] and
+    "keepdim" False.
+    """
+    for place, own in enumerate(node.target._schema.arguments):
+        if own.name == name:
+            return node.args[place] if place < len(node.args) else node.kwargs.get(name, own.default_value)
+    return default
+
+
+def operations(nodes: Iterable[Node]) -> str:
+    """What several nodes do, each kind once: ``relu, add``."""
+    return ", ".join(dict.fromkeys(operation(node) for node in nodes))
+
+
+def is_layer(node: Node) -> bool:
+    """Whether ``node`` is a convolution, transposed or not, or a linear layer: (data, weight, bias, ...)."""
+    return operation(node) in _OPERATIONS
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a layer or batch norm does more than PyTorch's class: by a forward of its own, or by a hook."""
+    plain = getattr(module.forward, "__func__", None) in _FORWARDS
+    plain &= getattr(type(module), "_conv_forward", None) in _CONVOLVES
+    return not plain or bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def in_place(node: Node) -> bool:
+    """Whether ``node`` overwrites one of its arguments."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def module_path(node: Node) -> str:
+    """The dotted name of the innermost module whose forward runs ``node``, "" for the network itself."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack else ""
+
+
+def _tensors(network: nn.Module, program: torch.export.ExportedProgram) -> dict[str, Node]:
+    signature = program.graph_signature
+    name_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    placeholder_of = {name_of[node.name]: node for node in program.graph.nodes if node.name in name_of}
+    tensors: dict[str, Node] = {}
+    for names in _aliases(network):
+        # Export may give a tensor with several names several placeholders, and reads from any of them.
+        placeholders = [placeholder_of[name] for name in names if name in placeholder_of]
+        for other in placeholders[1:]:
+            other.replace_all_uses_with(placeholders[0])
+        if placeholders:
+            tensors |= dict.fromkeys(names, placeholders[0])
+    return tensors
+
+
+def _aliases(network: nn.Module) -> list[list[str]]:
+    """The names of every parameter and buffer: one list a tensor, in the order of the modules."""
+    names: dict[int, list[str]] = {}
+    for named in (network.named_parameters, network.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
+    return list(names.values())

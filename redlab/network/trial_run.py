@@ -1,0 +1,168 @@
+"""Which layers of a network are really called, and with what: a trial run on fake tensors, shapes only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from redlab.network.example import Example, Inputs, fit_example
+from redlab.network.layers import copy_network, unwrap, weight_layers
+from redlab.network.trace import Graph, evaluating, operations, refusal
+
+
+def try_out(network: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], None]) -> None:
+    """Call ``run`` with a copy of ``network``, which it may hook, and inputs: both fake where that is possible.
+
+    Fake tensors have shapes and no values; a network whose path depends on values runs for real.
+
+    Raises:
+        ValueError: where the network doesn't accept ``inputs``.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # some networks make small tensors of numbers as they run
+    try:
+        with FakeCopyMode(fake):
+            copied = copy_network(network)
+        with fake, evaluating(copied):
+            run(copied, inputs.each(fake.from_tensor))
+    except Exception:
+        copied = copy_network(network)
+        try:
+            with evaluating(copied):
+                run(copied, inputs)
+        except Exception as error:  # whatever the network's own code raises
+            raise ValueError(refusal(network, inputs, "run", error)) from error
+
+
+def record_calls(network: nn.Module, example: Example | None = None) -> dict[str, list[torch.Size]]:
+    """By the name of every conv and linear layer that a forward in eval mode calls: the shapes of its inputs.
+
+    Layers whose weight is used without a call of theirs, such as the projections of attention, are not among them.
+
+    Arguments:
+        example: what the network takes, batch first: a tensor, a tuple of positional inputs or a dict of keyword
+            inputs; by default ``example_input(network)``. Its first input is run.
+
+    Raises:
+        ValueError: where the network doesn't accept ``example``.
+    """
+    network = unwrap(network)
+    calls: dict[str, list[torch.Size]] = {}
+
+    def run(copied: nn.Module, inputs: Inputs) -> None:
+        found: dict[str, list[torch.Size]] = defaultdict(list)
+        for layer in weight_layers(copied):
+            if layer.parameter == "weight":
+                hook = partial(_take_down, found[layer.name])
+                layer.module.register_forward_pre_hook(hook, with_kwargs=True)
+        inputs.run(copied)
+        calls.update({name: shapes for name, shapes in found.items() if shapes})
+
+    try_out(network, fit_example(network, example).first(), run)
+    return calls
+
+
+def _take_down(shapes: list[torch.Size], module: nn.Module, args: tuple, kwargs: dict) -> None:
+    shapes.append((args[0] if args else kwargs["input"]).shape)
+
+
+def why_not_run(network: nn.Module, inputs: Inputs, change: Callable[[nn.Module], None] | None = None) -> str:
+    """What ``network`` says when it is called, "" where it runs; layers that know their ``output_shape`` do no work.
+
+    Arguments:
+        change: what is done to a copy first, in place.
+    """
+
+    def run(copied: nn.Module, inputs: Inputs) -> None:
+        if change is not None:
+            change(copied)
+        for module in copied.modules():
+            if hasattr(module, "output_shape"):
+                module.forward = partial(_idle, module)
+        inputs.run(copied)
+
+    try:
+        try_out(network, inputs, run)
+    except ValueError as error:
+        return (str(error.__cause__).strip() or type(error.__cause__).__name__).splitlines()[0]
+    return ""
+
+
+def _idle(module: Any, input: Tensor) -> Tensor:
+    return input.new_zeros(module.output_shape(input.shape))
+
+
+NEVER = "never called in eval mode"
+
+
+def record_uses(network: nn.Module, example: Example | None = None) -> dict[str, list[str]]:
+    """By the dotted name of every parameter and buffer that a forward in eval mode uses, the functions that do.
+
+    A tensor goes by the first of its names. Raises ValueError as ``record_calls`` does.
+
+    Example:
+        >>> record_uses(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()))
+        {'0.weight': ['linear'], '0.bias': ['linear']}
+    """
+    network = unwrap(network)
+    uses: dict[str, list[str]] = {}
+
+    def run(copied: nn.Module, inputs: Inputs) -> None:
+        named = [*copied.named_parameters(), *copied.named_buffers()]
+        with _Uses({id(tensor): name for name, tensor in named}) as watch:
+            inputs.run(copied)
+        uses.update({name: list(dict.fromkeys(found)) for name, found in watch.found.items()})
+
+    try_out(network, fit_example(network, example).first(), run)
+    return uses
+
+
+def why_unseen(graph: Graph, tensors: Sequence[str], example: Example | None = None) -> dict[str, str]:
+    """By the dotted name of each of ``tensors``, which no layer or norm of ``graph`` reads as its own, why that is.
+
+    "never called in eval mode" is said only of what a trial run doesn't use.
+    """
+    first = {node: name for name, node in reversed(graph.tensors.items())}
+    unread = [name for name in tensors if not graph.users(name)]
+    used = record_uses(graph.network, example) if unread else {}
+    reasons = {}
+    for name in tensors:
+        if name in unread:
+            by = ", ".join(used.get(first.get(graph.tensors.get(name), name), []))
+            reasons[name] = f"{by} uses it, and nothing that comes of it reaches the network's output" if by else NEVER
+        elif (other := first[graph.tensors[name]]) != name:
+            reasons[name] = f"shares its weight with {other.rpartition('.')[0] or other}"
+        else:
+            what = name.rpartition(".")[2]
+            reasons[name] = (
+                f"its {what} goes to {operations(graph.users(name))}, not straight to a conv or linear layer"
+            )
+    return reasons
+
+
+class _Uses(TorchFunctionMode):
+    """Inside, what functions are called with a parameter is noted."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        super().__init__()
+        self._names = names
+        self.found: dict[str, list[str]] = defaultdict(list)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = getattr(func, "__name__", str(func))
+        if name not in _QUESTIONS:
+            for leaf in tree_leaves((args, kwargs)):
+                if id(leaf) in self._names:
+                    self.found[self._names[id(leaf)]].append(name)
+        return func(*args, **(kwargs or {}))
+
+
+# What asks for a shape or a dtype uses no values.
+_QUESTIONS = frozenset(("__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "__len__"))

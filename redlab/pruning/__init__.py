@@ -1,0 +1,1 @@
+"""Score, select, compensate: channels and weights are removed, at once or in rounds. Start with `scoring`."""

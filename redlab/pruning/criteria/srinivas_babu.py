@@ -1,0 +1,57 @@
+"""Data-free parameter pruning (Srinivas & Babu, BMVC 2015, arXiv 1507.06149): the pair whose merger costs least merges.
+
+s_ij = mean over the layers' outputs of a_j^2, times ||W_i - W_j||^2:  a_j what is read of j, W_i what makes i
+repeat: of all pairs the one with the lowest s_ij; j goes, a_i <- a_i + a_j;  score(j) = s_ij then
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import ndarray
+
+from redlab.channels.groups import Group
+from redlab.compression.channel_rows import effective_rows, slices_of
+from redlab.compression.similarity import pairwise_distances
+from redlab.progress import progress
+from redlab.pruning.scores import Scored, last_turn, turn
+from redlab.pruning.subject import Subject
+
+
+def srinivas_babu(subject: Subject) -> Scored:
+    """The saliency of each channel when its turn comes; its heir absorbs what the next layers read of it."""
+    values, heirs = {}, {}
+    for group in progress(subject.free, "merging"):
+        squares = pairwise_distances(effective_rows(subject.folded, group)).astype(np.float64) ** 2
+        values[group.name], heirs[group.name] = _merged(squares, _read(subject, group))
+    return Scored(values, heirs)
+
+
+def _read(subject: Subject, group: Group) -> ndarray:
+    """(size, d) the input slices of a channel in all the layers that read it."""
+    weights = subject.weights(folded=True)
+    own = [m for m in group.consumers if m.tensor in weights]
+    columns = [slices_of(weights[m.tensor], m.index, m.dim) for m in own] or [np.ones((group.size, 1))]
+    return np.concatenate(columns, axis=1).astype(np.float64)
+
+
+def _merged(squares: ndarray, read: ndarray) -> tuple[ndarray, ndarray]:
+    """(n,) each: the saliency at which a channel goes, never below that of the one before, and its heir."""
+    n = len(squares)
+    scores, heirs, top = np.zeros(n), np.full(n, -1), 0.0
+    distances, cost = squares.copy(), (read**2).mean(1)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.argmin(1)
+    for _ in range(n - 1):
+        saliency = cost * distances[np.arange(n), nearest]
+        going = int(saliency.argmin())
+        heir, top = int(nearest[going]), turn(float(saliency[going]), top)
+        scores[going], heirs[going] = top, heir
+        read[heir] += read[going]
+        cost[heir], cost[going] = (read[heir] ** 2).mean(), np.inf
+        distances[:, going] = np.inf
+        stale = np.flatnonzero((nearest == going) & np.isfinite(cost))
+        nearest[stale] = distances[stale].argmin(1)
+        nearest[going] = going
+        distances[going, going] = np.inf
+    scores[np.isfinite(cost)] = last_turn(top)
+    return scores, heirs

@@ -1,0 +1,144 @@
+"""Gates: a factor z = 1 on every channel of a coupled group, and how the loss changes with it.
+
+A gate multiplies what the layers that read a channel get of it. Closing it (z = 0) is exactly what removing the channel
+does. Behind ReLUs it is the gate after batch norm of Molchanov et al. (CVPR 2019, arXiv 1906.10771), shared by all the
+producers of a residual stage: a factor passes through ReLUs, sums and poolings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from redlab.channels.groups import Group
+from redlab.network.example import Example, Inputs, answer, logits_of
+from redlab.pruning.subject import Subject
+
+LAYERS = frozenset((
+    F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d
+))  # fmt: skip
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a conv or linear layer.
+
+    Attributes:
+        given: the tensor that came in, and ``input`` the layer's own view of it: the gradient of the one is that of
+            everything that reads it, the gradient of the other is the layer's share.
+        axis: that of the input's channels.
+        output: what came out.
+    """
+
+    given: Tensor
+    input: Tensor
+    axis: int
+    output: Tensor | None = None
+
+
+class Watch(TorchFunctionMode):
+    """Inside, every call of a layer of ``network`` is taken down in ``calls``, by the dotted name of its weight."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._names = {id(tensor): name for name, tensor in network.named_parameters()}
+        self.calls: dict[str, list[Call]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func not in LAYERS or len(args) < 2:  # a call by keywords is nobody's layer
+            return func(*args, **(kwargs or {}))
+        given, weight, *others = args
+        given = given if given.requires_grad else given.detach().requires_grad_()
+        call = Call(given, given.view_as(given), given.ndim - 1 if func is F.linear else 1)
+        self.calls.setdefault(self._names.get(id(weight), ""), []).append(call)
+        call.output = func(call.input, weight, *others, **(kwargs or {}))
+        return call.output
+
+
+@dataclass(frozen=True, eq=False)
+class GateGradients:
+    """What the loss of each image says about each gate.
+
+    Attributes:
+        of: by group (images, size), dL/dz in the loss of that image alone.
+        tensors: by group, on how many tensors its gates lie.
+        unread: by group, why it has no gates.
+    """
+
+    of: Mapping[str, Tensor]
+    tensors: Mapping[str, int]
+    unread: Mapping[str, str]
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def gate_gradients(subject: Subject, chunk: int, after_sums: bool = False) -> GateGradients:
+    """dL/dz of every image for every gate, L the cross-entropy of that image; z dL/dz is the sum of x dL/dx.
+
+    Arguments:
+        chunk: images at once; memory only.
+        after_sums: instead of one gate a channel, one on every tensor that a reader of the channel gets, whose
+            gradients are added: in a residual stage there is one after each addition, and all that follows counts anew.
+    """
+    parts: dict[str, list[Tensor]] = {group.name: [] for group in subject.free}
+    tensors = dict.fromkeys(parts, 0)
+    for inputs, labels in subject.batches(chunk, "gradients"):
+        with Watch(subject.network) as watch:
+            loss = F.cross_entropy(answer(subject.network, inputs), labels, reduction="sum")
+        products = _products(loss, watch.calls, after_sums, len(labels))
+        for group in subject.free:
+            own = _of_gates(group, products)
+            tensors[group.name] = len(own)
+            parts[group.name] += [torch.stack(list(own.values())).sum(0).cpu()] if own else []
+    unread = {name: "no call of a layer reads its channels" for name, count in tensors.items() if count == 0}
+    return GateGradients({n: torch.cat(p) for n, p in parts.items() if n not in unread}, tensors, unread)
+
+
+_Products = Mapping[str, Sequence[tuple[int, Tensor]]]
+
+
+def _products(loss: Tensor, calls: Mapping[str, Sequence[Call]], total: bool, images: int) -> _Products:
+    """By weight, for each of its calls: which tensor it got, and x dL/dx of that (images, channels), in float64."""
+    rows = [(name, call, call.given if total else call.input) for name, own in calls.items() for call in own]
+    gradients = torch.autograd.grad(loss, [tensor for _, _, tensor in rows], allow_unused=True)
+    products: dict[str, list[tuple[int, Tensor]]] = {}
+    for (name, call, tensor), gradient in zip(rows, gradients, strict=True):
+        if gradient is not None:
+            product = (tensor.detach() * gradient).movedim(call.axis, 1)
+            summed = product.reshape(images, -1, *product.shape[1:]).transpose(1, 2).flatten(2).sum(2).double()
+            products.setdefault(name, []).append((id(tensor), summed))
+    return products
+
+
+def _of_gates(group: Group, products: _Products) -> dict[int, Tensor]:
+    """(images, size) by the tensor that the gates lie on."""
+    found: dict[int, Tensor] = {}
+    for member in group.consumers:
+        for key, product in products.get(member.tensor, ()):
+            # The input channels of a grouped convolution share the slices of its weight.
+            slices = product.unflatten(1, (-1, member.width)).sum(1) if product.shape[1] > member.width else product
+            found[key] = slices[:, member.index.to(slices.device)].sum(2)
+    return found
+
+
+def gated(network: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor], inputs: Example) -> Tensor:
+    """The logits of ``network`` with ``gates`` (size,), one tensor a group, on what reads its channels."""
+    own: dict[str, Tensor] = dict(network.named_parameters())
+    scaled: dict[str, Tensor] = {}
+    for group, gate in zip(groups, gates, strict=True):
+        for member in group.consumers:
+            weight = scaled.get(member.tensor, own[member.tensor])
+            index = member.index.to(weight.device)
+            factor = torch.ones(member.width, dtype=weight.dtype, device=weight.device)
+            factor = factor.index_put((index.flatten(),), gate.repeat_interleave(index.shape[1]))
+            shape = [-1 if axis == member.dim else 1 for axis in range(weight.ndim)]
+            scaled[member.tensor] = weight * factor.view(shape)
+    given = Inputs.of(inputs)
+    return logits_of(functional_call(network, scaled, given.args, given.kwargs))

@@ -1,0 +1,245 @@
+"""Relevance: how much of a network's answer rests on what goes into each layer, and on what comes out of it.
+
+    gradient: rel(x) = |x dL/dx|
+    lrp:      rel(a_k) = sum_j a_k w_kj / (b_j + epsilon sign(b_j)) rel(b_j),  b with its bias, sign(0) = 1
+
+L is the logit of the predicted class: no label is asked for. The second is the epsilon rule of layer-wise relevance
+propagation (Bach et al., PLoS ONE 2015, doi:10.1371/journal.pone.0130140). It runs as ordinary backpropagation in
+which some slopes are others (Ancona et al., ICLR 2018, arXiv 1711.06104), and rel(x) = x dL/dx, with its sign. With
+ReLUs only, and as epsilon goes to 0, it is therefore the signed form of the first.
+
+Our choices, where the rule says nothing: batch norms are folded first. Activations hand their relevance on unchanged.
+A gate (a sigmoid or hard sigmoid that multiplies another activation) counts as a constant, so that all relevance goes
+to what it multiplies, and the layers that open the gate get none. Sums, poolings and batch norms that do not fold have
+their own slopes, which conserves relevance but for what shifts take. So have layer norms, softmax and other products of
+two activations, which do not conserve it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from redlab.network.example import Example, answer
+from redlab.pruning.gates import LAYERS, Call, Watch
+from redlab.pruning.subject import Subject
+
+BACKENDS = ("lrp", "gradient")
+
+
+def _called(*names: str) -> frozenset[Callable]:
+    """Every function of these names, those that work in place too."""
+    every = [name + tail for name in names for tail in ("", "_")]
+    return frozenset(getattr(home, name) for home in (F, torch, Tensor) for name in every if hasattr(home, name))
+
+
+_GATES = _called("sigmoid", "hardsigmoid")
+# What does not multiply by one slope above zero and one below: ReLU and its leaky kin conserve relevance by themselves.
+_ACTIVATIONS = _GATES | _called(
+    "celu", "clamp", "elu", "gelu", "hardshrink", "hardswish", "hardtanh", "logsigmoid", "mish", "relu6", "selu",
+    "silu", "softplus", "softshrink", "softsign", "tanh", "tanhshrink",
+)  # fmt: skip
+_PRODUCTS = _called("mul", "multiply")
+_TRANSPOSED = frozenset((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRelevance:
+    """The relevance of one layer B = A W (im2col), summed over the rows i of A: images and output positions.
+
+    Attributes:
+        inputs: u_k = sum_i rel(a_ik), float64 (groups, 1, inputs of a group, *taps): a value that lies under several
+            taps counts under each; (groups, inputs of a group, 1, *taps) of a transposed convolution.
+        outputs: v_j = sum_i rel(b_ij), float64 (groups, outputs of a group, 1, ...), the second and third axis
+            swapped for a transposed convolution.
+        shape: of the layer's weight.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    shape: torch.Size
+
+    def of_weights(self) -> Tensor:
+        """rel(w_kj) = u_k + v_j, float64, as the weight lies in memory."""
+        return (self.inputs + self.outputs).reshape(self.shape)
+
+    def __add__(self, other: LayerRelevance) -> LayerRelevance:
+        return LayerRelevance(self.inputs + other.inputs, self.outputs + other.outputs, self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One call of a layer, and the relevance of each value that it got and gave.
+
+    Attributes:
+        name: the dotted name of its weight, "" where that is no parameter of the network.
+        inputs, outputs: as the layer gets and gives them, batch first: the layer's own share of what goes to several.
+        layer: the layer without its bias, as a function of (input, weight); ``transposed`` if it is of that kind.
+        shape: of its weight.
+    """
+
+    name: str
+    inputs: Tensor
+    outputs: Tensor
+    layer: Callable[[Tensor, Tensor], Tensor]
+    transposed: bool
+    shape: torch.Size
+
+    @torch.enable_grad()
+    def summed(self) -> LayerRelevance:
+        """Over images and positions."""
+        given, made = self._over_images(self.inputs), self._over_images(self.outputs)
+        groups = (made if self.transposed else given).shape[1] // self.shape[1]
+        # What lies under each tap, summed, is the gradient of its weight: of one output channel a group, or of one a
+        # group for each input channel.
+        rows = (self.shape[0], 1) if self.transposed else (groups, self.shape[1])
+        ones = given.new_ones((*rows, *self.shape[2:])).requires_grad_()
+        (under,) = torch.autograd.grad(self.layer(given, ones).sum(), ones)
+        under = under.reshape(groups, -1, *self.shape[2:])
+        made = made.reshape(groups, -1, math.prod(made.shape[2:])).sum(2).reshape(groups, -1, *[1] * under[0, 0].ndim)
+        axis = 2 if self.transposed else 1
+        return LayerRelevance(under.unsqueeze(axis), made.unsqueeze(3 - axis), self.shape)
+
+    def _over_images(self, values: Tensor) -> Tensor:
+        """float64 (1, channels, *positions), or (1, features): what is before the channels counts as images."""
+        axis = values.ndim - len(self.shape) + 1
+        return values.double().reshape(-1, *values.shape[axis:]).sum(0, keepdim=True)
+
+
+@torch.inference_mode(False)
+def layer_relevance(
+    subject: Subject, backend: str = "lrp", epsilon: float = 1e-6, chunk: int = 128
+) -> dict[str, LayerRelevance]:
+    """By the dotted name of its weight the relevance of every layer that is called, summed over all images.
+
+    Arguments:
+        subject: its labels are not looked at. Of each image only the logit of the class that the network predicts
+            counts, the largest along axis 1 of the network's answer.
+        backend: "lrp" or "gradient".
+        epsilon: of "lrp", in units of a layer's output; relevance of outputs much smaller than it is absorbed.
+        chunk: images at once; memory only.
+
+    Raises:
+        ValueError: an unknown backend, an epsilon that is not positive and finite, a network that can't be traced.
+    """
+    check_options(backend, epsilon)
+    found: dict[str, LayerRelevance] = {}
+    for inputs in subject.inputs(chunk, "relevance"):
+        for trace in trace_relevance(subject.folded, inputs, backend, epsilon):
+            if trace.name:
+                own = trace.summed()
+                found[trace.name] = found[trace.name] + own if trace.name in found else own
+    return found
+
+
+def check_options(backend: str, epsilon: float) -> None:
+    """Raises ValueError where ``layer_relevance`` would."""
+    if backend not in BACKENDS:
+        raise ValueError(f"relevance must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    if not 0 < epsilon < math.inf:  # NaN too
+        raise ValueError(f"epsilon must be positive and finite, not {epsilon!r}")
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def trace_relevance(network: nn.Module, inputs: Example, backend: str = "lrp", epsilon: float = 1e-6) -> list[Trace]:
+    """Every call of a conv or linear layer of ``network`` on ``inputs``, in order. Options as in ``layer_relevance``.
+
+    Arguments:
+        network: in eval mode, its batch norms folded. Not changed.
+    """
+    with _Recorder(network, epsilon if backend == "lrp" else None) as watch:
+        logits = answer(network, inputs)
+    tensors = [tensor for call, *_ in watch.records for tensor in (call.input, call.output)]
+    gradients = torch.autograd.grad(logits.max(1).values.sum(), tensors, allow_unused=True, materialize_grads=True)
+    values = [(t * g).detach() for t, g in zip(tensors, gradients, strict=True)]
+    values = [value.abs() for value in values] if backend == "gradient" else values
+    rows = zip(watch.records, values[::2], values[1::2], strict=True)
+    return [Trace(name, given, made, *rest) for (_, name, *rest), given, made in rows]
+
+
+class _Slope(torch.autograd.Function):
+    """``output``, a function of ``given``, with ``slope`` for its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, output: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient * ctx.saved_tensors[0], None, None
+
+
+class _Recorder(Watch):
+    """Takes down the calls of layers; with an ``epsilon``, slopes are those of LRP, or else their own.
+
+    ``records`` has for every call: the call, whose tensors nothing changes afterwards, and what a ``Trace`` is made of.
+    """
+
+    def __init__(self, network: nn.Module, epsilon: float | None) -> None:
+        super().__init__(network)
+        self._epsilon = epsilon
+        self._open: dict[int, Tensor] = {}  # gates by their memory, which a view of them shares
+        self.records: list[tuple[Call, str, Callable, bool, torch.Size]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in LAYERS:
+            return self._layer(func, super().__torch_function__(func, types, args, kwargs), args, kwargs)
+        if self._epsilon is not None and args and isinstance(args[0], Tensor) and args[0].requires_grad:
+            if func in _ACTIVATIONS:
+                return self._activation(func, args, kwargs)
+            args = self._without_gates(func, args) if func in _PRODUCTS else args
+        return func(*args, **kwargs)
+
+    def _layer(self, func: Callable, output: Tensor, args: tuple, kwargs: dict) -> Tensor:
+        name = self._names.get(id(args[1]), "")
+        call = self.calls[name][-1]
+        if self._epsilon is not None:
+            # z / (z + epsilon sign(z)), and 0 where z is 0.
+            output = _Slope.apply(output, output.detach(), 1 / (1 + self._epsilon / output.detach().abs()))
+        call.output = output
+        options = {key: value for key, value in kwargs.items() if key != "bias"}
+        layer = partial(_call, func, args[3:], options)
+        self.records.append((call, name, layer, func in _TRANSPOSED, args[1].shape))
+        return output.clone()  # the next function may work in place
+
+    def _activation(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
+        given, before, own = args[0], args[0].detach().clone(), args[0].detach().clone()
+        output = func(own, *args[1:], **kwargs).detach()
+        tiny = torch.finfo(before.dtype).tiny
+        passed = _Slope.apply(given, output, torch.where(before.abs() > tiny, output / before, 0))
+        in_place = output.data_ptr() == own.data_ptr()
+        passed = given.copy_(passed) if in_place else passed
+        if func in _GATES:
+            self._open[passed.untyped_storage().data_ptr()] = passed
+        return passed
+
+    def _without_gates(self, func: Callable, args: tuple) -> tuple:
+        """The factors of a product, a gate of something else as a constant."""
+        one, other, *rest = args
+        if not (_varies(one) and _varies(other)) or self._is_gate(one) == self._is_gate(other):
+            return args
+        if self._is_gate(other):
+            return (one, other.detach(), *rest)
+        return args if func.__name__.endswith("_") else (one.detach(), other, *rest)
+
+    def _is_gate(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._open
+
+
+def _varies(factor: Any) -> bool:
+    """With the image, that is."""
+    return isinstance(factor, Tensor) and factor.requires_grad and not isinstance(factor, nn.Parameter)
+
+
+def _call(func: Callable, others: tuple, options: dict, given: Tensor, weight: Tensor) -> Tensor:
+    return func(given, weight, None, *others, **options)

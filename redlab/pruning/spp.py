@@ -1,0 +1,225 @@
+"""Structured probabilistic pruning (Wang et al., BMVC 2018, arXiv 1709.06994): channels are shut by chance while the
+network learns, small ones ever more often, until as many as wanted are always shut.
+
+    every t iterations, in each group:  p(c) <- p(c) + Delta(rank of c by its L1 norm), within [0, 1]
+    Delta(r) = A exp(-alpha r),  r <= N;   2uA - A exp(-alpha (2N - r)),  r > N
+    alpha = (ln 2 - ln u) / (R n),  N = -ln(u) / alpha:   Delta(0) = A, Delta(N) = uA, Delta(R n) = 0
+
+As in code that we take for the authors' (Caffe_IncReg, a copy): a channel with p = 1 is out for good and is not ranked
+any more, and R n counts those that are still to go. So never more than R n go, and the last one needs no more updates
+than the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from redlab.channels.apply import apply_plan
+from redlab.channels.groups import Group
+from redlab.channels.plan import make_plan
+from redlab.files.state import assign, tensors_of
+from redlab.network.example import Example, Inputs, place_of
+from redlab.network.result import Result
+from redlab.options import plain_options
+from redlab.pruning.channels import products_of
+from redlab.pruning.fine_tuning import FineTuning, seed_of
+from redlab.pruning.gates import gated
+from redlab.pruning.rounds import Rounds
+from redlab.pruning.scoring import score_channels
+from redlab.pruning.selection import Selector, check_share, lowest
+from redlab.pruning.subject import Subject, per_channel
+
+_SURE = 1 - 1e-9  # twenty times 0.05 need not be 1 in binary
+
+
+def delta(rank: ndarray, going: int, a: float = 0.05, u: float = 0.25) -> ndarray:
+    """By how much p rises for the channels of these ranks, the smallest has rank 0; falling, and 0 at ``going``.
+
+    Arguments:
+        going: how many channels are to go, R n, at least 1.
+        a: Delta(0), and ``u``, in (0, 1), where it turns: Delta(N) = u a.
+    """
+    alpha = (np.log(2) - np.log(u)) / going
+    turn = -np.log(u) / alpha
+    late = 2 * u * a - a * np.exp(np.minimum(alpha * (rank - 2 * turn), 50))  # below -1 it is all the same
+    return np.where(rank <= turn, a * np.exp(-alpha * rank), late)
+
+
+def raised(p: ndarray, norms: ndarray, goal: int, a: float = 0.05, u: float = 0.25) -> ndarray:
+    """(n,) the probabilities after an update of a group of which ``goal`` channels are to be shut for good.
+
+    Once they are, p of all the others is 0: what is left learns undisturbed while other groups go on (our choice).
+    """
+    p, rest = p.copy(), np.flatnonzero(p < 1)
+    if (going := goal - (len(p) - len(rest))) > 0:
+        order = rest[lowest(norms[rest], len(rest))]
+        p[order] = np.clip(p[order] + delta(np.arange(len(order)), going, a, u), 0, 1)
+        p[p > _SURE] = 1
+    return p if (p == 1).sum() < goal else np.where(p == 1, 1.0, 0.0)
+
+
+class Masked(nn.Module):
+    """``network``, in which the layers that read a channel get 0 of it where the last ``draw`` shut it.
+
+    Arguments:
+        groups: of ``network``, and ``p``, by their names, how probable it is that each channel is shut (size,).
+    """
+
+    def __init__(self, network: nn.Module, groups: Sequence[Group], p: Mapping[str, ndarray]) -> None:
+        super().__init__()
+        self.network, self.groups = network, [group for group in groups if group.name in p]
+        self._p = [torch.from_numpy(p[group.name]) for group in self.groups]
+        self.gates = [torch.ones(len(own)) for own in self._p]
+
+    def draw(self) -> None:
+        """New gates, 0 or 1, by torch's global generator."""
+        self.gates = [(torch.rand(len(own), dtype=own.dtype) >= own).float() for own in self._p]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        place = place_of(self.network)
+        return gated(self.network, self.groups, [gate.to(**place) for gate in self.gates], Inputs(args, kwargs))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, checked when it is put together."""
+
+    target: float
+    step: int | float
+    fine_tune: FineTuning
+    seed: int
+    round_to: int
+    a: float
+    u: float
+    cap: int
+
+    def __post_init__(self) -> None:
+        check_share("target", self.target)
+        for name, value in (("step", self.step), ("cap", self.cap)):
+            if value < 1 or value != int(value):
+                raise ValueError(f"spp: {name} must be a whole number of at least 1, not {value!r}")
+        if not (0 < self.a <= 1 and 0 < self.u < 1):
+            raise ValueError(f"spp: a must lie in (0, 1] and u in (0, 1), not be {self.a!r} and {self.u!r}")
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"criterion": "spp", **asdict(self)}
+
+
+@plain_options
+def spp(
+    network: nn.Module,
+    dataset: Dataset,
+    target: float,
+    step: int | float = 180,
+    fine_tune: FineTuning | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    round_to: int = 1,
+    example: Example | None = None,
+    a: float = 0.05,
+    u: float = 0.25,
+    cap: int = 1000,
+) -> Result:
+    """``iterative_prune(network, "spp", ...)``, which says what the arguments mean, but for the following.
+
+    A round is an update of p and ``step`` iterations under it. A shut channel is read as 0, which is what removing it
+    does. Our choices: L1 norms are means over the layers that make a channel, and over all updates so far; R is the
+    same share of every group, the smallest that brings the products to ``target``, whatever ``scope`` says; each round
+    starts a new optimizer; ``momentum`` is refused and ``score_images`` not used.
+
+    Arguments:
+        step: iterations between two updates, t; where the images run out they come again.
+        fine_tune: how it learns; ``every`` is not used. None: by the defaults, for without learning it is nothing.
+        a, u: of ``delta``.
+        cap: updates at most: ranks that keep changing may keep every p below 1. Groups that have not reached R then
+            lose their channels of highest p, and ``achieved`` says under "completed" how many those were.
+
+    Raises: as ``iterative_prune``.
+    """
+    if not dataset:
+        raise ValueError("spp needs images: pass a dataset that holds some")
+    asked = _Asked(target, step, fine_tune or FineTuning(), seed, round_to, a, u, cap)
+    with torch.random.fork_rng():
+        return _Shutting(network, dataset, asked, folder, example).run()
+
+
+class _Shutting(Rounds):
+    """Rounds in which channels become ever more likely to be shut."""
+
+    asked: _Asked
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        scores = score_channels(self.original, "magnitude", example=self.example)
+        selector = Selector(scores.values, "layer", self.asked.round_to)
+        self._cost = products_of(self.original, scores.groups, self.cost, self.example)
+        kept = selector.down_to(self.allowed, self._cost)
+        self.skipped = dict(scores.skipped)
+        self._goals = {name: int((~mask).sum()) for name, mask in kept.items() if not mask.all()}
+        self._groups = [group for group in self.lineage.groups if group.name in self._goals]
+        self._p = {group.name: np.zeros(group.size) for group in self._groups}
+        self._norms = {group.name: np.zeros(group.size) for group in self._groups}  # summed over the updates
+
+    def rounds(self) -> Iterator[dict[str, Any]]:
+        while self._open and len(self.history) < self.asked.cap:
+            self._update()
+            loss = self._learn()
+            kept = {name: p < 1 for name, p in self._p.items()}
+            gone = sum(int((~mask).sum()) for mask in kept.values())
+            yield self.row(self.lineage.free - gone, self._cost(kept), loss)
+
+    @property
+    def _open(self) -> dict[str, int]:
+        """By group, how many channels are not shut for good yet that should be."""
+        short = {name: goal - int((self._p[name] == 1).sum()) for name, goal in self._goals.items()}
+        return {name: count for name, count in short.items() if count}
+
+    def _update(self) -> None:
+        sizes = {name: weight.abs().double() for name, weight in Subject(self.network).weights().items()}
+        for group in self._groups:
+            self._norms[group.name] += per_channel(group, sizes)
+            own = self._p[group.name], self._norms[group.name], self._goals[group.name]
+            self._p[group.name] = raised(*own, self.asked.a, self.asked.u)
+
+    def _learn(self) -> float:
+        """The mean loss of ``step`` iterations, each with gates of its own."""
+        seed, masked = seed_of(self.asked.seed, len(self.history) + 1), Masked(self.network, self._groups, self._p)
+        tuning = self.asked.fine_tune
+        trained = tuning.some(masked, self.dataset, int(self.asked.step), seed, lambda copied, number: copied.draw())
+        self.network = trained.network.network
+        return float(trained.history["loss"].iloc[0])
+
+    def finish(self) -> None:
+        super().finish()
+        if short := self._open:
+            self.achieved["completed"] = sum(short.values())
+        destinations = {}
+        for name, goal in self._goals.items():
+            kept = np.ones(len(self._p[name]), bool)
+            # The highest p goes first; of equal ones, the smallest channel.
+            kept[np.lexsort((self._norms[name], -self._p[name]))[:goal]] = False
+            destinations[name] = np.where(kept, np.cumsum(kept) - 1, -1).tolist()
+        plan = make_plan(self.lineage.groups, destinations)
+        self.network = apply_plan(self.network, plan)
+        self.lineage.follow(plan)
+
+    def state(self) -> dict[str, Any]:
+        own = {"p": self._p, "norms": self._norms}
+        tensors = {key: {n: torch.from_numpy(v) for n, v in values.items()} for key, values in own.items()}
+        return tensors | {"tensors": tensors_of(self.network)}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        assign(self.network, state["tensors"])
+        self._p, self._norms = ({n: v.numpy() for n, v in state[key].items()} for key in ("p", "norms"))

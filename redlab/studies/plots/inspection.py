@@ -1,0 +1,152 @@
+"""Pictures of an inspected checkpoint: the frame of ``inspect_checkpoint`` in, Axes out.
+
+Up to forty tensors stand in a row each. More share a row with those of their role: "layers.*.mlp.weight" is every
+layer's, a dot each, the first layer's above and the last one's below.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from redlab.studies.inspection import printable, wide_tensors
+from redlab.studies.plots.save import save_figure
+from redlab.studies.plots.style import COLOURS, GREY, INK, RED, axes, figure_of, legend, plain_log, styled
+
+_MOST_ROWS, _MOST_LETTERS = 40, 56
+
+
+def save_figures(frame: pd.DataFrame, folder: Path) -> None:
+    """Every picture of this file as PNG and PDF; none where no tensor has two axes."""
+    plots = {"values": plot_tensor_values, "error": plot_tensor_error}
+    plots |= {"products": plot_tensor_products, "entropy": plot_tensor_entropy}
+    for name, plot in plots.items() if wide_tensors(frame).any() else ():
+        figure = figure_of(plot(frame))
+        save_figure(figure, name, folder)
+        plt.close(figure)
+
+
+@styled
+def plot_tensor_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Distinct values of each tensor of two axes or more, before and after hashing (log scale).
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_values(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'distinct values (log)'
+    """
+    ax, part, place = _stage(frame, ax)
+    _dots(ax, part["distinct_before"], place, GREY, "o", "before")
+    _dots(ax, part["distinct"], place, RED, "s", "after hashing")
+    share = part["distinct"].sum() / part["distinct_before"].sum()
+    ax.set(xscale="log", xlabel="distinct values (log)", title=f"Hashing keeps {share:.2%} of the distinct values")
+    plain_log(ax.xaxis)
+    legend(ax)
+    return ax
+
+
+@styled
+def plot_tensor_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Relative L2 error of hashing each tensor of two axes or more.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_error(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'relative L2 error of hashing (%)'
+    """
+    ax, part, place = _stage(frame, ax)
+    _dots(ax, 100 * part["error"], place, COLOURS[0], "o", "")
+    mean = 100 * part["error"].mean()
+    ax.set(xlabel="relative L2 error of hashing (%)", title=f"Hashing moves a tensor by {mean:.2g} % on average")
+    ax.set_xlim(left=0)
+    return ax
+
+
+@styled
+def plot_tensor_products(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Products left of each tensor of two axes or more, each distinct one of an input channel computed once.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_products(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'products left (%)'
+    """
+    ax, part, place = _stage(frame, ax)
+    products = (part["weights"] - part["zeros"]).clip(lower=1)  # one with a zero is none
+    _dots(ax, 100 * part["measured"] / products, place, COLOURS[1], "D", "counted")
+    _dots(ax, 100 * part["expected"] / products, place, INK, "|", "by chance")
+    share = part["measured"].sum() / products.sum()
+    ax.set(xlabel="products left (%)", title=f"Of all products {share:.2%} are distinct in their channel")
+    ax.set_xlim(left=0)
+    legend(ax)
+    return ax
+
+
+@styled
+def plot_tensor_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Bits a weight of each tensor of two axes or more: as stored, and the entropy of its hashed values.
+
+    Example:
+        >>> from redlab.paths import shipped
+        >>> plot_tensor_entropy(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
+        'bits a weight'
+    """
+    ax, part, place = _stage(frame, ax)
+    stored = part["dtype"].map(_bits)
+    _dots(ax, stored, place, GREY, "|", "as stored")
+    _dots(ax, part["entropy"], place, COLOURS[3], "^", "entropy")
+    mean, was = (np.average(bits, weights=part["weights"]) for bits in (part["entropy"], stored))
+    ax.set(xlabel="bits a weight", title=f"{mean:.2f} bits a weight on average, stored in {was:.3g}")
+    ax.set_xlim(left=0)
+    legend(ax)
+    return ax
+
+
+def _stage(frame: pd.DataFrame, ax: Axes | None) -> tuple[Axes, pd.DataFrame, np.ndarray]:
+    """Axes with a row a tensor or role, the rows of the frame to draw, and the height of each."""
+    part = frame[wide_tensors(frame)]
+    labels = _labels(part["tensor"], part["weights"])
+    names = list(dict.fromkeys(labels))
+    counts = labels.value_counts()
+    shared = len(names) < len(labels)
+    shown = [_short(name) + (f"  ({counts[name]})" if shared else "") for name in names]
+    ax = ax or axes(5.5 + 0.07 * max(map(len, shown)), 0.25 * len(names) + 1.4)
+    ax.set_yticks(range(len(names)), shown)
+    ax.set_ylim(len(names) - 0.4, -0.6)  # the first stands above
+    ax.set_ylabel("tensors of a role,\nthe first above the last" if shared else "")
+    ax.grid(axis="y", visible=False)
+    nth = labels.groupby(labels).cumcount() / (labels.map(counts) - 1).clip(lower=1)
+    spread = np.where(labels.map(counts) > 1, 0.6 * (nth - 0.5), 0)
+    return ax, part, labels.map(names.index).to_numpy() + spread
+
+
+def _labels(names: pd.Series, weights: pd.Series) -> pd.Series:
+    """What row each tensor belongs to: its name, or its role where there are too many."""
+    for pattern in (None, r"(?<![^.])[0-9]+(?![^.])", r"[0-9]+"):  # nothing, whole numbers between dots, any number
+        labels = names.str.replace(pattern, "*", regex=True) if pattern else names
+        if labels.nunique() <= _MOST_ROWS:
+            return labels
+    largest = weights.groupby(labels).sum().nlargest(_MOST_ROWS - 1).index
+    return labels.where(labels.isin(largest), "all others")
+
+
+def _short(name: str) -> str:
+    half, name = _MOST_LETTERS // 2, printable(name)
+    short = name if len(name) <= _MOST_LETTERS else f"{name[:half]}...{name[-half:]}"
+    return short.replace("$", r"\$")  # two of them would begin and end a formula
+
+
+def _dots(ax: Axes, values: pd.Series, place: np.ndarray, colour: str, marker: str, label: str) -> None:
+    many = len(place) > _MOST_ROWS
+    size = (3 if many else 5) * (1.8 if marker == "|" else 1)  # a tick shows where it lies on a dot
+    ax.plot(values, place, marker, color=colour, markersize=size, alpha=0.7 if many else 1, label=label)
+
+
+def _bits(dtype: str) -> int:
+    """float8_e4m3fn: 8."""
+    return int(re.findall(r"[0-9]+", dtype)[0])

@@ -1,0 +1,174 @@
+"""Pictures of merging: a tidy frame in, Axes out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy import ndarray
+
+from redlab.network.remainder import of_layers
+from redlab.studies.plots.style import BLUE, INK, RED, axes, legend, lines, styled
+
+# The longest row of filters, in their own widths, before the next cluster starts a new row.
+_LINE = 16
+# Rows that a filter has at least, or the numbers below it would stand far away: those of few channels are repeated.
+_TALL = 8
+
+
+@styled
+def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``Result.layers`` of merging: the share of each layer's channels that is gone, and why some layers stay.
+
+    Example:
+        >>> plot_merges(merge_neurons(load_network("digits/mlp"), alpha=0.1).layers).get_title()
+        'Merging keeps 357 of 394 channels (90.6%)'
+    """
+    frame = of_layers(frame)
+    ax = ax or axes(7, 0.26 * len(frame) + 1.4)
+    rows, size = np.arange(len(frame)), frame["channels_before"].clip(lower=1)
+    merged, dead = 100 * frame["merged"] / size, 100 * frame["dead"] / size
+    ax.barh(rows, merged, color=BLUE, height=0.7, label="merged")
+    if dead.any():
+        ax.barh(rows, dead, left=merged, color=RED, height=0.7, label="dead")
+    for row, reason in zip(rows, frame["skipped"], strict=True):
+        if reason:
+            ax.annotate(f" stays: {reason}", (0, row), va="center", fontsize=9, color="#555555")
+    ax.set_yticks(rows, frame["layer"])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    before, after = frame["channels_before"].sum(), frame["channels_after"].sum()
+    ax.set(xlabel="channels gone (%)", title=f"Merging keeps {after:,} of {before:,} channels ({after / before:.1%})")
+    ax.set_xlim(0, max(5.0, 1.05 * float((merged + dead).max())))
+    legend(ax)
+    return ax
+
+
+@styled
+def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Filters that merge, the members of a cluster side by side; columns of ``merged_filters``.
+
+    Each filter is a small image, a row for each input channel and a column for each tap; blue is negative.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> first, tree = next(weight_layers(network)), merge_trees(network)["conv1"]
+        >>> plot_filters(merged_filters(first, tree, merged=4)).get_title()
+        'Filters that merge'
+    """
+    clusters = [_images(part) for _, part in frame.groupby("cluster", sort=False)]
+    if not clusters:
+        return _nothing(ax or axes(9, 1.5))
+    lines = _lines_of(clusters)
+    height = clusters[0][0].shape[0]
+    ax = ax or axes(9, 0.55 + 1.9 * len(lines))
+    top = float(frame["value"].abs().max()) or 1.0
+    canvas = np.full((len(lines) * (height + _gap(height)) - _gap(height) // 2, max(map(_width, lines))), np.nan)
+    places = []
+    for k, line in enumerate(lines):
+        y, x = k * (height + _gap(height)), 0
+        for cluster in line:
+            for image in cluster:
+                canvas[y : y + height, x : x + image.shape[1]] = image
+                x += image.shape[1] + 1
+            x += _space(cluster)
+            places.append((x - _space(cluster) - _width([cluster]) / 2, y + height))
+    picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
+    for place, (_, part) in zip(places, frame.groupby("cluster", sort=False), strict=True):
+        names = list(dict.fromkeys(part["filter"]))
+        more = f" and {part['size'].iloc[0] - len(names)} more" if part["size"].iloc[0] > len(names) else ""
+        ax.annotate(", ".join(map(str, names)) + more, place, ha="center", va="top", fontsize=9)
+    ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.8)
+    _bare(ax)
+    ax.set(xlabel="filters by number; each a row per input channel, a column per tap", title="Filters that merge")
+    return ax
+
+
+@styled
+def plot_distances(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Distances between filters as a matrix in the order of the frame; columns filter, other, distance.
+
+    Example:
+        >>> trees = merge_trees(load_network("digits/resnet"))
+        >>> plot_distances(filter_distances(trees["conv1"])).get_title()
+        'Distances, in the order of the dendrogram'
+    """
+    ax = ax or axes(6, 5)
+    n = frame["filter"].nunique()
+    matrix = frame["distance"].to_numpy().reshape(n, n)
+    picture = ax.imshow(matrix, cmap="viridis", interpolation="nearest", vmin=0)
+    ax.figure.colorbar(picture, ax=ax, label="distance (L2 norm of the difference)")
+    order = frame["filter"].to_numpy()[::n]
+    step = -(-n // 16)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(np.arange(0, n, step), order[::step])
+    ax.grid(False)
+    ax.set(xlabel="filter", ylabel="filter", title="Distances, in the order of the dendrogram")
+    return ax
+
+
+@styled
+def plot_alphas(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy against the share of channels that is gone, one line a ``method``; columns share, accuracy, method.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = compare_merges(network, images, [{"alpha": 0.1}, {"alpha": 0.2}])
+        >>> plot_alphas(frame.assign(method="complete")).get_xlabel()
+        'channels gone (%)'
+    """
+    ax = ax or axes(7, 4.5)
+    lines(ax, frame.assign(gone=100 * (1 - frame["share"])), "gone", "accuracy", "method")
+    if (before := frame.attrs.get("before")) is not None:
+        ax.axhline(before, color=INK, linewidth=0.8)
+        ax.annotate(
+            f"before: {before:.2f} %", (0.99, before), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
+    ax.set(xlabel="channels gone (%)", ylabel="accuracy (%)", title="What merging costs")
+    return ax
+
+
+def _nothing(ax: Axes) -> Axes:
+    """In place of filters that merge."""
+    ax.annotate("no filters merge", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+    _bare(ax)
+    return ax
+
+
+def _images(part: pd.DataFrame) -> list[ndarray]:
+    """The filters of one cluster, (rows, columns) each."""
+    shape = (part["row"].max() + 1, part["column"].max() + 1)
+    taller = -(-_TALL // shape[0])
+    images = (own["value"].to_numpy().reshape(shape) for _, own in part.groupby("filter", sort=False))
+    return [image.repeat(taller, axis=0) for image in images]
+
+
+def _lines_of(clusters: list[list[ndarray]]) -> list[list[list[ndarray]]]:
+    """The clusters in lines of at most ``_LINE`` filters, a larger cluster on a line of its own."""
+    lines: list[list[list[ndarray]]] = [[]]
+    for cluster in clusters:
+        if lines[-1] and sum(map(len, lines[-1])) + len(cluster) > _LINE:
+            lines.append([])
+        lines[-1].append(cluster)
+    return lines
+
+
+def _width(line: list[list[ndarray]]) -> int:
+    return sum(image.shape[1] + 1 for cluster in line for image in cluster) + sum(map(_space, line[:-1])) - 1
+
+
+def _space(cluster: list[ndarray]) -> int:
+    """Columns between two clusters."""
+    return max(2, cluster[0].shape[1])
+
+
+def _gap(height: int) -> int:
+    """Rows between two lines, for the numbers of the filters."""
+    return max(2, height // 4)
+
+
+def _bare(ax: Axes) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,212 @@
+"""Pictures of scores and of pruning: a tidy frame in, Axes out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from redlab.studies.plots.style import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, axes, legend, plain_log, styled
+
+# What stands on the horizontal axis of a trade-off, by column.
+_LEFT = {
+    "products": "products left (%)",
+    "parameters": "parameters left (%)",
+    "milliseconds": "time of one image (ms, batch 1)",
+    "ratio": "weights set to zero (%)",
+    "kilobytes": "size (kB)",
+    "sparsity": "weights that are zero or gone (%)",
+    "bits": "bits a weight, positions included (log)",
+}
+_KINDS = {
+    "pearson_minibatch": ("-", "Pearson, per minibatch"),
+    "pearson": ("--", "Pearson, all images"),
+    "spearman": (":", "Spearman, all images"),
+}
+_SHARES = ("products", "parameters", "ratio", "sparsity")
+
+
+@styled
+def plot_scores(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``Scores.frame()`` of channels: a row of dots a group, a dot a channel (log scale); zeros stand at the left.
+
+    Example:
+        >>> plot_scores(score_channels(load_network("digits/mlp"), "magnitude").frame()).get_xscale()
+        'log'
+    """
+    groups = list(dict.fromkeys(frame["group"]))
+    ax = ax or axes(7, 0.3 * len(groups) + 1.3)
+    floor = frame.loc[frame["score"] > 0, "score"].min() / 3
+    jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(frame))
+    rows = frame["group"].map(groups.index) + jitter
+    zero = frame["score"] <= 0
+    ax.plot(frame["score"].where(~zero), rows, "o", color=BLUE, markersize=3.5, alpha=0.75, markeredgewidth=0)
+    if zero.any():
+        ax.plot(np.full(zero.sum(), floor), rows[zero], "x", color=RED, markersize=4, label="score 0")
+        legend(ax)
+    medians = frame.groupby("group", sort=False)["score"].median().clip(lower=floor)
+    ax.plot(medians, range(len(groups)), "|", color=INK, markersize=12, markeredgewidth=1.6)
+    ax.set_yticks(range(len(groups)), [f"{group} ({(frame['group'] == group).sum()})" for group in groups])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xscale="log", xlabel="score (log)", title="Scores of the channels by group; a bar marks the median")
+    plain_log(ax.xaxis)
+    return ax
+
+
+@styled
+def plot_agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``oracle_agreement`` of one method: each channel's score against what removing it does to the loss, log-log.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
+        >>> frame = oracle_agreement(network, images, {"Taylor": {"criterion": "taylor"}}, inner_groups(network)[-1:])
+        >>> plot_agreement(frame).get_xscale()
+        'log'
+    """
+    ax = ax or axes(4, 3.6)
+    shown = frame[(frame["score"] > 0) & (frame["oracle"] > 0)]
+    ax.plot(shown["oracle"], shown["score"], "o", color=BLUE, markersize=3.5, alpha=0.6, markeredgewidth=0)
+    ax.set(xscale="log", yscale="log", xlabel="squared loss change (nats², log)", ylabel="score (log)")
+    for axis in (ax.xaxis, ax.yaxis):
+        plain_log(axis)
+    pearson, spearman = (
+        frame[["score", "oracle"]].corr().iloc[0, 1],
+        frame[["score", "oracle"]].rank().corr().iloc[0, 1],
+    )
+    ax.set_title(f"Pearson {pearson:.2f}, Spearman {spearman:.2f}")
+    return ax
+
+
+@styled
+def plot_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Correlation with the oracle against minibatch size: columns of ``correlations``, batch, and images (which).
+
+    Example:
+        >>> frame = pd.DataFrame({"batch": [1, 8, 64], "images": "test", "pearson": [0.5, 0.7, 0.8]})
+        >>> frame = frame.assign(spearman=frame["pearson"], pearson_minibatch=0.9)
+        >>> plot_correlations(frame).get_xlabel()
+        'images in a minibatch (log)'
+    """
+    ax = ax or axes(9, 4)
+    for k, (images, part) in enumerate(frame.groupby("images", sort=False)):
+        for which, (dash, title) in _KINDS.items():
+            label = f"{images}: {title}"
+            ax.plot(part["batch"], part[which], dash, marker=MARKERS[k], color=COLOURS[k], markersize=5, label=label)
+    ax.axhline(0, color="#777777", linewidth=0.8)
+    ax.set(xscale="log", xlabel="images in a minibatch (log)", ylabel="correlation with the oracle", ylim=(None, 1.02))
+    ax.set_xticks(sorted(frame["batch"].unique()), [f"{batch:g}" for batch in sorted(frame["batch"].unique())])
+    ax.minorticks_off()
+    ax.set_title("The minibatch is part of the criterion")
+    legend(ax)
+    return ax
+
+
+@styled
+def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = None) -> Axes:
+    """Accuracy against what is left, one line a ``method``: the mean over seeds, a band of one standard deviation.
+
+    Columns method, accuracy in percent, ``x`` (products, parameters, ratio: shares; milliseconds; kilobytes), and
+    ``keep``, which makes one point of several seeds; the accuracy before in ``frame.attrs["before"]``.
+
+    Example:
+        >>> frame = pd.DataFrame({"method": "Taylor", "keep": [0.5, 0.9], "accuracy": [90.0, 97.0]})
+        >>> plot_tradeoff(frame.assign(products=frame["keep"])).get_xlabel()
+        'products left (%)'
+    """
+    ax = ax or axes(8, 4.5)
+    scale = 100 if x in _SHARES else 1
+    for k, (method, part) in enumerate(frame.groupby("method", sort=False)):
+        points = part.groupby("keep").agg({x: "mean", "accuracy": ["mean", "std"]}).sort_index()
+        places, mean = scale * points[x, "mean"], points["accuracy", "mean"]
+        spread = points["accuracy", "std"].fillna(0)
+        colour, dash, marker = (cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
+        ax.plot(places, mean, color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=method)
+        if (spread > 0).any():
+            ax.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+    if (before := frame.attrs.get("before")) is not None:
+        ax.axhline(before, color=INK, linewidth=0.8, label=f"before: {before:.2f} %")
+    ax.set(xlabel=_LEFT[x], ylabel="accuracy (%)")
+    if x == "bits":
+        ax.set_xscale("log")
+        plain_log(ax.xaxis)
+        ax.minorticks_off()
+    legend(ax)
+    return ax
+
+
+@styled
+def plot_sensitivity(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``sensitivity``: accuracy by group and by the share of its channels that is gone, as a heat map with numbers.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = sensitivity(network, "magnitude", images, ratios=[0.5, 0.9])
+        >>> [label.get_text() for label in plot_sensitivity(frame).get_yticklabels()]
+        ['hidden.0.linear', 'hidden.1.linear']
+    """
+    table = frame.pivot_table(index="group", columns="ratio", values="accuracy", sort=False)
+    ax = ax or axes(1.0 * len(table.columns) + 3.2, 0.32 * len(table) + 1.4)
+    picture = ax.imshow(table, cmap="cividis", aspect="auto", vmin=0, vmax=100)
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        colour = "white" if value < 55 else INK
+        ax.annotate(f"{value:.0f}", (column, row), ha="center", va="center", fontsize=9, color=colour)
+    ax.set_xticks(range(len(table.columns)), [f"{100 * ratio:g}" for ratio in table.columns])
+    ax.set_yticks(range(len(table)), table.index)
+    ax.grid(False)
+    ax.figure.colorbar(picture, ax=ax, label="accuracy (%)")
+    ax.set(xlabel="channels of this group removed (%)", title="One group pruned, all others whole")
+    return ax
+
+
+@styled
+def plot_relevance(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Magnitude against relevance of single weights, both over their layer's range; columns magnitude, relevance.
+
+    Example:
+        >>> frame = pd.DataFrame({"magnitude": [0.1, 0.2, 0.3], "relevance": [0.1, 0.3, 0.2]})
+        >>> plot_relevance(frame).get_title()
+        '3 weights, Spearman 0.50'
+    """
+    ax = ax or axes(4.2, 3.6)
+    ax.plot(frame["magnitude"], frame["relevance"], ".", color=BLUE, markersize=2, alpha=0.5, rasterized=True)
+    rank = frame[["magnitude", "relevance"]].rank().corr().iloc[0, 1]
+    ax.set(xlabel="magnitude (share of range)", ylabel="relevance (share of range)")
+    ax.set_title(f"{len(frame):,} weights, Spearman {rank:.2f}")
+    return ax
+
+
+@styled
+def plot_savings(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Kilobytes that each ``delta`` needs for an accuracy, a bar each; columns delta, kilobytes (NaN: not reached).
+
+    Example:
+        >>> frame = pd.DataFrame({"delta": [0.0, 0.5, 1.0], "kilobytes": [20.0, 15.0, 25.0]})
+        >>> plot_savings(frame).get_title()
+        'the best mixture saves 25.0 %'
+    """
+    ax = ax or axes(6, 3.2)
+    frame = frame.reset_index(drop=True)
+    best = frame["kilobytes"].idxmin() if frame["kilobytes"].notna().any() else None
+    colours = [ORANGE if index == best else BLUE for index in frame.index]
+    ax.barh(range(len(frame)), frame["kilobytes"], color=colours, height=0.7)
+    for place, size in enumerate(frame["kilobytes"]):
+        text = f" {size:.1f}" if np.isfinite(size) else " not reached"
+        ax.annotate(text, (size if np.isfinite(size) else 0, place), ha="left", va="center", fontsize=9)
+    names = {0.0: "0 (magnitude)", 1.0: "1 (relevance)"}
+    ax.set_yticks(range(len(frame)), [names.get(delta, f"{delta:g}") for delta in frame["delta"]])
+    ax.set_ylim(len(frame) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="size (kB)", ylabel="delta", title=_saving(frame))
+    ax.set_xlim(0, 1.25 * (frame["kilobytes"].max() if best is not None else 1))
+    return ax
+
+
+def _saving(frame: pd.DataFrame) -> str:
+    """What the best mixture needs less than the better of magnitude and relevance."""
+    ends = frame["delta"].isin((0, 1))
+    alone, mixed = frame.loc[ends, "kilobytes"].min(), frame.loc[~ends, "kilobytes"].min()
+    if not (np.isfinite(alone) and np.isfinite(mixed)):
+        return ""
+    saved = 100 * (1 - mixed / alone)
+    return f"the best mixture saves {saved:.1f} %" if saved > 0 else f"the best mixture takes {-saved:.1f} % more"

@@ -1,0 +1,147 @@
+"""The style of all figures, and what they have in common. No global style is changed.
+
+Colours are Petroff's six (arXiv 2107.02270), chosen for colour blindness; lines differ by marker and dash as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any, cast
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
+INK = "#222222"
+COLOURS = (BLUE, RED, PURPLE, ORANGE, VIOLET, GREY)
+# Five and seven of them, so that with six colours the 210th line is the first that looks like another one.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)))
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#777777",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 80,  # of the pictures in notebooks, which then stay under 500 KB
+    "pdf.fonttype": 42,
+}
+_DRAWING = RLock()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Inside, what is drawn has our style: in one thread at a time, for the style is the process's.
+
+    In a live notebook a slider is heard in one thread while cells run in another.
+    """
+    with _DRAWING, mpl.rc_context(STYLE):
+        yield
+
+
+styled = style()
+# Loads the backend, which in a notebook turns interactive drawing on: within ``styled`` that would be undone after the
+# first picture, and the notebook would show no other.
+plt.draw_if_interactive()
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that ``ax`` stands in, which has a file's functions."""
+    return cast(Figure, ax.get_figure(root=True))
+
+
+@styled
+def small_multiples(
+    frame: pd.DataFrame,
+    plot: Callable[[pd.DataFrame, Axes], Axes],
+    by: str,
+    columns: int = 4,
+    title: str = "",
+    legend: bool = False,
+) -> Figure:
+    """One small picture for each value of column ``by``, in the frame's order, axis names on the outer ones only.
+
+    With ``legend``, that of the first picture stands below for all.
+
+    Example:
+        >>> layers = weight_layers(load_network("digits/mlp"))
+        >>> frame = pd.concat(estimate_density(layer.weight.detach()).frame(layer=layer.name) for layer in layers)
+        >>> figure = small_multiples(frame, plot_density, by="layer")
+        >>> [ax.get_title().split()[0] for ax in figure.axes if ax.get_visible()]
+        ['hidden.0.linear', 'hidden.1.linear', 'classifier']
+    """
+    groups = list(frame.groupby(by, sort=False))
+    columns = min(columns, len(groups))
+    rows = -(-len(groups) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.0 * columns, 2.3 * rows + 0.4), squeeze=False)
+    for ax in grid.flat[len(groups) :]:
+        ax.set_visible(False)
+    for k, (ax, (value, part)) in enumerate(zip(grid.flat, groups, strict=False)):
+        plot(part, ax)
+        ax.set_title(f"{value}\n{ax.get_title()}".strip(), fontsize=9)
+        ax.set_xlabel(ax.get_xlabel() if k + columns >= len(groups) else "")
+        ax.set_ylabel(ax.get_ylabel() if k % columns == 0 else "")
+    if legend:
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        for ax in grid.flat[: len(groups)]:
+            ax.get_legend().remove()
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def lines(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str) -> None:
+    """One line with markers for each value of column ``by``, and the legend beside the axes."""
+    for k, (name, part) in enumerate(frame.groupby(by, sort=False)):
+        part = part.sort_values(x)
+        colour, dash, marker = (cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
+        ax.plot(
+            part[x], part[y], color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=name
+        )
+    legend(ax)
+
+
+def plain_log(axis: mpl.axis.Axis) -> None:
+    """Plain numbers on a logarithmic axis, once all is drawn on it: exponents of powers would be too small to read."""
+    low, high = axis.get_view_interval()
+    digits = range(1, 10) if high < 6 * low else (1, 2, 5) if high < 1000 * low else (1,)  # two ticks at least
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=digits))
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: _plain_number(value)))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def _plain_number(value: float) -> str:
+    """0.001 to 5,000,000 in full; 2e-4 and 1e7 beyond."""
+    if 0.0009 < value < 6e6:
+        return f"{value:,.10g}"
+    digits, exponent = f"{value:.0e}".split("e")
+    return f"{digits}e{int(exponent)}"
+
+
+def legend(ax: Axes) -> None:
+    """Beside the axes, where it hides nothing."""
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def axes(width: float, height: float) -> Axes:
+    """The Axes of a new figure, ``width`` x ``height`` inches."""
+    return plt.subplots(figsize=(width, height))[1]

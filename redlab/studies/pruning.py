@@ -1,0 +1,362 @@
+"""Comparisons of pruning that several notebooks draw: one network, many criteria, one tidy frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from redlab.channels.coupling import couple
+from redlab.dpp.training import prune_by_masks
+from redlab.network.evaluation import evaluate
+from redlab.network.example import Example
+from redlab.network.layers import copy_network, unwrap
+from redlab.network.remainder import of_layers
+from redlab.network.result import Result
+from redlab.network.samples import Labelled, as_dataset, example_of
+from redlab.network.training import train
+from redlab.options import plain_options
+from redlab.progress import progress
+from redlab.pruning.channels import prune_channels
+from redlab.pruning.criteria.oracle import mean_square, removal_changes
+from redlab.pruning.criteria.registry import CRITERIA, find_criterion
+from redlab.pruning.iterative import iterative_prune
+from redlab.pruning.scoring import score_channels, score_weights
+from redlab.pruning.selection import check_share
+from redlab.pruning.subject import Subject
+from redlab.pruning.weights import prune_weights, sparse_bytes
+from redlab.studies.splitting import read_benchmark
+
+SCORE_IMAGES = 1024  # images that a criterion sees: 16 minibatches of 64
+_CORRELATIONS = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
+_SELECTS = ("scope", "round_to", "compensation")  # options of a method that go to the selection, not to the criterion
+
+
+def compare_criteria(
+    network: nn.Module,
+    test: Dataset,
+    training: Dataset,
+    methods: Mapping[str, dict[str, Any]],
+    keeps: Sequence[float],
+    seeds: Sequence[int] = (0,),
+    fine_tune: Mapping[str, Any] | None = None,
+    before: float | None = None,
+) -> pd.DataFrame:
+    """Prune ``network`` by several methods to several shares of its products, and measure what is left of it.
+
+    Arguments:
+        test: what accuracy is measured on, and ``training`` what criteria see and fine-tuning learns from.
+        methods: by name the ``criterion``, its options, and ``scope``, ``round_to``, ``compensation``; or, with a
+            ``step`` among them, arguments of ``iterative_prune``; or, with the criterion "dpp", of ``prune_by_masks``.
+        keeps: shares of the products to keep.
+        seeds: of the images that a criterion sees, of the random criterion and of fine-tuning. Where a method draws
+            nothing, the first alone.
+        fine_tune: arguments of ``train`` for what follows each pruning; by default nothing does.
+        before: the accuracy of the network as it came, where it is known; it is measured otherwise.
+
+    Returns:
+        A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products``, ``macs`` and
+        ``parameters``, the shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent.
+        ``attrs["before"]`` holds the accuracy of the network as it came.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
+        >>> methods = {"magnitude": {"criterion": "magnitude"}, "Taylor": {"criterion": "taylor"}}
+        >>> compare_criteria(network, images, images, methods, keeps=[0.5])[["method", "stage", "products"]]
+              method   stage  products
+        0  magnitude  pruned  0.497462
+        1     Taylor  pruned  0.499306
+    """
+    rows = []
+    jobs = [
+        (name, seed) for name, method in methods.items() for seed in (seeds if _draws(method, fine_tune) else seeds[:1])
+    ]
+    for name, seed in progress(jobs, "methods"):
+        for keep, result in prune_by_method(network, training, methods[name], keeps, seed):
+            own = {"method": name, "keep": keep, "seed": seed, **left_of(result)}
+            rows += [own | stage for stage in _stages(result.network, test, training, seed, fine_tune)]
+    frame = pd.DataFrame(rows)
+    frame.attrs["before"] = evaluate(network, test).accuracy if before is None else before
+    return frame
+
+
+def _draws(method: Mapping[str, Any], fine_tune: Mapping[str, Any] | None) -> bool:
+    """Whether seeds change anything."""
+    name = method["criterion"]
+    return fine_tune is not None or "step" in method or name in ("random", "dpp") or CRITERIA[name].data
+
+
+def prune_by_method(
+    network: nn.Module, training: Dataset, method: Mapping[str, Any], keeps: Sequence[float], seed: int
+) -> Iterator[tuple[float, Result]]:
+    """Each of ``keeps``, the shares of the products to keep, and ``network`` pruned to it; arguments as in
+    ``compare_criteria``. What a method asks of the images is asked once for all shares.
+    """
+    if "step" in method:
+        for keep in keeps:
+            yield keep, iterative_prune(network, dataset=training, target=keep, seed=seed, **method)
+        return
+    options = {name: value for name, value in method.items() if name not in ("criterion", *_SELECTS)}
+    if method["criterion"] == "dpp":
+        for keep in keeps:
+            yield keep, prune_by_masks(network, training, keep, seed=seed, **options)
+        return
+    if method["criterion"] == "random":
+        options["seed"] = seed
+    training = as_dataset(training)
+    images = np.random.default_rng(seed).permutation(len(training))[:SCORE_IMAGES].tolist()
+    scores = score_channels(network, method["criterion"], Subset(training, images), **options)
+    for keep in keeps:
+        yield keep, prune_channels(network, scores, products=keep, **_picked(method, _SELECTS))
+
+
+def _picked(method: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: method[name] for name in names if name in method}
+
+
+def left_of(result: Result) -> dict[str, float]:
+    """The shares of products, macs, parameters and scored channels that ``result`` has left."""
+    total = of_layers(result.layers).sum(numeric_only=True)
+    return {
+        "products": total["products_after"] / total["products_before"],
+        "macs": total["macs_after"] / total["macs_before"],
+        "parameters": total["parameters_after"] / total["parameters_before"],
+        "channels": 1 - result.plan["achieved"]["ratio"],
+    }
+
+
+def _stages(
+    network: nn.Module, test: Dataset, training: Dataset, seed: int, fine_tune: Mapping[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    yield {"stage": "pruned", "accuracy": evaluate(network, test).accuracy}
+    if fine_tune is not None:
+        tuned = train(network, training, seed=seed, **fine_tune).network
+        yield {"stage": "fine-tuned", "accuracy": evaluate(tuned, test).accuracy}
+
+
+@plain_options
+def sensitivity(
+    network: nn.Module,
+    criterion: str,
+    dataset: Labelled,
+    ratios: Sequence[float],
+    *,
+    scored_on: Labelled | None = None,
+    compensation: str | None = None,
+    example: Example | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """What it costs to prune one coupled group alone, all others whole.
+
+    Arguments:
+        criterion: what says which channels go first, with its ``options``.
+        dataset: what accuracy and loss are measured on.
+        ratios: shares of the group's channels to remove, each in [0, 1].
+        scored_on: what the criterion sees; by default ``dataset`` too.
+        compensation: as in ``prune_channels``.
+
+    Returns:
+        A row a group that may lose channels and ratio: group, ratio, channels (of the group), ``removed``, the share of
+        the network's ``products`` left, accuracy in percent, loss in nats. ``attrs["before"]`` is the accuracy before.
+
+    Raises:
+        ValueError: as ``score_channels`` and ``prune_channels``.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = sensitivity(network, "magnitude", images, ratios=[0.5])
+        >>> frame[["group", "channels", "removed"]]
+                     group  channels  removed
+        0  hidden.0.linear       256      128
+        1  hidden.1.linear       128       64
+    """
+    find_criterion(criterion, "channels", options)
+    for ratio in ratios:
+        check_share("each of ratios", ratio)
+    example = example_of(network, example, dataset)
+    scores = score_channels(network, criterion, dataset if scored_on is None else scored_on, example=example, **options)
+    jobs = [(name, ratio) for name in scores.values for ratio in ratios]
+    rows = []
+    for name, ratio in progress(jobs, "sensitivity"):
+        alone = replace(scores, values={name: scores.values[name]})
+        result = prune_channels(network, alone, ratio, compensation=compensation, example=example)
+        found = evaluate(result.network, dataset)
+        size = len(scores.values[name])
+        row = {
+            "group": name,
+            "ratio": ratio,
+            "channels": size,
+            "removed": round(size * result.plan["achieved"]["ratio"]),
+        }
+        row |= {"products": left_of(result)["products"], "accuracy": found.accuracy, "loss": found.loss}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    frame.attrs["before"] = evaluate(network, dataset).accuracy
+    return frame
+
+
+def inner_groups(network: nn.Module, example: Example | None = None) -> list[str]:
+    """The groups that one layer makes and one layer reads: no part of a residual stream.
+
+    Example:
+        >>> inner_groups(load_network("digits/resnet"))
+        ['layer1.0.conv1', 'layer2.0.conv1', 'layer3.0.conv1', 'layer3.0.conv2']
+    """
+    network = unwrap(network)
+    groups = [group for group in couple(network, example) if not group.frozen and len(group.consumers) == 1]
+    weights = {
+        group.name: [m for m in group.producers if m.tensor.endswith("weight") and _is_kernel(network, m.tensor)]
+        for group in groups
+    }
+    return [name for name, members in weights.items() if len(members) == 1]
+
+
+def _is_kernel(network: nn.Module, name: str) -> bool:
+    return network.get_parameter(name).ndim > 1
+
+
+def oracle_agreement(
+    network: nn.Module, dataset: Dataset, methods: Mapping[str, dict[str, Any]], groups: Sequence[str]
+) -> pd.DataFrame:
+    """Scores beside what removing each channel really does to the loss, on the same images.
+
+    Arguments:
+        methods: by name the ``criterion`` and its options.
+        groups: whose channels are compared.
+
+    Returns:
+        A row a method and channel: method, group, channel, score; ``oracle``, the squared change of the loss over all
+        images; ``oracle_minibatch``, over minibatches of the method's ``batch_size`` (64), averaged after squaring.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
+        >>> frame = oracle_agreement(network, images, {"Taylor": {"criterion": "taylor"}}, inner_groups(network)[-1:])
+        >>> frame.columns.tolist(), len(frame)
+        (['group', 'channel', 'score', 'method', 'oracle', 'oracle_minibatch'], 128)
+    """
+    subject = Subject(copy_network(unwrap(network)).eval(), as_dataset(dataset))
+    changes = removal_changes(subject, groups)
+    joined = torch.cat([changes[group] for group in groups])
+    frames = []
+    for name, method in progress(list(methods.items()), "criteria"):
+        options = {key: value for key, value in method.items() if key != "criterion"}
+        scores = score_channels(network, method["criterion"], dataset, **options)
+        own = replace(scores, values={group: scores.values[group] for group in groups}).frame()
+        truth = {"oracle": None, "oracle_minibatch": options.get("batch_size", 64)}
+        columns = {column: mean_square(joined, size).numpy() for column, size in truth.items()}
+        frames.append(own.assign(method=name, **columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def correlations(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of ``oracle_agreement``: method, and the correlations of score and oracle over all its channels: ``pearson`` and
+    ``spearman`` with the change over all images, ``pearson_minibatch`` with that over minibatches.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
+        >>> frame = oracle_agreement(network, images, {"oracle": {"criterion": "oracle"}}, inner_groups(network)[-1:])
+        >>> correlations(frame)[["method", "spearman"]].round(2)
+           method  spearman
+        0  oracle       1.0
+    """
+    rows = []
+    for method, part in frame.groupby("method", sort=False):
+        row = {"method": method, "channels": len(part)}
+        row |= {name: test(part["score"], part["oracle"])[0] for name, test in _CORRELATIONS.items()}
+        rows.append(row | {"pearson_minibatch": stats.pearsonr(part["score"], part["oracle_minibatch"])[0]})
+    return pd.DataFrame(rows)
+
+
+def compare_weights(
+    network: nn.Module,
+    test: Dataset,
+    training: Dataset,
+    methods: Mapping[str, dict[str, Any]],
+    ratios: Sequence[float],
+) -> pd.DataFrame:
+    """Set weights of ``network`` to zero by several methods, and measure what is left of it; no fine-tuning.
+
+    Arguments:
+        test, training: as in ``compare_criteria``.
+        methods: by name the ``criterion``, its options, and ``scope``.
+        ratios: shares of the weights to set to zero.
+
+    Returns:
+        A row a method and ratio: these; ``kilobytes`` (1,000 bytes, ``sparse_bytes``); ``accuracy`` in percent.
+        ``attrs["before"]`` holds the accuracy of the network as it came.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> methods = {"magnitude": {"criterion": "magnitude"}}
+        >>> compare_weights(network, images, images, methods, ratios=[0.0, 0.9])[["ratio", "kilobytes"]].round(1)
+           ratio  kilobytes
+        0    0.0      207.9
+        1    0.9       32.7
+    """
+    training = as_dataset(training)
+    rows, seen = [], Subset(training, range(min(SCORE_IMAGES, len(training))))
+    for name, method in progress(list(methods.items()), "methods"):
+        options = {key: value for key, value in method.items() if key not in ("criterion", "scope")}
+        scores = score_weights(network, method["criterion"], seen, **options)
+        for ratio in ratios:
+            pruned = prune_weights(network, scores, ratio, **_picked(method, ("scope",))).network
+            row = {"method": name, "ratio": ratio, "kilobytes": sparse_bytes(pruned) / 1000}
+            rows.append(row | {"accuracy": evaluate(pruned, test).accuracy})
+    frame = pd.DataFrame(rows)
+    frame.attrs["before"] = evaluate(network, test).accuracy
+    return frame
+
+
+def sizes_at(frame: pd.DataFrame, accuracy: float) -> pd.Series:
+    """By method, the fewest kilobytes of ``compare_weights`` at which the accuracy is still reached.
+
+    The curve goes straight from each measured point to the next; NaN where no point reaches ``accuracy``.
+
+    Example:
+        >>> frame = pd.DataFrame({"method": "Taylor", "kilobytes": [10.0, 20.0], "accuracy": [90.0, 100.0]})
+        >>> sizes_at(frame, accuracy=95)
+        method
+        Taylor    15.0
+        dtype: float64
+    """
+    return frame.groupby("method", sort=False)[["kilobytes", "accuracy"]].apply(lambda own: _size_at(own, accuracy))
+
+
+def _size_at(points: pd.DataFrame, accuracy: float) -> float:
+    ordered = points.sort_values("kilobytes").to_numpy()
+    reached = np.flatnonzero(ordered[:, 1] >= accuracy)
+    if len(reached) == 0:
+        return float("nan")
+    size, found = ordered[reached[0]]
+    if reached[0] == 0:
+        return float(size)
+    smaller, short = ordered[reached[0] - 1]
+    return float(size - (size - smaller) * (found - accuracy) / (found - short))
+
+
+def with_latency(frame: pd.DataFrame, network: str) -> pd.DataFrame:
+    """The rows of ``compare_criteria`` whose networks ``make bench`` timed, with their ``milliseconds``, batch 1.
+
+    Arguments:
+        network: its name; empty where it was not timed.
+
+    Example:
+        >>> with_latency(pd.DataFrame({"method": ["Taylor"], "keep": [0.5]}), "digits/resnet").columns.tolist()
+        ['method', 'keep', 'milliseconds']
+    """
+    try:
+        measured = read_benchmark(f"latency after pruning, {network}")
+    except ValueError:
+        return frame.iloc[:0].assign(milliseconds=0.0)
+    times = {
+        (row.method, round(row.share, 4)): 1000 * row.seconds for row in measured.dropna(subset="method").itertuples()
+    }
+    found = [times.get((row.method, round(row.keep, 4)), np.nan) for row in frame.itertuples()]
+    return frame.assign(milliseconds=found).dropna(subset="milliseconds")

@@ -1,0 +1,219 @@
+"""Real networks by many methods, side by side: what a row holds, and the rows that ``benchmarks.real`` has left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+from torch.utils.data import Dataset
+
+from redlab.compression.folding import fold_batchnorm
+from redlab.compression.split_layers import SplitLayer
+from redlab.compression.splitting import as_dense
+from redlab.network.cost import measure_cost
+from redlab.network.evaluation import evaluate
+from redlab.network.latency import compare_latency
+from redlab.paths import checkout
+from redlab.studies.published import PUBLISHED
+from redlab.studies.splitting import folder_bytes
+
+# What a method asks for beyond the trained network: each has a panel of its own, since they answer other questions.
+NEEDS = ("nothing", "data", "fine-tuning")
+SHARES = ("products", "macs", "additions", "operations", "parameters", "bytes")
+_TIMES = ("milliseconds", "time_ratio")
+_ROUNDS = {False: 40, True: 9}  # of timing, by whether layers are split: those take ten times as long and more
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+# What a setting says in words, as numbers of the columns that other frames have, too.
+_SETTINGS = {
+    "keep": r"^([\d.]+)% of products$",
+    "max_error": r"^error ([\d.]+)$",
+    "alpha": r"^alpha ([\d.]+)$",
+    "bandwidth": r"^(silverman/\d+)$",
+}
+
+_NO_IMAGES = "there are no training images of ImageNet here"
+_LEFT_OUT = (
+    ("imagenet/mobilenet_v1_0.75", "Taylor, FlexRel, SInGE; biases from images", _NO_IMAGES),
+    ("imagenet/mobilenet_v1_0.75", "all fine-tuning, DPP, SPP", _NO_IMAGES),
+    ("cifar10/resnet56", "SInGE", "a gradient for each group, step and minibatch: half an hour"),
+    ("cifar10/resnet56", "random and reconstructed Taylor, fine-tuned", "minutes of training each"),
+    ("cifar10/resnet56", "more alphas of merging", "minutes to evaluate each"),
+    ("cifar10/resnet56", "second and third seeds of DPP, SPP and biases from images", "minutes of training each"),
+    ("the ResNets", "training beyond 0.4 epochs", "hours on a CPU"),
+)
+
+
+def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | None = None) -> dict[str, float]:
+    """What is left of ``original`` in ``network``, which some method made of it.
+
+    Arguments:
+        dataset: what accuracy is measured on, of split layers in ordinary ones; None: it is not measured.
+
+    Returns:
+        ``products``, ``macs``, ``additions``, ``operations`` (multiplications and additions), ``parameters`` and
+        ``bytes`` (of the folders that ``save_network`` writes), as shares of the original's; ``accuracy`` in percent.
+        Split layers count each distinct product once and have one parameter a distinct value of a channel, their
+        look-ups apart; RED's separated kernels can add more than they save, so that the share of additions can exceed
+        1.
+
+    Example:
+        >>> from redlab import hash_network, load_network
+        >>> network = load_network("digits/mlp")
+        >>> left = measure_left(network, hash_network(network, max_error=0.1).network)
+        >>> left["products"], round(left["bytes"], 1)
+        (1.0, 0.2)
+    """
+    before, after = (_with_operations(measure_cost(own).attrs) for own in (original, network))
+    row = {name: after[name] / before[name] for name in SHARES[:-1]}
+    row["bytes"] = folder_bytes(network) / folder_bytes(original)
+    if dataset is not None:
+        row["accuracy"] = evaluate(as_dense(network) if is_split(network) else network, dataset).accuracy
+    return row
+
+
+def _with_operations(cost: dict[str, int]) -> dict[str, int]:
+    return cost | {"operations": cost["products"] + cost["additions"]}
+
+
+def time_left(original: nn.Module, network: nn.Module) -> dict[str, float]:
+    """``milliseconds`` of one image on one thread, and their ``time_ratio`` to the original's, measured in turns.
+
+    Of the processor's time, so that other work on the machine is not in them. Batch norms are folded first in both:
+    whoever waits for a network folds it, and folding is nobody's merit here.
+    """
+    contestants = {"original": _folded(original), "network": _folded(network)}
+    table = compare_latency(contestants, repeats=_ROUNDS[is_split(network)], threads=1, clock="processor")
+    table = table.set_index("network")
+    return {"milliseconds": table.loc["network", "median"], "time_ratio": table.loc["network", "ratio"]}
+
+
+def is_split(network: nn.Module) -> bool:
+    """Whether any layer of it is split or separated: it then saves products, and no additions to speak of."""
+    return any(isinstance(module, SplitLayer) for module in network.modules())
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    has_norms = any(isinstance(module, _NORMS) for module in network.modules())
+    return fold_batchnorm(network).network if has_norms else network
+
+
+def read_real(path: str | Path | None = None) -> pd.DataFrame:
+    """The rows that ``python -m benchmarks.real`` has left, in the order in which methods are tried.
+
+    Arguments:
+        path: by default benchmarks/real.csv of the checkout.
+
+    Returns:
+        A row a network, method, setting, seed and stage: these; ``needs``, one of ``NEEDS``; ``split``, whether its
+        layers are split; the columns of ``measure_left`` and ``time_left``; ``before``, the accuracy of the network as
+        it came; ``images`` of the test; ``count``, "new" where shares are by the rule of ``measure_cost``, "old" where
+        multiplications by padding are among the products; the ``command`` that makes the row; ``seconds``,
+        ``machine``, ``threads``; and
+        the setting as ``keep``, ``max_error``, ``alpha`` (NaN elsewhere) and ``bandwidth`` ("" elsewhere).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> rows = read_real()
+        >>> rows.loc[rows["method"] == "SInGE", ["network", "needs"]].drop_duplicates().to_numpy().tolist()
+        [['cifar10/resnet20', 'data']]
+    """
+    frame = pd.read_csv(path or checkout() / "benchmarks" / "real.csv")
+    found = {name: frame["setting"].str.extract(pattern)[0] for name, pattern in _SETTINGS.items()}
+    numbers = {name: column.astype(float) for name, column in found.items() if name != "bandwidth"}
+    numbers["keep"] /= 100
+    return frame.assign(**numbers, bandwidth=found["bandwidth"].fillna(""))
+
+
+def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
+    """``read_real`` with seeds taken together: means, the standard deviation ``sd`` of the accuracy (0 for one seed),
+    and how many ``seeds`` there are.
+
+    Example:
+        >>> summary = summarise_real(read_real().query("network == 'cifar10/resnet56' and method == 'FlexRel'"))
+        >>> summary[["setting", "seeds"]].to_numpy().tolist()
+        [['75% of products', 3], ['47% of products', 3]]
+    """
+    keys = ["network", "needs", "method", "setting", "split", "count", "before"]
+    groups = frame.groupby(keys, sort=False)
+    means = groups[["accuracy", *SHARES, *_TIMES]].mean()
+    spread = groups["accuracy"].agg(sd="std", seeds="count")
+    return means.join(spread).fillna({"sd": 0.0}).reset_index()
+
+
+def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
+    """Of ``summarise_real``, the rows of one network as text, a panel after the other, with the published figures that
+    stand beside them. Cells that nobody measured or printed are empty.
+
+    Returns:
+        The columns needs, method, setting, accuracy, seeds, products, macs, additions, operations (multiplications and
+        additions), parameters, bytes, count ("old": padding counts as well), ms, time (that of the original is 1), and
+        ``protocol``: in what a published figure differs; empty where the row is measured here. Papers print macs.
+
+    Example:
+        >>> table = table_real(summarise_real(read_real()), "cifar10/resnet20")
+        >>> table.loc[table["method"].str.contains("published"), ["method", "accuracy"]].to_numpy().tolist()[-1]
+        ['Distiller (published)', '91.78 → 91.34']
+    """
+    own = summary[summary["network"] == network].assign(protocol="")
+    printed = published_figures().query("network == @network")
+    printed = printed.assign(method=printed["method"] + " (published)")
+    rows = pd.concat([own, printed], ignore_index=True)
+    rows["order"] = rows["needs"].map(lambda needs: NEEDS.index(needs) if needs in NEEDS else -1)
+    rows = rows.sort_values("order", kind="stable")
+    text = {name: rows[name] for name in ("needs", "method", "setting")}
+    text["accuracy"] = [_accuracy(*row) for row in rows[["before", "accuracy", "sd"]].to_numpy()]
+    text["seeds"] = rows["seeds"].map("{:.0f}".format).where(rows["seeds"].notna(), "")
+    for name in SHARES:
+        text[name] = (100 * rows[name]).map("{:.1f} %".format).where(rows[name].notna(), "")
+    text["count"] = rows["count"].where(rows["count"] == "old", "")
+    for name, title in zip(_TIMES, ("ms", "time"), strict=True):
+        text[title] = rows[name].map("{:.2f}".format).where(rows[name].notna(), "")
+    return pd.DataFrame({**text, "protocol": rows["protocol"]}).reset_index(drop=True)
+
+
+def left_out() -> pd.DataFrame:
+    """What was not measured, and why: network, method, reason.
+
+    Example:
+        >>> left_out()["network"].iloc[0]
+        'imagenet/mobilenet_v1_0.75'
+    """
+    return pd.DataFrame(_LEFT_OUT, columns=["network", "method", "reason"])
+
+
+def published_figures() -> pd.DataFrame:
+    """``PUBLISHED``: network, needs, method, setting, before, accuracy, products, macs, parameters, source, protocol.
+
+    Papers count macs; ``products`` repeats that share, for axes on which measured ones stand.
+
+    Example:
+        >>> figures = published_figures()
+        >>> figures.loc[figures["method"] == "DepGraph", "accuracy"].tolist()
+        [93.77, 93.64]
+    """
+    return pd.DataFrame(PUBLISHED).astype({"products": float, "macs": float, "parameters": float})
+
+
+def _accuracy(before: float, after: float, sd: float) -> str:
+    return f"{before:.2f} → {after:.2f}" + (f" ± {sd:.2f}" if sd > 0 else "")
+
+
+def beside_stored(live: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
+    """Rows measured just now beside the stored ones of the same network, method and setting, seed 0.
+
+    Returns:
+        network, method, setting, and accuracy, products, macs, additions, operations, parameters and bytes twice: as
+        ``NAME`` and ``NAME_stored``; no rows where nothing is stored.
+
+    Example:
+        >>> stored = read_real()
+        >>> beside = beside_stored(stored.query("method == 'RED as published'"), stored)
+        >>> (beside["accuracy"] == beside["accuracy_stored"]).all().item()
+        True
+    """
+    keys, measured = ["network", "method", "setting"], ["accuracy", *SHARES]
+    first = stored[(stored["seed"] == 0) & (stored["stage"] == "compressed")]
+    return live[keys + measured].merge(first[keys + measured], on=keys, suffixes=("", "_stored"))

@@ -1,0 +1,271 @@
+"""Comparisons of splitting that the notebooks draw: one network, many settings, one tidy frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from redlab.compression.pipeline import Step, red_plus_plus_steps, take_all
+from redlab.compression.split_layers import SplitLayer
+from redlab.compression.splitting import as_dense, split_inputs
+from redlab.compression.units import UNITS, split_layer
+from redlab.hashing.chance import expected_unique
+from redlab.network.cost import measure_cost
+from redlab.network.evaluation import evaluate
+from redlab.network.example import answer
+from redlab.network.layers import Layer, unwrap, weight_layers
+from redlab.network.recipe import recipe_of
+from redlab.network.remainder import of_layers
+from redlab.network.samples import as_dataset, first_of
+from redlab.paths import checkout
+from redlab.progress import progress
+from redlab.zoo.saving import save_network
+
+_IMAGES = 64  # on which the logits of split and ordinary layers are compared
+
+
+def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> pd.DataFrame:
+    """The weights that input ``channel`` of a plain conv or linear layer meets, and which of them are multiplied.
+
+    Returns:
+        One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first of its value in
+        its unit does, the others look its product up, and zeros need none.
+
+    Example:
+        >>> layer = next(weight_layers(hash_network(load_network("digits/resnet")).network))
+        >>> frame = unit_map(layer, units=("channel",))
+        >>> len(frame), frame["multiplies"].sum().item()
+        (144, 24)
+    """
+    own = layer.module
+    outputs = own.weight.shape[0] // getattr(own, "groups", 1)
+    per_group = own.weight.shape[1]
+    weight = own.weight.detach().cpu().reshape(*own.weight.shape[:2], -1)  # a linear layer has one tap
+    rows = weight[channel // per_group * outputs :][:outputs, channel % per_group].numpy()
+    output, tap = np.indices(rows.shape)
+    columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
+    return pd.concat([pd.DataFrame(columns).assign(unit=unit, multiplies=_first(rows, unit).ravel()) for unit in units])
+
+
+def _first(rows: np.ndarray, unit: str) -> np.ndarray:
+    """(outputs, taps) bool: the first non-zero weight of its value in its unit."""
+    seen, first = set(), np.zeros(rows.shape, bool)
+    for (output, tap), value in np.ndenumerate(rows):
+        key = {"channel": value, "tap": (tap, value), "kernel": (tap, rows[output].tobytes())}[unit]
+        first[output, tap] = value != 0 and key not in seen
+        seen.add(key)
+    return first
+
+
+def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
+    """By input ``channel`` of a conv or linear layer: the ``weights`` that it meets, and the ``products`` that are left
+    at each position when equal weights of a ``unit`` share one.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 3, bias=False)
+        >>> layer.weight.data = torch.tensor([[0.5, 0.1], [0.5, 0.2], [0.5, 0.3]])
+        >>> channel_products(layer, "channel")
+           channel  weights  products
+        0        0        3         1
+        1        1        3         3
+    """
+    split = split_layer(layer, unit)
+    inputs, products = split.geometry.inputs, np.zeros(split.geometry.inputs, int)
+    for table in split.tables:
+        spent = table.values.detach().reshape(len(table), -1).count_nonzero(1)
+        products += np.bincount(table.channels.cpu(), spent.cpu(), inputs).astype(int)
+    return pd.DataFrame({"channel": range(inputs), "weights": layer.weight.numel() // inputs, "products": products})
+
+
+def distinct_products(network: nn.Module) -> pd.DataFrame:
+    """Distinct products of each layer of a hashed network: as measured, and as chance would have it.
+
+    Returns:
+        A row a layer and unit: layer, unit, ``weights`` in a unit, and the mean number of distinct non-zero values (or
+        kernels) a unit: ``measured``, and ``expected`` if the layer's weights were shuffled (``expected_unique``).
+
+    Example:
+        >>> frame = distinct_products(hash_network(load_network("digits/mlp")).network)
+        >>> frame[frame["unit"] == "channel"].round(1)
+                     layer     unit  weights  measured  expected
+        0  hidden.0.linear  channel      256      49.4      50.7
+        3  hidden.1.linear  channel      128      46.4      46.6
+        6       classifier  channel       10       8.3       8.1
+    """
+    plain = {layer.name: layer for layer in weight_layers(network) if not layer.skipped}
+    called = split_inputs(network).plan["layers"]
+    rows = [_chance(plain[name], unit) for name in progress(called, "distinct products") for unit in UNITS]
+    return pd.DataFrame(rows)
+
+
+def _chance(layer: Layer, unit: str) -> dict:
+    split = split_layer(layer.module, unit)
+    units = split.geometry.inputs * (len(split.geometry.taps) if unit == "tap" else 1)
+    values = layer.weight.detach().double().cpu().numpy().reshape(-1, prod(split.geometry.kernel))
+    if unit != "kernel":
+        values = values.reshape(-1, 1)
+    _, counts = np.unique(values, axis=0, return_counts=True)
+    kept = np.unique(values, axis=0).any(1)
+    n = len(values) // units
+    return {
+        "layer": layer.name,
+        "unit": unit,
+        "weights": n,
+        "measured": sum(map(len, split.tables)) / units,
+        "expected": expected_unique(counts[kept], n, total=len(values)),
+    }
+
+
+def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], units: tuple = UNITS) -> pd.DataFrame:
+    """``red_plus_plus`` once for each of ``settings`` (its keywords) and each unit, and what is left of ``network``.
+
+    Returns:
+        A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
+        the products that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too,
+        ``distinct`` weight values, ``accuracy`` in percent of the same network in ordinary layers.
+        ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = compare_splits(network, images, [{"max_error": 0.1}], units=("channel", "tap"))
+        >>> frame[["max_error", "unit", "share"]].round(2)
+           max_error     unit  share
+        0        0.1  channel   0.06
+        1        0.1      tap   0.06
+    """
+    rows = [row for setting in progress(settings, "settings") for row in _splits(network, dataset, setting, units)]
+    frame = pd.DataFrame(rows)
+    frame.attrs = {"of": "products", "before": evaluate(network, dataset).accuracy}
+    return frame
+
+
+def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -> Iterator[dict]:
+    results = list(take_all(network, red_plus_plus_steps(**setting)[:-1]))
+    hashed, table = results[-1].network, of_layers(results[1].layers)
+    error = table.loc[table["modes"] > 0, "error"].mean() if table["modes"].any() else 0.0
+    products, accuracy = measure_cost(network).attrs["products"], evaluate(hashed, dataset).accuracy
+    signed = not setting.get("as_published", False) and setting.get("signed", True)
+    for unit in units:
+        layers = of_layers(split_inputs(hashed, unit, signed).layers)
+        yield setting | {
+            "unit": unit,
+            "error": error,
+            "share": layers["products_after"].sum() / products,
+            "unsigned": layers["products_unsigned"].sum() / products,
+            "operations": int(layers[["products_after", "additions_after"]].to_numpy().sum()) / (2 * products),
+            "distinct": int(layers["distinct"].sum()),
+            "accuracy": accuracy,
+        }
+
+
+def split_differences(network: nn.Module, dataset: Dataset) -> pd.DataFrame:
+    """By unit, the largest relative difference of the logits of split and ordinary layers, on 64 images.
+
+    Example:
+        >>> hashed = hash_network(load_network("digits/mlp")).network
+        >>> frame = split_differences(hashed, load_dataset("digits"))
+        >>> frame["unit"].tolist(), bool((frame["difference"] < 1e-5).all())
+        (['channel', 'tap', 'kernel'], True)
+    """
+    network = unwrap(network)
+    inputs = first_of(as_dataset(dataset), _IMAGES).to(network)
+    with torch.inference_mode():
+        wanted = answer(network, inputs)
+        rows = [(unit, float(_relative(answer(split_inputs(network, unit).network, inputs), wanted))) for unit in UNITS]
+    return pd.DataFrame(rows, columns=["unit", "difference"])
+
+
+def _relative(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return (got - wanted).abs().max() / wanted.abs().max()
+
+
+def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[Step]]) -> pd.DataFrame:
+    """What each step of several methods leaves of ``network``.
+
+    Arguments:
+        methods: by name, the steps (``red_steps``, ``red_plus_plus_steps``).
+
+    Returns:
+        A row a method and step, the network as it came first: method, step, products, additions, ``operations`` (both
+        together), lookups, parameters, bytes (of the folder that ``save_network`` writes; 0 where the network has no
+        recipe), accuracy in percent.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+        >>> frame = step_by_step(network, images, {"RED": red_steps()})
+        >>> frame[["method", "step", "products", "lookups"]]
+          method              step  products  lookups
+        0    RED        as trained     50432        0
+        1    RED  fold batch norms     50432        0
+        2    RED      hash weights     50432        0
+        3    RED     merge neurons     50432        0
+        4    RED  separate kernels     15629    50432
+    """
+    rows = []
+    for method, steps in methods.items():
+        results = [result.network for result in take_all(network, progress(steps, method))]
+        titles = ["as trained", *(step.title for step in steps)]
+        rows += [_left(own, dataset, method, title) for own, title in zip([network, *results], titles, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def with_times(steps: pd.DataFrame, network: str) -> pd.DataFrame:
+    """``step_by_step`` of the network of that name with the ``milliseconds`` that ``make bench`` measured, batch 1; as
+    it is where that network was not measured.
+
+    Example:
+        >>> steps = pd.DataFrame({"method": ["RED"], "step": ["fold batch norms"]})
+        >>> with_times(steps, "cifar10/resnet20").columns.tolist()
+        ['method', 'step', 'milliseconds']
+    """
+    try:
+        measured = read_benchmark(f"latency step by step, {network}")
+    except ValueError:
+        return steps
+    milliseconds = {(row.method, row.step): 1000 * row.seconds for row in measured.itertuples()}
+    first = milliseconds["as trained", "as trained"]
+    return steps.assign(
+        milliseconds=[milliseconds.get(key, first) for key in zip(steps["method"], steps["step"], strict=True)]
+    )
+
+
+def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
+    cost = measure_cost(network).attrs
+    totals = {name: cost[name] for name in ("products", "additions", "lookups", "parameters")}
+    totals["operations"] = cost["products"] + cost["additions"]
+    dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network
+    row = {"method": method, "step": step, **totals, "bytes": folder_bytes(network)}
+    return row | {"accuracy": evaluate(dense, dataset).accuracy}
+
+
+def folder_bytes(network: nn.Module) -> int:
+    """Of the folder that ``save_network`` writes; 0 where the network has no recipe."""
+    if recipe_of(network) is None:
+        return 0
+    with TemporaryDirectory() as folder:
+        return sum(path.stat().st_size for path in save_network(network, Path(folder) / "network").iterdir())
+
+
+def read_benchmark(part: str) -> pd.DataFrame:
+    """The rows of ``benchmarks/results.parquet`` of the benchmarks whose name holds ``part``; ``make bench`` made them.
+
+    Raises:
+        ValueError: there are none; the message lists the benchmarks that there are.
+
+    Example:
+        >>> "seconds" in read_benchmark("latency step by step, cifar10/resnet20")
+        True
+    """
+    table = pd.read_parquet(checkout() / "benchmarks" / "results.parquet")
+    found = table[table["benchmark"].str.contains(part, regex=False)]
+    if found.empty:
+        raise ValueError(f"no benchmark is called {part!r}; there are {', '.join(table['benchmark'].unique())}")
+    return found.dropna(axis=1, how="all").reset_index(drop=True)

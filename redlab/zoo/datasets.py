@@ -1,0 +1,195 @@
+"""The labelled images that redlab knows by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from redlab.files.download import network_timeout
+from redlab.network.recipe import recipe_of
+from redlab.paths import data_root
+from redlab.zoo.dataset_names import FAMILIES, PLACES, by_hand, check_dataset, own_dataset
+from redlab.zoo.image_folder import MEAN, STD, ImageFolder, read_image_folder
+
+SPLITS = ("test", "train")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageArray(Dataset):
+    """Images in memory as bytes, normalised one by one when asked for: a float copy would be four times as large.
+
+    Attributes:
+        name: of the dataset.
+        images: uint8, (n, channels, height, width).
+        labels: int64, (n,).
+        scale: the byte that means 1.0.
+        mean, std: per channel, of values in [0, 1]; what comes out is (value / scale - mean) / std.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """(float32 of channels x height x width, label)."""
+        # numpy: half the time of torch for an array as small as this
+        image = self.images[index].astype(np.float32, order="C")
+        mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        return torch.from_numpy((image / np.float32(self.scale) - mean) / std), int(self.labels[index])
+
+    def take(self, indices: np.ndarray) -> ImageArray:
+        """The images at ``indices``, in that order."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+def load_dataset(
+    name: str, split: str = "test", root: str | Path | None = None, limit: int | None = None
+) -> ImageArray | ImageFolder:
+    """Labelled images: a map-style dataset of (float32 channels x height x width, int label).
+
+    | name | images | values |
+    |---|---|---|
+    | digits | scikit-learn's 1,797 digits, 1x8x8; 360 of them, stratified, are the test split | [0, 1] |
+    | mnist, fashion_mnist | 1x28x28 | normalised by their own mean and std |
+    | cifar10 | 3x32x32 | normalised by ImageNet's mean and std, as the networks of `cifar10/` were trained |
+    | imagenet_folder | files, cropped to 3x224x224 (see ``read_image_folder``); test only | by ImageNet's, too |
+
+    cifar10 is pickled by its authors: torchvision checks the md5 of every batch before it opens one. The bare files
+    of mnist have no checksum once they are unpacked; their sizes and labels are checked here.
+
+    Arguments:
+        split: "test" or "train".
+        root: the folder that holds it, by default its own folder under the data root (``imagenet/val250`` for
+            imagenet_folder, for which it is the folder of images itself); ignored for digits, which ship with
+            scikit-learn.
+        limit: the first so many of a fixed permutation (numpy's RandomState(0)); all in their own order by default.
+
+    Raises:
+        ValueError: an unknown name or split, a bad limit, damaged data (the message names the file).
+        ConnectionError: it is missing and its download failed; the message says what to put where.
+        FileNotFoundError: imagenet_folder is missing; it has no public download.
+
+    Example:
+        >>> image, label = load_dataset("digits", limit=10)[0]
+        >>> image.shape, label
+        (torch.Size([1, 8, 8]), 2)
+    """
+    check_dataset(name)
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    if limit is not None and (not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1):
+        raise ValueError(f"limit must be None or a whole number of at least 1, not {limit!r}")
+    folder = Path(root).expanduser() if root is not None else data_root() / PLACES[name].folder
+    dataset = _LOADERS[name](split, folder)
+    return dataset if limit is None else dataset.take(np.random.RandomState(0).permutation(len(dataset))[:limit])
+
+
+def default_dataset(network_name: str) -> str:
+    """The name of the images that a network of this name was trained for: "cifar10" for "cifar10/resnet20".
+
+    Raises:
+        ValueError: it is not of one of the families; then the dataset has to be named.
+
+    Example:
+        >>> default_dataset("cifar10/resnet20")
+        'cifar10'
+    """
+    family = str(network_name).split("/")[0]
+    if family not in FAMILIES:
+        raise ValueError(f"no dataset is known for {network_name!r}: name one of {', '.join(PLACES)}")
+    return FAMILIES[family]
+
+
+def _digits(split: str, root: Path) -> ImageArray:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train, test = train_test_split(np.arange(len(digits.target)), test_size=360, stratify=digits.target, random_state=0)
+    images = digits.images.astype(np.uint8)[:, None]
+    return ImageArray("digits", images, digits.target, 16.0, (0.0,), (1.0,)).take(test if split == "test" else train)
+
+
+def _mnist(split: str, root: Path) -> ImageArray:
+    return _idx("mnist", "MNIST", split, root, 0.1307, 0.3081)
+
+
+def _fashion_mnist(split: str, root: Path) -> ImageArray:
+    return _idx("fashion_mnist", "FashionMNIST", split, root, 0.2860, 0.3530)
+
+
+def _idx(name: str, kind: str, split: str, root: Path, mean: float, std: float) -> ImageArray:
+    from torchvision import datasets
+
+    missing = by_hand(name, root)
+    data = _found_or_downloaded(getattr(datasets, kind), split, root, missing)
+    images, labels = data.data.numpy(), data.targets.numpy()
+    count = 10_000 if split == "test" else 60_000
+    if images.shape != (count, 28, 28) or labels.shape != (count,) or labels.min() < 0 or labels.max() > 9:
+        raise ValueError(
+            f"{root / kind / 'raw'} holds images {images.shape} and labels {labels.shape} for {split!r}, "
+            f"expected {count} of 28 x 28 with labels 0..9: {missing}"
+        )
+    return ImageArray(name, images[:, None], labels.astype(np.int64), 255.0, (mean,), (std,))
+
+
+def _cifar10(split: str, root: Path) -> ImageArray:
+    from torchvision import datasets
+
+    data = _found_or_downloaded(datasets.CIFAR10, split, root, by_hand("cifar10", root))
+    images = np.moveaxis(data.data, 3, 1)  # a view: the bytes stay as they were read
+    return ImageArray("cifar10", images, np.asarray(data.targets, np.int64), 255.0, MEAN, STD)
+
+
+def _found_or_downloaded(kind: Callable, split: str, root: Path, missing: str):
+    train = split == "train"
+    try:
+        return kind(root, train=train)
+    except Exception as error:
+        # "Dataset not found" is torchvision's word for "not there" and for "its md5 is wrong". Anything else is a file
+        # without a checksum of its own that is not what its name says.
+        if "not found" not in str(error).lower():
+            raise ValueError(f"{root} holds damaged files ({error}): {missing}") from error
+    try:
+        with network_timeout():
+            return kind(root, train=train, download=True)
+    except (OSError, RuntimeError) as error:
+        raise ConnectionError(
+            f"nothing whole in {root}, and the download failed ({str(error).strip()}): {missing}"
+        ) from error
+
+
+def _imagenet_folder(split: str, root: Path) -> ImageFolder:
+    if split != "test":
+        raise ValueError("imagenet_folder has one split, 'test': for other images pass root=, the folder that has them")
+    return read_image_folder(root)
+
+
+# name -> the function that reads a split of it from a folder; ``dataset_names`` says where they lie.
+_LOADERS: dict[str, Callable[[str, Path], ImageArray | ImageFolder]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+    "imagenet_folder": _imagenet_folder,
+}
+
+
+def dataset_of(network: nn.Module, limit: int | None = None) -> ImageArray | ImageFolder | None:
+    """The test images that ``network`` was trained for, where they are known and here already; nothing is fetched."""
+    recipe = recipe_of(network)
+    name = own_dataset(recipe.architecture) if recipe else None
+    return None if name is None else load_dataset(name, limit=limit)

@@ -1,0 +1,231 @@
+"""Opening networks, by name or from a folder that ``save_network`` wrote, and saving them.
+
+A folder holds ``weights.safetensors`` and ``redlab.json``. Nothing in it can run code: it is opened by building the
+architecture afresh, repeating the recorded steps, and assigning the tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from redlab.compression.replay import finish
+from redlab.compression.splitting import as_dense
+from redlab.files.atomic import open_to_others
+from redlab.files.checkpoint import load_weights, read_checkpoint
+from redlab.files.file_kinds import foreign_kind
+from redlab.network.example import place_of
+from redlab.network.layers import unwrap
+from redlab.network.recipe import Recipe, recipe_of
+from redlab.network.result import Result
+from redlab.zoo import networks
+from redlab.zoo.manifest import read_facts, rebuild, write_facts
+from redlab.zoo.network_names import FACTS, WEIGHTS, check_target, folder_of, replaced
+from redlab.zoo.packing import measure, pack, unpack
+
+
+def load_network(name_or_path: str | Path, weights: str | None = "default") -> nn.Module:
+    """A network by name, or from a folder that ``save_network`` wrote; in eval mode, stamped with its recipe.
+
+    ``digits/*`` ship with redlab; the others are fetched into the data root once and checked by SHA-256. Nothing in a
+    file of weights or a saved folder is ever executed.
+
+    Arguments:
+        name_or_path: a name of ``list_networks()``, such as "digits/resnet" or "torchvision/resnet50", else the path
+            of a folder; where a folder is called as a network is, "./digits/resnet" means the folder.
+        weights: "default" for the trained weights, None for random ones (drawn from torch's global generator).
+
+    Raises:
+        ValueError: an unknown name (the message lists the known ones), other ``weights``, a damaged or wrong file; a
+            folder that was truncated, tampered with, written by something else or by a newer redlab.
+        ConnectionError, FileNotFoundError: the weights are missing; the message says what to put where.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> network.training, network.redlab.input_shape
+        (False, (1, 8, 8))
+    """
+    if weights not in ("default", None):
+        raise ValueError(f"weights must be 'default' or None, not {weights!r}")
+    if (folder := folder_of(name_or_path)) is not None:
+        if weights is None:
+            raise ValueError(f"{folder} is a saved network and has weights of its own: leave weights='default'")
+        return _open(folder)
+    name = str(name_or_path)
+    network = networks.build(name)
+    if weights == "default":
+        load_weights(network, networks.default_weights(name), f"the weights of {name}")
+    network.redlab = Recipe(name, networks.input_shape(name), input_mean=networks.input_mean(name))
+    return network
+
+
+def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> Path:
+    """Write a network into ``folder``, from which ``load_network`` opens it: bit for bit the same tensors and dtypes.
+
+    Tied tensors are stored once, split layers as the ordinary ones that they stand for, weights of a hashed network as
+    a codebook and entropy-coded codes where that is smaller. Everything is written and opened again beside ``folder``
+    and moved there last, so that a save that is killed leaves the old network or the new one, and at worst a hidden
+    folder ``.NAME.*.part`` to delete.
+
+    Arguments:
+        folder: made with its parents; an empty folder or a saved network that is there is replaced, nothing else is.
+
+    Returns:
+        The absolute path of the folder.
+
+    Raises:
+        ValueError: the network has no recipe, its recipe doesn't rebuild it, or ``folder`` is something else.
+        OSError: it could not be written (a full disk, say); what was there is unchanged.
+
+    Example:
+        >>> import tempfile
+        >>> result = hash_network(load_network("digits/mlp"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load_network(save_network(result, folder))
+        >>> torch.equal(again.classifier.weight, result.network.classifier.weight)
+        True
+    """
+    network = unwrap(result_or_network.network if isinstance(result_or_network, Result) else result_or_network)
+    folder = Path(folder).resolve()
+    check_target(folder)
+    recipe = _stamp_of(network)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        _write(network, recipe, part)
+        _check_alike(network, part)
+        _move(part, folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"could not save the network to {folder}, what was there is unchanged: {reason}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def stored_bits(folder: str | Path) -> pd.DataFrame:
+    """What the hashed weights in a folder take on disk, beside the least that an entropy coder could reach.
+
+    The folder is opened and checked as ``load_network`` does.
+
+    Returns:
+        One row per weight that is stored as codes: ``layer``, ``weights`` (how many), ``distinct`` (values of its
+        codebook), ``bits`` (stored bits a weight, codes and codebook), ``entropy`` (Shannon's, of the layer's values
+        taken as independent, in bits a weight; the codebook is not in it).
+
+    Raises:
+        ValueError: it is no folder that ``save_network`` wrote, or a damaged one.
+
+    Example:
+        >>> import tempfile
+        >>> hashed = hash_network(load_network("digits/mlp"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     stored_bits(save_network(hashed, folder))[["layer", "weights", "distinct"]]
+                     layer  weights  distinct
+        0  hidden.0.linear    16384        88
+        1  hidden.1.linear    32768       100
+        2       classifier     1280        39
+    """
+    if (found := folder_of(Path(folder))) is None:
+        raise ValueError(f"{folder} is the name of a network and no folder: save the network first")
+    columns = ["layer", "weights", "distinct", "bits", "entropy"]
+    return pd.DataFrame(measure(*_read(found)), columns=columns)
+
+
+def _stamp_of(network: nn.Module) -> Recipe:
+    if hasattr(network, "dpp"):
+        raise ValueError("this network has masks that learn, which no folder keeps: save harden(network)")
+    if (recipe := recipe_of(network)) is None:
+        raise ValueError(
+            f"this {type(network).__name__} has no recipe, so that nobody could build it again. Stamp it before the "
+            'first step, with a name that load_network knows: network.redlab = Recipe("torchvision/resnet18", '
+            "(3, 224, 224))"
+        )
+    return recipe
+
+
+def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
+    hashed = any(step.get("step") == "hash" for step in recipe.steps)
+    tensors, tied, packed = pack(as_dense(network), hashed)
+    save_file(tensors, part / WEIGHTS)
+    open_to_others(part / WEIGHTS)
+    dtype = place_of(network).get("dtype", torch.float32)
+    write_facts(part / FACTS, recipe, sha256=_sha256(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
+
+
+def _check_alike(network: nn.Module, part: Path) -> None:
+    """Open what was written: a recipe that doesn't rebuild the network is found now, not when it is needed."""
+    try:
+        opened = _open(part)
+    except ValueError as error:
+        what = str(error).replace(f"{part}{os.sep}", "")  # a folder that is gone by the time of the message
+        raise ValueError(f"the recipe does not rebuild this network: {what}") from error
+    for mine, rebuilt in zip(_outline(network), _outline(opened), strict=False):
+        if mine != rebuilt:
+            raise ValueError(f"the recipe does not rebuild this network: it has {mine} where {rebuilt} comes back")
+
+
+def _outline(network: nn.Module) -> list[str]:
+    """One line a module, with all that it prints of itself; running in place changes no value."""
+    return [line.strip() for line in re.sub(r"(, )?inplace=(True|False)", "", str(network)).splitlines()]
+
+
+def _move(part: Path, folder: Path) -> None:
+    old = replaced(folder)
+    if folder.exists() and any(folder.iterdir()):
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    try:
+        os.replace(part, folder)
+    except BaseException:  # Ctrl-C, say: the old network goes back
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _open(folder: Path) -> nn.Module:
+    network, _, _ = _read(folder)
+    return finish(network, folder / FACTS)
+
+
+def _read(folder: Path) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
+    """The network in ordinary layers, the tensors of its file, and the names that are packed there."""
+    facts, recipe = read_facts(folder / FACTS)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ValueError(f"{weights} is missing: the folder is incomplete, save the network again")
+    if (found := _sha256(weights)) != facts["sha256"]:
+        what = f"{foreign}; it " if (foreign := foreign_kind(weights)) else ""
+        raise ValueError(
+            f"{weights} {what}was truncated or changed: its SHA-256 is {found}, and {folder / FACTS} says "
+            f"{facts['sha256']}"
+        )
+    network = rebuild(recipe, facts["dtype"], folder / FACTS)
+    tensors = read_checkpoint(weights)
+    unpack(network, tensors, facts["tied"], facts["packed"], folder)
+    network.redlab = recipe
+    return network.eval(), tensors, facts["packed"]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_of(place: nn.Module | Path) -> int:
+    """Of a network: its tensors as they are, tied ones once. Of a folder: its files."""
+    if isinstance(place, Path):
+        return sum(path.stat().st_size for path in place.iterdir())
+    tensors = {id(tensor): tensor for tensor in place.state_dict(keep_vars=True).values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

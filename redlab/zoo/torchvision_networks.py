@@ -1,0 +1,66 @@
+"""torchvision's classifiers, built so that their architecture is the same with and without weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision import models
+
+from redlab.zoo.image_folder import MEAN
+
+# Two of them change with their weights: what the pretrained ones are, said out loud.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
+    "inception_v3": {"aux_logits": True, "transform_input": True, "init_weights": False},
+}
+# DenseNet's files are older than the rule that module names hold no dots: norm.1 is norm1 now.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+# GoogLeNet's file holds two training heads that the pretrained network goes without.
+_TRAINING_HEAD = re.compile(r"aux[12]\.")
+
+
+def build(name: str) -> nn.Module:
+    """The architecture that torchvision's default weights fit, with fresh random weights."""
+    options = dict(_OPTIONS.get(name, {}))
+    if name.startswith("vit_"):
+        options["image_size"] = _crop(name)  # vit_h_14's weights want 518
+    return models.get_model(name, weights=None, **options)
+
+
+def input_shape(name: str) -> tuple[int, int, int]:
+    """(3, size, size), the crop that its default weights were made for."""
+    return 3, _crop(name), _crop(name)
+
+
+def input_mean(name: str) -> tuple[float, ...]:
+    """The mean a channel of ImageNet's images as its default weights want them normalised: 0 for all but one."""
+    wanted = models.get_model_weights(name).DEFAULT.transforms()
+    pairs = zip(MEAN, wanted.mean, wanted.std, strict=True)
+    return tuple(round((mean - own) / std, 4) for mean, own, std in pairs)
+
+
+def source(name: str) -> tuple[str, str, str]:
+    """The address of its default weights, the file's name, and the start of its SHA-256, which the name holds."""
+    url = models.get_model_weights(name).DEFAULT.url
+    file = url.rsplit("/", 1)[-1]
+    return url, file, re.findall(r"-([0-9a-f]{8,})\.pth$", file)[0]
+
+
+def adapt(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of torchvision's file under the names that the architecture has today."""
+    if name.startswith("densenet"):
+        return _renamed(weights, lambda key: _OLD_DENSENET.sub(r"\1\2", key))
+    if name == "googlenet":
+        return _renamed(weights, lambda key: None if _TRAINING_HEAD.match(key) else key)
+    return weights
+
+
+def _renamed(weights: dict[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
+    return {new: tensor for key, tensor in weights.items() if (new := rename(key)) is not None}
+
+
+def _crop(name: str) -> int:
+    return models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
