@@ -63,8 +63,8 @@ def table(rows: pd.DataFrame) -> str:
         "# What the defaults rest on",
         "",
         "Made by `python -m benchmarks.defaults`. Accuracy in percent on so many test images as stand there, no "
-        "fine-tuning; where there are several seeds, mean and standard deviation; in brackets Wilson's 95 % interval, for "
-        "the images alone. The defaults were chosen on these test images. Other columns are "
+        "fine-tuning; where there are several seeds, mean and standard deviation; in brackets Wilson's 95 % interval, "
+        "for the images alone. The defaults were chosen on these test images. Other columns are "
         "shares of what the network had, but for the distinct values, the mean relative error a layer "
         f"and alpha. Measured on {'; '.join(rows['machine'].unique())}.",
         "",

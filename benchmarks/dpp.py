@@ -101,8 +101,8 @@ def table(rows: pd.DataFrame) -> str:
         "# Learnt masks, a fifth of the weights of every unit",
         "",
         "Made by `python -m benchmarks.dpp`. Accuracy in percent on all test images, mean and standard deviation over "
-        f"{len(SEEDS)} seeds, in brackets Wilson's 95 % interval of the mean, for the images alone; every method starts "
-        "from the trained network and has the same training (Adam, peak "
+        f"{len(SEEDS)} seeds, in brackets Wilson's 95 % interval of the mean, for the images alone; every method "
+        "starts from the trained network and has the same training (Adam, peak "
         "learning rate 0.002 for weights and 0.3 for logits, a tenth of warm-up and a cosine; mu 5e-5). Bits a "
         "weight count the values that are kept and where they are.",
         "",

@@ -100,8 +100,8 @@ def table(rows: pd.DataFrame) -> str:
         "# Criteria on real networks",
         "",
         "Made by `python -m benchmarks.pruning`. Accuracy in percent on all 10,000 test images of CIFAR-10; where a "
-        f"criterion sees images or draws, mean and standard deviation over {len(SEEDS)} seeds, of SInGE one; in brackets "
-        "Wilson's 95 % interval of the mean, for the images alone. Criteria "
+        f"criterion sees images or draws, mean and standard deviation over {len(SEEDS)} seeds, of SInGE one; in "
+        "brackets Wilson's 95 % interval of the mean, for the images alone. Criteria "
         f"see 1,024 training images. Fine-tuned: one pass over {FINE_TUNE_IMAGES:,} training images (0.4 epochs), "
         f"learning rate {FINE_TUNE['learning_rate']} with a tenth of warm-up and a cosine, "
         f"batch {FINE_TUNE['batch_size']}, shifts of up to {FINE_TUNE['shift']} pixels and flips, seed 0. "

@@ -17,7 +17,7 @@ author = "The redlab authors"
 version = release = redlab.__version__
 html_title = f"redlab {version}"
 
-extensions = ["myst_nb", "reference", "formulas", "names", "offline"]
+extensions = ["myst_nb", "reference", "formulas", "names", "tables", "offline"]
 root_doc = "docs/index"
 include_patterns = [
     "README.md",
@@ -36,9 +36,11 @@ myst_enable_extensions = ["dollarmath", "fieldlist"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # the notebooks hold their outputs; the tests execute them
 nb_ipywidgets_js: dict = {}  # a page loads no script from elsewhere: a slider is drawn as the figure beside it
-nb_remove_code_outputs = False
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 pygments_style = "default"

@@ -58,8 +58,8 @@ def _index(rooms: dict[str, dict[str, Any]]) -> str:
         "# Reference",
         "",
         "The public names, by the room of the package that holds them. `import redlab as rl` serves most of them, "
-        "`rl.hash_network`, and the figures as `rl.plots`; the others are imported from the file that their entry names. "
-        "[Layout](../layout.md) shows the rooms.",
+        "`rl.hash_network`, and the figures as `rl.plots`; the others are imported from the file that their entry "
+        "names. [Layout](../layout.md) shows the rooms.",
     ]
     for room in sorted(rooms):
         names = sorted((path.split(".")[-1] for path in rooms[room]), key=str.lower)
