@@ -2,10 +2,10 @@
 
     python3 -m venv DIR
     DIR/bin/pip install torch==2.0.1 torchvision==0.15.2 nni==3.0 tensorboard "numpy<2" "setuptools<81"
-    DIR/bin/python benchmarks/peers_nni.py
+    DIR/bin/python benchmarks/peers/nni.py
 
 Nothing of redlab is imported. Networks have random weights. A check that raises is reported by its error. What was
-found is printed and kept in peers_nni.csv; checks that stand there are not made again.
+found is printed and kept in nni.csv; checks that stand there are not made again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nni.compression.utils import TorchEvaluator, auto_set_denpendency_group_ids
 from nni.compression.utils.counter import count_flops_params
 from torch import Tensor, nn
 
-ROWS = Path(__file__).with_name("peers_nni.csv")
+ROWS = Path(__file__).with_name("nni.csv")
 NETWORKS, HARD = ["resnet18", "mobilenet_v2", "resnext50_32x4d"], ["shufflenet_v2_x0_5", "swin_t"]
 LIMIT = 240  # seconds a check may take
 # torch.utils.flop_counter / 2, as in peers.csv; torch 2.0 counts some layers otherwise.

@@ -4,7 +4,7 @@
     python -m benchmarks.peers ties products    these, by the first word of their names
 
 torch-pruning and torch.nn.utils.prune are in the set that make installs; NNI, which needs an older torch, is tried by
-benchmarks/peers_nni.py. Networks have random weights. A check returns what it found in a few words; one that raises is
+benchmarks/peers/nni.py. Networks have random weights. A check returns what it found in a few words; one that raises is
 reported by its error. The table is printed and kept in peers.csv.
 """
 
