@@ -14,6 +14,7 @@ from benchmarks.intervals import wilson
 from redlab import fold_batchnorm, hash_network, load_network, score_channels
 from redlab.paths import checkout
 from redlab.pruning.criteria.registry import CRITERIA
+from redlab.studies.atlas import read_atlas, summarise_atlas
 from redlab.studies.real import read_real, summarise_real
 
 PAGES = {
@@ -169,6 +170,20 @@ def test_every_accuracy_is_one_that_was_measured(page):
     # Those of two tables come from runs of notebooks 02 and 05, which the pages of these tables name.
     runs = {found[0] for name in ("hashing", "red") for found in ACCURACY.findall(PAGES[f"docs/{name}.md"])}
     assert {found[0] for found in ACCURACY.findall(PAGES[page])} - set(measured()) - runs == set()
+
+
+def test_the_atlas_has_the_networks_and_near_filters_that_the_pages_say():
+    atlas, page = read_atlas(), PAGES["docs/atlas.md"]
+    size = (
+        f"{atlas['network'].nunique()} networks, {len(atlas):,} layers and {atlas['weights'].sum() / 1e9:.1f} billion"
+    )
+    assert size in page
+    found = summarise_atlas(atlas).set_index(["network", "trained"])["near"]
+    near = [100 * found[name, True] for name in doc_tables.NETWORKS]
+    assert all(found[name, False] == 0 for name in doc_tables.NETWORKS)
+    shares = f"{min(near):.0f} to {max(near):.0f} % of"
+    assert f"{shares} all filters" in README
+    assert f"{shares} the filters, none in the twins" in page
 
 
 def test_pages_say_what_may_be_compared_and_what_was_chosen_on_test_images():
