@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import Any
 
@@ -10,13 +11,21 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 
+# log n, not logn: the space that TeX leaves after the name of a function.
+_FUNCTION = re.compile(r"(<mi>(?:log|exp|ln|sin|cos|max|min)</mi>)(?=<m(?:i|n|row|frac|sub)\b)")
+
+
+def _mathml(tex: str, display: str) -> str:
+    return _FUNCTION.sub(r'\1<mspace width="0.17em"/>', convert(tex, display=display))
+
+
 def _inline(writer: Any, node: nodes.math) -> None:
-    writer.body.append(convert(node.astext()))
+    writer.body.append(_mathml(node.astext(), "inline"))
     raise nodes.SkipNode
 
 
 def _block(writer: Any, node: nodes.math_block) -> None:
-    writer.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    writer.body.append(f'<div class="math">{_mathml(node.astext(), "block")}</div>')
     raise nodes.SkipNode
 
 
