@@ -10,7 +10,6 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
-
 # log n, not logn: the space that TeX leaves after the name of a function.
 _FUNCTION = re.compile(r"(<mi>(?:log|exp|ln|sin|cos|max|min)</mi>)(?=<m(?:i|n|row|frac|sub)\b)")
 
