@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from redlab.files.checkpoint import read_checkpoint
 from redlab.files.download import fetch
 from redlab.paths import data_root, shipped
-from redlab.zoo.cifar_resnet import CifarResNet
-from redlab.zoo.mlp import MLP
-from redlab.zoo.mobilenet import MobileNetV1, imagenet_mobilenet
+from redlab.zoo.architectures import MLP, CifarResNet, MobileNetV1, imagenet_mobilenet
 from redlab.zoo.network_names import TORCHVISION, all_names, is_known, unknown_network
 
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"

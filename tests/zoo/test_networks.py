@@ -14,9 +14,8 @@ from redlab.network.recipe import Recipe
 from redlab.network.zero_pad import ZeroPadShortcut
 from redlab.paths import data_root
 from redlab.zoo import networks
-from redlab.zoo.cifar_resnet import BasicBlock, CifarResNet
+from redlab.zoo.architectures import BasicBlock, CifarResNet, to_plus_minus_one
 from redlab.zoo.image_folder import MEAN, STD
-from redlab.zoo.mobilenet import to_plus_minus_one
 from redlab.zoo.networks import build, input_shape, list_networks
 from redlab.zoo.saving import load_network
 
