@@ -1,8 +1,8 @@
 """A network's tensors as they are stored: tied ones once, weights of few values as codes and codebook.
 
-The codes of a tensor, in its own (C) order, are one stream of bytes near their Shannon entropy, by zlib's Huffman coder.
-It spends about 1 % more than the entropy if there are many values, and never less than a bit a symbol. So codes of few
-values share a byte; codes of more than a byte are written in digits, each digit coded apart.
+The codes of a tensor, in its own (C) order, are one stream of bytes by zlib's Huffman coder. It takes about 1 % more
+than the Shannon entropy if there are many values, and never less than a bit a symbol. So codes of few values share a
+byte; codes of more than a byte are written in digits, and each digit is coded apart.
 """
 
 from __future__ import annotations
