@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor, nn
 
 # No name in a state dict holds a colon.
@@ -96,7 +97,7 @@ def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
     return network.get_submodule(path), leaf
 
 
-def _bits(tensor: Tensor) -> np.ndarray:
+def _bits(tensor: Tensor) -> ndarray:
     """The bits of floating numbers, as whole numbers of the same shape: they tell -0.0 and every NaN apart."""
     return tensor.detach().view(_BITS[tensor.element_size()]).numpy()
 
