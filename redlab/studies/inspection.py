@@ -8,7 +8,7 @@ import pandas as pd
 
 from redlab.compression.similarity import count_duplicates
 from redlab.files.entries import BESIDE, Entry
-from redlab.files.tensor_files import groups_beside, list_checkpoint, warn_left_out
+from redlab.files.tensors import groups_beside, list_checkpoint, warn_left_out
 from redlab.hashing.channel_products import count_products
 from redlab.hashing.sorted_values import NotFinite
 from redlab.hashing.spectrum import spectrum_of

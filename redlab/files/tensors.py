@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+from safetensors import SafetensorError, safe_open
+
 from redlab.files.entries import BESIDE, OPTIMIZERS, Entry, Listing
-from redlab.files.file_kinds import INDEX, READS, SAFETENSORS, SHARDED, kind_of
+from redlab.files.file_kinds import INDEX, READS, SAFETENSORS, SHARDED, damaged, kind_of
 from redlab.files.pickled_tensors import list_pickled
-from redlab.files.safetensors_header import list_safetensors
 from redlab.files.sections import is_training
+
+# torch's types by the names that safetensors gives them: F32 is float32.
+_DTYPES = {
+    f"{letter}{bits}": getattr(torch, f"{kind}{bits}")
+    for letter, kind in (("F", "float"), ("I", "int"), ("U", "uint"))
+    for bits in (8, 16, 32, 64)
+    if hasattr(torch, f"{kind}{bits}")
+}
+_DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu}
+_DTYPES |= {"BF16": torch.bfloat16, "C64": torch.complex64, "BOOL": torch.bool}
 
 
 def list_tensors(path: str | Path) -> list[Entry]:
@@ -53,7 +66,7 @@ def warn_left_out(path: str | Path, left_out: dict[str, str]) -> None:
 
 
 def groups_beside(entries: list[Entry]) -> dict[str, str]:
-    """How many tensors are none of the network's, and their bytes, by the first of the keys that lead to them."""
+    """How many tensors do not belong to the network, and their bytes, by the first of the keys that lead to them."""
     groups: dict[str, list[int]] = {}
     for entry in entries:
         if entry.role == BESIDE:
@@ -65,16 +78,37 @@ def _list_file(path: Path) -> Listing:
     kind = kind_of(path)
     if kind == SHARDED:
         _refuse(path, "is an index, which no other index may name")
-    if kind != SAFETENSORS:
-        return list_pickled(path, kind)
-    return Listing([_judged(entry) for entry in list_safetensors(path)])
+    return Listing(_list_safetensors(path)) if kind == SAFETENSORS else list_pickled(path, kind)
 
 
-def _judged(entry: Entry) -> Entry:
-    """By its name, the only thing that such a file says of a tensor's purpose."""
-    if not is_training(entry.name):
-        return entry
-    return replace(entry, role=BESIDE, skipped=OPTIMIZERS)
+def _list_safetensors(path: Path) -> list[Entry]:
+    """The library checks the file; its header (8 bytes of length, then JSON) says where each tensor begins."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except SafetensorError as error:
+        _refuse(path, damaged(error))
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    found = [_safetensor(path, name, about, 8 + length) for name, about in header.items() if name != "__metadata__"]
+    if not found:
+        _refuse(path, "holds no tensors: save a state_dict() in it")
+    return sorted(found, key=lambda entry: _natural(entry.name))
+
+
+def _safetensor(path: Path, name: str, about: dict, start: int) -> Entry:
+    kind, shape, begin = about["dtype"], tuple(about["shape"]), about["data_offsets"][0]
+    if kind not in _DTYPES:
+        return Entry(name, shape, kind, path, skipped=f"{kind}: torch has no such elements")
+    entry = Entry(name, shape, _DTYPES[kind], path, start + begin)
+    # Its name is all that such a file says of a tensor's purpose.
+    return replace(entry, role=BESIDE, skipped=OPTIMIZERS) if is_training(name) else entry
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """layers.2 before layers.10."""
+    return [(int(word), "") if word.isdecimal() else (0, word) for word in re.split(r"([0-9]+)", name)]
 
 
 def _index_in(folder: Path) -> Path:
@@ -102,10 +136,8 @@ def _sharded(index: Path) -> Listing:
     entries = [entry for shard in shards for entry in shard.entries]
     held = {(entry.name, entry.file.name) for entry in entries}
     if lost := [place for place in places.items() if place not in held]:
-        name, file = lost[0]
-        _refuse(
-            index, f"promises {name!r} in {file}, which has no such tensor ({len(lost)} in all): download both again"
-        )
+        (name, file), many = lost[0], f"({len(lost)} in all)"
+        _refuse(index, f"promises {name!r} in {file}, which has no such tensor {many}: download both again")
     return Listing(entries, {name: what for shard in shards for name, what in shard.left_out.items()})
 
 
