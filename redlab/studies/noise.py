@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from redlab.hashing.networks import hash_weights, relative_error
+from redlab.hashing.weights import hash_weights, relative_error
 from redlab.options import plain_options
 
 
