@@ -20,7 +20,6 @@ from redlab.hashing.bandwidth import resolve_bandwidth
 from redlab.hashing.cells import Cells, round_up
 from redlab.hashing.chance import expected_unique
 from redlab.hashing.density import Density, density_of
-from redlab.hashing.networks import representatives
 from redlab.hashing.sorted_values import (
     AT_ONCE,
     bits_of,
@@ -32,6 +31,7 @@ from redlab.hashing.sorted_values import (
     without_zeros,
 )
 from redlab.hashing.vector import Vector, binary_scale, measured
+from redlab.hashing.weights import representatives
 
 FLAT = "one axis, not hashed"
 APART, AT_LEAST = "hashing would keep most values, which lie a bandwidth and more apart", "; modes: at least"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -11,6 +12,8 @@ import torch
 from numpy import ndarray
 
 from redlab.hashing import passes
+
+AT_ONCE = 1 << 18  # weights that are worked on together, so that temporaries stay at a few megabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,12 @@ class Vector:
     def energy(self) -> float:
         """The sum of their squares."""
         return float(np.square(self.weights, dtype=np.float64).sum())
+
+    @cached_property
+    def distinct(self) -> int:
+        """How many different values they take."""
+        ordered = np.sort(self.weights)
+        return 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
     def times_two_to(self, exponent: int) -> Vector:
         """Each weight times 2^exponent, exactly; what vanishes is a zero from then on."""
@@ -112,3 +121,8 @@ def binary_scale(vector: Vector) -> int:
         return 0  # everything is computed in float64
     exponent = int(np.frexp(max(abs(vector.low), abs(vector.high)))[1])
     return exponent if abs(exponent) > 300 else 0
+
+
+def in_parts(weights: ndarray) -> Iterator[ndarray]:
+    """A vector in pieces that fit a cache."""
+    return (weights[start : start + AT_ONCE] for start in range(0, weights.size, AT_ONCE))

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from numpy import ndarray
 
-from redlab.hashing.networks import hash_weights, relative_error
+from redlab.hashing.weights import hash_weights, relative_error
 from redlab.options import plain_options
 from redlab.paths import checkout
 from redlab.progress import progress

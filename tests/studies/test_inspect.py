@@ -14,7 +14,7 @@ from redlab.files.checkpoint import read_checkpoint
 from redlab.hashing import channel_products as products
 from redlab.hashing import sorted_values as ordered
 from redlab.hashing import spectrum
-from redlab.hashing.networks import relative_error
+from redlab.hashing.weights import relative_error
 from redlab.paths import shipped
 from redlab.studies.inspection import COLUMNS, summarise
 from redlab.zoo.entropy import shannon

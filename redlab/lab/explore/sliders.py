@@ -19,7 +19,8 @@ from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at
 from redlab.compression.units import UNITS
 from redlab.hashing.cells import RULES
 from redlab.hashing.density import estimate_density
-from redlab.hashing.networks import Hashed, hash_network, hash_weights, relative_error
+from redlab.hashing.networks import hash_network
+from redlab.hashing.weights import Hashed, hash_weights, relative_error
 from redlab.lab.explore import choices
 from redlab.lab.explore.explorer import Choice, Explorer, Values
 from redlab.lab.explore.shelf import Shelf
