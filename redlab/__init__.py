@@ -82,6 +82,7 @@ _HOME = {
 # Names of rarer use, by the file that holds them: they are taken from there.
 _ELSEWHERE = {
     "beside_stored": "studies.real",
+    "beyond_chance": "studies.real",
     "channel_products": "studies.splitting",
     "compare_accuracy": "studies.accuracy",
     "compare_atlas": "studies.atlas",
