@@ -24,7 +24,7 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 
 test-ui: $(INSTALLED)  ## the notebooks and their sliders in JupyterLab, in a real browser
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,ui]"
-	@$(BIN)/python -c 'from redlab.lab.report.pdf import find_chromium; find_chromium()' 2>/dev/null || { $(CHROMIUM); } || { \
+	@PYTHONPATH=tests $(BIN)/python -c 'from chromium import find_chromium; find_chromium()' 2>/dev/null || { $(CHROMIUM); } || { \
 	  echo "Chromium is not here, and can be installed by root only and where there is apt-get: install it, then make test-ui again" >&2; exit 1; }
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui -v
 

@@ -1,8 +1,10 @@
-"""What a run reads besides its notebook: the files that parameters name, as part of the run's key."""
+"""The key of a run: it stands for everything that the run depends on, also the files that its parameters name."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -10,38 +12,53 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from redlab.paths import data_root
+from redlab.lab.kinds import path_exists, path_in
+from redlab.lab.notebooks import read_cells
+from redlab.lab.parameters import default_parameters
+from redlab.lab.signatures import benchmarks_read, names_written
+from redlab.paths import PACKAGE, data_root, shipped
 
 LARGE = 64 * 2**20  # bytes; a larger file counts by its path, size and time of change
-_LIBRARIES = ("torch", "torchvision", "timm", "transformers")
-_OWN = re.compile(r"__pycache__|.*\.py[co]|\..*\.(part|lock|old)")  # made by running, and no part of what is run
-# folder:PATH, hf/FOLDER, FILE.py:NAME
-_FORM = re.compile(r"(?P<before>folder:|hf/)?(?P<path>.*?)(?P<after>(?<=\.py):[A-Za-z_]\w*)?", re.DOTALL)
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers")  # where networks come from
+_OWN = re.compile(r"__pycache__|.*\.py[co]|\..*\.(part|lock|old)")  # left by a run; does not change what is run
 _IMAGES = re.compile(r"imagenet_folder(?::(?P<folder>.+))?")
 
 
-def library_versions() -> dict[str, str]:
-    """The versions of the libraries that networks come from; "absent" where one isn't installed."""
-    return {name: _version(name) for name in _LIBRARIES}
+def run_key(notebook: Path, changed: dict[str, Any]) -> str:
+    """16 hex digits that stand for everything that a run of a notebook with these parameters depends on.
 
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def absolute(text: str, bare: bool = False) -> str:
-    """``text`` with the path in it made absolute against the current folder; as it is where it names nothing there.
-
-    Arguments:
-        bare: whether a single word may be a path, too.
+    These are its cells, ``changed``, the package with all its files and the networks in it, the files in
+    ``benchmarks/`` that the notebook reads, the content of every file and folder that a parameter names
+    (``named_files``; files over 64 MB by path, size and time of change), and the versions of torch, torchvision, timm
+    and transformers. Outputs do not count, nor does a file that the notebook itself writes. A parameter that is set to
+    its default counts as not set.
     """
-    before, path, after = _parts(text)
-    if not (bare or before or after or "/" in path or os.sep in path) or not _exists(path):
-        return text
-    return f"{before}{Path(path).expanduser().resolve()}{after}"
+    cells = [(cell["cell_type"], cell["source"]) for cell in read_cells(notebook)]
+    stated = [cells, changed, {name: version_of(name) or "absent" for name in _LIBRARIES}]
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True, allow_nan=False).encode())
+    for root, files in _read_by(notebook, tuple(text for kind, text in cells if kind == "code"), changed):
+        for part in _content_of(files, root):
+            digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def version_of(package: str) -> str | None:
+    """The installed version; None where the package is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _read_by(notebook: Path, code: tuple[str, ...], changed: dict[str, Any]) -> Iterator[tuple[Path, Iterable[Path]]]:
+    """The files that a run reads, and the folder that their names are relative to."""
+    yield PACKAGE, files_in(PACKAGE)
+    yield shipped("digits"), sorted(shipped("digits").glob("*.safetensors"))
+    benchmarks = notebook.parent.parent / "benchmarks"
+    yield benchmarks, (path for name in benchmarks_read(code) if (path := benchmarks / name).is_file())
+    named = {**default_parameters(notebook), **changed}
+    for name in sorted(named.keys() - names_written(code)):
+        yield notebook.parent, named_files(named[name], notebook.parent)
 
 
 def named_files(value: Any, folder: Path) -> Iterator[Path]:
@@ -63,23 +80,12 @@ def named_files(value: Any, folder: Path) -> Iterator[Path]:
 def _path_of(text: str, folder: Path) -> Path | None:
     if images := _IMAGES.fullmatch(text):
         return data_root() / "imagenet" / (images["folder"] or "val250")
-    path = os.path.expanduser(_parts(text)[1])
-    return folder / path if _exists(path, folder) else None
-
-
-def _parts(text: str) -> tuple[str, str, str]:
-    """What stands before a path, the path, and what stands after it."""
-    before, path, after = _FORM.fullmatch(text).groups("")  # type: ignore[union-attr]  # which any text matches
-    return before, path, after
-
-
-def _exists(path: str, folder: Path | None = None) -> bool:
-    # "/" and "." are no names; os.path.exists takes any text, one too long for a path, say.
-    return any(map(str.isalnum, path)) and os.path.exists(os.path.join(folder or "", os.path.expanduser(path)))
+    path = os.path.expanduser(path_in(text)[1])
+    return folder / path if path_exists(path, folder) else None
 
 
 def files_in(path: Path) -> Iterator[Path]:
-    """The regular files at or below ``path``, sorted, also behind links; what Python and runs leave is left out."""
+    """The regular files at or below ``path``, sorted, also behind links, without what Python and runs leave there."""
     if path.is_file():
         yield path
     seen: set[str] = set()
@@ -93,7 +99,7 @@ def files_in(path: Path) -> Iterator[Path]:
 
 
 def with_imports(source: Path) -> Iterator[Path]:
-    """A Python file and all that it imports from its own folder, found in the text: nothing is executed."""
+    """A Python file and everything that it imports from its own folder, found in the text: nothing is executed."""
     left, seen = [source], {source}
     while left:
         file = left.pop()
@@ -120,20 +126,21 @@ def _imports(file: Path, root: Path) -> Iterator[str]:
 
 
 def _modules(root: Path, dotted: str) -> Iterator[Path]:
-    """The files that importing ``a.b.c`` reads below ``root``: those of the packages on the way, too."""
+    """The files that importing ``a.b.c`` reads below ``root``, also those of the packages above it."""
     place = root
     for part in dotted.split("."):
         place = place / part
         yield from (file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file())
 
 
-def content_of(files: Iterable[Path], root: Path | None = None) -> Iterator[bytes]:
+def _content_of(files: Iterable[Path], root: Path) -> Iterator[bytes]:
     """What a key holds of each file: its name, relative to ``root`` where it lies there, and its bytes.
 
-    Of one over ``LARGE`` bytes path, size and time of change stand for them, of one that can't be read the reason.
+    Of a file over ``LARGE`` bytes path, size and time of change replace the bytes; of one that can't be read, the
+    reason does.
     """
     for file in files:
-        name = file.relative_to(root) if root and file.is_relative_to(root) else file
+        name = file.relative_to(root) if file.is_relative_to(root) else file
         yield f"\0{name.as_posix()}\0".encode(errors="surrogateescape")
         try:
             facts = file.stat()

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from tiny import write_notebook
 
-from redlab.cli import main as cli
-from redlab.lab import contents, runs
-from redlab.lab.contents import absolute, named_files
+from redlab.lab import keys as keys_of
+from redlab.lab import runs
+from redlab.lab.keys import named_files, run_key
+from redlab.lab.kinds import absolute
 from redlab.lab.notebooks import list_notebooks, read_cells
-from redlab.lab.runs import run_key, run_notebook
+from redlab.lab.parameters import typed_parameters
+from redlab.lab.runs import run_notebook
 from redlab.lab.signatures import benchmarks_read
 from redlab.paths import checkout
 
@@ -102,7 +104,7 @@ def test_a_large_file_counts_by_its_time_and_size(notebook, folder, monkeypatch)
     file = folder / "mine" / "big"
     file.write_bytes(bytes(100))
     os.utime(file, (1, 1))
-    monkeypatch.setattr(contents, "LARGE", 99)
+    monkeypatch.setattr(keys_of, "LARGE", 99)
     key = run_key(notebook, {"network": str(file)})
     file.write_bytes(b"x" * 100)
     os.utime(file, (1, 1))
@@ -119,10 +121,10 @@ def test_what_the_notebook_writes_itself_is_no_part_of_the_key(notebook, folder)
 
 
 def test_the_shell_and_python_name_the_same_files(notebook, folder):
-    own = cli._parameters(notebook, ["network=mine", "places=[folder:images, net.py:make, absent/x, mine, /]"])
+    own = typed_parameters(notebook, ["network=mine", "places=[folder:images, net.py:make, absent/x, mine, /]"])
     places = [f"folder:{folder}/images", f"{folder}/net.py:make", "absent/x", "mine", "/"]
     assert own == {"network": str(folder / "mine"), "places": places}
-    assert absolute("mine", bare=True) == str(folder / "mine")
+    assert absolute("mine", (Path,)) == str(folder / "mine")
     assert list(named_files(["/", ".", "", "\0", "a" * 5000, 3, None], folder)) == []
 
 
@@ -142,7 +144,7 @@ def test_images_under_the_data_root_count(notebook, tmp_path, monkeypatch):
 def test_other_libraries_are_another_run(notebook, monkeypatch, library):
     found = {run_key(notebook, {})}
     for installed in ({library: "0.0.1"}, {library: "absent"}):
-        monkeypatch.setattr(contents, "_version", lambda name, own=installed: own.get(name, "1"))
+        monkeypatch.setattr(keys_of, "version_of", lambda name, own=installed: own.get(name, "1"))
         found.add(run_key(notebook, {}))
     assert len(found) == 3
 
@@ -151,7 +153,7 @@ def test_other_libraries_are_another_run(notebook, monkeypatch, library):
 def test_every_file_of_the_package_counts(notebook, tmp_path, monkeypatch, name):
     file = tmp_path / "package" / name
     file.parent.mkdir(parents=True)
-    monkeypatch.setattr(runs, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(keys_of, "PACKAGE", tmp_path / "package")
     keys = {run_key(notebook, {})}
     for text in ("one", "two"):
         file.write_text(text)
@@ -171,7 +173,9 @@ def test_the_benchmarks_that_a_notebook_reads_are_found(name):
 
 
 def test_a_benchmark_that_a_notebook_reads_is_part_of_its_key_and_no_other_one(tmp_path):
-    reads = write_notebook(tmp_path / "notebooks" / "01.ipynb", "n = 1", "from redlab import read_real\nread_real()")
+    reads = write_notebook(
+        tmp_path / "notebooks" / "01.ipynb", "n = 1", "from redlab.studies.real import read_real\nread_real()"
+    )
     table, other = tmp_path / "benchmarks" / "real.csv", tmp_path / "benchmarks" / "atlas.parquet"
     table.parent.mkdir()
     keys = []
