@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from redlab.channels.flow import Flow
+from redlab.network.layers import OUTPUT_STATISTICS
 from redlab.network.trace import operation
 
 
@@ -76,9 +77,7 @@ def _beside(flow: Flow, node: Node, out: int) -> list[tuple[str, int]]:
     path = flow.name(node.args[1]).removesuffix("weight")
     owner = flow.graph.layers.get(node.args[1])
     buffers = dict(owner.module.named_buffers(recurse=False)) if owner else {}
-    remembered = [
-        path + key for key, tensor in buffers.items() if key in ("out_mean", "out_std") and len(tensor) == out
-    ]
+    remembered = [path + key for key, tensor in buffers.items() if key in OUTPUT_STATISTICS and len(tensor) == out]
     return [(name, 0) for name in (*bias, *remembered)]
 
 

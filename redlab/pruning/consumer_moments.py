@@ -19,6 +19,7 @@ from torch import Tensor
 from redlab.channels.groups import Group, Member
 from redlab.compression.channel_rows import is_depthwise, slices_of
 from redlab.compression.moments import MeanInputs
+from redlab.network.layers import output_statistics
 from redlab.pruning.subject import Subject
 
 _NEAR = 0.5  # correlation of neighbouring pixels: on ResNet-56 as good as one fitted to each layer's variances
@@ -82,8 +83,8 @@ def _correlation(subject: Subject, group: Group) -> ndarray:
         # What passes through a depthwise convolution keeps a share of its correlation: that of the two filters.
         correlation = correlation * _cosines(subject, [member]) if k else correlation
         layer = subject.folded.get_submodule(member.tensor.rpartition(".")[0])
-        if rectify and hasattr(layer, "out_mean"):
-            statistics = (values[member.index[:, 0]].double().cpu() for values in (layer.out_mean, layer.out_std))
+        if rectify and (known := output_statistics(layer)) is not None:
+            statistics = (values[member.index[:, 0]].double().cpu() for values in known)
             correlation = _rectified(correlation, *statistics)
     np.fill_diagonal(correlation, 1)
     return correlation
