@@ -48,27 +48,32 @@ def layer(flow: Flow, node: Node) -> Tensor:
 
 
 def _outputs(flow: Flow, node: Node, inputs: Tensor, groups: int, transposed: bool) -> Tensor:
-    weight = node.args[1]
-    name, out = (
-        flow.name(weight),
-        weight.meta["val"].shape[0] if not transposed else weight.meta["val"].shape[1] * groups,
-    )
-    depthwise = groups > 1 and groups == len(inputs) and not transposed
-    known = flow.known(name, int(transposed), "producer")
-    fresh = inputs if depthwise and out == groups else flow.labels.fresh(out) if known is None else known.flatten()
-    if groups > 1 and not (depthwise and out == groups):
-        blocks = fresh.view(groups, -1)
-        # Row by row with its own input channel, or else all groups alike.
-        flow.labels.unite(*((inputs[:, None], blocks) if depthwise else (blocks[:1], blocks)), same=False)
-    if groups == 1 or transposed:
-        flow.meet(node, [(name, int(not transposed))], "consumer", inputs)
-    elif not depthwise:
-        columns = inputs.view(groups, -1)
+    """The labels of the channels that a layer makes. Enters what its weight consumes and produces.
+
+    Examples, for inputs a b c d:
+        1 group, 3 outputs: x y z, all new. The columns of the weight consume a b c d.
+        4 groups, 4 outputs (depthwise): a b c d themselves, each filtered.
+        4 groups, 8 outputs: x0 x1 for a, y0 y1 for b, and so on, all new. x0 and x1 leave together with a.
+        2 groups, 6 outputs: x y z | x' y' z', all new. x and x' leave together. The two columns of the weight consume
+            (a, c) and (b, d): a and c leave together too.
+    """
+    name, rows = flow.name(node.args[1]), int(transposed)  # the dim of the weight along which its outputs lie
+    sizes = node.args[1].meta["val"].shape
+    count = sizes[1] * groups if transposed else sizes[0]
+    depthwise = 1 < groups == len(inputs) and not transposed
+    if depthwise and count == groups:
+        outputs = inputs
+    else:
+        known = flow.known(name, rows, "producer")  # of a weight that another layer uses too
+        outputs = flow.labels.fresh(count) if known is None else known.flatten()
+        blocks = outputs.view(groups, -1)
+        flow.labels.unite(inputs[:, None] if depthwise else blocks[:1], blocks, same=False)
+    if not depthwise:
+        columns = inputs.view(1 if transposed else groups, -1)
         flow.labels.unite(columns[:1], columns, same=False)
-        flow.meet(node, [(name, 1)], "consumer", columns.T.contiguous())
-    rows = [(name, int(transposed)), *_beside(flow, node, out)]
-    flow.meet(node, rows, "producer", fresh)
-    return fresh
+        flow.meet(node, [(name, 1 - rows)], "consumer", columns.T.contiguous())
+    flow.meet(node, [(name, rows), *_beside(flow, node, count)], "producer", outputs)
+    return outputs
 
 
 def _beside(flow: Flow, node: Node, out: int) -> list[tuple[str, int]]:

@@ -14,30 +14,16 @@ from torch.fx import Node
 
 from redlab.channels.flow import Flow
 from redlab.channels.labels import compact
+from redlab.network.operations import named
 from redlab.network.trace import argument, operation
 
-# f(0) = 0, whatever the other arguments; or elements that are moved, picked, averaged or compared with one another.
-_ALWAYS = frozenset((
-    "relu", "relu6", "silu", "gelu", "tanh", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish", 
-    "hardshrink", "softshrink", "rrelu", "prelu", "abs", "neg", "positive", "sign", "sgn", "square",
-    "sqrt", "expm1", "log1p", "erf", "sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "round", "floor", "ceil",
-    "trunc", "fix", "frac", "nan_to_num", "isnan", "isinf", "deg2rad", "rad2deg", "dropout", "feature_dropout", "alias",
-    "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy", "type_as", "zeros_like", "mul", "multiply",
-    "permute", "transpose", "t", "numpy_T", "mT", "mH", "movedim", "moveaxis", "swapaxes", "swapdims", "unsqueeze",
-    "squeeze", "flatten", "unflatten", "expand", "view", "reshape", "expand_as", "view_as", "reshape_as", "slice",
-    "select", "narrow", "index_select", "split", "split_with_sizes", "tensor_split", "unbind", "chunk", "cat", "concat",
-    "concatenate", "stack", "repeat", "tile", "repeat_interleave", "roll", "flip", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "glu", "grid_sampler", "max_pool1d", "max_pool2d", "max_pool3d", "max_pool1d_with_indices",
-    "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d",
-    "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa",
-    "_upsample_bicubic2d_aa", "mean", "sum", "nansum", "nanmean", "prod", "amax", "amin", "var", "std", "any",
-    "count_nonzero", "cumsum", "cumprod",
-))  # fmt: skip
-# Norms of one channel each. What they add is a producer of the channel like its filter, and is judged with it.
-_NORMS = frozenset(("batch_norm", "instance_norm"))
+# f(0) = 0, whatever the other arguments; or elements are moved, picked, averaged or compared with one another.
+# The norms are of one channel each: what they add is a producer of the channel like its filter and is judged with it.
+ALWAYS = named(
+    *("rectifier zero", "activation zero", "function zero", "dropout", "copy", "cast", "product zero", "view"),
+    *("transpose", "expand", "cut", "split", "join", "repeat", "shuffle", "pool", "upsample", "reduction zero", "scan"),
+    "channel norm",
+) | {"prelu", "zeros_like", "chunk", "stack", "repeat_interleave", "glu", "grid_sampler"}
 
 
 def keeps_zero(flow: Flow, node: Node) -> bool:
@@ -46,9 +32,7 @@ def keeps_zero(flow: Flow, node: Node) -> bool:
     To be asked after the labels of its output are known: two tensors that were added are one channel by then.
     """
     name = operation(node)
-    if name in _ALWAYS or name in _NORMS:
-        return True
-    return name in _PROOFS and _PROOFS[name](flow, node)
+    return name in ALWAYS or (name in PROOFS and PROOFS[name](flow, node))
 
 
 def _is_bounded(_: Flow, node: Node) -> bool:
@@ -126,14 +110,13 @@ def _has_order(_: Flow, node: Node) -> bool:
     return _is_number(order) and order >= 0
 
 
-_PROOFS: dict[str, Callable[[Flow, Node], bool]] = {
-    **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max", "hardtanh"), _is_bounded),
-    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), _is_identity),
-    **dict.fromkeys(("div", "divide", "true_divide", "floor_divide", "fmod", "remainder"), _divides),
-    **dict.fromkeys(("add", "sub", "subtract", "rsub", "maximum", "minimum", "fmax", "fmin", "hypot"), _all_agree),
-    **dict.fromkeys(("lerp", "addcmul"), _all_agree),
-    **dict.fromkeys(("max", "min"), _largest),
-    **dict.fromkeys(("pad", "constant_pad_nd"), _pads_with_zeros),
+PROOFS: dict[str, Callable[[Flow, Node], bool]] = {
+    **dict.fromkeys((*named("clamp"), "hardtanh"), _is_bounded),
+    **dict.fromkeys(named("alpha dropout"), _is_identity),
+    **dict.fromkeys(named("quotient"), _divides),
+    **dict.fromkeys((*named("sum", "extremum"), "hypot", "lerp", "addcmul"), _all_agree),
+    **dict.fromkeys(named("largest"), _largest),
+    **dict.fromkeys(named("pad"), _pads_with_zeros),
     "threshold": _has_no_step_at_zero,
     "linalg_vector_norm": _has_order,
     "pow": _raises,
