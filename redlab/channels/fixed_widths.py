@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from redlab.channels.apply import edits_of, narrow
 from redlab.channels.groups import Group
 from redlab.channels.plan import make_plan
-from redlab.channels.surgery import edits_of, narrow
 from redlab.network.example import Inputs
 from redlab.network.trace import evaluating
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from redlab.channels.apply import edits_of
 from redlab.channels.groups import Group
-from redlab.channels.surgery import edits_of
 
 
 class Lineage:

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from redlab.channels import rules_moves
-from redlab.channels.flow import Flow
-from redlab.channels.labels import compact
+from redlab.channels.labels import Flow, compact
 from redlab.channels.rules_layers import channel_norm, layer
 from redlab.channels.rules_zeros import keeps_zero
 from redlab.network.operations import named

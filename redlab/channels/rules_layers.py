@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.fx import Node
 
-from redlab.channels.flow import Flow
+from redlab.channels.labels import Flow
 from redlab.network.layers import OUTPUT_STATISTICS
 from redlab.network.trace import operation
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from redlab.channels.flow import Flow
-from redlab.channels.labels import compact
+from redlab.channels.labels import Flow, compact
 from redlab.network.trace import argument, module_path, operation
 from redlab.network.zero_pad import ZeroPadShortcut
 

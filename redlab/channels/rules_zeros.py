@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from redlab.channels.flow import Flow
-from redlab.channels.labels import compact
+from redlab.channels.labels import Flow, compact
 from redlab.network.operations import named
 from redlab.network.trace import argument, operation
 
