@@ -19,17 +19,17 @@ from redlab.network.zero_pad import ZeroPadShortcut
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
 def apply_plan(network: nn.Module, plan: dict) -> nn.Module:
-    """A network with the channels that ``plan`` leaves: smaller tensors, no masks, no hooks.
+    """A network with only the channels that ``plan`` keeps: smaller tensors, no masks, no hooks.
 
-    A merged channel has the mean of its members' producer rows and the sum of their consumer slices: exact where the
-    members are equal, and the network then computes the same function. Nothing is traced.
+    A merged channel has the mean of its members' producer rows and the sum of their consumer slices. Where the members
+    are equal, the network computes the same function as before. Nothing is traced.
 
     Arguments:
         network: left untouched.
         plan: what ``make_plan`` made for this network, or for one of the same architecture and widths.
 
     Raises:
-        ValueError: the plan is malformed, or names what the network doesn't have, or has in another width.
+        ValueError: the plan is malformed, or names a tensor that the network lacks or has in another width.
 
     Example:
         >>> network = load_network("digits/resnet")
@@ -48,7 +48,10 @@ def apply_plan(network: nn.Module, plan: dict) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The slices of one group in one tensor: (size, m) of ``width``, and what every channel becomes, -1 for nothing."""
+    """The slices of one group in one tensor of ``width``, ``index`` (size, m), and what each channel becomes.
+
+    ``becomes`` (size,) holds the channel that each one becomes: itself, its merge target, or -1 if it is removed.
+    """
 
     role: str
     width: int
@@ -89,7 +92,7 @@ Edits = Mapping[tuple[str, int], Edit]  # by the name of the tensor (for padding
 
 
 def edits_of(plan: dict) -> Edits:
-    """What a plan that was checked does to every tensor.
+    """What a checked plan does to every tensor.
 
     Raises:
         ValueError: its members contradict one another.
@@ -101,7 +104,7 @@ def edits_of(plan: dict) -> Edits:
             part = Part(item["role"], item["width"], decode_index(item["index"], len(becomes)), becomes)
             for name, dim in item["tensors"]:
                 parts.setdefault((name, dim), []).append(part)
-    # Tensors with the same parts, such as a norm's four, share one edit and what it works out.
+    # Tensors with the same parts, such as the four of a norm, share one edit and what it caches.
     edits = {tuple(map(id, own)): Edit(tuple(own)) for own in parts.values()}
     for tensor, own in parts.items():
         _check_parts(tensor[0], own)
@@ -126,9 +129,11 @@ def check_fit(network: nn.Module, edits: Edits) -> None:
 
 @torch.no_grad()
 def narrow(network: nn.Module, edits: Edits, instead: Mapping[int, Tensor] | None = None) -> nn.Module:
-    """A copy of ``network``, which ``check_fit`` accepts, with ``edits`` carried out; it copies only what stays.
+    """A copy of ``network`` with ``edits`` carried out; only the slices that stay are copied.
 
-    ``instead`` holds the tensors to start from in place of the network's own, by the ``id`` of those.
+    Arguments:
+        network: one that ``check_fit`` accepts.
+        instead: by the ``id`` of a tensor of ``network``, the tensor to start from in its place.
     """
     own = dict(instead or {})
     tensors: dict[str, Tensor] = {}
@@ -136,7 +141,7 @@ def narrow(network: nn.Module, edits: Edits, instead: Mapping[int, Tensor] | Non
         if edit.parts[0].role != "padding":
             old = _tensor(network, name)
             tensors[name] = _narrowed(tensors.get(name, own.get(id(old), old).detach()), dim, edit)
-    # By their ids: whoever shares a tensor shares the narrow one.
+    # By id: modules that share a tensor share the narrow one.
     own |= {id(old): _like(old, new) for name, new in tensors.items() for old in [_tensor(network, name)]}
     smaller = copy_network(network, own)
     for (name, _), edit in edits.items():
@@ -189,13 +194,13 @@ def _narrowed(old: Tensor, dim: int, edit: Edit) -> Tensor:
 
 
 def _merge(new: Tensor, old: Tensor, dim: int, part: Part, place: Tensor) -> None:
-    """Add to the slices of ``new`` what the channels that became theirs bring."""
+    """Add to the slices of ``new`` the channels that were merged into them."""
     merged = part.merged
     into = part.becomes[merged]
     sources, targets = part.index[merged].flatten().to(old.device), part.index[into].flatten()
     rows = old.index_select(dim, sources)
     if part.role == "producer":
-        # The mean as first + mean(other - first): what is equal stays what it is, to the last bit.
+        # The mean as first + mean(other - first): equal rows keep their values to the last bit.
         counts = torch.bincount(part.becomes[part.becomes >= 0], minlength=len(part.becomes))[into]
         counts = counts[:, None].expand(-1, part.index.shape[1]).flatten().to(old.device, old.dtype)
         shape = [-1 if axis == dim else 1 for axis in range(old.ndim)]

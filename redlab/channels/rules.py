@@ -1,7 +1,7 @@
 """Channel labels through the operations of a network, one rule a kind of operation.
 
-Operations that only move data are executed on the labels. What has no rule freezes the labels that reach it, with its
-name as the reason: never silently wrong.
+Operations that only move data are executed on the labels. An operation without a rule freezes the labels that reach it,
+with its name as the reason, so that no result is silently wrong.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _step(flow: Flow, node: Node) -> Any:
     if is_layer(node):
         return layer(flow, node)
     name = operation(node)
-    # A norm's own parameters are its entries, not data that it meets.
+    # A norm's own parameters are entries, not data that it meets.
     labels = [flow.at(node.args[0])] if name in _WITH_PARAMETERS else flow.inputs(node)
     if not any(bool((compact(reached) >= 0).any()) for reached in labels):
         return flow.of_fixed_width(node, "it meets a constant of fixed width")
@@ -125,13 +125,13 @@ def _new(flow: Flow, node: Node) -> Tensor:
 
 
 def _pool(flow: Flow, node: Node) -> Any:
-    """Works on the last axes, up to the batch and the channels."""
+    """Works on the last axes, those after the batch and the channels."""
     ranks = next(int(digit) for digit in operation(node) if digit.isdigit())
     return _over_space(flow, node, ranks)
 
 
 def _sample(flow: Flow, node: Node) -> Any:
-    """Reads at places that another tensor says."""
+    """Reads at places that another tensor holds."""
     flow.labels.freeze(flow.at(node.args[1]), f"{operation(node)} reads places from it")
     return _over_space(flow, node, node.meta["val"].ndim - 2)
 
@@ -166,7 +166,7 @@ def _reduce(flow: Flow, node: Node) -> Any:
 
 
 def _within(flow: Flow, node: Node) -> Tensor:
-    """Softmax, cumulative sums and layer norm mix what lies along some axes, and keep the shape."""
+    """Softmax, cumulative sums and layer norm mix values along some axes and keep the shape."""
     labels, shape = flow.at(node.args[0]), argument(node, "normalized_shape")
     axes = [argument(node, "dim")] if shape is None else range(-len(shape), 0)
     if any(flow.labels.vary(labels, axis) for axis in axes):

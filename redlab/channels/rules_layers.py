@@ -1,4 +1,4 @@
-"""Channel labels through the layers that hold weights: what they consume, and what they make."""
+"""Channel labels through the layers that hold weights: what they consume and what they make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redlab.network.trace import operation
 
 
 def channel_norm(flow: Flow, node: Node) -> Tensor:
-    """Batch norm, instance norm and PReLU: numbers of their own for every channel, on axis 1."""
+    """Batch norm, instance norm and PReLU have numbers of their own for every channel, on axis 1."""
     labels, name = flow.at(node.args[0]), operation(node)
     tensors = [argument for argument in node.args[1:5] if isinstance(argument, Node)]
     if not all(map(flow.name, tensors)):
@@ -23,11 +23,11 @@ def channel_norm(flow: Flow, node: Node) -> Tensor:
 
 
 def layer(flow: Flow, node: Node) -> Tensor:
-    """A conv or linear layer: its columns consume the channels of its input, its rows make new ones."""
+    """A conv or linear layer. Its columns consume the channels of its input; its rows make new ones."""
     graph, labels, weight = flow.graph, flow.at(node.args[0]), node.args[1]
     why = graph.why_fixed(node)
     if flow.name(weight) and weight not in graph.layers:  # as in MultiheadAttention
-        why = f"{flow.name(weight).rpartition('.')[2]} is no layer's weight: the code of its module cuts it up"
+        why = f"{flow.name(weight).rpartition('.')[2]} is no weight of a layer: the code of its module cuts it up"
     if why:
         flow.labels.freeze(labels, why)
     if not flow.name(weight):
@@ -77,7 +77,7 @@ def _outputs(flow: Flow, node: Node, inputs: Tensor, groups: int, transposed: bo
 
 
 def _beside(flow: Flow, node: Node, out: int) -> list[tuple[str, int]]:
-    """The bias of a layer, and what folding remembers of its outputs."""
+    """The bias of a layer, and the statistics of its outputs that folding keeps."""
     bias = [flow.name(node.args[2])] if len(node.args) > 2 and flow.name(node.args[2]) else []
     path = flow.name(node.args[1]).removesuffix("weight")
     owner = flow.graph.layers.get(node.args[1])

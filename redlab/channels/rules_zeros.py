@@ -1,7 +1,7 @@
-"""Through which operations a channel of zeros stays one: only where a rule proves it.
+"""Which operations keep a channel of zeros a channel of zeros. A rule must prove it.
 
-A channel that a ReLU makes zero may be removed if it is still zero where a layer reads it. So an operation that isn't
-listed here, or whose arguments aren't known to map 0 to 0, counts as one that moves zero.
+A channel that a ReLU makes zero may be removed if it is still zero where a layer reads it. An operation that is not
+listed here, or whose arguments are not known to map 0 to 0, counts as one that moves zero.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ ALWAYS = named(
 def keeps_zero(flow: Flow, node: Node) -> bool:
     """Whether a channel that is 0 in all that reaches ``node`` is proved to be 0 in what it computes.
 
-    To be asked after the labels of its output are known: two tensors that were added are one channel by then.
+    Ask after the labels of its output are known: two tensors that were added are one channel by then.
     """
     name = operation(node)
     return name in ALWAYS or (name in PROOFS and PROOFS[name](flow, node))
 
 
 def _is_bounded(_: Flow, node: Node) -> bool:
-    """0 lies between the bounds, which are numbers or not there."""
+    """0 lies between the bounds, which are numbers or absent."""
     low = argument(node, "min", argument(node, "min_val"))
     high = argument(node, "max", argument(node, "max_val"))
     return (low is None or (_is_number(low) and low <= 0)) and (high is None or (_is_number(high) and high >= 0))
@@ -51,7 +51,7 @@ def _has_no_step_at_zero(_: Flow, node: Node) -> bool:
 
 
 def _is_identity(_: Flow, node: Node) -> bool:
-    """Alpha dropout replaces zeros by another number in training, which a network's code may ask for in eval mode."""
+    """Alpha dropout replaces zeros by another number in training, and a network's code may train in eval mode."""
     return not argument(node, "train")
 
 
@@ -65,7 +65,7 @@ def _raises(_: Flow, node: Node) -> bool:
 
 
 def _divides(flow: Flow, node: Node) -> bool:
-    """0 / y is 0, but for a y of the same channel: 0 / 0."""
+    """0 / y is 0, except for a y of the same channel: 0 / 0."""
     above, below = node.args[:2]
     if not isinstance(above, Node) or not isinstance(below, Node):
         return isinstance(above, Node) and bool(below != 0)
@@ -95,7 +95,7 @@ def _branches_agree(flow: Flow, node: Node) -> bool:
 
 
 def _largest(flow: Flow, node: Node) -> bool:
-    """Of two tensors, or over axes."""
+    """``max`` and ``min`` of two tensors, or over axes."""
     return not isinstance(argument(node, "other"), Node) or _all_agree(flow, node)
 
 
