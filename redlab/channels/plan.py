@@ -119,16 +119,18 @@ def check_plan(plan: Any) -> dict:
     for name, items in members.items():
         _require(name in groups and isinstance(items, list) and items, f"{name!r} has members and no group, or none")
         for item in items:
-            _check_item(f"a member of {name!r}", item if isinstance(item, dict) else {}, len(groups[name]))
+            _check_item(f"a member of {name!r}", item, len(groups[name]))
     return plan
 
 
-def _check_item(where: str, item: dict, size: int) -> None:
+def _check_item(where: str, item: Any, size: int) -> None:
+    _require(
+        isinstance(item, dict) and item.get("role") in ROLES, f"{where}: its role must be one of {', '.join(ROLES)}"
+    )
     tensors, width, code = item.get("tensors"), item.get("width"), item.get("index")
     named = isinstance(tensors, list) and all(
         isinstance(t, list) and len(t) == 2 and isinstance(t[0], str) and _is_int(t[1], 0) for t in tensors
     )
-    _require(item.get("role") in ROLES, f"{where}: its role must be one of {', '.join(ROLES)}")
     _require(named and tensors, f"{where}: its tensors must be pairs of a name and a dim")
     _require(_is_int(width, 1) and width <= WIDEST, f"{where}: its width must be an integer from 1 to {WIDEST:,}")
     _require(_is_int(item.get("size"), 1) and item["size"] == size, f"{where}: its size must be {size}")
