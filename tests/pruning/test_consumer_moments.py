@@ -1,4 +1,4 @@
-"""What readers get of channels, without data: as Monte-Carlo finds it where the model's assumptions hold."""
+"""What consumer layers get of channels, without data: as Monte-Carlo finds it where the model's assumptions hold."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from nets import Net, made, mlp
 from torch import nn
 
-from redlab.pruning.consumer_moments import _RIDGE, readers_of
+from redlab.pruning.consumer_moments import _RIDGE, consumer_inputs
 from redlab.pruning.subject import Subject
 
 DRAWS = 100_000
@@ -18,9 +18,9 @@ def _seed():
 
 
 def read(network, example, which=0):
-    """The readers of one group."""
+    """The consumer inputs of one group."""
     subject = Subject(network, None, example)
-    return readers_of(subject, subject.free[which])
+    return consumer_inputs(subject, subject.free[which])
 
 
 def pixels(draws, channels, side):
@@ -144,9 +144,9 @@ def test_a_channel_that_is_read_at_many_places_has_their_mean():
 def test_each_reader_of_a_stage_gets_what_it_gets():
     subject = Subject(*(lambda network, images: (network, None, images[:1]))(*made("grouped")))
     group = subject.free[0]
-    readers = readers_of(subject, group)
-    assert [reader.member.tensor for reader in readers] == ["block.0.weight", "head.weight"]
-    assert not np.allclose(readers[0].mean, readers[1].mean)
+    found = consumer_inputs(subject, group)
+    assert [own.member.tensor for own in found] == ["block.0.weight", "head.weight"]
+    assert not np.allclose(found[0].mean, found[1].mean)
 
 
 def test_identical_channels_are_told_apart_by_the_ridge_alone():
@@ -163,7 +163,7 @@ def test_identical_channels_are_told_apart_by_the_ridge_alone():
 def test_what_is_not_known_is_said():
     network = Net(lambda net, x: net.two(net.one(x).sin()), one=nn.Linear(3, 4), two=nn.Linear(4, 2))
     assert read(network, torch.randn(1, 3)) == (
-        "what two gets is not known: sin is in its way, whose mean output is not known"
+        "the input of two is not known: sin is in its way, whose mean output is not known"
     )
 
 
@@ -173,4 +173,4 @@ def test_a_layer_of_which_one_call_is_not_known_is_not_known():
     )
     subject = Subject(network, None, torch.randn(1, 3))
     group = next(group for group in subject.groups if group.name == "one")
-    assert "sin is in its way" in readers_of(subject, group)
+    assert "sin is in its way" in consumer_inputs(subject, group)
