@@ -55,11 +55,12 @@ lint: $(INSTALLED)  ## style, which module imports which, and types
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python -m mypy
 
-docs: $(INSTALLED)  ## the API reference, into build/docs/
-	@OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
+docs: $(INSTALLED)  ## one site of the pages, the notebooks and the reference, into build/docs/; warnings are errors
+	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/docs
+	@echo "build/docs/index.html"
 
 clean:  ## remove .venv and caches; runs/ and data/cache/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist docs/reference
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is touched last, so that an installation that failed is tried again.

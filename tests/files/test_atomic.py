@@ -24,19 +24,29 @@ def test_a_private_file_becomes_like_any_other(tmp_path, umask):
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_block_that_fails_leaves_what_was_there(tmp_path):
-    (tmp_path / "file").write_text("old")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "a").write_text("old")
-    with pytest.raises(KeyboardInterrupt), replaced_file(tmp_path / "file") as part:
+def interrupted(path):
+    with replaced_file(path) as part:
         part.write_text("new")
         raise KeyboardInterrupt
-    with pytest.raises(OSError, match="could not write .*folder, what was there is unchanged: No space left"):
-        with replaced_folder(tmp_path / "folder") as part:
-            (part / "a").write_text("new")
-            raise OSError(28, "No space left on device")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "a").read_text() == "old"
+
+
+def full(path):
+    with replaced_folder(path) as part:
+        (part / "a").write_text("new")
+        raise OSError(28, "No space left on device")
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("old")
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(file)
+    with pytest.raises(OSError, match=r"could not write .*folder, what was there is unchanged: No space left"):
+        full(folder)
+    assert sorted(tmp_path.iterdir()) == [file, folder]
+    assert file.read_text() == (folder / "a").read_text() == "old"
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):

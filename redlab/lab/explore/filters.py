@@ -15,7 +15,7 @@ from torch import nn
 
 from redlab.compression.merging import merge_groups
 from redlab.compression.similarity import LINKAGES
-from redlab.hashing.networks import hash_weights
+from redlab.hashing.weights import hash_weights
 from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer

@@ -20,7 +20,8 @@ from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at
 from redlab.compression.units import UNITS
 from redlab.hashing.cells import RULES
 from redlab.hashing.density import estimate_density
-from redlab.hashing.networks import Hashed, hash_network, hash_weights, relative_error
+from redlab.hashing.networks import hash_network
+from redlab.hashing.weights import Hashed, hash_weights, relative_error
 from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer, Values
@@ -30,7 +31,8 @@ from redlab.studies.kernels import groups_of, why_filters_stay
 from redlab.studies.merging import merged_filters
 from redlab.studies.plots.hashing import plot_density, plot_values
 from redlab.studies.plots.merging import plot_filters
-from redlab.studies.plots.splitting import plot_channels, plot_unit
+from redlab.studies.plots.splitting import plot_channels
+from redlab.studies.plots.units import plot_unit
 from redlab.studies.splitting import channel_products, unit_map
 
 

@@ -16,7 +16,7 @@ from redlab.lab.report.html import Chapter, markdown_chapter, notebook_chapter, 
 from redlab.lab.report.sources import Source
 from redlab.lab.report.tables import whole_frame
 from redlab.lab.runs import Run, RunFailed
-from redlab.studies.plots.captions import read_captions
+from redlab.studies.plots.save import read_captions
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
