@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 _HOME = {
@@ -131,7 +132,7 @@ _ELSEWHERE = {
     "with_latency": "studies.benchmarks",
     "with_times": "studies.benchmarks",
 }
-_ROOMS = "channels cli compression dpp export files hashing lab network pruning studies zoo".split()
+_ROOMS = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")))
 __all__ = sorted(_HOME)
 __version__ = version("redlab")
 

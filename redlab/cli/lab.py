@@ -20,9 +20,8 @@ _CONFIG = PACKAGE / "lab" / "jupyter"
 def lab(context: typer.Context) -> None:
     """Open JupyterLab on notebooks/00_start_here.ipynb.
 
-    Without a display it opens no browser, but prints the address; only this machine can reach it. Further words go to
-    JupyterLab: redlab lab --port 9999; on a server that others reach, who need the token that it prints: redlab lab
-    --ip 0.0.0.0
+    Without a display no browser opens: use the printed address, which only this machine can reach. Further options are
+    passed to JupyterLab: redlab lab --port 9999. On a server: redlab lab --ip 0.0.0.0 (others need the printed token).
     """
     try:
         folder = checkout() / "notebooks"
