@@ -159,7 +159,7 @@ def _found(names: list[str]) -> list[Path]:
 
 def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:
     """Run each job. If any failed, list the failures and end with exit code 1."""
-    from redlab.cli.runs import run_each, told
+    from redlab.cli.runs import listed, run_each
     from redlab.lab.runs import RunFailed
 
     try:
@@ -167,4 +167,4 @@ def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool]
     except OSError as error:
         stop(error, code=1)
     if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
-        stop(told(failures, len(jobs)), code=1)
+        stop(listed(failures, len(jobs)), code=1)

@@ -26,7 +26,7 @@ def report(
     Exit codes: 0 success. 1 a notebook failed (the page says which, and shows the others), or the page could not be
     written (an older page stays). 2 wrong usage; nothing ran.
     """
-    from redlab.cli.runs import run_each, told
+    from redlab.cli.runs import listed, run_each
     from redlab.lab.runs import RunFailed, run_notebook
     from redlab.lab.workers import threads_each
 
@@ -40,7 +40,7 @@ def report(
         outcomes = run_each([(path, {}) for path in paths], execute, jobs)
     _write(outcomes, page)
     if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
-        stop(told(failures, len(outcomes)), 1)
+        stop(listed(failures, len(outcomes)), 1)
 
 
 def _checked(out: Path | None, jobs: int) -> tuple[Path, Path]:
