@@ -161,7 +161,7 @@ def beyond_chance(summary: pd.DataFrame, atlas: pd.DataFrame) -> pd.DataFrame:
     Example:
         >>> frame = beyond_chance(summarise_real(read_real()), read_atlas())
         >>> frame[frame["network"] == "cifar10/resnet20"].set_index("measure")["trained"].round(1).to_dict()
-        {}
+        {'near filters': 9.7, 'dead channels': 2.5, 'bytes at equal accuracy': 13.0}
     """
     twins, rows = twin_layers(atlas), []
     for network in [name for name in dict.fromkeys(summary["network"]) if name in set(twins["network"])]:
