@@ -107,8 +107,8 @@ def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict[str, Any], 
     weights = rows.reshape(-1, *rows.shape[-layer.weight.ndim + 1 :])
     try:
         vector = as_vector(weights)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"layer {layer.name}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"layer {layer.name}: {error}") from None
     hashed = hash_vector(vector, weights, rule, force)
     before = vector.whole(vector.weights)  # a view of the layer's own memory: compare before it is overwritten
     row = {

@@ -14,9 +14,10 @@ import torch
 from numpy import ndarray
 
 from redlab.hashing.cells import Cells, Rule
-from redlab.hashing.sorted_values import FEW, why_unchanged
-from redlab.hashing.vector import Vector, as_vector, binary_scale, in_parts
+from redlab.hashing.vector import Vector, as_vector, binary_scale, error_of, in_parts
 from redlab.options import plain_options
+
+_FEW = 256  # a layer of so few distinct values, and at least four weights to each, was hashed before
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,27 +117,32 @@ def hash_weights(
 
 def relative_error(before: ndarray, after: ndarray) -> float:
     """||after - before|| / ||before|| of two vectors in float64; 0 where ``before`` is zero and nothing changed."""
-    scale = float(max(-before.min(), before.max())) or 1.0  # squares of 1e-200 vanish, those of 1e200 overflow
-    moved = energy = 0.0
-    for old, new in zip(in_parts(before), in_parts(after), strict=True):
-        old, new = (part.astype(np.float64) / scale for part in (old, new))
-        moved, energy = moved + float(np.square(new - old).sum()), energy + float(np.square(old).sum())
-    return float(np.sqrt(moved / (energy or 1.0)))
+    return error_of(zip(in_parts(before), in_parts(after), strict=True), float(max(-before.min(), before.max())))
 
 
 def hash_vector(vector: Vector, weights: torch.Tensor | ndarray, rule: Rule, force: bool = False) -> Hashed:
     """``hash_weights`` with options that are checked, of weights whose ``vector`` is known."""
-    if exponent := binary_scale(vector):
-        return _hash_scaled(weights, vector, exponent, rule, force)
-    if reason := _left_alone(vector, force):
+    small, rule, exponent = in_range(vector, rule)
+    if reason := why_unchanged(small, force):
         codebook = np.unique(vector.weights)
         kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
         return Hashed(kept, _like(_with_zero(codebook, vector), weights), len(codebook), reason)
-    cells = rule.cells(vector)
+    cells = rule.cells(small)
     values = representatives(cells, weights)
-    codebook = values[~np.isnan(cells.member)]
-    hashed = _like(cells.assign(values), weights).reshape(weights.shape)
-    return Hashed(hashed, _like(_with_zero(codebook, vector), weights), len(codebook))
+    used = values[~np.isnan(cells.member)]
+    found, codebook = cells.assign(values), _with_zero(used, small)
+    if exponent:
+        found, codebook = np.ldexp(found, exponent), np.ldexp(codebook, exponent)
+    return Hashed(_like(found, weights).reshape(weights.shape), _like(codebook, weights), len(used))
+
+
+def in_range(vector: Vector, rule: Rule) -> tuple[Vector, Rule, int]:
+    """The two where squares neither overflow nor vanish, and the exponent of two that leads back: mostly 0."""
+    if not (exponent := binary_scale(vector)):
+        return vector, rule, 0
+    if not isinstance(rule.bandwidth, str):
+        rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
+    return vector.times_two_to(-exponent), rule, exponent
 
 
 def _with_zero(codebook: ndarray, vector: Vector) -> ndarray:
@@ -144,26 +150,16 @@ def _with_zero(codebook: ndarray, vector: Vector) -> ndarray:
     return np.union1d(codebook, codebook.dtype.type(0)) if vector.zeros else codebook
 
 
-def _hash_scaled(
-    weights: torch.Tensor | ndarray, vector: Vector, exponent: int, rule: Rule, force: bool
-) -> Hashed:  # fmt: skip
-    """Float64 weights whose squares would overflow or vanish: hash them divided by a power of two, exactly."""
-    if not isinstance(rule.bandwidth, str):
-        rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
-    scaled = vector.times_two_to(-exponent)
-    small = hash_vector(scaled, scaled.whole(scaled.weights).reshape(vector.shape), rule, force)
-    values, codebook = (np.asarray(np.ldexp(part, exponent)) for part in (small.values, small.codebook))
-    return Hashed(_like(values, weights).reshape(weights.shape), _like(codebook, weights), small.modes, small.unchanged)
-
-
-def _left_alone(vector: Vector, force: bool) -> str:
-    """Why a layer's weights stay as they are, or ""."""
+def why_unchanged(vector: Vector, force: bool = False) -> str:
+    """Why hashing leaves weights as they are, or ""."""
     if vector.low == vector.high:
-        return why_unchanged(1, vector.size, vector.zeros)
-    # More distinct values in a sample than a hashed layer may have: no need to sort them all.
-    if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > FEW:
+        return "all its weights are equal" + (" or zero" if vector.zeros else "")
+    # More distinct values in a sample than a hashed layer may have: no need to sort all weights.
+    if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > _FEW:
         return ""
-    return why_unchanged(vector.distinct, vector.size, vector.zeros)
+    hashed = vector.distinct <= _FEW and vector.distinct <= vector.size / 4
+    zero = " and zero" if vector.zeros else ""
+    return f"already hashed: {vector.distinct} distinct values{zero}" if hashed else ""
 
 
 def representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:

@@ -8,6 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from redlab.names import needs
+
+needs("lab", "matplotlib", "seaborn")
+
 _FIGURES = {
     "atlas": "draw_twins plot_atlas_filters plot_atlas_kinds plot_atlas_products plot_atlas_values plot_predictors",
     "bounds": "plot_bound",
