@@ -119,7 +119,8 @@ def filter_pairs(layer: Layer, tree: Dendrogram, pairs: int = 1, seed: int = 0) 
     images, distances = _images(layer), _distances(tree)
     one, other = np.triu_indices(len(distances), 1)
     apart = distances[one, other]
-    chosen, used = {}, set()
+    chosen: dict[str, int] = {}
+    used: set[int] = set()
     for k in np.argsort(apart, kind="stable").tolist():
         if len(chosen) < pairs and not used & {one[k], other[k]}:
             used |= {one[k], other[k]}

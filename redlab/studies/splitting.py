@@ -58,7 +58,8 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
 
 def _uses(rows: np.ndarray, unit: str) -> np.ndarray:
     """(outputs, taps): at the first non-zero weight of its value in its unit, how many there are; 0 elsewhere."""
-    first, uses = {}, np.zeros(rows.shape, int)
+    first: dict[object, tuple[int, ...]] = {}
+    uses = np.zeros(rows.shape, int)
     for (output, tap), value in np.ndenumerate(rows):
         key = {"channel": value, "tap": (tap, value), "kernel": (tap, rows[output].tobytes())}[unit]
         uses[first.setdefault(key, (output, tap))] += value != 0
