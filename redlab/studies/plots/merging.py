@@ -1,4 +1,4 @@
-"""Pictures of merging: a tidy frame in, Axes out."""
+"""Figures of merging: a tidy frame in, Axes out."""
 
 from __future__ import annotations
 

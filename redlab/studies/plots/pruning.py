@@ -1,4 +1,4 @@
-"""Pictures of scores and of pruning: a tidy frame in, Axes out."""
+"""Figures of scores and of pruning: a tidy frame in, Axes out."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ def draw_real(
     """Many methods on each network.
 
     "products" and "time_ratio": a row a method. At the left those that prune to two budgets, sorted by what the larger
-    one keeps of the accuracy, or of the time; at the right RED++, RED and merging, whose rows say how many
-    multiplications are left. A bar is the 95 % interval of the accuracy over all seeds, or the range of the times.
+    one leaves of the accuracy, or of the time. At the right RED++, RED and merging; their rows name the share of the
+    multiplications left. A bar is the 95 % interval of the accuracy over all seeds, or the range of the times.
 
     "parameters" and "bytes": accuracy lost against what is left, a dot a method and setting, a panel a network.
 
