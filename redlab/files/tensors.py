@@ -42,8 +42,8 @@ def list_checkpoint(path: str | Path) -> Listing:
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
-        ValueError: it is another kind of file, a folder without an index, damaged or wants to run code; a shard is
-            missing or lacks a tensor that the index promises. The message says what, where, and what would be right.
+        ValueError: the file is of another kind, damaged or wants to run code; a folder has no index; a shard is missing
+            or lacks a tensor of the index. The message says where, and what to do.
         OSError: it cannot be read.
     """
     path = Path(path)
