@@ -27,7 +27,6 @@ class Entry:
         stride: steps along each axis, in elements; None for one row after the other.
         shares: the tensor before it, by name, whose bytes it shares, or "".
         skipped: why it cannot be read, or "".
-        held: the tensor itself, if it is in memory already.
         role: ``WEIGHT`` for a tensor of the network by its name; ``NESTED`` for one deeper in dicts and lists;
             ``BESIDE`` for one that does not belong to the network (an optimizer's).
         swapped: whether the file has the other byte order than this machine.
@@ -41,7 +40,6 @@ class Entry:
     stride: tuple[int, ...] | None = None
     shares: str = ""
     skipped: str = ""
-    held: Tensor | None = None
     role: str = WEIGHT
     swapped: bool = False
 
@@ -62,8 +60,6 @@ class Entry:
             ValueError: the file ends before the tensor does.
             OSError: the file cannot be read.
         """
-        if self.held is not None:
-            return self.held.detach().clone()
         if not self.size:
             return torch.empty(self.shape, dtype=self.dtype)
         stride = torch.empty(self.shape, device="meta").stride() if self.stride is None else self.stride

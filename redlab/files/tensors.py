@@ -28,11 +28,6 @@ _DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8
 _DTYPES |= {"BF16": torch.bfloat16, "C64": torch.complex64, "BOOL": torch.bool}
 
 
-def list_tensors(path: str | Path) -> list[Entry]:
-    """The tensors of a checkpoint, none of them read yet: ``list_checkpoint`` without the rest."""
-    return list_checkpoint(path).entries
-
-
 def list_checkpoint(path: str | Path) -> Listing:
     """The tensors of a checkpoint, none of them read yet, and what else is in it.
 

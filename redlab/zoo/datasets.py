@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from redlab.files.download import network_timeout
-from redlab.network.recipe import recipe_of
 from redlab.paths import data_root
-from redlab.zoo.dataset_names import FAMILIES, PLACES, by_hand, check_dataset, own_dataset
+from redlab.zoo.dataset_names import FAMILIES, PLACES, by_hand, check_dataset
 from redlab.zoo.image_folder import MEAN, STD, ImageFolder, read_image_folder
 
 SPLITS = ("test", "train")
@@ -186,10 +185,3 @@ _LOADERS: dict[str, Callable[[str, Path], ImageArray | ImageFolder]] = {
     "cifar10": _cifar10,
     "imagenet_folder": _imagenet_folder,
 }
-
-
-def dataset_of(network: nn.Module, limit: int | None = None) -> ImageArray | ImageFolder | None:
-    """The test images that ``network`` was trained for, if they are known and here; nothing is downloaded."""
-    recipe = recipe_of(network)
-    name = own_dataset(recipe.architecture) if recipe else None
-    return None if name is None else load_dataset(name, limit=limit)
