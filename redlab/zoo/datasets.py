@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 
@@ -122,15 +123,8 @@ def _digits(split: str, root: Path) -> ImageArray:
     return ImageArray("digits", images, digits.target, 16.0, (0.0,), (1.0,)).take(test if split == "test" else train)
 
 
-def _mnist(split: str, root: Path) -> ImageArray:
-    return _idx("mnist", "MNIST", split, root, 0.1307, 0.3081)
-
-
-def _fashion_mnist(split: str, root: Path) -> ImageArray:
-    return _idx("fashion_mnist", "FashionMNIST", split, root, 0.2860, 0.3530)
-
-
-def _idx(name: str, kind: str, split: str, root: Path, mean: float, std: float) -> ImageArray:
+def _idx(name: str, kind: str, mean: float, std: float, split: str, root: Path) -> ImageArray:
+    """MNIST, or another dataset in the format of its files."""
     from torchvision import datasets
 
     missing = by_hand(name, root)
@@ -180,8 +174,8 @@ def _imagenet_folder(split: str, root: Path) -> ImageFolder:
 # name -> the function that reads a split from a folder; ``dataset_names`` has the folders.
 _LOADERS: dict[str, Callable[[str, Path], ImageArray | ImageFolder]] = {
     "digits": _digits,
-    "mnist": _mnist,
-    "fashion_mnist": _fashion_mnist,
+    "mnist": partial(_idx, "mnist", "MNIST", 0.1307, 0.3081),
+    "fashion_mnist": partial(_idx, "fashion_mnist", "FashionMNIST", 0.2860, 0.3530),
     "cifar10": _cifar10,
     "imagenet_folder": _imagenet_folder,
 }
