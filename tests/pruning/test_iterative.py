@@ -380,7 +380,7 @@ def test_a_full_disk_stops_it_and_the_last_state_stays(tmp_path, monkeypatch):
         ("step must be a number of channels or a share", {"step": 0}),
         ("step must be a number of channels or a share", {"step": 1.5}),
         ("momentum must lie in", {"momentum": 1.0}),
-        ("score_images must be at least 1", {"score_images": 0}),
+        ("score_images must be a whole number of at least 1", {"score_images": 0}),
         ("scope must be one of global, layer", {"scope": "all"}),
         ("round_to must be a whole number", {"round_to": 0}),
     ],
