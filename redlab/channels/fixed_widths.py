@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from redlab.channels.apply import edits_of, narrow
 from redlab.channels.groups import Group
 from redlab.channels.plan import make_plan
+from redlab.network.evaluating import evaluating
 from redlab.network.example import Inputs
-from redlab.network.trace import evaluating
 
 
 def misfits(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> dict[str, str]:

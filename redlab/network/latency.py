@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from redlab.network.evaluating import refusal
 from redlab.network.example import Example, Inputs, fit_example, place_of
 from redlab.network.layers import copy_network
-from redlab.network.trace import refusal
 from redlab.options import check_one_of, check_whole, plain_options
 from redlab.progress import progress
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,6 +21,7 @@ from redlab.network.augmentation import flip_images, shift_images
 from redlab.network.example import Inputs, answer
 from redlab.network.fingerprint import fingerprint
 from redlab.network.layers import copy_network, forget_output_statistics, unwrap
+from redlab.network.optimizing import SCHEDULES, sgd
 from redlab.network.samples import Labelled, as_dataset, batches, placed
 from redlab.options import check_number, check_one_of, check_whole, plain_options
 from redlab.progress import progress
@@ -103,7 +104,7 @@ def train(
     network, dataset = unwrap(network), as_dataset(dataset)
     check_training(learning_rate, batch_size, weight_decay, shift)
     check_number("smoothing", smoothing, below=1)
-    check_one_of("schedule", schedule, _SCHEDULES)
+    check_one_of("schedule", schedule, SCHEDULES)
     options = _Options(epochs, learning_rate, batch_size, weight_decay, smoothing, shift, flip, schedule, seed)
     if len(dataset) == 0 or epochs < 0:
         raise ValueError(f"training needs images and epochs >= 0, not {len(dataset)} images for {epochs} epochs")
@@ -157,7 +158,7 @@ class _Run:
         self.loader = _loader(dataset, options.batch_size)
         make = hooks["optimizer"] or (lambda own: sgd(own, options.learning_rate, options.weight_decay))
         self.optimizer = make(network)
-        self.rates = LambdaLR(self.optimizer, _SCHEDULES[options.schedule](options.epochs * len(self.loader)))
+        self.rates = LambdaLR(self.optimizer, SCHEDULES[options.schedule](options.epochs * len(self.loader)))
         self.rows: list[list] = []
         self.observations: list = []
 
@@ -239,38 +240,3 @@ def _loader(dataset: Dataset, batch_size: int) -> DataLoader:
     # Batch norm cannot train on a batch of one: a single image left over waits for the next epoch.
     drop_last = len(dataset) > batch_size and len(dataset) % batch_size == 1
     return batches(dataset, batch_size, shuffle=True, drop_last=drop_last)
-
-
-def sgd(network: nn.Module, learning_rate: float, weight_decay: float, others: Sequence[dict] = ()) -> SGD:
-    """The optimizer of ``train``: ``weight_decay`` on matrices and kernels only.
-
-    Arguments:
-        others: groups of parameters with options of their own.
-    """
-    apart = {id(parameter) for group in others for parameter in group["params"]}
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    trainable = [parameter for parameter in trainable if id(parameter) not in apart]
-    if not trainable and not apart:
-        raise ValueError(f"{type(network).__name__} has no parameter that requires a gradient: nothing to train")
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return SGD([g for g in [*groups, *others] if g["params"]], learning_rate, momentum=0.9, nesterov=True)
-
-
-def _warm_cosine(steps: int) -> Callable[[int], float]:
-    warm = max(1, steps // 10)
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-    return factor
-
-
-_SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {
-    "cosine": _warm_cosine,
-    "constant": lambda steps: lambda step: 1.0,
-}

@@ -202,7 +202,7 @@ def test_network_and_generator_are_left_alone():
     assert kept.plan["history"] == []
 
 
-def test_an_unstamped_network_stays_so():
+def test_a_network_without_a_recipe_stays_so():
     result = iterative_prune(_mlp(), "taylor", _blobs(), 0.6, 1, LEARN, example=torch.ones(1, 4))
     assert not hasattr(result.network, "redlab")
 
@@ -296,7 +296,7 @@ def test_residual_stages_go_on_too(tmp_path, monkeypatch):
     _assert_alike(iterative_prune(*given, folder=tmp_path), iterative_prune(*given))
 
 
-def test_so_does_an_unstamped_network_that_gains_biases(tmp_path, monkeypatch):
+def test_so_does_a_network_without_a_recipe_that_gains_biases(tmp_path, monkeypatch):
     network = _mlp()
     network[5].register_parameter("bias", None)
     given, example = (network, "reconstruction", _blobs(), 0.4, 2, LEARN), {"example": torch.ones(1, 4)}
