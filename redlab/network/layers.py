@@ -45,6 +45,16 @@ class Layer:
     def weight(self) -> torch.Tensor:
         return getattr(self.module, self.parameter)
 
+    @property
+    def lazy(self) -> bool:
+        """Whether the weight has no shape before the network's first call."""
+        return isinstance(self.module, nn.modules.lazy.LazyModuleMixin)
+
+    @property
+    def size(self) -> int:
+        """How many weights there are, 0 of a lazy layer."""
+        return 0 if self.lazy else self.weight.numel()
+
 
 def weight_layers(network: nn.Module) -> Iterator[Layer]:
     """Every conv and linear weight of ``network``, in the order of its modules, shared ones once for each owner.

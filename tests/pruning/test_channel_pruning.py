@@ -19,7 +19,7 @@ from redlab import (
 )
 from redlab.channels.apply import apply_plan
 from redlab.pruning.compensation import COMPENSATIONS
-from redlab.zoo.mlp import MLP
+from redlab.zoo.architectures import MLP
 from redlab.zoo.networks import build
 
 

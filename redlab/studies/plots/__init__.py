@@ -8,12 +8,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from redlab.names import needs
+
+needs("lab", "matplotlib", "seaborn")
+
 _HOME = {
-    "draw_atlas": "atlas",
+    "draw_idea": "idea",
     "draw_epoch": "masks",
+    "draw_pairs": "merging",
     "draw_real": "real",
+    "draw_splits": "splitting",
     "draw_steps": "splitting",
-    "draw_units": "splitting",
+    "draw_twins": "atlas",
+    "draw_units": "units",
     "plot_agreement": "pruning",
     "plot_alphas": "merging",
     "plot_atlas_filters": "atlas",
@@ -35,6 +42,7 @@ _HOME = {
     "plot_frontier": "hashing",
     "plot_inclusion": "masks",
     "plot_kernels": "kernels",
+    "plot_latency": "pruning",
     "plot_mask_entropy": "masks",
     "plot_masks": "masks",
     "plot_merges": "merging",
@@ -53,8 +61,7 @@ _HOME = {
     "plot_tensor_values": "inspection",
     "plot_times": "splitting",
     "plot_tradeoff": "pruning",
-    "plot_twins": "atlas",
-    "plot_unit": "splitting",
+    "plot_unit": "units",
     "plot_values": "hashing",
     "show_compact": "real",
     "small_multiples": "style",
