@@ -38,7 +38,7 @@ def culprits(names: Sequence[str], why_not: Callable[[Sequence[str]], str]) -> d
 
 
 def _why_not(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> str:
-    """What the network says when every one of ``groups`` has lost its first channel, "" where it runs."""
+    """The error of the network when each of ``groups`` has lost its first channel, "" if it runs."""
     plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:

@@ -115,7 +115,7 @@ def _unmask(layer: nn.Module, masked: bool) -> None:
     layer.__class__ = kind
     layer.weight = nn.Parameter(weight.detach().clone(), original.requires_grad)
     others = {name: layer._parameters.pop(name) for name in list(layer._parameters) if name != "weight"}
-    layer._parameters.update(others)  # behind the weight again
+    layer._parameters.update(others)  # after the weight again
 
 
 def _unhook(module: nn.Module) -> None:

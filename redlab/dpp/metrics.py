@@ -19,7 +19,7 @@ from redlab.dpp.masks import Mask, masks_in, sparsity_of
 from redlab.network.layers import unwrap
 from redlab.options import plain_options
 
-_PARTS = 8  # of the draws: the spread over them is the error of what all of them say
+_PARTS = 8  # of the draws: the spread over them gives the standard error
 
 
 def mask_entropy(network: nn.Module) -> Tensor:
@@ -54,7 +54,7 @@ def mask_metrics(network: nn.Module, draws: int = 64, seed: int = 0) -> pd.DataF
     Returns:
         A row a mask: ``layer`` (the coupled group, with granularity "filter"), granularity, ``rows``, ``k``, ``n``;
 
-        - ``entropy``, the mean over the rows of H(softmax(Phi)), between 0 and ``log_n``, and ``log_k`` beside it;
+        - ``entropy``, the mean over the rows of H(softmax(Phi)), between 0 and ``log_n``, and ``log_k`` next to it;
         - ``confidence``, 1 - (entropy - log k) / (log n - log k): 0 if all entries are alike, 1 if k share everything,
           more than 1 if fewer do; 1 if k = n;
         - ``diversity``, H(mean p) - mean H(p) over the units (generalised Jensen-Shannon divergence): 0 if all prefer

@@ -119,7 +119,7 @@ def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
     if parametrize.is_parametrized(module, parameter):
         return "its weight is parametrized: remove the parametrization first"
     if parameter not in module._parameters:
-        return "its weight is computed at every call: make it a parameter first (torch.nn.utils.prune.remove, say)"
+        return "its weight is computed at every call: make it a parameter first (by torch.nn.utils.prune.remove)"
     if owner is not None:
         return f"shares its weight with {owner}"
     return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""

@@ -77,7 +77,7 @@ class Graph:
         """Why no step may rewrite the weight and bias of the conv or linear ``node``, or ""."""
         layer, users = self.layers.get(node.args[1]), list(node.args[1].users)
         if layer is None:
-            return f"the {operation(node)} beside it computes its weight at every call"
+            return f"the {operation(node)} next to it computes its weight at every call"
         if layer.skipped:
             return f"{layer.name}: {layer.skipped}"
         if len(users) > 1 and layer.shared:
@@ -96,7 +96,7 @@ class Graph:
 def trace(network: nn.Module, example: Example | None = None) -> Graph:
     """The graph of ``network`` in eval mode on inputs like ``example`` (batch first, as the network takes it).
 
-    The network is left as it was, on whatever device it lies. Source: ``torch.export``, without strict mode.
+    The network is left as it was, on any device. Source: ``torch.export``, without strict mode.
 
     Arguments:
         example: a tensor, a tuple of positional inputs or a dict of keyword inputs.

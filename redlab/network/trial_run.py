@@ -143,7 +143,7 @@ def why_unseen(graph: Graph, tensors: Sequence[str], example: Example | None = N
         else:
             what = name.rpartition(".")[2]
             reasons[name] = (
-                f"its {what} goes to {operations(graph.users(name))}, not straight to a conv or linear layer"
+                f"its {what} is passed to {operations(graph.users(name))}, not straight to a conv or linear layer"
             )
     return reasons
 

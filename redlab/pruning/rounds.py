@@ -54,7 +54,7 @@ class Rounds(ABC):
     """A network that is pruned round after round.
 
     Attributes:
-        original: the network that was passed in, and ``cost``, what ``measure_cost`` says of it.
+        original: the network that was passed in, and ``cost``, its ``measure_cost``.
         network: a copy, as pruned so far.
         lineage: of its channels.
         skipped: by original group, why it stays whole.

@@ -41,15 +41,15 @@ from redlab.pruning.subject import Subject, per_channel
 _SURE = 1 - 1e-9  # twenty times 0.05 need not be 1 in binary
 
 
-def delta(rank: ndarray, going: int, a: float = 0.05, u: float = 0.25) -> ndarray:
+def delta(rank: ndarray, to_shut: int, a: float = 0.05, u: float = 0.25) -> ndarray:
     """By how much p rises for the channels of these ranks; the smallest has rank 0. It falls with the rank, to 0 at
-    ``going``.
+    ``to_shut``.
 
     Arguments:
-        going: how many channels are still to be shut, R n, at least 1.
+        to_shut: how many channels are still to be shut, R n, at least 1.
         a: Delta(0), and ``u``, in (0, 1), where it turns: Delta(N) = u a.
     """
-    alpha = (np.log(2) - np.log(u)) / going
+    alpha = (np.log(2) - np.log(u)) / to_shut
     turn = -np.log(u) / alpha
     late = 2 * u * a - a * np.exp(np.minimum(alpha * (rank - 2 * turn), 50))  # all below -1 have the same effect
     return np.where(rank <= turn, a * np.exp(-alpha * rank), late)
@@ -61,9 +61,9 @@ def raised(p: ndarray, norms: ndarray, goal: int, a: float = 0.05, u: float = 0.
     Once they are, p of all the others is 0: the rest learns undisturbed while other groups go on (our choice).
     """
     p, rest = p.copy(), np.flatnonzero(p < 1)
-    if (going := goal - (len(p) - len(rest))) > 0:
+    if (to_shut := goal - (len(p) - len(rest))) > 0:
         order = rest[lowest(norms[rest], len(rest))]
-        p[order] = np.clip(p[order] + delta(np.arange(len(order)), going, a, u), 0, 1)
+        p[order] = np.clip(p[order] + delta(np.arange(len(order)), to_shut, a, u), 0, 1)
         p[p > _SURE] = 1
     return p if (p == 1).sum() < goal else np.where(p == 1, 1.0, 0.0)
 

@@ -22,13 +22,13 @@ def redundancy(subject: Subject, linkage: str = "complete", relative: bool = Tru
         linkage: "complete" or "single", as in ``merge_neurons``.
         relative: heights over the group's mean row length, so that groups can be compared (our choice).
     """
-    values, heirs = {}, {}
+    values, targets = {}, {}
     for group in subject.free:
         rows = effective_rows(subject.folded, group)
-        values[group.name], heirs[group.name] = joining_heights(dendrogram(rows, linkage))
+        values[group.name], targets[group.name] = joining_heights(dendrogram(rows, linkage))
         if relative and (length := np.linalg.norm(rows, axis=1).mean()) > 0:
             values[group.name] /= length
-    return Scored(values, heirs)
+    return Scored(values, targets)
 
 
 def joining_heights(tree: Dendrogram) -> tuple[ndarray, ndarray]:
@@ -37,10 +37,10 @@ def joining_heights(tree: Dendrogram) -> tuple[ndarray, ndarray]:
     The first row joins none: its merge target is -1, its height above all others.
     """
     n, u = len(tree.first), len(tree.leaves)
-    heights, heirs = np.zeros(n), tree.first.copy()
+    heights, targets = np.zeros(n), tree.first.copy()
     leader = np.concatenate([tree.leaves, np.zeros(len(tree.merges), int)])
     for k, (one, other, height, _) in enumerate(tree.merges):
         early, late = sorted((leader[int(one)], leader[int(other)]))
-        leader[u + k], heirs[late], heights[late] = early, early, height
-    heirs[0], heights[0] = -1, last_turn(heights.max(initial=0))
-    return heights, heirs
+        leader[u + k], targets[late], heights[late] = early, early, height
+    targets[0], heights[0] = -1, last_turn(heights.max(initial=0))
+    return heights, targets
