@@ -16,9 +16,8 @@ from redlab import evaluate, load_dataset, load_network, measure_cost, save_netw
 from redlab.cli import compress as cli_compress
 from redlab.cli import main as cli
 from redlab.cli.recipes import steps_of
-from redlab.compression.pipeline import layer_table, take_steps
+from redlab.compression.pipeline import layer_table, take_all
 from redlab.network.example import example_input
-from redlab.zoo.datasets import dataset_of
 from redlab.zoo.saving import FACTS
 
 
@@ -270,7 +269,7 @@ def test_nothing_is_downloaded_just_to_measure_accuracy(tmp_path, monkeypatch):
 
 def test_the_table_counts_what_is_left_after_the_last_step():
     original = load_network("digits/resnet")
-    results = [r for _, r, _ in take_steps(original, steps_of("merge", 0.25))]
+    results = list(take_all(original, steps_of("merge", 0.25)))
     table = layer_table(original, results).set_index("layer")
     network = results[-1].network
     assert table.loc["conv1", "distinct"] == len(network.conv1.weight.unique())
