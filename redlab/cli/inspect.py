@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from redlab.cli.group import argument, option
 from redlab.cli.terminal import exits, say
+from redlab.files.atomic import replaced_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,24 +19,16 @@ _COUNTS = ("weights", "zeros", "distinct_before", "modes", "distinct", "duplicat
 
 
 def inspect(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="A file of safetensors or torch.save by any name, model.safetensors.index.json or its folder.",
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default: NAME-inspect in this folder.")
-    ] = None,
+    checkpoint: Annotated[Path, argument("CHECKPOINT", "A safetensors or torch.save file, or a sharded folder.")],
+    out: Annotated[Path | None, option("FOLDER", "Folder to write. Default: NAME-inspect in this folder.")] = None,
 ) -> None:
-    """Look into a checkpoint of any architecture, tensor by tensor.
+    """Measure the redundancy of a checkpoint of any architecture.
 
-    Prints of each tensor how many distinct values it takes, the modes of its density, what hashing would leave and at
-    which relative error, its duplicate rows, the products left by chance and as counted, and bits a weight. The folder
-    gets the same as results.parquet, and figures. One tensor is in memory at a time, and nothing in a file is ever
-    executed. Exit codes: 0 done, 1 the folder could not be written, 2 wrong usage or a bad file, and nothing was
-    written.
+    Prints a row for each tensor: its distinct values, the modes of its density, the values and the relative error after
+    hashing, duplicate rows, the multiplications left (expected by chance, and counted), and bits a weight. The folder
+    receives results.parquet and figures. One tensor at a time is in memory. Nothing in a file is executed.
+
+    Exit codes: 0 success. 1 the folder could not be written. 2 wrong usage or a bad file; nothing was written.
     """
     with exits(2, ValueError, OSError):
         from redlab.studies.inspection import inspect_checkpoint, summarise, wide_tensors
@@ -48,7 +38,7 @@ def inspect(
         frame = inspect_checkpoint(checkpoint)
     say(_table(frame))
     say("\n" + "\n".join(summarise(frame)))
-    with exits(1, ValueError, OSError):
+    with exits(1, ValueError, OSError, ModuleNotFoundError):
         folder = write_inspection(frame, out)
     say(f"saved to {folder}: results.parquet{' and figures' if wide_tensors(frame).any() else ''}")
 
@@ -112,22 +102,16 @@ def write_inspection(frame: pd.DataFrame, folder: str | Path) -> Path:
     Raises:
         ValueError: ``folder`` holds something else.
         OSError: it could not be written (a full disk, say); what was there is unchanged.
+        ModuleNotFoundError: the extra ``lab``, which writes the file and draws, is not installed.
     """
-    from redlab.studies.plots.inspection import save_figures  # matplotlib: not for those who want the frame alone
+    from redlab.names import needs
+
+    needs("lab", "pyarrow")
+    from redlab.studies.plots.inspection import save_figures
 
     folder = Path(folder).resolve()
     check_folder(folder)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir(parents=True)
+    with replaced_folder(folder) as part:
         frame.to_parquet(part / RESULTS)
         save_figures(frame, part / FIGURES)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"could not write to {folder}, what was there is unchanged: {reason}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder

@@ -8,19 +8,24 @@ import os
 import platform
 import signal
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from redlab.lab.streams import tidy_streams
+from redlab.lab.keys import version_of
 from redlab.paths import data_root
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 # OpenMP (torch), and numba, which would take all cores otherwise.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 # The kernels that run: by their manager, of which each execution has its own, the process; or that it was stopped.
 _RUNNING: dict[type, int] = {}
 _STOPPED = 0
+LONGEST = 10_000  # characters of a printed line
 _PACKAGES = ("redlab", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
 
 
@@ -60,7 +65,7 @@ def execute(
             resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` changes this process's
             kernel_manager_class=manager,
             execution_timeout=None if timeout is None else math.ceil(timeout),
-            extra_arguments=["--log-level=CRITICAL"],  # one that is told to stop calls that an error, on our terminal
+            extra_arguments=["--log-level=CRITICAL"],  # a kernel that is asked to stop prints an error otherwise
             on_cell_executed=_tidy,
         )
     except BaseException as error:
@@ -72,7 +77,7 @@ def execute(
 
 
 def stop_kernels() -> None:
-    """End every kernel of this process, in whatever thread: what waits for one is interrupted, as by Ctrl-C."""
+    """End every kernel of this process, in any thread; whoever waits for one is interrupted, as by Ctrl-C."""
     for manager, pid in list(_RUNNING.items()):
         if pid != _STOPPED:
             _RUNNING[manager] = _STOPPED
@@ -85,7 +90,7 @@ def _tidy(cell: Any, **_: Any) -> None:
 
 
 def _kernel_environment(work: Path, threads: int | None) -> dict[str, str]:
-    # Without MPLBACKEND a kernel draws into the notebook, whatever the caller's shell asked for.
+    # Without MPLBACKEND a kernel draws into the notebook, also where the caller's shell sets it.
     inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return {
         "PYTHONHASHSEED": "0",  # the order of a set shows in outputs, which are to be the same in every run
@@ -108,7 +113,7 @@ def _kernel_manager(environment: dict[str, str]) -> type:
     class Manager(AsyncKernelManager):
         @default("kernel_spec_manager")
         def _this_interpreter(self) -> KernelSpecManager:
-            # With no folder to look in, "python3" is the running Python, whatever the user has registered under it.
+            # With no folder to look in, "python3" is the running Python, not what the user registered under that name.
             return KernelSpecManager(parent=self, kernel_dirs=[])
 
         @default("transport_encryption")
@@ -130,7 +135,7 @@ def surroundings(folder: Path, threads: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "threads": threads or asked_threads() or os.cpu_count() or 1,
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in _PACKAGES if (found := version_of(name))},
         "commit": _commit(folder),
     }
 
@@ -141,13 +146,6 @@ def asked_threads() -> int | None:
     return int(first) or None if first.isdecimal() else None
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _commit(folder: Path) -> str | None:
     """The commit that ``folder`` is at, with ``-dirty`` where tracked files differ from it; None outside git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -155,3 +153,46 @@ def _commit(folder: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def tidy_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """The outputs with all that went to one stream in the place of its first part, stdout before stderr beside it.
+
+    How prints fall into messages differs from run to run. Of a line that was overwritten (``\\r``) the last state
+    stays, of one longer than ``LONGEST`` the beginning, with how much was cut. The time is linear in the text: the
+    pattern of nbclient, which does the same otherwise, takes a minute for a line of 200,000 characters.
+    """
+    parts: dict[str, list[str]] = {}
+    kept = []
+    for output in outputs:
+        if output["output_type"] != "stream":
+            kept.append(output)
+        elif output["name"] in parts:
+            parts[output["name"]].append(output["text"])
+        else:
+            parts[output["name"]] = [output["text"]]
+            kept.append(output)
+    for output in kept:
+        if output["output_type"] == "stream":
+            lines = "".join(parts[output["name"]]).split("\n")
+            output["text"] = "\n".join(_cut(_last_state(line)) for line in lines)
+    return _ordered(kept)
+
+
+def _ordered(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    names = [output.get("name", "") if output["output_type"] == "stream" else "" for output in outputs]
+    for k, pair in enumerate(pairwise(names)):
+        if pair == ("stderr", "stdout"):  # which of them came first is random
+            outputs[k : k + 2] = outputs[k + 1], outputs[k]
+    return outputs
+
+
+def _last_state(line: str) -> str:
+    """What a terminal shows of a line that goes back to its start; a return at its very end overwrites nothing."""
+    return line[line.rfind("\r", 0, len(line) - 1) + 1 :] if line else line
+
+
+def _cut(line: str) -> str:
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[:LONGEST]} [... cut: {len(line) - LONGEST:,} of {len(line):,} characters of this line]"

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.lab.points import describe
 from redlab.lab.results import join_runs
 from redlab.lab.runs import Run, RunFailed, give_up, run_notebook
-from redlab.lab.spec import Spec, read_spec
+from redlab.lab.spec import Spec, describe, read_spec
 from redlab.lab.workers import Killed, check_engine, map_unordered, threads_each
 from redlab.paths import checkout
 from redlab.progress import progress
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Swept:
-    """What became of the points of a sweep, in their order.
+    """The outcomes of the points of a sweep, in their order.
 
     Attributes:
         spec: the sweep.
@@ -76,7 +75,7 @@ def sweep(
     Raises:
         ValueError, TypeError, FileNotFoundError: the specification is wrong; nothing has run.
         OSError: the disk is full, or no Dask scheduler answers. What is done stays done. A point at which worker after
-            worker dies has failed; the others go on.
+            worker dies has failed; the others continue.
 
     Example:
         >>> import tempfile

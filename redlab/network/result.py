@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from redlab.network.reasons import told_once
+from redlab.network.reasons import report_once
 from redlab.network.remainder import of_layers
 
 # (title, columns before, columns after): the totals that a summary shows where a step measured them. Where products are
@@ -90,9 +90,9 @@ class Result:
     def _left_out(self) -> list[str]:
         rows, others = of_layers(self.layers), self.layers.drop(of_layers(self.layers).index)
         skipped = rows[rows["skipped"] != ""]
-        said = f"{len(skipped)} skipped: {told_once(skipped['layer'], skipped['skipped'])}"
+        said = f"{len(skipped)} skipped: {report_once(skipped['layer'], skipped['skipped'])}"
         lines = [f"{len(rows)} layers, {said if len(skipped) else 'none skipped'}"]
-        told = f"{len(others)} other parameters: {told_once(others['layer'], others['skipped'])}"
+        told = f"{len(others)} other parameters: {report_once(others['layer'], others['skipped'])}"
         return [*lines, told] if len(others) else lines
 
 

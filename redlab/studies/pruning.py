@@ -32,11 +32,11 @@ from redlab.pruning.scoring import score_channels, score_weights
 from redlab.pruning.selection import check_share
 from redlab.pruning.subject import Subject
 from redlab.pruning.weights import prune_weights, sparse_bytes
-from redlab.studies.splitting import read_benchmark
+from redlab.studies.accuracy import Reference
 
 SCORE_IMAGES = 1024  # images that a criterion sees: 16 minibatches of 64
 _CORRELATIONS = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
-_SELECTS = ("scope", "round_to", "compensation")  # options of a method that go to the selection, not to the criterion
+_SELECTS = ("scope", "round_to", "compensation")  # options of a method that the selection takes, not the criterion
 
 
 def compare_criteria(
@@ -49,22 +49,22 @@ def compare_criteria(
     fine_tune: Mapping[str, Any] | None = None,
     before: float | None = None,
 ) -> pd.DataFrame:
-    """Prune ``network`` by several methods to several shares of its products, and measure what is left of it.
+    """Prune ``network`` by several methods to several shares of its multiplications, and measure what is left.
 
     Arguments:
-        test: what accuracy is measured on, and ``training`` what criteria see and fine-tuning learns from.
+        test: the images of the accuracy; ``training``: those that criteria see and fine-tuning learns from.
         methods: by name the ``criterion``, its options, and ``scope``, ``round_to``, ``compensation``; or, with a
             ``step`` among them, arguments of ``iterative_prune``; or, with the criterion "dpp", of ``prune_by_masks``.
-        keeps: shares of the products to keep.
-        seeds: of the images that a criterion sees, of the random criterion and of fine-tuning. Where a method draws
-            nothing, the first alone.
-        fine_tune: arguments of ``train`` for what follows each pruning; by default nothing does.
-        before: the accuracy of the network as it came, where it is known; it is measured otherwise.
+        keeps: shares of the multiplications to keep.
+        seeds: of the images that a criterion sees, of the random criterion and of fine-tuning. A method that draws
+            nothing is run with the first seed only.
+        fine_tune: arguments of ``train`` after each pruning; by default nothing is trained.
+        before: the accuracy of the network before, if known; measured otherwise.
 
     Returns:
         A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products``, ``macs`` and
-        ``parameters``, the shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent.
-        ``attrs["before"]`` holds the accuracy of the network as it came.
+        ``parameters``, the shares left; ``channels``, the share of the scored ones left; the accuracy
+        (``Reference.columns``). ``attrs["before"]`` holds the accuracy of the network before.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
@@ -74,16 +74,17 @@ def compare_criteria(
         0  magnitude  pruned  0.497462
         1     Taylor  pruned  0.499306
     """
-    rows = []
+    rows, reference = [], Reference(network, test, before)
     jobs = [
         (name, seed) for name, method in methods.items() for seed in (seeds if _draws(method, fine_tune) else seeds[:1])
     ]
     for name, seed in progress(jobs, "methods"):
         for keep, result in prune_by_method(network, training, methods[name], keeps, seed):
             own = {"method": name, "keep": keep, "seed": seed, **left_of(result)}
-            rows += [own | stage for stage in _stages(result.network, test, training, seed, fine_tune)]
+            stages = _stages(result.network, training, seed, fine_tune)
+            rows += [own | {"stage": stage, **reference.columns(made)} for stage, made in stages]
     frame = pd.DataFrame(rows)
-    frame.attrs["before"] = evaluate(network, test).accuracy if before is None else before
+    frame.attrs["before"] = reference.before
     return frame
 
 
@@ -96,8 +97,9 @@ def _draws(method: Mapping[str, Any], fine_tune: Mapping[str, Any] | None) -> bo
 def prune_by_method(
     network: nn.Module, training: Dataset, method: Mapping[str, Any], keeps: Sequence[float], seed: int
 ) -> Iterator[tuple[float, Result]]:
-    """Each of ``keeps``, the shares of the products to keep, and ``network`` pruned to it; arguments as in
-    ``compare_criteria``. What a method asks of the images is asked once for all shares.
+    """Each of ``keeps``, the shares of the multiplications to keep, and ``network`` pruned to it.
+
+    Arguments as in ``compare_criteria``. Scores are computed once for all shares.
     """
     if "step" in method:
         for keep in keeps:
@@ -133,12 +135,11 @@ def left_of(result: Result) -> dict[str, float]:
 
 
 def _stages(
-    network: nn.Module, test: Dataset, training: Dataset, seed: int, fine_tune: Mapping[str, Any] | None
-) -> Iterator[dict[str, Any]]:
-    yield {"stage": "pruned", "accuracy": evaluate(network, test).accuracy}
+    network: nn.Module, training: Dataset, seed: int, fine_tune: Mapping[str, Any] | None
+) -> Iterator[tuple[str, nn.Module]]:
+    yield "pruned", network
     if fine_tune is not None:
-        tuned = train(network, training, seed=seed, **fine_tune).network
-        yield {"stage": "fine-tuned", "accuracy": evaluate(tuned, test).accuracy}
+        yield "fine-tuned", train(network, training, seed=seed, **fine_tune).network
 
 
 @plain_options
@@ -153,18 +154,19 @@ def sensitivity(
     example: Example | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """What it costs to prune one coupled group alone, all others whole.
+    """What it costs to prune one coupled group alone.
 
     Arguments:
-        criterion: what says which channels go first, with its ``options``.
-        dataset: what accuracy and loss are measured on.
+        criterion: decides which channels are removed first, with its ``options``.
+        dataset: the images of accuracy and loss.
         ratios: shares of the group's channels to remove, each in [0, 1].
-        scored_on: what the criterion sees; by default ``dataset`` too.
+        scored_on: the images that the criterion sees; by default ``dataset``.
         compensation: as in ``prune_channels``.
 
     Returns:
-        A row a group that may lose channels and ratio: group, ratio, channels (of the group), ``removed``, the share of
-        the network's ``products`` left, accuracy in percent, loss in nats. ``attrs["before"]`` is the accuracy before.
+        A row a group with removable channels, and ratio: group, ratio, channels (of the group), ``removed``, the share
+        of the network's ``products`` left, the accuracy (``Evaluation.columns``), loss in nats. ``attrs["before"]`` is
+        the accuracy before.
 
     Raises:
         ValueError: as ``score_channels`` and ``prune_channels``.
@@ -195,15 +197,14 @@ def sensitivity(
             "channels": size,
             "removed": round(size * result.plan["achieved"]["ratio"]),
         }
-        row |= {"products": left_of(result)["products"], "accuracy": found.accuracy, "loss": found.loss}
-        rows.append(row)
+        rows.append(row | {"products": left_of(result)["products"], **found.columns(), "loss": found.loss})
     frame = pd.DataFrame(rows)
     frame.attrs["before"] = evaluate(network, dataset).accuracy
     return frame
 
 
 def inner_groups(network: nn.Module, example: Example | None = None) -> list[str]:
-    """The groups that one layer makes and one layer reads: no part of a residual stream.
+    """The groups with one producer layer and one consumer layer: no part of a residual stream.
 
     Example:
         >>> inner_groups(load_network("digits/resnet"))
@@ -225,7 +226,7 @@ def _is_kernel(network: nn.Module, name: str) -> bool:
 def oracle_agreement(
     network: nn.Module, dataset: Dataset, methods: Mapping[str, dict[str, Any]], groups: Sequence[str]
 ) -> pd.DataFrame:
-    """Scores beside what removing each channel really does to the loss, on the same images.
+    """Scores beside what removing each channel does to the loss, on the same images.
 
     Arguments:
         methods: by name the ``criterion`` and its options.
@@ -289,8 +290,8 @@ def compare_weights(
         ratios: shares of the weights to set to zero.
 
     Returns:
-        A row a method and ratio: these; ``kilobytes`` (1,000 bytes, ``sparse_bytes``); ``accuracy`` in percent.
-        ``attrs["before"]`` holds the accuracy of the network as it came.
+        A row a method and ratio: these; ``kilobytes`` (1,000 bytes, ``sparse_bytes``); the accuracy
+        (``Reference.columns``). ``attrs["before"]`` holds the accuracy of the network before.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -300,7 +301,7 @@ def compare_weights(
         0    0.0      207.9
         1    0.9       32.7
     """
-    training = as_dataset(training)
+    training, reference = as_dataset(training), Reference(network, test)
     rows, seen = [], Subset(training, range(min(SCORE_IMAGES, len(training))))
     for name, method in progress(list(methods.items()), "methods"):
         options = {key: value for key, value in method.items() if key not in ("criterion", "scope")}
@@ -308,16 +309,16 @@ def compare_weights(
         for ratio in ratios:
             pruned = prune_weights(network, scores, ratio, **_picked(method, ("scope",))).network
             row = {"method": name, "ratio": ratio, "kilobytes": sparse_bytes(pruned) / 1000}
-            rows.append(row | {"accuracy": evaluate(pruned, test).accuracy})
+            rows.append(row | reference.columns(pruned))
     frame = pd.DataFrame(rows)
-    frame.attrs["before"] = evaluate(network, test).accuracy
+    frame.attrs["before"] = reference.before
     return frame
 
 
 def sizes_at(frame: pd.DataFrame, accuracy: float) -> pd.Series:
     """By method, the fewest kilobytes of ``compare_weights`` at which the accuracy is still reached.
 
-    The curve goes straight from each measured point to the next; NaN where no point reaches ``accuracy``.
+    Between two measured points the curve is a straight line; NaN where no point reaches ``accuracy``.
 
     Example:
         >>> frame = pd.DataFrame({"method": "Taylor", "kilobytes": [10.0, 20.0], "accuracy": [90.0, 100.0]})
@@ -339,24 +340,3 @@ def _size_at(points: pd.DataFrame, accuracy: float) -> float:
         return float(size)
     smaller, short = ordered[reached[0] - 1]
     return float(size - (size - smaller) * (found - accuracy) / (found - short))
-
-
-def with_latency(frame: pd.DataFrame, network: str) -> pd.DataFrame:
-    """The rows of ``compare_criteria`` whose networks ``make bench`` timed, with their ``milliseconds``, batch 1.
-
-    Arguments:
-        network: its name; empty where it was not timed.
-
-    Example:
-        >>> with_latency(pd.DataFrame({"method": ["Taylor"], "keep": [0.5]}), "digits/resnet").columns.tolist()
-        ['method', 'keep', 'milliseconds']
-    """
-    try:
-        measured = read_benchmark(f"latency after pruning, {network}")
-    except ValueError:
-        return frame.iloc[:0].assign(milliseconds=0.0)
-    times = {
-        (row.method, round(row.share, 4)): 1000 * row.seconds for row in measured.dropna(subset="method").itertuples()
-    }
-    found = [times.get((row.method, round(row.keep, 4)), np.nan) for row in frame.itertuples()]
-    return frame.assign(milliseconds=found).dropna(subset="milliseconds")

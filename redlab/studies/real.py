@@ -1,9 +1,10 @@
-"""Real networks by many methods, side by side: what a row holds, and the rows that ``benchmarks.real`` has left."""
+"""Real networks by many methods, side by side: what a row holds, and the rows that ``benchmarks.real`` wrote."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
@@ -12,19 +13,19 @@ from redlab.compression.folding import fold_batchnorm
 from redlab.compression.split_layers import SplitLayer
 from redlab.compression.splitting import as_dense
 from redlab.network.cost import measure_cost
-from redlab.network.evaluation import evaluate
+from redlab.network.evaluation import accuracy_interval, evaluate
 from redlab.network.latency import compare_latency
 from redlab.paths import checkout
-from redlab.studies.published import PUBLISHED
+from redlab.studies.atlas import twin_layers
 from redlab.studies.splitting import folder_bytes
 
-# What a method asks for beyond the trained network: each has a panel of its own, since they answer other questions.
+# What a method needs beyond the trained network. Compare methods only within one of these.
 NEEDS = ("nothing", "data", "fine-tuning")
 SHARES = ("products", "macs", "additions", "operations", "parameters", "bytes")
 _TIMES = ("milliseconds", "time_ratio")
 _ROUNDS = {False: 40, True: 9}  # of timing, by whether layers are split: those take ten times as long and more
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-# What a setting says in words, as numbers of the columns that other frames have, too.
+# A setting in words, as numbers of the columns that other frames have too.
 _SETTINGS = {
     "keep": r"^([\d.]+)% of products$",
     "max_error": r"^error ([\d.]+)$",
@@ -32,30 +33,19 @@ _SETTINGS = {
     "bandwidth": r"^(silverman/\d+)$",
 }
 
-_NO_IMAGES = "there are no training images of ImageNet here"
-_LEFT_OUT = (
-    ("imagenet/mobilenet_v1_0.75", "Taylor, FlexRel, SInGE; biases from images", _NO_IMAGES),
-    ("imagenet/mobilenet_v1_0.75", "all fine-tuning, DPP, SPP", _NO_IMAGES),
-    ("cifar10/resnet56", "SInGE", "a gradient for each group, step and minibatch: half an hour"),
-    ("cifar10/resnet56", "random and reconstructed Taylor, fine-tuned", "minutes of training each"),
-    ("cifar10/resnet56", "more alphas of merging", "minutes to evaluate each"),
-    ("cifar10/resnet56", "second and third seeds of DPP, SPP and biases from images", "minutes of training each"),
-    ("the ResNets", "training beyond 0.4 epochs", "hours on a CPU"),
-)
-
 
 def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | None = None) -> dict[str, float]:
-    """What is left of ``original`` in ``network``, which some method made of it.
+    """What is left of ``original`` in ``network``, which a method made from it.
 
     Arguments:
-        dataset: what accuracy is measured on, of split layers in ordinary ones; None: it is not measured.
+        dataset: the images of the accuracy, measured with split layers as ordinary ones; None: it is not measured.
 
     Returns:
         ``products``, ``macs``, ``additions``, ``operations`` (multiplications and additions), ``parameters`` and
         ``bytes`` (of the folders that ``save_network`` writes), as shares of the original's; ``accuracy`` in percent.
-        Split layers count each distinct product once and have one parameter a distinct value of a channel, their
-        look-ups apart; RED's separated kernels can add more than they save, so that the share of additions can exceed
-        1.
+        Split layers count each distinct multiplication once and have one parameter a distinct value of a channel;
+        look-ups are not counted. RED's separated kernels can add more than they save: the share of additions can
+        exceed 1.
 
     Example:
         >>> from redlab import hash_network, load_network
@@ -79,8 +69,8 @@ def _with_operations(cost: dict[str, int]) -> dict[str, int]:
 def time_left(original: nn.Module, network: nn.Module) -> dict[str, float]:
     """``milliseconds`` of one image on one thread, and their ``time_ratio`` to the original's, measured in turns.
 
-    Of the processor's time, so that other work on the machine is not in them. Batch norms are folded first in both:
-    whoever waits for a network folds it, and folding is nobody's merit here.
+    It is the processor's time, without that of other work on the machine. Batch norms are folded first in both, as for
+    any use of a network; no method here gains by folding.
     """
     contestants = {"original": _folded(original), "network": _folded(network)}
     table = compare_latency(contestants, repeats=_ROUNDS[is_split(network)], threads=1, clock="processor")
@@ -89,7 +79,7 @@ def time_left(original: nn.Module, network: nn.Module) -> dict[str, float]:
 
 
 def is_split(network: nn.Module) -> bool:
-    """Whether any layer of it is split or separated: it then saves products, and no additions to speak of."""
+    """Whether any layer is split or separated: that saves multiplications, and hardly any additions."""
     return any(isinstance(module, SplitLayer) for module in network.modules())
 
 
@@ -99,18 +89,18 @@ def _folded(network: nn.Module) -> nn.Module:
 
 
 def read_real(path: str | Path | None = None) -> pd.DataFrame:
-    """The rows that ``python -m benchmarks.real`` has left, in the order in which methods are tried.
+    """The rows that ``python -m benchmarks.real`` wrote, in the order in which methods are tried.
 
     Arguments:
         path: by default benchmarks/real.csv of the checkout.
 
     Returns:
         A row a network, method, setting, seed and stage: these; ``needs``, one of ``NEEDS``; ``split``, whether its
-        layers are split; the columns of ``measure_left`` and ``time_left``; ``before``, the accuracy of the network as
-        it came; ``images`` of the test; ``count``, "new" where shares are by the rule of ``measure_cost``, "old" where
-        multiplications by padding are among the products; the ``command`` that makes the row; ``seconds``,
-        ``machine``, ``threads``; and
-        the setting as ``keep``, ``max_error``, ``alpha`` (NaN elsewhere) and ``bandwidth`` ("" elsewhere).
+        layers are split; the columns of ``measure_left`` and ``time_left``; ``before``, the accuracy of the
+        original; ``images`` of the test; ``count``, "new" where shares are by the rule of ``measure_cost``, "old" where
+        multiplications by padding are counted too; the ``command`` that makes the row; ``seconds``, ``machine``,
+        ``threads``; ``accuracy_low`` and ``accuracy_high``, the 95 % Wilson interval; and
+        the setting as ``keep``, ``max_error``, ``alpha`` (else NaN) and ``bandwidth`` (else "").
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -121,6 +111,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
         [['cifar10/resnet20', 'data']]
     """
     frame = pd.read_csv(path or checkout() / "benchmarks" / "real.csv")
+    bounds = [accuracy_interval(*row) for row in frame[["accuracy", "images"]].to_numpy()]
+    frame["accuracy_low"], frame["accuracy_high"] = zip(*bounds, strict=True)
     found = {name: frame["setting"].str.extract(pattern)[0] for name, pattern in _SETTINGS.items()}
     numbers = {name: column.astype(float) for name, column in found.items() if name != "bandwidth"}
     numbers["keep"] /= 100
@@ -129,7 +121,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
 
 def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
     """``read_real`` with seeds taken together: means, the standard deviation ``sd`` of the accuracy (0 for one seed),
-    and how many ``seeds`` there are.
+    how many ``seeds`` there are, ``accuracy_low`` and ``accuracy_high``, which enclose the 95 % Wilson intervals of all
+    seeds, and ``time_low`` and ``time_high``, the least and the largest ``time_ratio``.
 
     Example:
         >>> summary = summarise_real(read_real().query("network == 'cifar10/resnet56' and method == 'FlexRel'"))
@@ -138,19 +131,63 @@ def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["network", "needs", "method", "setting", "split", "count", "before"]
     groups = frame.groupby(keys, sort=False)
-    means = groups[["accuracy", *SHARES, *_TIMES]].mean()
-    spread = groups["accuracy"].agg(sd="std", seeds="count")
+    means = groups[["accuracy", *SHARES, *_TIMES, "images"]].mean()
+    spread = groups.agg(
+        sd=("accuracy", "std"),
+        seeds=("accuracy", "count"),
+        accuracy_low=("accuracy_low", "min"),
+        accuracy_high=("accuracy_high", "max"),
+        time_low=("time_ratio", "min"),
+        time_high=("time_ratio", "max"),
+    )
     return means.join(spread).fillna({"sd": 0.0}).reset_index()
 
 
-def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
-    """Of ``summarise_real``, the rows of one network as text, a panel after the other, with the published figures that
-    stand beside them. Cells that nobody measured or printed are empty.
+def beyond_chance(summary: pd.DataFrame, atlas: pd.DataFrame) -> pd.DataFrame:
+    """What is redundant in trained networks and not in random ones, from stored rows.
+
+    Arguments:
+        summary: of ``summarise_real``, and ``atlas`` of ``read_atlas``: networks that are in both are compared.
 
     Returns:
-        The columns needs, method, setting, accuracy, seeds, products, macs, additions, operations (multiplications and
-        additions), parameters, bytes, count ("old": padding counts as well), ms, time (that of the original is 1), and
-        ``protocol``: in what a published figure differs; empty where the row is measured here. Papers print macs.
+        A row a ``measure`` and ``network``, in percent: ``trained``, and ``random`` for random initial weights (NaN
+        where only a trained network has an answer), and the ``images`` of an accuracy.
+
+        - "near filters": those nearer to another than half the median distance.
+        - "dead channels": multiplications that merging saves at alpha 0, with the same outputs.
+        - "bytes at equal accuracy": the fewest bytes on disk of RED++ where the 95 % interval of the accuracy holds
+          the accuracy before.
+
+    Example:
+        >>> frame = beyond_chance(summarise_real(read_real()), read_atlas())
+        >>> frame[frame["network"] == "cifar10/resnet20"].set_index("measure")["trained"].round(1).to_dict()
+        {'near filters': 9.7, 'dead channels': 2.5, 'bytes at equal accuracy': 13.0}
+    """
+    twins, rows = twin_layers(atlas), []
+    for network in [name for name in dict.fromkeys(summary["network"]) if name in set(twins["network"])]:
+        own, layers = summary[summary["network"] == network], twins[twins["network"] == network]
+        layers = layers[layers["outputs"] > layers["groups"]]
+        near = [100 * np.average(layers[name], weights=layers["outputs"]) for name in ("near", "near untrained")]
+        alone = own[own["setting"] == "alpha 0"]
+        same = own["method"].str.startswith("RED++") & own["before"].between(own["accuracy_low"], own["accuracy_high"])
+        rows += [
+            ("near filters", network, *near, np.nan),
+            ("dead channels", network, 100 * (1 - alone["products"].min()), np.nan, np.nan),
+            ("bytes at equal accuracy", network, 100 * own.loc[same, "bytes"].min(), np.nan, own["images"].min()),
+        ]
+    return pd.DataFrame(rows, columns=["measure", "network", "trained", "random", "images"])
+
+
+def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
+    """Of ``summarise_real``, the rows of one network as text, by what methods need, with the published figures.
+
+    Cells that were not measured or published are empty.
+
+    Returns:
+        The columns needs, method, setting, accuracy, interval (95 %, over all seeds), images, seeds, products, macs,
+        additions, operations (multiplications and additions), parameters, bytes, count ("old": padding counts as
+        well), ms, time (that of the original is 1), and
+        ``protocol``: how a published figure differs; empty where the row is measured here. Papers report macs.
 
     Example:
         >>> table = table_real(summarise_real(read_real()), "cifar10/resnet20")
@@ -165,6 +202,9 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     rows = rows.sort_values("order", kind="stable")
     text = {name: rows[name] for name in ("needs", "method", "setting")}
     text["accuracy"] = [_accuracy(*row) for row in rows[["before", "accuracy", "sd"]].to_numpy()]
+    bounds = rows["accuracy_low"].map("{:.1f} to ".format) + rows["accuracy_high"].map("{:.1f}".format)
+    text["interval"] = bounds.where(rows["images"].notna(), "")
+    text["images"] = rows["images"].map("{:,.0f}".format).where(rows["images"].notna(), "")
     text["seeds"] = rows["seeds"].map("{:.0f}".format).where(rows["seeds"].notna(), "")
     for name in SHARES:
         text[name] = (100 * rows[name]).map("{:.1f} %".format).where(rows[name].notna(), "")
@@ -175,26 +215,30 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
 
 
 def left_out() -> pd.DataFrame:
-    """What was not measured, and why: network, method, reason.
+    """What was not measured, and why: network, method, reason. Kept in benchmarks/left_out.csv.
 
     Example:
         >>> left_out()["network"].iloc[0]
         'imagenet/mobilenet_v1_0.75'
     """
-    return pd.DataFrame(_LEFT_OUT, columns=["network", "method", "reason"])
+    return pd.read_csv(checkout() / "benchmarks" / "left_out.csv")
 
 
 def published_figures() -> pd.DataFrame:
-    """``PUBLISHED``: network, needs, method, setting, before, accuracy, products, macs, parameters, source, protocol.
+    """What papers and tools report: network, needs, method, setting, before, accuracy, products, macs, parameters,
+    source, protocol. Kept in benchmarks/published.csv.
 
-    Papers count macs; ``products`` repeats that share, for axes on which measured ones stand.
+    Shares are in [0, 1], accuracies in percent, top-1; NaN where the source gives no number. Papers count macs, padding
+    included; ``products`` repeats that share, for axes that also hold measured ones. Networks without measured rows
+    are included.
 
     Example:
         >>> figures = published_figures()
         >>> figures.loc[figures["method"] == "DepGraph", "accuracy"].tolist()
         [93.77, 93.64]
     """
-    return pd.DataFrame(PUBLISHED).astype({"products": float, "macs": float, "parameters": float})
+    rows = pd.read_csv(checkout() / "benchmarks" / "published.csv").fillna({"needs": ""})
+    return rows.assign(setting="", products=rows["macs"])
 
 
 def _accuracy(before: float, after: float, sd: float) -> str:

@@ -19,14 +19,13 @@ from redlab.compression.splitting import as_dense, split_inputs
 from redlab.compression.units import UNITS, split_layer
 from redlab.hashing.chance import expected_unique
 from redlab.network.cost import measure_cost
-from redlab.network.evaluation import evaluate
 from redlab.network.example import answer
 from redlab.network.layers import Layer, unwrap, weight_layers
 from redlab.network.recipe import recipe_of
 from redlab.network.remainder import of_layers
 from redlab.network.samples import as_dataset, first_of
-from redlab.paths import checkout
 from redlab.progress import progress
+from redlab.studies.accuracy import Reference
 from redlab.zoo.saving import save_network
 
 _IMAGES = 64  # on which the logits of split and ordinary layers are compared
@@ -36,8 +35,9 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     """The weights that input ``channel`` of a plain conv or linear layer meets, and which of them are multiplied.
 
     Returns:
-        One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first of its value in
-        its unit does, the others look its product up, and zeros need none.
+        One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first weight of its
+        value in its unit does, the others look the result up, and zeros need nothing. ``uses``: how many weights share
+        that multiplication, itself included; 0 where it does not multiply.
 
     Example:
         >>> layer = next(weight_layers(hash_network(load_network("digits/resnet")).network))
@@ -52,22 +52,24 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     rows = weight[channel // per_group * outputs :][:outputs, channel % per_group].numpy()
     output, tap = np.indices(rows.shape)
     columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
-    return pd.concat([pd.DataFrame(columns).assign(unit=unit, multiplies=_first(rows, unit).ravel()) for unit in units])
+    frames = [pd.DataFrame(columns).assign(unit=unit, uses=_uses(rows, unit).ravel()) for unit in units]
+    return pd.concat([frame.assign(multiplies=frame["uses"] > 0) for frame in frames])
 
 
-def _first(rows: np.ndarray, unit: str) -> np.ndarray:
-    """(outputs, taps) bool: the first non-zero weight of its value in its unit."""
-    seen, first = set(), np.zeros(rows.shape, bool)
+def _uses(rows: np.ndarray, unit: str) -> np.ndarray:
+    """(outputs, taps): at the first non-zero weight of its value in its unit, how many there are; 0 elsewhere."""
+    first: dict[object, tuple[int, ...]] = {}
+    uses = np.zeros(rows.shape, int)
     for (output, tap), value in np.ndenumerate(rows):
         key = {"channel": value, "tap": (tap, value), "kernel": (tap, rows[output].tobytes())}[unit]
-        first[output, tap] = value != 0 and key not in seen
-        seen.add(key)
-    return first
+        uses[first.setdefault(key, (output, tap))] += value != 0
+    return uses
 
 
 def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
-    """By input ``channel`` of a conv or linear layer: the ``weights`` that it meets, and the ``products`` that are left
-    at each position when equal weights of a ``unit`` share one.
+    """By input ``channel`` of a conv or linear layer: the ``weights`` that it meets, and the ``products`` left.
+
+    These are multiplications at each position when equal weights of a ``unit`` share one.
 
     Example:
         >>> layer = torch.nn.Linear(2, 3, bias=False)
@@ -86,7 +88,7 @@ def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
 
 
 def distinct_products(network: nn.Module) -> pd.DataFrame:
-    """Distinct products of each layer of a hashed network: as measured, and as chance would have it.
+    """Distinct multiplications of each layer of a hashed network: as measured, and as expected by chance.
 
     Returns:
         A row a layer and unit: layer, unit, ``weights`` in a unit, and the mean number of distinct non-zero values (or
@@ -129,8 +131,8 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
 
     Returns:
         A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
-        the products that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too,
-        ``distinct`` weight values, ``accuracy`` in percent of the same network in ordinary layers.
+        the multiplications that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too,
+        ``distinct`` weight values, and the accuracy (``Reference.columns``) of the same network in ordinary layers.
         ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
 
     Example:
@@ -141,17 +143,18 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
         0        0.1  channel   0.06
         1        0.1      tap   0.06
     """
-    rows = [row for setting in progress(settings, "settings") for row in _splits(network, dataset, setting, units)]
+    reference = Reference(network, dataset)
+    rows = [row for setting in progress(settings, "settings") for row in _splits(network, reference, setting, units)]
     frame = pd.DataFrame(rows)
-    frame.attrs = {"of": "products", "before": evaluate(network, dataset).accuracy}
+    frame.attrs = {"of": "products", "before": reference.before}
     return frame
 
 
-def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -> Iterator[dict]:
+def _splits(network: nn.Module, reference: Reference, setting: dict, units: tuple) -> Iterator[dict]:
     results = list(take_all(network, red_plus_plus_steps(**setting)[:-1]))
     hashed, table = results[-1].network, of_layers(results[1].layers)
     error = table.loc[table["modes"] > 0, "error"].mean() if table["modes"].any() else 0.0
-    products, accuracy = measure_cost(network).attrs["products"], evaluate(hashed, dataset).accuracy
+    products, accuracy = measure_cost(network).attrs["products"], reference.columns(hashed)
     signed = not setting.get("as_published", False) and setting.get("signed", True)
     for unit in units:
         layers = of_layers(split_inputs(hashed, unit, signed).layers)
@@ -162,7 +165,7 @@ def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -
             "unsigned": layers["products_unsigned"].sum() / products,
             "operations": int(layers[["products_after", "additions_after"]].to_numpy().sum()) / (2 * products),
             "distinct": int(layers["distinct"].sum()),
-            "accuracy": accuracy,
+            **accuracy,
         }
 
 
@@ -194,9 +197,9 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
         methods: by name, the steps (``red_steps``, ``red_plus_plus_steps``).
 
     Returns:
-        A row a method and step, the network as it came first: method, step, products, additions, ``operations`` (both
+        A row a method and step, the network before first: method, step, products, additions, ``operations`` (both
         together), lookups, parameters, bytes (of the folder that ``save_network`` writes; 0 where the network has no
-        recipe), accuracy in percent.
+        recipe), and the accuracy (``Reference.columns``).
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -209,63 +212,26 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
         3    RED     merge neurons     50432        0
         4    RED  separate kernels     15629    50432
     """
-    rows = []
+    rows, reference = [], Reference(network, dataset)
     for method, steps in methods.items():
         results = [result.network for result in take_all(network, progress(steps, method))]
         titles = ["as trained", *(step.title for step in steps)]
-        rows += [_left(own, dataset, method, title) for own, title in zip([network, *results], titles, strict=True)]
+        rows += [_left(own, reference, method, title) for own, title in zip([network, *results], titles, strict=True)]
     return pd.DataFrame(rows)
 
 
-def with_times(steps: pd.DataFrame, network: str) -> pd.DataFrame:
-    """``step_by_step`` of the network of that name with the ``milliseconds`` that ``make bench`` measured, batch 1; as
-    it is where that network was not measured.
-
-    Example:
-        >>> steps = pd.DataFrame({"method": ["RED"], "step": ["fold batch norms"]})
-        >>> with_times(steps, "cifar10/resnet20").columns.tolist()
-        ['method', 'step', 'milliseconds']
-    """
-    try:
-        measured = read_benchmark(f"latency step by step, {network}")
-    except ValueError:
-        return steps
-    milliseconds = {(row.method, row.step): 1000 * row.seconds for row in measured.itertuples()}
-    first = milliseconds["as trained", "as trained"]
-    return steps.assign(
-        milliseconds=[milliseconds.get(key, first) for key in zip(steps["method"], steps["step"], strict=True)]
-    )
-
-
-def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
+def _left(network: nn.Module, reference: Reference, method: str, step: str) -> dict:
     cost = measure_cost(network).attrs
     totals = {name: cost[name] for name in ("products", "additions", "lookups", "parameters")}
     totals["operations"] = cost["products"] + cost["additions"]
     dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network
     row = {"method": method, "step": step, **totals, "bytes": folder_bytes(network)}
-    return row | {"accuracy": evaluate(dense, dataset).accuracy}
+    return row | reference.columns(dense)
 
 
 def folder_bytes(network: nn.Module) -> int:
-    """Of the folder that ``save_network`` writes; 0 where the network has no recipe."""
+    """The bytes of the folder that ``save_network`` writes; 0 where the network has no recipe."""
     if recipe_of(network) is None:
         return 0
     with TemporaryDirectory() as folder:
         return sum(path.stat().st_size for path in save_network(network, Path(folder) / "network").iterdir())
-
-
-def read_benchmark(part: str) -> pd.DataFrame:
-    """The rows of ``benchmarks/results.parquet`` of the benchmarks whose name holds ``part``; ``make bench`` made them.
-
-    Raises:
-        ValueError: there are none; the message lists the benchmarks that there are.
-
-    Example:
-        >>> "seconds" in read_benchmark("latency step by step, cifar10/resnet20")
-        True
-    """
-    table = pd.read_parquet(checkout() / "benchmarks" / "results.parquet")
-    found = table[table["benchmark"].str.contains(part, regex=False)]
-    if found.empty:
-        raise ValueError(f"no benchmark is called {part!r}; there are {', '.join(table['benchmark'].unique())}")
-    return found.dropna(axis=1, how="all").reset_index(drop=True)

@@ -1,11 +1,11 @@
-"""The datasets that a user may name, and where they lie, known before torch is loaded: a missing one is reported."""
+"""The names of datasets and where they are, without torch, so that a missing one is reported at once."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from redlab.names import unknown
 from redlab.paths import data_root
 
 _ANSWERS = 3.0  # seconds that an address has to answer
@@ -13,13 +13,13 @@ _ANSWERS = 3.0  # seconds that an address has to answer
 
 @dataclass(frozen=True)
 class Place:
-    """Where a dataset lies.
+    """Where a dataset is.
 
     Attributes:
-        folder: of its own, under the data root.
-        needed: what must be in that folder; "" where nothing must, as it ships.
-        by_hand: what to put where, ``{root}`` standing for the folder.
-        source: its public address, or None where it has none.
+        folder: its own folder under the data root.
+        needed: what must be in that folder; "" if it ships.
+        by_hand: what to put where; ``{root}`` is the folder.
+        source: its public address, or None.
     """
 
     folder: str
@@ -66,19 +66,17 @@ _TEST_ONLY = ("imagenet_folder",)
 def check_dataset(name: str) -> None:
     """Raises ValueError for an unknown dataset, with a guess and the known ones."""
     if name not in PLACES:
-        close = difflib.get_close_matches(str(name), PLACES, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown dataset {name!r}.{guess} Known: {', '.join(PLACES)}")
+        raise ValueError(unknown("dataset", str(name), list(PLACES)))
 
 
 def is_here(name: str) -> bool:
-    """Whether the images lie under the data root, or ship."""
+    """Whether the images are under the data root, or ship."""
     place = PLACES[name]
     return not place.needed or (data_root() / place.folder / place.needed).exists()
 
 
 def by_hand(name: str, root: Path) -> str:
-    """What to put where, so that ``root`` holds the dataset."""
+    """What to put into ``root``, so that it holds the dataset."""
     return PLACES[name].by_hand.format(root=root)
 
 
@@ -88,7 +86,7 @@ def has_training(name: str) -> bool:
 
 
 def check_at_hand(name: str) -> None:
-    """Refuse a dataset that is neither here nor to be had, without loading anything.
+    """Refuse a dataset that is neither here nor can be downloaded, without loading anything.
 
     Raises:
         ValueError: an unknown name.
@@ -106,7 +104,7 @@ def check_at_hand(name: str) -> None:
 
 
 def _silent(address: str) -> str:
-    """Why nothing answers there; "" where something does, whatever it says."""
+    """Why nothing answers there; "" for any answer."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
@@ -120,6 +118,6 @@ def _silent(address: str) -> str:
 
 
 def own_dataset(architecture: str) -> str | None:
-    """The images that a network of this name was trained for, where they are here; ImageNet's have to be named."""
+    """The images that a network of this name was trained for, if they are here; ImageNet's must be named."""
     name = FAMILIES.get(architecture.partition("/")[0])
     return name if name in ("digits", "cifar10") and is_here(name) else None

@@ -1,7 +1,7 @@
 """Opening networks, by name or from a folder that ``save_network`` wrote, and saving them.
 
-A folder holds ``weights.safetensors`` and ``redlab.json``. Nothing in it can run code: it is opened by building the
-architecture afresh, repeating the recorded steps, and assigning the tensors.
+A folder holds ``weights.safetensors`` and ``redlab.json``. Nothing in it can run code. To open it, redlab builds the
+architecture anew, repeats the recorded steps and assigns the tensors.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 
 from redlab.compression.replay import finish
 from redlab.compression.splitting import as_dense
-from redlab.files.atomic import open_to_others
+from redlab.files.atomic import open_to_others, replaced_folder
 from redlab.files.checkpoint import load_weights, read_checkpoint
 from redlab.files.file_kinds import foreign_kind
 from redlab.network.example import place_of
@@ -30,12 +28,12 @@ from redlab.network.recipe import Recipe, recipe_of
 from redlab.network.result import Result
 from redlab.zoo import networks
 from redlab.zoo.manifest import read_facts, rebuild, write_facts
-from redlab.zoo.network_names import FACTS, WEIGHTS, check_target, folder_of, replaced
+from redlab.zoo.network_names import FACTS, WEIGHTS, check_target, folder_of
 from redlab.zoo.packing import measure, pack, unpack
 
 
 def load_network(name_or_path: str | Path, weights: str | None = "default") -> nn.Module:
-    """A network by name, or from a folder that ``save_network`` wrote; in eval mode, stamped with its recipe.
+    """A network by name, or from a folder that ``save_network`` wrote; in eval mode, with its recipe set.
 
     ``digits/*`` ship with redlab; the others are fetched into the data root once and checked by SHA-256. Nothing in a
     file of weights or a saved folder is ever executed.
@@ -72,13 +70,13 @@ def load_network(name_or_path: str | Path, weights: str | None = "default") -> n
 def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> Path:
     """Write a network into ``folder``, from which ``load_network`` opens it: bit for bit the same tensors and dtypes.
 
-    Tied tensors are stored once, split layers as the ordinary ones that they stand for, weights of a hashed network as
-    a codebook and entropy-coded codes where that is smaller. Everything is written and opened again beside ``folder``
-    and moved there last, so that a save that is killed leaves the old network or the new one, and at worst a hidden
-    folder ``.NAME.*.part`` to delete.
+    Tied tensors are stored once. Split layers are stored as the ordinary ones that they replace. Weights of a hashed
+    network are stored as a codebook and entropy-coded codes if that is smaller. Everything is written and opened again
+    beside ``folder``, and moved there last. A killed save leaves the old network or the new one whole, and at worst a
+    hidden folder ``.NAME.*.part`` to delete.
 
     Arguments:
-        folder: made with its parents; an empty folder or a saved network that is there is replaced, nothing else is.
+        folder: made with its parents. An empty folder or a saved network is replaced; anything else is refused.
 
     Returns:
         The absolute path of the folder.
@@ -98,23 +96,15 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
     network = unwrap(result_or_network.network if isinstance(result_or_network, Result) else result_or_network)
     folder = Path(folder).resolve()
     check_target(folder)
-    recipe = _stamp_of(network)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir(parents=True)
+    recipe = _recipe_of(network)
+    with replaced_folder(folder) as part:
         _write(network, recipe, part)
         _check_alike(network, part)
-        _move(part, folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"could not save the network to {folder}, what was there is unchanged: {reason}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
 def stored_bits(folder: str | Path) -> pd.DataFrame:
-    """What the hashed weights in a folder take on disk, beside the least that an entropy coder could reach.
+    """The disk space of the hashed weights in a folder, beside the least that an entropy coder could reach.
 
     The folder is opened and checked as ``load_network`` does.
 
@@ -142,14 +132,13 @@ def stored_bits(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(measure(*_read(found)), columns=columns)
 
 
-def _stamp_of(network: nn.Module) -> Recipe:
+def _recipe_of(network: nn.Module) -> Recipe:
     if hasattr(network, "dpp"):
-        raise ValueError("this network has masks that learn, which no folder keeps: save harden(network)")
+        raise ValueError("Cannot save masks that learn: save harden(network) instead.")
     if (recipe := recipe_of(network)) is None:
         raise ValueError(
-            f"this {type(network).__name__} has no recipe, so that nobody could build it again. Stamp it before the "
-            'first step, with a name that load_network knows: network.redlab = Recipe("torchvision/resnet18", '
-            "(3, 224, 224))"
+            f"Cannot save: this {type(network).__name__} has no recipe. Set it before the first step, with a name that "
+            'load_network knows: network.redlab = Recipe("torchvision/resnet18", (3, 224, 224))'
         )
     return recipe
 
@@ -157,18 +146,21 @@ def _stamp_of(network: nn.Module) -> Recipe:
 def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
     hashed = any(step.get("step") == "hash" for step in recipe.steps)
     tensors, tied, packed = pack(as_dense(network), hashed)
-    save_file(tensors, part / WEIGHTS)
+    try:
+        save_file(tensors, part / WEIGHTS)
+    except SafetensorError as error:  # what it says of a full disk
+        raise OSError(str(error)) from error
     open_to_others(part / WEIGHTS)
     dtype = place_of(network).get("dtype", torch.float32)
     write_facts(part / FACTS, recipe, sha256=_sha256(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
 
 
 def _check_alike(network: nn.Module, part: Path) -> None:
-    """Open what was written: a recipe that doesn't rebuild the network is found now, not when it is needed."""
+    """Open what was written, so that a recipe that doesn't rebuild the network is reported now."""
     try:
         opened = _open(part)
     except ValueError as error:
-        what = str(error).replace(f"{part}{os.sep}", "")  # a folder that is gone by the time of the message
+        what = str(error).replace(f"{part}{os.sep}", "")  # the folder is removed before anybody reads the message
         raise ValueError(f"the recipe does not rebuild this network: {what}") from error
     for mine, rebuilt in zip(_outline(network), _outline(opened), strict=False):
         if mine != rebuilt:
@@ -176,22 +168,8 @@ def _check_alike(network: nn.Module, part: Path) -> None:
 
 
 def _outline(network: nn.Module) -> list[str]:
-    """One line a module, with all that it prints of itself; running in place changes no value."""
+    """One line a module, as it prints itself. ``inplace`` is dropped: it changes no value."""
     return [line.strip() for line in re.sub(r"(, )?inplace=(True|False)", "", str(network)).splitlines()]
-
-
-def _move(part: Path, folder: Path) -> None:
-    old = replaced(folder)
-    if folder.exists() and any(folder.iterdir()):
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    try:
-        os.replace(part, folder)
-    except BaseException:  # Ctrl-C, say: the old network goes back
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _open(folder: Path) -> nn.Module:
@@ -224,7 +202,7 @@ def _sha256(path: Path) -> str:
 
 
 def bytes_of(place: nn.Module | Path) -> int:
-    """Of a network: its tensors as they are, tied ones once. Of a folder: its files."""
+    """The bytes of a network's tensors, tied ones once; or of a folder's files."""
     if isinstance(place, Path):
         return sum(path.stat().st_size for path in place.iterdir())
     tensors = {id(tensor): tensor for tensor in place.state_dict(keep_vars=True).values()}

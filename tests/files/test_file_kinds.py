@@ -71,7 +71,7 @@ OTHERS = {
     "gzip": gzip.compress(b"x" * 100),
     "a tar archive": _tar(),
     "an ONNX model": b"\x08\x08\x12\x07pytorch\x1a\x052.1.0" + bytes(100),
-    "JSON (a configuration, say)": json.dumps({"hidden_size": 3}).encode(),
+    "JSON (a configuration?)": json.dumps({"hidden_size": 3}).encode(),
     "text, which begins 'Entry not found'": b"Entry not found",
     "empty": b"",
     "a pickle that torch.save did not write": pickle.dumps({"a": 1}),
@@ -83,7 +83,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "model.ckpt"])
 def test_what_is_no_checkpoint_is_named_by_its_content(tmp_path, what, name):
     if (what, name) == ("first bytes are 00 00", "a.safetensors"):
-        what = "is no safetensors"
+        what = "cannot be read, it is truncated or no checkpoint"
     (tmp_path / name).write_bytes(OTHERS.get(what, bytes(100)))
     for read in (read_checkpoint, inspect_checkpoint):
         with pytest.raises(ValueError, match=r"safetensors|again") as error:

@@ -1,4 +1,4 @@
-"""The runs that a report is made of, and the facts about them that stand beside their numbers."""
+"""The runs in a report, and the facts about them that are shown beside their numbers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.lab.commands import command_of
+from redlab.lab.keys import run_key
 from redlab.lab.notebooks import without_paths
-from redlab.lab.parameters import changed_parameters
+from redlab.lab.parameters import changed_parameters, command_of
 from redlab.lab.refresh import private_paths
 from redlab.lab.results import facts_of, results_of
-from redlab.lab.runs import Run, RunFailed, run_key
+from redlab.lab.runs import Run, RunFailed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +55,9 @@ class Source:
 
 
 def other_runs(notebook: Path, known: Run | RunFailed, left_out: Counter) -> Iterator[Source]:
-    """The runs of ``notebook`` with other parameters that lie beside ``known``, if they are still what their command
-    would give: of the same cells and the same package. ``left_out`` counts the others, by why.
+    """The runs of ``notebook`` with other parameters beside ``known``, if their cells and package are today's.
+
+    ``left_out`` counts the others, by reason.
     """
     for mark in sorted(known.folder.parent.glob("[!.]*/run.json")):
         if mark.parent == known.folder:

@@ -8,57 +8,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOME = {
-    "draw_atlas": "atlas",
-    "draw_epoch": "masks",
-    "draw_real": "real",
-    "draw_steps": "splitting",
-    "draw_units": "splitting",
-    "plot_agreement": "pruning",
-    "plot_alphas": "merging",
-    "plot_atlas_filters": "atlas",
-    "plot_atlas_kinds": "atlas",
-    "plot_atlas_products": "atlas",
-    "plot_atlas_values": "atlas",
-    "plot_bits": "splitting",
-    "plot_bound": "bounds",
-    "plot_channels": "splitting",
-    "plot_codebooks": "hashing",
-    "plot_collapse": "hashing",
-    "plot_correlations": "pruning",
-    "plot_density": "hashing",
-    "plot_distances": "merging",
-    "plot_diversity": "masks",
-    "plot_error": "hashing",
-    "plot_expected": "splitting",
-    "plot_filters": "merging",
-    "plot_frontier": "hashing",
-    "plot_inclusion": "masks",
-    "plot_kernels": "kernels",
-    "plot_mask_entropy": "masks",
-    "plot_masks": "masks",
-    "plot_merges": "merging",
-    "plot_modes": "hashing",
-    "plot_predictors": "atlas",
-    "plot_relevance": "pruning",
-    "plot_savings": "pruning",
-    "plot_scores": "pruning",
-    "plot_sensitivity": "pruning",
-    "plot_split": "splitting",
-    "plot_splits": "splitting",
-    "plot_sweep": "sweeps",
-    "plot_tensor_entropy": "inspection",
-    "plot_tensor_error": "inspection",
-    "plot_tensor_products": "inspection",
-    "plot_tensor_values": "inspection",
-    "plot_times": "splitting",
-    "plot_tradeoff": "pruning",
-    "plot_twins": "atlas",
-    "plot_unit": "splitting",
-    "plot_values": "hashing",
-    "show_compact": "real",
-    "small_multiples": "style",
+from redlab.names import needs
+
+needs("lab", "matplotlib", "seaborn")
+
+_FIGURES = {
+    "atlas": "draw_twins plot_atlas_filters plot_atlas_kinds plot_atlas_products plot_atlas_values plot_predictors",
+    "bounds": "plot_bound",
+    "hashing": "plot_codebooks plot_collapse plot_density plot_error plot_frontier plot_modes plot_values",
+    "idea": "draw_idea",
+    "inspection": "plot_tensor_entropy plot_tensor_error plot_tensor_products plot_tensor_values",
+    "kernels": "plot_kernels",
+    "masks": "draw_epoch plot_diversity plot_inclusion plot_mask_entropy plot_masks",
+    "merging": "draw_pairs plot_alphas plot_distances plot_filters plot_merges",
+    "pruning": "plot_agreement plot_correlations plot_latency plot_relevance plot_savings plot_scores "
+    "plot_sensitivity plot_tradeoff",
+    "real": "draw_real show_compact",
+    "splitting": "draw_splits draw_steps plot_bits plot_channels plot_expected plot_split plot_splits plot_times",
+    "style": "small_multiples",
+    "sweeps": "plot_sweep",
+    "units": "draw_units plot_unit",
 }
+_HOME = {name: file for file, names in _FIGURES.items() for name in names.split()}
 __all__ = sorted(_HOME)
 
 

@@ -1,14 +1,16 @@
-"""Pictures of merging: a tidy frame in, Axes out."""
+"""Figures of merging: a tidy frame in, Axes out."""
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy import ndarray
+from matplotlib.figure import Figure
 
 from redlab.network.remainder import of_layers
-from redlab.studies.plots.style import BLUE, INK, RED, axes, legend, lines, styled
+from redlab.studies.plots.lost import draw_lost
+from redlab.studies.plots.style import BLUE, RED, axes, legend, rows_of, styled
 
 # The longest row of filters, in their own widths, before the next cluster starts a new row.
 _LINE = 16
@@ -18,7 +20,7 @@ _TALL = 8
 
 @styled
 def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``Result.layers`` of merging: the share of each layer's channels that is gone, and why some layers stay.
+    """``Result.layers`` of merging: the share of each layer's channels that is removed, and why some layers stay.
 
     Example:
         >>> plot_merges(merge_neurons(load_network("digits/mlp"), alpha=0.1).layers).get_title()
@@ -34,11 +36,11 @@ def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for row, reason in zip(rows, frame["skipped"], strict=True):
         if reason:
             ax.annotate(f" stays: {reason}", (0, row), va="center", fontsize=9, color="#555555")
-    ax.set_yticks(rows, frame["layer"])
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+    rows_of(ax, frame["layer"])
     before, after = frame["channels_before"].sum(), frame["channels_after"].sum()
-    ax.set(xlabel="channels gone (%)", title=f"Merging keeps {after:,} of {before:,} channels ({after / before:.1%})")
+    ax.set(
+        xlabel="channels removed (%)", title=f"Merging keeps {after:,} of {before:,} channels ({after / before:.1%})"
+    )
     ax.set_xlim(0, max(5.0, 1.05 * float((merged + dead).max())))
     legend(ax)
     return ax
@@ -56,32 +58,75 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         >>> plot_filters(merged_filters(first, tree, merged=4)).get_title()
         'Filters that merge'
     """
-    clusters = [_images(part) for _, part in frame.groupby("cluster", sort=False)]
-    if not clusters:
+    if frame.empty:
         return _nothing(ax or axes(9, 1.5))
-    lines = _lines_of(clusters)
-    height = clusters[0][0].shape[0]
-    ax = ax or axes(9, 0.55 + 1.9 * len(lines))
-    top = float(frame["value"].abs().max()) or 1.0
-    canvas = np.full((len(lines) * (height + _gap(height)) - _gap(height) // 2, max(map(_width, lines))), np.nan)
-    places = []
-    for k, line in enumerate(lines):
-        y, x = k * (height + _gap(height)), 0
-        for cluster in line:
-            for image in cluster:
-                canvas[y : y + height, x : x + image.shape[1]] = image
-                x += image.shape[1] + 1
-            x += _space(cluster)
-            places.append((x - _space(cluster) - _width([cluster]) / 2, y + height))
-    picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
-    for place, (_, part) in zip(places, frame.groupby("cluster", sort=False), strict=True):
+    clusters = [part for _, part in frame.groupby("cluster", sort=False)]
+    places, (rows, columns), (height, width) = _lay_out(clusters)
+    ax = ax or axes(9, 0.55 + 1.9 * (1 + max(y for y, _ in places) // (height + _gap(height))))
+    canvas = np.full((rows, columns), np.nan)
+    for part, (y, x) in zip(clusters, places, strict=True):
         names = list(dict.fromkeys(part["filter"]))
+        for k, name in enumerate(names):
+            image = part.loc[part["filter"] == name, "value"].to_numpy().reshape(-1, width)
+            canvas[y : y + height, x + k * (width + 1) :][:, :width] = image.repeat(height // len(image), axis=0)
         more = f" and {part['size'].iloc[0] - len(names)} more" if part["size"].iloc[0] > len(names) else ""
-        ax.annotate(", ".join(map(str, names)) + more, place, ha="center", va="top", fontsize=9)
+        below = (x + (len(names) * (width + 1) - 1) / 2, y + height)
+        ax.annotate(", ".join(map(str, names)) + more, below, ha="center", va="top", fontsize=9)
+    top = float(frame["value"].abs().max()) or 1.0
+    picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.8)
     _bare(ax)
     ax.set(xlabel="filters by number; each a row per input channel, a column per tap", title="Filters that merge")
     return ax
+
+
+def _lay_out(clusters: list[pd.DataFrame]) -> tuple[list[tuple[int, int]], tuple[int, int], tuple[int, int]]:
+    """The corner (y, x) of each cluster, the shape of the canvas, and that of a filter on it.
+
+    Two clusters of 2 and 3 filters of 9 rows and 9 columns: corners (0, 0) and (0, 29), for the first is 2 * (9 + 1)
+    wide and 9 columns part them. A cluster that would make a line longer than ``_LINE`` filters begins the next line.
+    """
+    height, width = (int(clusters[0][name].max()) + 1 for name in ("row", "column"))
+    height *= -(-_TALL // height)
+    places, (y, x), on_line = [], (0, 0), 0
+    for part in clusters:
+        count = part["filter"].nunique()
+        if on_line and on_line + count > _LINE:
+            (y, x), on_line = (y + height + _gap(height), 0), 0
+        places.append((y, x))
+        x, on_line = x + count * (width + 1) + max(2, width) - 1, on_line + count
+    right = max(x + part["filter"].nunique() * (width + 1) - 1 for (_, x), part in zip(places, clusters, strict=True))
+    return places, (y + height + _gap(height) // 2, right), (height, width)
+
+
+@styled
+def draw_pairs(frame: pd.DataFrame, title: str = "") -> Figure:
+    """``filter_pairs``: the weights of one filter against those of another, near pairs above or beside random ones.
+
+    A dot is a weight of both. On the line they are equal.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> first, tree = next(weight_layers(network)), merge_trees(network)["conv1"]
+        >>> [ax.get_title().split(":")[0] for ax in draw_pairs(filter_pairs(first, tree)).axes]
+        ['nearest 1', 'random 1']
+    """
+    pairs = list(frame.groupby("pair", sort=False))
+    columns = max(2, -(-len(pairs) // 2))
+    rows = -(-len(pairs) // columns)
+    size = (3.1 * columns, 3.3 * rows + 0.4)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    reach = 1.05 * float(frame[["value", "other_value"]].abs().to_numpy().max() or 1.0)
+    for ax, (name, part) in zip(grid.flat, pairs, strict=True):
+        first = part.iloc[0]
+        ax.axline((0, 0), slope=1, color="#777777", linewidth=0.8)
+        colour = RED if name.startswith("nearest") else BLUE
+        ax.plot(part["value"], part["other_value"], "o", color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
+        ax.set_title(f"{name}: {first['distance']:.2f} of the\nmedian distance ({len(part):,} weights)")
+        ax.set(xlabel=f"weight of filter {first['filter']}", ylabel=f"weight of filter {first['other']}")
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    figure.suptitle(title, fontsize=12)
+    return figure
 
 
 @styled
@@ -109,22 +154,19 @@ def plot_distances(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_alphas(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Accuracy against the share of channels that is gone, one line a ``method``; columns share, accuracy, method.
+    """Accuracy lost against the share of channels removed, a line a ``method``, as ``draw_lost`` has it.
+
+    Columns share (of the channels left), accuracy, images, method.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
         >>> frame = compare_merges(network, images, [{"alpha": 0.1}, {"alpha": 0.2}])
         >>> plot_alphas(frame.assign(method="complete")).get_xlabel()
-        'channels gone (%)'
+        'channels removed (%)'
     """
     ax = ax or axes(7, 4.5)
-    lines(ax, frame.assign(gone=100 * (1 - frame["share"])), "gone", "accuracy", "method")
-    if (before := frame.attrs.get("before")) is not None:
-        ax.axhline(before, color=INK, linewidth=0.8)
-        ax.annotate(
-            f"before: {before:.2f} %", (0.99, before), xycoords=("axes fraction", "data"), ha="right", va="bottom"
-        )
-    ax.set(xlabel="channels gone (%)", ylabel="accuracy (%)", title="What merging costs")
+    legend(ax, draw_lost(ax, frame.assign(removed=100 * (1 - frame["share"])), "removed"))
+    ax.set(xlabel="channels removed (%)", title="What merging costs")
     return ax
 
 
@@ -133,33 +175,6 @@ def _nothing(ax: Axes) -> Axes:
     ax.annotate("no filters merge", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
     _bare(ax)
     return ax
-
-
-def _images(part: pd.DataFrame) -> list[ndarray]:
-    """The filters of one cluster, (rows, columns) each."""
-    shape = (part["row"].max() + 1, part["column"].max() + 1)
-    taller = -(-_TALL // shape[0])
-    images = (own["value"].to_numpy().reshape(shape) for _, own in part.groupby("filter", sort=False))
-    return [image.repeat(taller, axis=0) for image in images]
-
-
-def _lines_of(clusters: list[list[ndarray]]) -> list[list[list[ndarray]]]:
-    """The clusters in lines of at most ``_LINE`` filters, a larger cluster on a line of its own."""
-    lines: list[list[list[ndarray]]] = [[]]
-    for cluster in clusters:
-        if lines[-1] and sum(map(len, lines[-1])) + len(cluster) > _LINE:
-            lines.append([])
-        lines[-1].append(cluster)
-    return lines
-
-
-def _width(line: list[list[ndarray]]) -> int:
-    return sum(image.shape[1] + 1 for cluster in line for image in cluster) + sum(map(_space, line[:-1])) - 1
-
-
-def _space(cluster: list[ndarray]) -> int:
-    """Columns between two clusters."""
-    return max(2, cluster[0].shape[1])
 
 
 def _gap(height: int) -> int:
