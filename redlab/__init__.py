@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 _HOME = {
@@ -79,7 +80,7 @@ _HOME = {
     "train_masks": "dpp.training",
     "weight_layers": "network.layers",
 }
-# Names of rarer use, by the file that holds them: they are taken from there.
+# Names of rarer use, by the file that holds them: they are taken from there. Figures are in redlab.plots.
 _ELSEWHERE = {
     "beside_stored": "studies.real",
     "beyond_chance": "studies.real",
@@ -94,14 +95,6 @@ _ELSEWHERE = {
     "compared_layers": "studies.atlas",
     "correlations": "studies.pruning",
     "distinct_products": "studies.splitting",
-    "draw_idea": "studies.plots.idea",
-    "draw_epoch": "studies.plots.masks",
-    "draw_pairs": "studies.plots.merging",
-    "draw_real": "studies.plots.real",
-    "draw_splits": "studies.plots.splitting",
-    "draw_steps": "studies.plots.splitting",
-    "draw_twins": "studies.plots.atlas",
-    "draw_units": "studies.plots.units",
     "explain_atlas": "studies.predictors",
     "explain_redundancy": "studies.predictors",
     "filter_distances": "studies.merging",
@@ -118,42 +111,6 @@ _ELSEWHERE = {
     "missing_networks": "studies.atlas",
     "modes_of_noise": "studies.atlas",
     "oracle_agreement": "studies.pruning",
-    "plot_agreement": "studies.plots.pruning",
-    "plot_alphas": "studies.plots.merging",
-    "plot_atlas_filters": "studies.plots.atlas",
-    "plot_atlas_kinds": "studies.plots.atlas",
-    "plot_atlas_products": "studies.plots.atlas",
-    "plot_atlas_values": "studies.plots.atlas",
-    "plot_bits": "studies.plots.splitting",
-    "plot_bound": "studies.plots.bounds",
-    "plot_channels": "studies.plots.splitting",
-    "plot_codebooks": "studies.plots.hashing",
-    "plot_correlations": "studies.plots.pruning",
-    "plot_distances": "studies.plots.merging",
-    "plot_diversity": "studies.plots.masks",
-    "plot_error": "studies.plots.hashing",
-    "plot_expected": "studies.plots.splitting",
-    "plot_filters": "studies.plots.merging",
-    "plot_inclusion": "studies.plots.masks",
-    "plot_kernels": "studies.plots.kernels",
-    "plot_latency": "studies.plots.pruning",
-    "plot_masks": "studies.plots.masks",
-    "plot_modes": "studies.plots.hashing",
-    "plot_predictors": "studies.plots.atlas",
-    "plot_relevance": "studies.plots.pruning",
-    "plot_savings": "studies.plots.pruning",
-    "plot_scores": "studies.plots.pruning",
-    "plot_sensitivity": "studies.plots.pruning",
-    "plot_splits": "studies.plots.splitting",
-    "plot_sweep": "studies.plots.sweeps",
-    "plot_tensor_entropy": "studies.plots.inspection",
-    "plot_tensor_error": "studies.plots.inspection",
-    "plot_tensor_products": "studies.plots.inspection",
-    "plot_tensor_values": "studies.plots.inspection",
-    "plot_times": "studies.plots.splitting",
-    "plot_tradeoff": "studies.plots.pruning",
-    "plot_unit": "studies.plots.units",
-    "plot_values": "studies.plots.hashing",
     "prune_by_masks": "dpp.training",
     "published_figures": "studies.real",
     "read_atlas": "studies.atlas",
@@ -162,7 +119,6 @@ _ELSEWHERE = {
     "red_plus_plus_steps": "compression.pipeline",
     "red_steps": "compression.pipeline",
     "share_error": "compression.budget",
-    "show_compact": "studies.plots.real",
     "sizes_at": "studies.pruning",
     "sparse_bytes": "pruning.weights",
     "split_differences": "studies.splitting",
@@ -176,20 +132,7 @@ _ELSEWHERE = {
     "with_latency": "studies.benchmarks",
     "with_times": "studies.benchmarks",
 }
-_ROOMS = (
-    "channels",
-    "cli",
-    "compression",
-    "dpp",
-    "export",
-    "files",
-    "hashing",
-    "lab",
-    "network",
-    "pruning",
-    "studies",
-    "zoo",
-)
+_ROOMS = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")))
 __all__ = sorted(_HOME)
 __version__ = version("redlab")
 
@@ -201,8 +144,9 @@ def __getattr__(name: str) -> Any:
         return import_module("redlab.studies.plots")
     if name in _ROOMS:
         return import_module(f"redlab.{name}")
-    if name in _ELSEWHERE:
-        raise AttributeError(f"module 'redlab' has no attribute {name!r}: it is in redlab.{_ELSEWHERE[name]}")
+    if name in _ELSEWHERE or name.startswith(("plot_", "draw_")):
+        home = _ELSEWHERE.get(name, "plots")
+        raise AttributeError(f"module 'redlab' has no attribute {name!r}: it is in redlab.{home}")
     raise AttributeError(f"module 'redlab' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
