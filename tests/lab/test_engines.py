@@ -18,8 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from commands import redlab_says
 from remote import die_or_tell, where
-from test_cli import redlab_says
 from tiny import is_alive, times_executed, told, wait_until, write_counted
 
 from redlab.lab import workers as engines

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_cli import redlab_says
+from commands import redlab_says
 from tiny import comparable, is_alive, times_executed, told, wait_until, write_counted
 
 from redlab.cli.sweep import describe
