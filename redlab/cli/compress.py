@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,16 +153,18 @@ def _accuracy(network: nn.Module, images: Images) -> float | None:
 
 
 def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
-    from redlab.compression.pipeline import take_steps
+    from redlab.compression.pipeline import take_all
 
     results, live = [], sys.stderr.isatty()  # a live bar takes the line until the step is done
     titles = [f"[{number}/{len(steps)}] {step.title}" for number, step in enumerate(steps, 1)]
     say("" if live else f"{titles[0]}: ", end="")
-    for _, result, seconds in take_steps(network, steps):
+    start = time.perf_counter()
+    for result in take_all(network, steps):
         results.append(result)
-        say((f"{titles[len(results) - 1]}: " if live else "") + f"done in {seconds:.1f} s")
+        say((f"{titles[len(results) - 1]}: " if live else "") + f"done in {time.perf_counter() - start:.1f} s")
         if len(results) < len(steps):
             say("" if live else f"{titles[len(results)]}: ", end="")
+        start = time.perf_counter()
     return results
 
 

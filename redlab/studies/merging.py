@@ -113,13 +113,14 @@ def filter_pairs(layer: Layer, tree: Dendrogram, pairs: int = 1, seed: int = 0) 
     Example:
         >>> network = load_network("digits/resnet")
         >>> first, tree = next(weight_layers(network)), merge_trees(network)["conv1"]
-        >>> filter_pairs(first, tree).groupby("pair", sort=False)["distance"].first().round(2).to_dict()
-        {}
+        >>> filter_pairs(first, tree).groupby("pair", sort=False)["distance"].first().round(1).tolist()
+        [0.7, 1.0]
     """
     images, distances = _images(layer), _distances(tree)
     one, other = np.triu_indices(len(distances), 1)
     apart = distances[one, other]
-    chosen, used = {}, set()
+    chosen: dict[str, int] = {}
+    used: set[int] = set()
     for k in np.argsort(apart, kind="stable").tolist():
         if len(chosen) < pairs and not used & {one[k], other[k]}:
             used |= {one[k], other[k]}
@@ -129,7 +130,7 @@ def filter_pairs(layer: Layer, tree: Dendrogram, pairs: int = 1, seed: int = 0) 
     median = float(np.median(apart)) or 1.0
     frames = [
         pd.DataFrame({"value": images[one[k]].ravel(), "other_value": images[other[k]].ravel()}).assign(
-            pair=pair, filter=one[k], other=other[k], distance=apart[k] / median
+            pair=pair, filter=one[k], other=other[k], distance=float(apart[k]) / median
         )
         for pair, k in chosen.items()
     ]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from redlab.dpp.draws import largest
-from redlab.dpp.mask_info import sparsity_of
+from redlab.dpp.masks import sparsity_of
 from redlab.dpp.training import TrainedMasks
 from redlab.lab.explore import choices
 from redlab.lab.explore.explorer import Choice, Explorer, Values

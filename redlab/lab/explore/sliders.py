@@ -18,9 +18,9 @@ from redlab.channels.groups import Group
 from redlab.compression.merging import merge_groups, merge_neurons
 from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at
 from redlab.compression.units import UNITS
-from redlab.hashing.cells import RULES
 from redlab.hashing.density import estimate_density
 from redlab.hashing.networks import hash_network
+from redlab.hashing.rules import RULES
 from redlab.hashing.weights import Hashed, hash_weights, relative_error
 from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
