@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ from redlab.network.samples import Labelled, as_dataset, batches, first_of, whol
 from redlab.options import plain_options
 from redlab.progress import progress
 
-# Input values that a CPU takes at once, 100 images of CIFAR-10: activations much larger than theirs are given back to
-# the system after every layer and asked for again.
+# Input values in one batch on a CPU, 100 images of CIFAR-10. With larger activations the system takes the memory back
+# after every layer, and the next one has to ask for it again.
 _VALUES_AT_ONCE = 100 * 3 * 32 * 32
 
 
@@ -32,53 +33,94 @@ class Evaluation:
         count: images.
 
     Example:
-        >>> evaluation = evaluate(load_network("digits/mlp"), load_dataset("digits", limit=100))
-        >>> evaluation.accuracy, evaluation.count
-        (100.0, 100)
+        >>> print(evaluate(load_network("digits/mlp"), load_dataset("digits", limit=100)))
+        accuracy 100.00 % of 100 images (95 % interval 96.3 to 100.0 %), cross-entropy 0.0060
     """
 
     accuracy: float
     loss: float
     count: int
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the accuracy, in percent."""
+        return accuracy_interval(self.accuracy, self.count)
+
+    def columns(self) -> dict[str, float]:
+        """The accuracy as columns of a frame: ``accuracy``, ``images``, ``accuracy_low``, ``accuracy_high``."""
+        low, high = self.interval
+        return {"accuracy": self.accuracy, "images": self.count, "accuracy_low": low, "accuracy_high": high}
+
     def __str__(self) -> str:
-        return f"accuracy {self.accuracy:.2f} % of {self.count:,} images, cross-entropy {self.loss:.4f}"
+        low, high = self.interval
+        interval = f"(95 % interval {low:.1f} to {high:.1f} %)"
+        return f"accuracy {self.accuracy:.2f} % of {self.count:,} images {interval}, cross-entropy {self.loss:.4f}"
+
+
+def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy in percent that was measured on ``count`` images (Wilson 1927).
+
+    Example:
+        >>> low, high = accuracy_interval(99.44, 360)
+        >>> round(low, 1), round(high, 1)
+        (98.0, 99.8)
+    """
+    share, z = accuracy / 100, 1.959964
+    middle, shrink = share + z**2 / (2 * count), 1 + z**2 / count
+    reach = z * sqrt(share * (1 - share) / count + (z / count) ** 2 / 4)
+    return max(0.0, 100 * (middle - reach) / shrink), min(100.0, 100 * (middle + reach) / shrink)
 
 
 @plain_options
 def evaluate(network: nn.Module, dataset: Labelled, batch_size: int = 256) -> Evaluation:
     """Accuracy and loss of ``network`` on ``dataset``, in eval mode, on the network's own device.
 
-    The network is left as it was: every module's training flag comes back, nothing is moved or converted. Images are
-    handed over in the network's floating dtype, whole numbers in their own. torch's global random state is not touched.
+    The network is not changed: every module's training flag is restored, nothing is moved or converted. Images are
+    converted to the network's floating dtype, whole numbers stay as they are. torch's global random state is not used.
 
     Arguments:
         network: answers (images, classes), in a tensor or under the name ``logits``.
         dataset: map-style, of (inputs, label) or dicts with "labels"; a DataLoader; or a pair (inputs, labels) of
             tensors. Inputs are a tensor, a tuple of positional inputs or a dict of keyword inputs.
-        batch_size: images at once, at most. A CPU takes larger batches apart, down to 100 images of 3x32x32 or 2 of
-            3x224x224: measured on one core, ResNet-20 is a fifth slower at 256 than at 100, and MobileNetV1 takes
-            45 ms an image at 64 and 18 at 2, the difference being fresh memory from the system for every layer.
+        batch_size: images at once, at most. On a CPU larger batches are divided, down to 100 images of 3x32x32 or 2
+            of 3x224x224. Measured on one core: ResNet-20 is a fifth slower at 256 than at 100, and MobileNetV1 takes
+            45 ms an image at 64 and 18 ms at 2.
 
     Raises:
-        ValueError: an empty dataset, or none of these; a batch size below 1, an output that is not (images, classes),
-            or a label that the output has no class for.
+        ValueError: the dataset is empty or of another kind, the batch size is below 1, the output is not
+            (images, classes), or a label has no class in the output.
 
     Example:
         >>> round(evaluate(load_network("digits/resnet"), load_dataset("digits")).accuracy, 1)
         99.4
     """
+    right, loss, count = 0, 0.0, 0
+    for logits, labels in _answers(network, dataset, batch_size):
+        right += int(_is_right(logits, labels).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        count += len(labels)
+    return Evaluation(100 * right / count, loss / count, count)
+
+
+def right_images(network: nn.Module, dataset: Labelled, batch_size: int = 256) -> Tensor:
+    """Which images the network is right on: bool (images,). Arguments and errors as in ``evaluate``.
+
+    Example:
+        >>> right_images(load_network("digits/mlp"), load_dataset("digits", limit=3))
+        tensor([True, True, True])
+    """
+    return torch.cat([_is_right(logits, labels) for logits, labels in _answers(network, dataset, batch_size)])
+
+
+def _answers(network: nn.Module, dataset: Labelled, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels, batch by batch."""
     network, dataset = unwrap(network), as_dataset(dataset)
     if len(dataset) == 0:
         raise ValueError("the dataset is empty: nothing to evaluate on")
-    right, loss = 0, 0.0
     with in_eval_mode(network), torch.inference_mode():
         for inputs, labels in progress(batches(dataset, _batch(network, dataset, batch_size)), "evaluate"):
             labels = whole(labels)
-            logits = _logits(network, inputs, labels)
-            right += int(_is_right(logits, labels).sum())
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    return Evaluation(100 * right / len(dataset), loss / len(dataset), len(dataset))
+            yield _logits(network, inputs, labels), labels
 
 
 def _batch(network: nn.Module, dataset: Dataset, batch_size: int) -> int:
@@ -92,7 +134,7 @@ def _batch(network: nn.Module, dataset: Dataset, batch_size: int) -> int:
 
 @contextmanager
 def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    """``network`` in eval mode inside, every module's training flag as it was afterwards."""
+    """Inside, ``network`` is in eval mode; afterwards every module's training flag is restored."""
     before = [(module, module.training) for module in network.modules()]
     try:
         network.eval()
@@ -116,7 +158,7 @@ def _logits(network: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    """Convolutions of images are faster so, on CPU too."""
+    """The layout in which convolutions of images are faster, on CPU too."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 

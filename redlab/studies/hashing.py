@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from redlab.hashing.networks import hash_network
-from redlab.network.evaluation import evaluate
 from redlab.network.remainder import of_layers
 from redlab.progress import progress
+from redlab.studies.accuracy import Reference
 
 
 def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -> pd.DataFrame:
@@ -17,8 +17,8 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
 
     Returns:
         A row a setting: the setting itself; ``distinct`` values summed over layers and ``share`` of those before;
-        ``modes`` and ``error``, means over the layers that are hashed; ``accuracy`` in percent. ``attrs["before"]``
-        holds the accuracy of the network as it came, ``attrs["of"]`` what share is a share of.
+        ``modes`` and ``error``, means over the layers that are hashed; the accuracy (``Reference.columns``).
+        ``attrs["before"]`` holds the accuracy of the network before, ``attrs["of"]`` what ``share`` is a share of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -28,13 +28,14 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
         0  uniform       4        12
         1  uniform      16        48
     """
-    rows = [_row(network, dataset, setting) for setting in progress(settings, "hash settings")]
+    reference = Reference(network, dataset)
+    rows = [_row(network, reference, setting) for setting in progress(settings, "hash settings")]
     frame = pd.DataFrame(rows)
-    frame.attrs = {"of": "distinct weight values", "before": evaluate(network, dataset).accuracy}
+    frame.attrs = {"of": "distinct weight values", "before": reference.before}
     return frame
 
 
-def _row(network: nn.Module, dataset: Dataset, setting: dict) -> dict:
+def _row(network: nn.Module, reference: Reference, setting: dict) -> dict:
     result = hash_network(network, **setting)
     layers = of_layers(result.layers)
     own = layers.loc[layers["modes"] > 0, ["modes", "error"]].mean().fillna(0)  # others would pull them to 0
@@ -42,5 +43,5 @@ def _row(network: nn.Module, dataset: Dataset, setting: dict) -> dict:
         "distinct": int(layers["distinct"].sum()),
         "share": layers["distinct"].sum() / layers["distinct_before"].sum(),
         **own.to_dict(),
-        "accuracy": evaluate(result.network, dataset).accuracy,
+        **reference.columns(result.network),
     }

@@ -15,6 +15,7 @@ from redlab.channels.groups import Group, Member
 from redlab.compression.similarity import Dendrogram, clusters_at
 from redlab.compression.units import first_equal, first_multiple
 from redlab.network.layers import Layer
+from redlab.pruning.selection import count_of
 
 
 def kernels_of(layer: Layer, weight: Tensor | None = None) -> ndarray:
@@ -79,7 +80,7 @@ def merged_rows(
     clusters = -1 - np.arange(len(kernels_of(layer)))  # each alone
     for group, member, tree in groups_of(network, layer, grown):
         if tree is not None:
-            _join(clusters, member, clusters_at(tree, int(alpha * group.size + 1e-9)))
+            _join(clusters, member, clusters_at(tree, count_of(alpha, group.size)))
     _, first, place, count = np.unique(clusters, return_index=True, return_inverse=True, return_counts=True)
     leaders = np.sort(first[count > 1])
     return np.where(count[place] > 1, np.searchsorted(leaders, first[place]) + 1, 0)

@@ -14,12 +14,12 @@ from redlab.dpp.hardening import harden, place_bits
 from redlab.dpp.metrics import inclusion_probabilities, mask_metrics
 from redlab.dpp.sparsifying import sparsify
 from redlab.dpp.training import adam, train_masks
-from redlab.network.evaluation import evaluate
 from redlab.network.remainder import of_layers
 from redlab.network.training import train
 from redlab.progress import progress
 from redlab.pruning.scoring import score_weights
 from redlab.pruning.weights import hold_zeros, prune_weights
+from redlab.studies.accuracy import Reference
 
 _OF_MASKS = ("mu", "temperatures", "noises", "logit_rate", "draws", "watch", "learning_rate")
 
@@ -47,8 +47,8 @@ def compare_masks(
 
     Returns:
         A row a method, share and seed: these; ``sparsity``, the share of the conv and linear weights that are zero or
-        gone; ``bits`` a weight, as ``harden`` says; ``accuracy`` in percent, inputs rounded where the method does so.
-        ``attrs["before"]`` holds the accuracy of the network as it came.
+        removed; ``bits`` a weight, as ``harden`` reports; the accuracy (``Reference.columns``), inputs rounded where
+        the method does so. ``attrs["before"]`` holds the accuracy of the network before.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
@@ -60,13 +60,13 @@ def compare_masks(
         1  magnitude   0.5       0.5
     """
     jobs = [(name, keep, seed) for name in methods for keep in keeps for seed in seeds]
-    rows = []
+    rows, reference = [], Reference(network, test, before)
     for name, keep, seed in progress(jobs, "masks"):
         run = _chosen_once if "criterion" in methods[name] else _learnt
-        found = run(network, test, training, methods[name], keep, seed, tuning)
-        rows.append({"method": name, "keep": keep, "seed": seed, **found})
+        trained, left = run(network, training, methods[name], keep, seed, tuning)
+        rows.append({"method": name, "keep": keep, "seed": seed, **left, **reference.columns(trained)})
     frame = pd.DataFrame(rows)
-    frame.attrs["before"] = evaluate(network, test).accuracy if before is None else before
+    frame.attrs["before"] = reference.before
     return frame
 
 
@@ -74,17 +74,16 @@ _Tuning = Mapping[str, Any]
 
 
 def _learnt(
-    network: nn.Module, test: Dataset, training: Dataset, method: _Tuning, keep: float, seed: int, tuning: _Tuning
-) -> dict[str, float]:
+    network: nn.Module, training: Dataset, method: _Tuning, keep: float, seed: int, tuning: _Tuning
+) -> tuple[nn.Module, dict[str, float]]:
     trained = train_masks(sparsify(network, keep, **method, seed=seed), training, seed=seed, **tuning).network
     achieved = harden(trained).plan["achieved"]
-    own = {"sparsity": achieved["sparsity"], "bits": achieved["bits per weight"]}
-    return own | {"accuracy": evaluate(trained, test).accuracy}
+    return trained, {"sparsity": achieved["sparsity"], "bits": achieved["bits per weight"]}
 
 
 def _chosen_once(
-    network: nn.Module, test: Dataset, training: Dataset, method: _Tuning, keep: float, seed: int, tuning: _Tuning
-) -> dict[str, float]:
+    network: nn.Module, training: Dataset, method: _Tuning, keep: float, seed: int, tuning: _Tuning
+) -> tuple[nn.Module, dict[str, float]]:
     pruned = prune_weights(
         network, score_weights(network, method["criterion"]), 1 - keep, method.get("scope", "global")
     )
@@ -96,8 +95,7 @@ def _chosen_once(
     counts = layers[["weights", "parameters_after"]].itertuples(index=False)
     total = layers["weights"].sum()
     bits = sum(32 * kept + place_bits(weights, kept) for weights, kept in counts) / total
-    own = {"sparsity": layers["zeros"].sum() / total, "bits": bits}
-    return own | {"accuracy": evaluate(trained, test).accuracy}
+    return trained, {"sparsity": layers["zeros"].sum() / total, "bits": bits}
 
 
 def known_masks(n: int = 16, k: int = 4, draws: int = 4096) -> pd.DataFrame:

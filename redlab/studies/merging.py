@@ -9,13 +9,14 @@ from torch.utils.data import Dataset
 
 from redlab.compression.merging import merge_each
 from redlab.compression.similarity import Dendrogram, clusters_at
-from redlab.network.evaluation import evaluate
 from redlab.network.layers import Layer
 from redlab.network.remainder import of_layers
 from redlab.network.result import Result
 from redlab.progress import progress
+from redlab.studies.accuracy import Reference
 
 _ALIKE = 16  # filters of one cluster that are drawn
+_OF_FILTERS = ["cluster", "size", "filter", "row", "column", "value"]
 
 
 def compare_merges(network: nn.Module, dataset: Dataset, settings: list[dict]) -> pd.DataFrame:
@@ -23,8 +24,9 @@ def compare_merges(network: nn.Module, dataset: Dataset, settings: list[dict]) -
 
     Returns:
         A row a setting: the setting itself; ``merged`` and ``dead`` channels, summed over layers, and ``share``, the
-        channels left; ``products`` and ``parameters``, the shares of those before; ``accuracy`` in percent.
-        ``attrs["before"]`` holds the accuracy of the network as it came, ``attrs["of"]`` what share is a share of.
+        channels left; ``products`` and ``parameters``, the shares of those before; the accuracy
+        (``Reference.columns``). ``attrs["before"]`` holds the accuracy of the network before, ``attrs["of"]`` what
+        ``share`` is a share of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -35,13 +37,15 @@ def compare_merges(network: nn.Module, dataset: Dataset, settings: list[dict]) -
         1    0.2      76   0.81
     """
     results = zip(progress(settings, "merge settings"), merge_each(network, settings), strict=True)
-    rows = [setting | _merge_row(result, dataset) for setting, result in results]
-    frame = pd.DataFrame(rows)
-    frame.attrs = {"of": "channels", "before": evaluate(network, dataset).accuracy}
+    reference = Reference(network, dataset)
+    frame = pd.DataFrame(
+        [setting | _merge_row(result) | reference.columns(result.network) for setting, result in results]
+    )
+    frame.attrs = {"of": "channels", "before": reference.before}
     return frame
 
 
-def _merge_row(result: Result, dataset: Dataset) -> dict:
+def _merge_row(result: Result) -> dict:
     total = of_layers(result.layers).sum(numeric_only=True)
     return {
         "merged": int(total["merged"]),
@@ -49,16 +53,15 @@ def _merge_row(result: Result, dataset: Dataset) -> dict:
         "share": total["channels_after"] / total["channels_before"],
         "products": total["products_after"] / total["products_before"],
         "parameters": total["parameters_after"] / total["parameters_before"],
-        "accuracy": evaluate(result.network, dataset).accuracy,
     }
 
 
 def merged_filters(layer: Layer, tree: Dendrogram, merged: int, most: int = 12) -> pd.DataFrame:
-    """The filters of the clusters that form when ``merged`` are gone, the tightest clusters first.
+    """The filters of the clusters that form once ``merged`` filters are merged away, the tightest cluster first.
 
     Returns:
-        One row a weight: cluster, its ``size`` in filters, filter, row (input channel), column (tap), value; ``most``
-        clusters at most, the first 16 filters of each, and no more clusters once 32 filters are there.
+        One row a weight: cluster, its ``size`` in filters, filter, row (input channel), column (tap), value. At most
+        ``most`` clusters, 16 filters of each, and no further cluster after 32 filters.
 
     Example:
         >>> network = load_network("digits/resnet")
@@ -66,26 +69,71 @@ def merged_filters(layer: Layer, tree: Dendrogram, merged: int, most: int = 12) 
         >>> merged_filters(first, tree, merged=2).groupby("cluster")["filter"].nunique().tolist()
         [2, 2]
     """
-    groups = _tightest_first(tree, merged)[:most]
-    before = np.cumsum([0, *(min(len(members), _ALIKE) for members in groups)])
-    shown = [members[:_ALIKE] for members, others in zip(groups, before, strict=False) if others < 2 * _ALIKE]
-    numbers, counts = np.concatenate([*shown, np.zeros(0, int)]), [len(members) for members in shown]
-    weight = layer.weight.detach().cpu()
-    images = (weight.flatten(2) if weight.ndim > 2 else weight[:, :, None])[numbers].float().numpy()
-    place, row, column = (index.ravel() for index in np.indices(images.shape))
-    sizes = [len(members) for members in groups[: len(shown)]]
-    columns = {"cluster": np.repeat(np.arange(len(shown)), counts), "size": np.repeat(sizes, counts), "filter": numbers}
-    frame = {name: values.astype(int)[place] for name, values in columns.items()}
-    return pd.DataFrame(frame | {"row": row, "column": column, "value": images.ravel()})
+    # With clusters {3, 7} and {1, 4, 9}, the first one tighter, the images are of the filters 3, 7, 1, 4, 9. Filter 4,
+    # a 3x3 kernel on two channels, gives 18 rows: cluster 1, size 3, filter 4, row 0 and 1, column 0 to 8.
+    images, frames, shown = _images(layer), [], 0
+    for cluster, members in enumerate(_tightest_first(tree, merged)[:most]):
+        if shown >= 2 * _ALIKE:
+            break
+        for number in members[:_ALIKE].tolist():
+            row, column = np.indices(images[number].shape).reshape(2, -1)
+            about = {"cluster": cluster, "size": len(members), "filter": number}
+            frames.append(pd.DataFrame(about | {"row": row, "column": column, "value": images[number].ravel()}))
+            shown += 1
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_OF_FILTERS)
+
+
+def _images(layer: Layer) -> np.ndarray:
+    """The filters of a layer, (filters, input channels, taps); a linear layer has one tap."""
+    weight = layer.weight.detach().cpu().float()
+    return (weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]).numpy()
 
 
 def _tightest_first(tree: Dendrogram, merged: int) -> list[np.ndarray]:
     """The members of every cluster of several, the cluster of the smallest diameter first."""
-    clusters = clusters_at(tree, merged)
-    place = np.searchsorted(tree.leaves, tree.first)
-    distances = tree.distances[np.ix_(place, place)]
+    clusters, distances = clusters_at(tree, merged), _distances(tree)
     groups = [np.flatnonzero(clusters == cluster) for cluster in range(clusters.max() + 1)]
     return sorted((own for own in groups if len(own) > 1), key=lambda own: distances[np.ix_(own, own)].max())
+
+
+def _distances(tree: Dendrogram) -> np.ndarray:
+    """(n, n) between all filters; the tree holds those between filters that differ."""
+    place = np.searchsorted(tree.leaves, tree.first)
+    return tree.distances[np.ix_(place, place)]
+
+
+def filter_pairs(layer: Layer, tree: Dendrogram, pairs: int = 1, seed: int = 0) -> pd.DataFrame:
+    """The nearest pairs of filters, and as many pairs at random, weight by weight.
+
+    Returns:
+        One row a weight of a pair: ``pair`` ("nearest 1", ..., "random 1", ...), the numbers ``filter`` and ``other``,
+        their weights ``value`` and ``other_value``, and ``distance``: theirs over the median of all pairs. No filter is
+        in two of the nearest pairs.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> first, tree = next(weight_layers(network)), merge_trees(network)["conv1"]
+        >>> filter_pairs(first, tree).groupby("pair", sort=False)["distance"].first().round(2).to_dict()
+        {}
+    """
+    images, distances = _images(layer), _distances(tree)
+    one, other = np.triu_indices(len(distances), 1)
+    apart = distances[one, other]
+    chosen, used = {}, set()
+    for k in np.argsort(apart, kind="stable").tolist():
+        if len(chosen) < pairs and not used & {one[k], other[k]}:
+            used |= {one[k], other[k]}
+            chosen[f"nearest {len(chosen) + 1}"] = k
+    drawn = np.random.default_rng(seed).choice(len(apart), min(pairs, len(apart)), replace=False)
+    chosen |= {f"random {number + 1}": k for number, k in enumerate(drawn.tolist())}
+    median = float(np.median(apart)) or 1.0
+    frames = [
+        pd.DataFrame({"value": images[one[k]].ravel(), "other_value": images[other[k]].ravel()}).assign(
+            pair=pair, filter=one[k], other=other[k], distance=apart[k] / median
+        )
+        for pair, k in chosen.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def filter_distances(tree: Dendrogram) -> pd.DataFrame:
@@ -98,6 +146,5 @@ def filter_distances(tree: Dendrogram) -> pd.DataFrame:
         (['filter', 'other', 'distance'], 0.0)
     """
     order = tree.order
-    place = np.searchsorted(tree.leaves, tree.first)[order]
     columns = {"filter": np.repeat(order, len(order)), "other": np.tile(order, len(order))}
-    return pd.DataFrame(columns | {"distance": tree.distances[np.ix_(place, place)].ravel()})
+    return pd.DataFrame(columns | {"distance": _distances(tree)[np.ix_(order, order)].ravel()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from numpy import ndarray
@@ -71,40 +73,42 @@ def explain_redundancy(
     chosen = PREDICTORS | (TAILS if tails else {})
     blocks = {name: made(layers) for name, made in chosen.items()}
     blocks = {name: block for name, block in blocks.items() if np.ptp(block.to_numpy(), axis=0).any()}
-    names = [name for name, block in blocks.items() for _ in block]
+    owners = np.array([name for name, block in blocks.items() for _ in block])  # of the columns, after the first
     table = np.column_stack([np.ones(len(layers)), *(block.to_numpy() for block in blocks.values()), target(layers)])
-    moments = _moments_by_network(table, layers["network"])
-    weights = np.random.default_rng(seed).multinomial(len(moments), np.full(len(moments), 1 / len(moments)), resamples)
-    fits = [_fit(moments.sum(0), names), *(_fit(np.tensordot(w, moments, 1), names) for w in weights)]
-    return pd.DataFrame([{"response": words, **_row(name, fits)} for name in blocks])
+    moments = np.stack([part.T @ part for _, part in _by_network(table, layers["network"])])
+    counts = np.random.default_rng(seed).multinomial(len(moments), np.full(len(moments), 1 / len(moments)), resamples)
+    # The sums over all layers first, then those over each resample of the networks.
+    sums = np.concatenate([moments.sum(0, keepdims=True), np.tensordot(counts, moments, 1)])
+    slopes, r2 = _least_squares(sums, np.arange(len(owners) + 1))
+    rows = []
+    for name in blocks:
+        others = np.append(0, 1 + np.flatnonzero(owners != name))
+        alone = np.flatnonzero(owners == name)
+        slope = slopes[:, 1 + alone[0]] if len(alone) == 1 else np.zeros(len(sums))
+        row = {"response": words, "predictor": name, "r2": r2[0]}
+        rows.append(row | _interval("drop", r2 - _least_squares(sums, others)[1]) | _interval("slope", slope))
+    return pd.DataFrame(rows).rename(columns={"drop_low": "low", "drop_high": "high"})
 
 
-def _moments_by_network(table: ndarray, networks: pd.Series) -> ndarray:
-    """(networks, p, p) the products of the columns with one another, summed over each network's layers."""
-    rows = [table[networks.to_numpy() == name] for name in dict.fromkeys(networks)]
-    return np.stack([part.T @ part for part in rows])
+def _by_network(table: ndarray, networks: pd.Series) -> Iterator[tuple[str, ndarray]]:
+    return ((name, table[networks.to_numpy() == name]) for name in dict.fromkeys(networks))
 
 
-def _fit(moments: ndarray, names: list[str]) -> dict:
-    """R^2, the drop without each predictor, and the slopes, from the moments of: 1, the predictors, the response."""
-    slopes, full = _solve(moments, np.ones(len(names), bool))
-    drops = {name: full - _solve(moments, np.array([own != name for own in names]))[1] for name in dict.fromkeys(names)}
-    alone = {name: slopes[names.index(name)] if names.count(name) == 1 else 0.0 for name in drops}
-    return {"r2": full, "drop": drops, "slope": alone}
+def _least_squares(sums: ndarray, use: ndarray) -> tuple[ndarray, ndarray]:
+    """Slopes (n, columns) and R^2 (n,) of n fits at once.
+
+    Arguments:
+        sums: (n, p, p), X'X of each, where X holds ones, the predictors and the response.
+        use: the columns to fit with, 0 (the ones) among them.
+    """
+    inner, cross, total = sums[:, use[:, None], use], sums[:, use, -1], sums[:, -1, -1]
+    # A resample may lack a kind: its column is then 0, and so is its slope.
+    slopes = np.einsum("nij,nj->ni", np.linalg.pinv(inner, 1e-12, hermitian=True), cross)
+    mean = cross[:, 0] ** 2 / inner[:, 0, 0]
+    spread, explained = total - mean, np.einsum("ni,ni->n", slopes, cross) - mean
+    return slopes, np.divide(explained, spread, out=np.zeros(len(sums)), where=spread > 1e-12 * total)
 
 
-def _solve(moments: ndarray, kept: ndarray) -> tuple[ndarray, float]:
-    """Slopes of the kept predictors and R^2."""
-    use = np.flatnonzero(np.concatenate([[True], kept]))
-    inner, cross, total = moments[np.ix_(use, use)], moments[use, -1], moments[-1, -1]
-    slopes = np.linalg.lstsq(inner, cross, rcond=1e-12)[0]  # a resample may lack a kind: its column is then 0
-    spread = total - cross[0] ** 2 / inner[0, 0]
-    return slopes[1:], float(1 - (total - slopes @ cross) / spread) if spread > 1e-12 * total else 0.0
-
-
-def _row(name: str, fits: list[dict]) -> dict:
-    row = {"predictor": name, "r2": fits[0]["r2"]}
-    for key, low, high in (("drop", "low", "high"), ("slope", "slope_low", "slope_high")):
-        several = [fit[key].get(name, 0.0) for fit in fits[1:]]
-        row |= {key: fits[0][key][name], low: np.quantile(several, 0.025), high: np.quantile(several, 0.975)}
-    return row
+def _interval(name: str, values: ndarray) -> dict[str, float]:
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return {name: values[0], f"{name}_low": low, f"{name}_high": high}

@@ -32,7 +32,7 @@ from redlab.pruning.scoring import score_channels, score_weights
 from redlab.pruning.selection import check_share
 from redlab.pruning.subject import Subject
 from redlab.pruning.weights import prune_weights, sparse_bytes
-from redlab.studies.splitting import read_benchmark
+from redlab.studies.accuracy import Reference
 
 SCORE_IMAGES = 1024  # images that a criterion sees: 16 minibatches of 64
 _CORRELATIONS = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
@@ -63,8 +63,8 @@ def compare_criteria(
 
     Returns:
         A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products``, ``macs`` and
-        ``parameters``, the shares left; ``channels``, the share of the scored ones left; ``accuracy`` in percent.
-        ``attrs["before"]`` holds the accuracy of the network as it came.
+        ``parameters``, the shares left; ``channels``, the share of the scored ones left; the accuracy
+        (``Reference.columns``). ``attrs["before"]`` holds the accuracy of the network before.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", "train", limit=64)
@@ -74,16 +74,17 @@ def compare_criteria(
         0  magnitude  pruned  0.497462
         1     Taylor  pruned  0.499306
     """
-    rows = []
+    rows, reference = [], Reference(network, test, before)
     jobs = [
         (name, seed) for name, method in methods.items() for seed in (seeds if _draws(method, fine_tune) else seeds[:1])
     ]
     for name, seed in progress(jobs, "methods"):
         for keep, result in prune_by_method(network, training, methods[name], keeps, seed):
             own = {"method": name, "keep": keep, "seed": seed, **left_of(result)}
-            rows += [own | stage for stage in _stages(result.network, test, training, seed, fine_tune)]
+            stages = _stages(result.network, training, seed, fine_tune)
+            rows += [own | {"stage": stage, **reference.columns(made)} for stage, made in stages]
     frame = pd.DataFrame(rows)
-    frame.attrs["before"] = evaluate(network, test).accuracy if before is None else before
+    frame.attrs["before"] = reference.before
     return frame
 
 
@@ -133,12 +134,11 @@ def left_of(result: Result) -> dict[str, float]:
 
 
 def _stages(
-    network: nn.Module, test: Dataset, training: Dataset, seed: int, fine_tune: Mapping[str, Any] | None
-) -> Iterator[dict[str, Any]]:
-    yield {"stage": "pruned", "accuracy": evaluate(network, test).accuracy}
+    network: nn.Module, training: Dataset, seed: int, fine_tune: Mapping[str, Any] | None
+) -> Iterator[tuple[str, nn.Module]]:
+    yield "pruned", network
     if fine_tune is not None:
-        tuned = train(network, training, seed=seed, **fine_tune).network
-        yield {"stage": "fine-tuned", "accuracy": evaluate(tuned, test).accuracy}
+        yield "fine-tuned", train(network, training, seed=seed, **fine_tune).network
 
 
 @plain_options
@@ -164,7 +164,8 @@ def sensitivity(
 
     Returns:
         A row a group that may lose channels and ratio: group, ratio, channels (of the group), ``removed``, the share of
-        the network's ``products`` left, accuracy in percent, loss in nats. ``attrs["before"]`` is the accuracy before.
+        the network's ``products`` left, the accuracy (``Evaluation.columns``), loss in nats. ``attrs["before"]`` is the
+        accuracy before.
 
     Raises:
         ValueError: as ``score_channels`` and ``prune_channels``.
@@ -195,8 +196,7 @@ def sensitivity(
             "channels": size,
             "removed": round(size * result.plan["achieved"]["ratio"]),
         }
-        row |= {"products": left_of(result)["products"], "accuracy": found.accuracy, "loss": found.loss}
-        rows.append(row)
+        rows.append(row | {"products": left_of(result)["products"], **found.columns(), "loss": found.loss})
     frame = pd.DataFrame(rows)
     frame.attrs["before"] = evaluate(network, dataset).accuracy
     return frame
@@ -289,8 +289,8 @@ def compare_weights(
         ratios: shares of the weights to set to zero.
 
     Returns:
-        A row a method and ratio: these; ``kilobytes`` (1,000 bytes, ``sparse_bytes``); ``accuracy`` in percent.
-        ``attrs["before"]`` holds the accuracy of the network as it came.
+        A row a method and ratio: these; ``kilobytes`` (1,000 bytes, ``sparse_bytes``); the accuracy
+        (``Reference.columns``). ``attrs["before"]`` holds the accuracy of the network before.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -300,7 +300,7 @@ def compare_weights(
         0    0.0      207.9
         1    0.9       32.7
     """
-    training = as_dataset(training)
+    training, reference = as_dataset(training), Reference(network, test)
     rows, seen = [], Subset(training, range(min(SCORE_IMAGES, len(training))))
     for name, method in progress(list(methods.items()), "methods"):
         options = {key: value for key, value in method.items() if key not in ("criterion", "scope")}
@@ -308,9 +308,9 @@ def compare_weights(
         for ratio in ratios:
             pruned = prune_weights(network, scores, ratio, **_picked(method, ("scope",))).network
             row = {"method": name, "ratio": ratio, "kilobytes": sparse_bytes(pruned) / 1000}
-            rows.append(row | {"accuracy": evaluate(pruned, test).accuracy})
+            rows.append(row | reference.columns(pruned))
     frame = pd.DataFrame(rows)
-    frame.attrs["before"] = evaluate(network, test).accuracy
+    frame.attrs["before"] = reference.before
     return frame
 
 
@@ -339,24 +339,3 @@ def _size_at(points: pd.DataFrame, accuracy: float) -> float:
         return float(size)
     smaller, short = ordered[reached[0] - 1]
     return float(size - (size - smaller) * (found - accuracy) / (found - short))
-
-
-def with_latency(frame: pd.DataFrame, network: str) -> pd.DataFrame:
-    """The rows of ``compare_criteria`` whose networks ``make bench`` timed, with their ``milliseconds``, batch 1.
-
-    Arguments:
-        network: its name; empty where it was not timed.
-
-    Example:
-        >>> with_latency(pd.DataFrame({"method": ["Taylor"], "keep": [0.5]}), "digits/resnet").columns.tolist()
-        ['method', 'keep', 'milliseconds']
-    """
-    try:
-        measured = read_benchmark(f"latency after pruning, {network}")
-    except ValueError:
-        return frame.iloc[:0].assign(milliseconds=0.0)
-    times = {
-        (row.method, round(row.share, 4)): 1000 * row.seconds for row in measured.dropna(subset="method").itertuples()
-    }
-    found = [times.get((row.method, round(row.keep, 4)), np.nan) for row in frame.itertuples()]
-    return frame.assign(milliseconds=found).dropna(subset="milliseconds")

@@ -12,10 +12,9 @@ from redlab.compression.folding import fold_batchnorm
 from redlab.compression.split_layers import SplitLayer
 from redlab.compression.splitting import as_dense
 from redlab.network.cost import measure_cost
-from redlab.network.evaluation import evaluate
+from redlab.network.evaluation import accuracy_interval, evaluate
 from redlab.network.latency import compare_latency
 from redlab.paths import checkout
-from redlab.studies.published import PUBLISHED
 from redlab.studies.splitting import folder_bytes
 
 # What a method asks for beyond the trained network: each has a panel of its own, since they answer other questions.
@@ -31,17 +30,6 @@ _SETTINGS = {
     "alpha": r"^alpha ([\d.]+)$",
     "bandwidth": r"^(silverman/\d+)$",
 }
-
-_NO_IMAGES = "there are no training images of ImageNet here"
-_LEFT_OUT = (
-    ("imagenet/mobilenet_v1_0.75", "Taylor, FlexRel, SInGE; biases from images", _NO_IMAGES),
-    ("imagenet/mobilenet_v1_0.75", "all fine-tuning, DPP, SPP", _NO_IMAGES),
-    ("cifar10/resnet56", "SInGE", "a gradient for each group, step and minibatch: half an hour"),
-    ("cifar10/resnet56", "random and reconstructed Taylor, fine-tuned", "minutes of training each"),
-    ("cifar10/resnet56", "more alphas of merging", "minutes to evaluate each"),
-    ("cifar10/resnet56", "second and third seeds of DPP, SPP and biases from images", "minutes of training each"),
-    ("the ResNets", "training beyond 0.4 epochs", "hours on a CPU"),
-)
 
 
 def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | None = None) -> dict[str, float]:
@@ -121,6 +109,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
         [['cifar10/resnet20', 'data']]
     """
     frame = pd.read_csv(path or checkout() / "benchmarks" / "real.csv")
+    bounds = [accuracy_interval(*row) for row in frame[["accuracy", "images"]].to_numpy()]
+    frame["accuracy_low"], frame["accuracy_high"] = zip(*bounds, strict=True)
     found = {name: frame["setting"].str.extract(pattern)[0] for name, pattern in _SETTINGS.items()}
     numbers = {name: column.astype(float) for name, column in found.items() if name != "bandwidth"}
     numbers["keep"] /= 100
@@ -129,7 +119,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
 
 def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
     """``read_real`` with seeds taken together: means, the standard deviation ``sd`` of the accuracy (0 for one seed),
-    and how many ``seeds`` there are.
+    how many ``seeds`` there are, ``accuracy_low`` and ``accuracy_high``, which enclose the 95 % Wilson intervals of all
+    seeds, and ``time_low`` and ``time_high``, the least and the largest ``time_ratio``.
 
     Example:
         >>> summary = summarise_real(read_real().query("network == 'cifar10/resnet56' and method == 'FlexRel'"))
@@ -138,8 +129,15 @@ def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["network", "needs", "method", "setting", "split", "count", "before"]
     groups = frame.groupby(keys, sort=False)
-    means = groups[["accuracy", *SHARES, *_TIMES]].mean()
-    spread = groups["accuracy"].agg(sd="std", seeds="count")
+    means = groups[["accuracy", *SHARES, *_TIMES, "images"]].mean()
+    spread = groups.agg(
+        sd=("accuracy", "std"),
+        seeds=("accuracy", "count"),
+        accuracy_low=("accuracy_low", "min"),
+        accuracy_high=("accuracy_high", "max"),
+        time_low=("time_ratio", "min"),
+        time_high=("time_ratio", "max"),
+    )
     return means.join(spread).fillna({"sd": 0.0}).reset_index()
 
 
@@ -175,26 +173,30 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
 
 
 def left_out() -> pd.DataFrame:
-    """What was not measured, and why: network, method, reason.
+    """What was not measured, and why: network, method, reason. Kept in benchmarks/left_out.csv.
 
     Example:
         >>> left_out()["network"].iloc[0]
         'imagenet/mobilenet_v1_0.75'
     """
-    return pd.DataFrame(_LEFT_OUT, columns=["network", "method", "reason"])
+    return pd.read_csv(checkout() / "benchmarks" / "left_out.csv")
 
 
 def published_figures() -> pd.DataFrame:
-    """``PUBLISHED``: network, needs, method, setting, before, accuracy, products, macs, parameters, source, protocol.
+    """What papers and tools report: network, needs, method, setting, before, accuracy, products, macs, parameters,
+    source, protocol. Kept in benchmarks/published.csv.
 
-    Papers count macs; ``products`` repeats that share, for axes on which measured ones stand.
+    Shares are in [0, 1], accuracies in percent, top-1; NaN where the source gives no number. Papers count macs, padding
+    included; ``products`` repeats that share, for axes that also hold measured ones. Networks without measured rows
+    are included.
 
     Example:
         >>> figures = published_figures()
         >>> figures.loc[figures["method"] == "DepGraph", "accuracy"].tolist()
         [93.77, 93.64]
     """
-    return pd.DataFrame(PUBLISHED).astype({"products": float, "macs": float, "parameters": float})
+    rows = pd.read_csv(checkout() / "benchmarks" / "published.csv").fillna({"needs": ""})
+    return rows.assign(setting="", products=rows["macs"])
 
 
 def _accuracy(before: float, after: float, sd: float) -> str:

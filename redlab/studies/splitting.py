@@ -19,14 +19,13 @@ from redlab.compression.splitting import as_dense, split_inputs
 from redlab.compression.units import UNITS, split_layer
 from redlab.hashing.chance import expected_unique
 from redlab.network.cost import measure_cost
-from redlab.network.evaluation import evaluate
 from redlab.network.example import answer
 from redlab.network.layers import Layer, unwrap, weight_layers
 from redlab.network.recipe import recipe_of
 from redlab.network.remainder import of_layers
 from redlab.network.samples import as_dataset, first_of
-from redlab.paths import checkout
 from redlab.progress import progress
+from redlab.studies.accuracy import Reference
 from redlab.zoo.saving import save_network
 
 _IMAGES = 64  # on which the logits of split and ordinary layers are compared
@@ -130,7 +129,7 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
     Returns:
         A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
         the products that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too,
-        ``distinct`` weight values, ``accuracy`` in percent of the same network in ordinary layers.
+        ``distinct`` weight values, and the accuracy (``Reference.columns``) of the same network in ordinary layers.
         ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
 
     Example:
@@ -141,17 +140,18 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
         0        0.1  channel   0.06
         1        0.1      tap   0.06
     """
-    rows = [row for setting in progress(settings, "settings") for row in _splits(network, dataset, setting, units)]
+    reference = Reference(network, dataset)
+    rows = [row for setting in progress(settings, "settings") for row in _splits(network, reference, setting, units)]
     frame = pd.DataFrame(rows)
-    frame.attrs = {"of": "products", "before": evaluate(network, dataset).accuracy}
+    frame.attrs = {"of": "products", "before": reference.before}
     return frame
 
 
-def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -> Iterator[dict]:
+def _splits(network: nn.Module, reference: Reference, setting: dict, units: tuple) -> Iterator[dict]:
     results = list(take_all(network, red_plus_plus_steps(**setting)[:-1]))
     hashed, table = results[-1].network, of_layers(results[1].layers)
     error = table.loc[table["modes"] > 0, "error"].mean() if table["modes"].any() else 0.0
-    products, accuracy = measure_cost(network).attrs["products"], evaluate(hashed, dataset).accuracy
+    products, accuracy = measure_cost(network).attrs["products"], reference.columns(hashed)
     signed = not setting.get("as_published", False) and setting.get("signed", True)
     for unit in units:
         layers = of_layers(split_inputs(hashed, unit, signed).layers)
@@ -162,7 +162,7 @@ def _splits(network: nn.Module, dataset: Dataset, setting: dict, units: tuple) -
             "unsigned": layers["products_unsigned"].sum() / products,
             "operations": int(layers[["products_after", "additions_after"]].to_numpy().sum()) / (2 * products),
             "distinct": int(layers["distinct"].sum()),
-            "accuracy": accuracy,
+            **accuracy,
         }
 
 
@@ -196,7 +196,7 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
     Returns:
         A row a method and step, the network as it came first: method, step, products, additions, ``operations`` (both
         together), lookups, parameters, bytes (of the folder that ``save_network`` writes; 0 where the network has no
-        recipe), accuracy in percent.
+        recipe), and the accuracy (``Reference.columns``).
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -209,41 +209,21 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
         3    RED     merge neurons     50432        0
         4    RED  separate kernels     15629    50432
     """
-    rows = []
+    rows, reference = [], Reference(network, dataset)
     for method, steps in methods.items():
         results = [result.network for result in take_all(network, progress(steps, method))]
         titles = ["as trained", *(step.title for step in steps)]
-        rows += [_left(own, dataset, method, title) for own, title in zip([network, *results], titles, strict=True)]
+        rows += [_left(own, reference, method, title) for own, title in zip([network, *results], titles, strict=True)]
     return pd.DataFrame(rows)
 
 
-def with_times(steps: pd.DataFrame, network: str) -> pd.DataFrame:
-    """``step_by_step`` of the network of that name with the ``milliseconds`` that ``make bench`` measured, batch 1; as
-    it is where that network was not measured.
-
-    Example:
-        >>> steps = pd.DataFrame({"method": ["RED"], "step": ["fold batch norms"]})
-        >>> with_times(steps, "cifar10/resnet20").columns.tolist()
-        ['method', 'step', 'milliseconds']
-    """
-    try:
-        measured = read_benchmark(f"latency step by step, {network}")
-    except ValueError:
-        return steps
-    milliseconds = {(row.method, row.step): 1000 * row.seconds for row in measured.itertuples()}
-    first = milliseconds["as trained", "as trained"]
-    return steps.assign(
-        milliseconds=[milliseconds.get(key, first) for key in zip(steps["method"], steps["step"], strict=True)]
-    )
-
-
-def _left(network: nn.Module, dataset: Dataset, method: str, step: str) -> dict:
+def _left(network: nn.Module, reference: Reference, method: str, step: str) -> dict:
     cost = measure_cost(network).attrs
     totals = {name: cost[name] for name in ("products", "additions", "lookups", "parameters")}
     totals["operations"] = cost["products"] + cost["additions"]
     dense = as_dense(network) if any(isinstance(m, SplitLayer) for m in network.modules()) else network
     row = {"method": method, "step": step, **totals, "bytes": folder_bytes(network)}
-    return row | {"accuracy": evaluate(dense, dataset).accuracy}
+    return row | reference.columns(dense)
 
 
 def folder_bytes(network: nn.Module) -> int:
@@ -252,20 +232,3 @@ def folder_bytes(network: nn.Module) -> int:
         return 0
     with TemporaryDirectory() as folder:
         return sum(path.stat().st_size for path in save_network(network, Path(folder) / "network").iterdir())
-
-
-def read_benchmark(part: str) -> pd.DataFrame:
-    """The rows of ``benchmarks/results.parquet`` of the benchmarks whose name holds ``part``; ``make bench`` made them.
-
-    Raises:
-        ValueError: there are none; the message lists the benchmarks that there are.
-
-    Example:
-        >>> "seconds" in read_benchmark("latency step by step, cifar10/resnet20")
-        True
-    """
-    table = pd.read_parquet(checkout() / "benchmarks" / "results.parquet")
-    found = table[table["benchmark"].str.contains(part, regex=False)]
-    if found.empty:
-        raise ValueError(f"no benchmark is called {part!r}; there are {', '.join(table['benchmark'].unique())}")
-    return found.dropna(axis=1, how="all").reset_index(drop=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from statsmodels.stats.proportion import proportion_confint
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from redlab.network.evaluation import Evaluation, evaluate
+from redlab.network.evaluation import Evaluation, evaluate, right_images
 from redlab.paths import data_root
 from redlab.zoo.datasets import load_dataset
 from redlab.zoo.saving import load_network
@@ -121,7 +122,23 @@ def test_a_negative_label_an_empty_dataset_and_a_bad_batch_size_are_refused():
 
 
 def test_an_evaluation_reads_well():
-    assert str(Evaluation(91.73, 0.37267, 10_000)) == "accuracy 91.73 % of 10,000 images, cross-entropy 0.3727"
+    words = "accuracy 91.73 % of 10,000 images (95 % interval 91.2 to 92.3 %), cross-entropy 0.3727"
+    assert str(Evaluation(91.73, 0.37267, 10_000)) == words
+
+
+@pytest.mark.parametrize(("right", "count"), [(358, 360), (0, 10), (10, 10), (1, 1), (9173, 10_000)])
+def test_the_interval_is_wilsons(right, count):
+    found = Evaluation(100 * right / count, 0.0, count)
+    wanted = proportion_confint(right, count, method="wilson")
+    assert found.interval == pytest.approx([100 * bound for bound in wanted], abs=1e-5)
+    assert list(found.columns().values()) == [found.accuracy, count, *found.interval]
+
+
+def test_right_images_are_those_that_the_accuracy_counts():
+    network, images = load_network("digits/mlp"), load_dataset("digits")
+    right = right_images(network, images)
+    assert right.shape == (360,)
+    assert 100 * right.double().mean().item() == pytest.approx(evaluate(network, images).accuracy)
 
 
 def test_resnet20_reproduces_its_published_accuracy():

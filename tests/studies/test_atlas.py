@@ -20,12 +20,13 @@ from redlab.studies.atlas import (
     compared_layers,
     join_atlas,
     measure_atlas,
+    measure_noise,
     missing_networks,
+    modes_of_noise,
     read_atlas,
     summarise_atlas,
     twin_layers,
 )
-from redlab.studies.noise import measure_noise, modes_of_noise
 from redlab.studies.plots.atlas import draw_atlas
 from redlab.studies.predictors import explain_atlas, explain_redundancy
 from redlab.studies.splitting import distinct_products

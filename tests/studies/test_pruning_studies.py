@@ -17,6 +17,7 @@ from redlab import (
     sensitivity,
 )
 from redlab.pruning.weights import sparse_bytes
+from redlab.studies.benchmarks import with_latency
 from redlab.studies.plots.pruning import (
     plot_agreement,
     plot_correlations,
@@ -33,7 +34,6 @@ from redlab.studies.pruning import (
     inner_groups,
     oracle_agreement,
     sizes_at,
-    with_latency,
 )
 
 METHODS = {
