@@ -177,6 +177,41 @@ def _summary(rows: pd.DataFrame) -> dict:
     }
 
 
+def by_bins(
+    layers: pd.DataFrame,
+    bins: pd.Series,
+    values: pd.Series,
+    middle: str = "median",
+    resamples: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The middle of ``values`` in each of the ``bins``, with its 95 % interval from a bootstrap over networks.
+
+    Layers of one network are no independent observations, so that whole networks are drawn.
+
+    Arguments:
+        layers: says by its column ``network`` whose layer a value is.
+        middle: "median" or "mean".
+
+    Returns:
+        A row a bin, by ``bin``: ``middle``, ``low``, ``high``, and how many ``layers``.
+
+    Example:
+        >>> layers = compared_layers(measure_atlas(["digits/mlp"]))
+        >>> by_bins(layers, layers["trained"], layers["distinct"]).columns.tolist()
+        ['middle', 'low', 'high', 'layers']
+    """
+    networks = layers["network"].unique()
+    rows = {name: np.flatnonzero(layers["network"] == name) for name in networks}
+    draws = np.random.default_rng(seed).choice(networks, (resamples, len(networks)))
+    table = pd.DataFrame({"bin": bins.to_numpy(), "value": values.to_numpy()})
+    drawn = [table.take(np.concatenate([rows[name] for name in names])) for names in draws]
+    several = pd.DataFrame([part.groupby("bin")["value"].agg(middle) for part in drawn])
+    groups = table.groupby("bin")["value"]
+    columns = {"middle": groups.agg(middle), "low": several.quantile(0.025), "high": several.quantile(0.975)}
+    return pd.DataFrame(columns).assign(layers=groups.size())
+
+
 def twin_layers(atlas: pd.DataFrame) -> pd.DataFrame:
     """The layers of networks that are there both trained and with random initial weights, one row each.
 

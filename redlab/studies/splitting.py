@@ -35,8 +35,9 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     """The weights that input ``channel`` of a plain conv or linear layer meets, and which of them are multiplied.
 
     Returns:
-        One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first of its value in
-        its unit does, the others look its product up, and zeros need none.
+        One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first weight of its
+        value in its unit does, the others look the result up, and zeros need nothing. ``uses``: how many weights share
+        that multiplication, itself included; 0 where it does not multiply.
 
     Example:
         >>> layer = next(weight_layers(hash_network(load_network("digits/resnet")).network))
@@ -51,17 +52,17 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     rows = weight[channel // per_group * outputs :][:outputs, channel % per_group].numpy()
     output, tap = np.indices(rows.shape)
     columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
-    return pd.concat([pd.DataFrame(columns).assign(unit=unit, multiplies=_first(rows, unit).ravel()) for unit in units])
+    frames = [pd.DataFrame(columns).assign(unit=unit, uses=_uses(rows, unit).ravel()) for unit in units]
+    return pd.concat([frame.assign(multiplies=frame["uses"] > 0) for frame in frames])
 
 
-def _first(rows: np.ndarray, unit: str) -> np.ndarray:
-    """(outputs, taps) bool: the first non-zero weight of its value in its unit."""
-    seen, first = set(), np.zeros(rows.shape, bool)
+def _uses(rows: np.ndarray, unit: str) -> np.ndarray:
+    """(outputs, taps): at the first non-zero weight of its value in its unit, how many there are; 0 elsewhere."""
+    first, uses = {}, np.zeros(rows.shape, int)
     for (output, tap), value in np.ndenumerate(rows):
         key = {"channel": value, "tap": (tap, value), "kernel": (tap, rows[output].tobytes())}[unit]
-        first[output, tap] = value != 0 and key not in seen
-        seen.add(key)
-    return first
+        uses[first.setdefault(key, (output, tap))] += value != 0
+    return uses
 
 
 def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:

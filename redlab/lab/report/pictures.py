@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.studies.plots.captions import read_captions
+from redlab.studies.plots.save import read_captions
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

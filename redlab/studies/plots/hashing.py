@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from redlab.network.remainder import of_layers
+from redlab.studies.plots.lost import draw_lost
 from redlab.studies.plots.style import (
     BLUE,
     COLOURS,
@@ -17,8 +18,9 @@ from redlab.studies.plots.style import (
     RED,
     axes,
     legend,
-    lines,
+    look,
     plain_log,
+    rows_of,
     styled,
 )
 
@@ -59,7 +61,9 @@ def plot_modes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'modes (log)'
     """
     ax = ax or axes(7, 4)
-    lines(ax, frame, "bandwidth", "modes", "layer")
+    for k, (layer, part) in enumerate(frame.sort_values("bandwidth").groupby("layer", sort=False)):
+        ax.plot(part["bandwidth"], part["modes"], **look(k), label=layer)
+    legend(ax)
     ax.set(xscale="log", yscale="log", xlabel="bandwidth, in units of Silverman's (log)", ylabel="modes (log)")
     widths = sorted(set(frame["bandwidth"]))
     ax.set_xticks(widths, [f"{width:.3g}" if width >= 1 else f"1/{1 / width:.3g}" for width in widths])
@@ -126,12 +130,9 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(before, rows, "o", color=GREY, markersize=5, label="before")
     ax.plot(after, rows, "s", color=RED, markersize=5, label="after")
     share = frame["distinct"].sum() / max(frame["distinct_before"].sum(), 1)
-    ax.set_yticks(rows, frame["layer"])
-    ax.invert_yaxis()
-    ax.set(
-        xscale="log", xlabel="distinct weight values (log)", title=f"Hashing keeps {share:.1%} of the distinct values"
-    )
-    ax.grid(axis="y", visible=False)
+    rows_of(ax, frame["layer"])
+    title = f"Hashing keeps {share:.1%} of the distinct values"
+    ax.set(xscale="log", xlabel="distinct weight values (log)", title=title)
     plain_log(ax.xaxis)
     legend(ax)
     return ax
@@ -153,19 +154,18 @@ def plot_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for k, (rule, part) in enumerate(frame.groupby("rule", sort=False)):
         rows = [layers.index(layer) for layer in part["layer"]]
         ax.plot(100 * part["error"], rows, MARKERS[k], color=COLOURS[k], markersize=5, label=rule)
-    ax.set_yticks(range(len(layers)), layers)
-    ax.invert_yaxis()
+    rows_of(ax, layers)
     ax.set(xlabel="relative L2 error of the weights (%)", title="How far hashing moves each layer")
     ax.set_xlim(left=0)
-    ax.grid(axis="y", visible=False)
     legend(ax)
     return ax
 
 
 @styled
 def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Accuracy against what is left, one line a ``method``; columns share, accuracy, method, and what ``share`` is a
-    share of in ``frame.attrs["of"]``, the accuracy before in ``frame.attrs["before"]``.
+    """Accuracy lost against what is left, a line a ``method``, as ``draw_lost`` has it.
+
+    Columns share, accuracy, images, method; ``frame.attrs["of"]`` says what ``share`` is a share of.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -174,10 +174,7 @@ def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'distinct weight values left (%, log)'
     """
     ax = ax or axes(7, 4.5)
-    lines(ax, frame.assign(share=100 * frame["share"]), "share", "accuracy", "method")
-    if (before := frame.attrs.get("before")) is not None:
-        ax.axhline(before, color=INK, linewidth=0.8, label=f"before: {before:.2f} %")
-        legend(ax)
-    ax.set(xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)", ylabel="accuracy (%)")
+    legend(ax, draw_lost(ax, frame.assign(share=100 * frame["share"]), "share"))
+    ax.set(xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)")
     plain_log(ax.xaxis)
     return ax

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy import ndarray
 
 from redlab.network.remainder import of_layers
-from redlab.studies.plots.style import BLUE, INK, RED, axes, legend, lines, styled
+from redlab.studies.plots.lost import draw_lost
+from redlab.studies.plots.style import BLUE, RED, axes, legend, rows_of, styled
 
 # The longest row of filters, in their own widths, before the next cluster starts a new row.
 _LINE = 16
@@ -18,7 +21,7 @@ _TALL = 8
 
 @styled
 def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``Result.layers`` of merging: the share of each layer's channels that is gone, and why some layers stay.
+    """``Result.layers`` of merging: the share of each layer's channels that is removed, and why some layers stay.
 
     Example:
         >>> plot_merges(merge_neurons(load_network("digits/mlp"), alpha=0.1).layers).get_title()
@@ -34,11 +37,11 @@ def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for row, reason in zip(rows, frame["skipped"], strict=True):
         if reason:
             ax.annotate(f" stays: {reason}", (0, row), va="center", fontsize=9, color="#555555")
-    ax.set_yticks(rows, frame["layer"])
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+    rows_of(ax, frame["layer"])
     before, after = frame["channels_before"].sum(), frame["channels_after"].sum()
-    ax.set(xlabel="channels gone (%)", title=f"Merging keeps {after:,} of {before:,} channels ({after / before:.1%})")
+    ax.set(
+        xlabel="channels removed (%)", title=f"Merging keeps {after:,} of {before:,} channels ({after / before:.1%})"
+    )
     ax.set_xlim(0, max(5.0, 1.05 * float((merged + dead).max())))
     legend(ax)
     return ax
@@ -85,6 +88,36 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 @styled
+def draw_pairs(frame: pd.DataFrame, title: str = "") -> Figure:
+    """``filter_pairs``: the weights of one filter against those of another, near pairs above or beside random ones.
+
+    A dot is a weight of both. On the line they are equal.
+
+    Example:
+        >>> network = load_network("digits/resnet")
+        >>> first, tree = next(weight_layers(network)), merge_trees(network)["conv1"]
+        >>> [ax.get_title().split(":")[0] for ax in draw_pairs(filter_pairs(first, tree)).axes]
+        ['nearest 1', 'random 1']
+    """
+    pairs = list(frame.groupby("pair", sort=False))
+    columns = max(2, -(-len(pairs) // 2))
+    rows = -(-len(pairs) // columns)
+    size = (3.1 * columns, 3.3 * rows + 0.4)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    reach = 1.05 * float(frame[["value", "other_value"]].abs().to_numpy().max() or 1.0)
+    for ax, (name, part) in zip(grid.flat, pairs, strict=True):
+        first = part.iloc[0]
+        ax.axline((0, 0), slope=1, color="#777777", linewidth=0.8)
+        colour = RED if name.startswith("nearest") else BLUE
+        ax.plot(part["value"], part["other_value"], "o", color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
+        ax.set_title(f"{name}: {first['distance']:.2f} of the\nmedian distance ({len(part):,} weights)")
+        ax.set(xlabel=f"weight of filter {first['filter']}", ylabel=f"weight of filter {first['other']}")
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+@styled
 def plot_distances(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Distances between filters as a matrix in the order of the frame; columns filter, other, distance.
 
@@ -109,22 +142,19 @@ def plot_distances(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_alphas(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Accuracy against the share of channels that is gone, one line a ``method``; columns share, accuracy, method.
+    """Accuracy lost against the share of channels removed, a line a ``method``, as ``draw_lost`` has it.
+
+    Columns share (of the channels left), accuracy, images, method.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
         >>> frame = compare_merges(network, images, [{"alpha": 0.1}, {"alpha": 0.2}])
         >>> plot_alphas(frame.assign(method="complete")).get_xlabel()
-        'channels gone (%)'
+        'channels removed (%)'
     """
     ax = ax or axes(7, 4.5)
-    lines(ax, frame.assign(gone=100 * (1 - frame["share"])), "gone", "accuracy", "method")
-    if (before := frame.attrs.get("before")) is not None:
-        ax.axhline(before, color=INK, linewidth=0.8)
-        ax.annotate(
-            f"before: {before:.2f} %", (0.99, before), xycoords=("axes fraction", "data"), ha="right", va="bottom"
-        )
-    ax.set(xlabel="channels gone (%)", ylabel="accuracy (%)", title="What merging costs")
+    legend(ax, draw_lost(ax, frame.assign(removed=100 * (1 - frame["share"])), "removed"))
+    ax.set(xlabel="channels removed (%)", title="What merging costs")
     return ax
 
 

@@ -6,16 +6,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from redlab.studies.plots.style import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, axes, legend, plain_log, styled
+from redlab.studies.plots.lost import draw_lost
+from redlab.studies.plots.style import (
+    BLUE,
+    COLOURS,
+    INK,
+    MARKERS,
+    ORANGE,
+    RED,
+    axes,
+    legend,
+    plain_log,
+    rows_of,
+    styled,
+)
 
 # What stands on the horizontal axis of a trade-off, by column.
 _LEFT = {
-    "products": "products left (%)",
+    "products": "multiplications left (%)",
     "parameters": "parameters left (%)",
     "milliseconds": "time of one image (ms, batch 1)",
     "ratio": "weights set to zero (%)",
     "kilobytes": "size (kB)",
-    "sparsity": "weights that are zero or gone (%)",
+    "sparsity": "weights left, neither zero nor removed (%, log)",
     "bits": "bits a weight, positions included (log)",
 }
 _KINDS = {
@@ -46,9 +59,7 @@ def plot_scores(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         legend(ax)
     medians = frame.groupby("group", sort=False)["score"].median().clip(lower=floor)
     ax.plot(medians, range(len(groups)), "|", color=INK, markersize=12, markeredgewidth=1.6)
-    ax.set_yticks(range(len(groups)), [f"{group} ({(frame['group'] == group).sum()})" for group in groups])
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+    rows_of(ax, [f"{group} ({(frame['group'] == group).sum()})" for group in groups])
     ax.set(xscale="log", xlabel="score (log)", title="Scores of the channels by group; a bar marks the median")
     plain_log(ax.xaxis)
     return ax
@@ -104,40 +115,63 @@ def plot_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = None) -> Axes:
-    """Accuracy against what is left, one line a ``method``: the mean over seeds, a band of one standard deviation.
+    """Accuracy lost against what is left, a line a ``method``, as ``draw_lost`` has it; rows of one ``keep`` are seeds.
 
-    Columns method, accuracy in percent, ``x`` (products, parameters, ratio: shares; milliseconds; kilobytes), and
-    ``keep``, which makes one point of several seeds; the accuracy before in ``frame.attrs["before"]``.
+    Arguments:
+        frame: with columns method, keep, accuracy, images, and ``x``.
+        x: "products", "parameters" or "ratio" (shares), "sparsity" (drawn as weights left), "milliseconds",
+            "kilobytes" or "bits".
 
     Example:
         >>> frame = pd.DataFrame({"method": "Taylor", "keep": [0.5, 0.9], "accuracy": [90.0, 97.0]})
         >>> plot_tradeoff(frame.assign(products=frame["keep"])).get_xlabel()
-        'products left (%)'
+        'multiplications left (%)'
     """
     ax = ax or axes(8, 4.5)
-    scale = 100 if x in _SHARES else 1
-    for k, (method, part) in enumerate(frame.groupby("method", sort=False)):
-        points = part.groupby("keep").agg({x: "mean", "accuracy": ["mean", "std"]}).sort_index()
-        places, mean = scale * points[x, "mean"], points["accuracy", "mean"]
-        spread = points["accuracy", "std"].fillna(0)
-        colour, dash, marker = (cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
-        ax.plot(places, mean, color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=method)
-        if (spread > 0).any():
-            ax.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
-    if (before := frame.attrs.get("before")) is not None:
-        ax.axhline(before, color=INK, linewidth=0.8, label=f"before: {before:.2f} %")
-    ax.set(xlabel=_LEFT[x], ylabel="accuracy (%)")
-    if x == "bits":
+    shown = 100 * frame[x] if x in _SHARES else frame[x]
+    shown = 100 - shown if x == "sparsity" else shown
+    legend(ax, draw_lost(ax, frame.assign(shown=shown), "shown", point="keep"))
+    ax.set_xlabel(_LEFT[x])
+    if "log" in _LEFT[x]:
         ax.set_xscale("log")
         plain_log(ax.xaxis)
         ax.minorticks_off()
-    legend(ax)
+    return ax
+
+
+@styled
+def plot_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """``with_latency``: the time of one image over that of the network before, a row a method and share kept.
+
+    A bar reaches from the first quartile to the third; the numbers at the right are points of accuracy lost.
+
+    Example:
+        >>> frame = pd.DataFrame({"method": "Srinivas-Babu", "keep": [0.75, 0.6], "accuracy": [97.8, 71.1]})
+        >>> plot_latency(with_latency(frame, "digits/resnet")).get_xlabel()
+        'time of one image over that before (batch 1, bars: middle half)'
+    """
+    means = frame.groupby(["method", "keep"], sort=False).mean(numeric_only=True).reset_index()
+    ax = ax or axes(8, 0.26 * len(means) + 1.5)
+    methods = list(dict.fromkeys(means["method"]))
+    colours = [COLOURS[methods.index(method) % len(COLOURS)] for method in means["method"]]
+    rows = range(len(means))
+    ax.hlines(rows, means["time_low"], means["time_high"], color=colours, linewidth=3, alpha=0.5)
+    ax.scatter(means["time_ratio"], rows, color=colours, s=26, zorder=3)
+    ax.axvline(1, color=INK, linewidth=0.9)
+    before = frame.attrs.get("before", frame["accuracy"].max())
+    for row, accuracy in enumerate(means["accuracy"]):
+        place = {"xycoords": ("axes fraction", "data"), "va": "center", "ha": "right", "fontsize": 9}
+        ax.annotate(f"{before - accuracy:.1f}", (1.1, row), **place)
+    ax.annotate("points\nlost", (1.1, 1.0), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
+    rows_of(ax, [f"{method}, {keep:.0%} left" for method, keep in zip(means["method"], means["keep"], strict=True)])
+    ax.set_xlabel("time of one image over that before (batch 1, bars: middle half)")
+    ax.set_xlim(means["time_low"].min() - 0.02, max(1.03, means["time_high"].max() + 0.02))
     return ax
 
 
 @styled
 def plot_sensitivity(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """``sensitivity``: accuracy by group and by the share of its channels that is gone, as a heat map with numbers.
+    """``sensitivity``: accuracy by group and by the share of its channels removed, as a heat map with numbers.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -194,9 +228,7 @@ def plot_savings(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         text = f" {size:.1f}" if np.isfinite(size) else " not reached"
         ax.annotate(text, (size if np.isfinite(size) else 0, place), ha="left", va="center", fontsize=9)
     names = {0.0: "0 (magnitude)", 1.0: "1 (relevance)"}
-    ax.set_yticks(range(len(frame)), [names.get(delta, f"{delta:g}") for delta in frame["delta"]])
-    ax.set_ylim(len(frame) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
+    rows_of(ax, [names.get(delta, f"{delta:g}") for delta in frame["delta"]])
     ax.set(xlabel="size (kB)", ylabel="delta", title=_saving(frame))
     ax.set_xlim(0, 1.25 * (frame["kilobytes"].max() if best is not None else 1))
     return ax

@@ -1,9 +1,9 @@
-"""Pictures of real networks by many methods: rows are networks, and what a method needs has a panel of its own."""
+"""Figures of real networks by many methods: a row of panels a network, split layers apart."""
 
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -14,76 +14,58 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from redlab.studies.plots.style import COLOURS, DASHES, INK, MARKERS, STYLE, styled
+from redlab.names import unknown
+from redlab.network.evaluation import accuracy_interval
+from redlab.studies.plots.lost import mark_cut
+from redlab.studies.plots.style import BLUE, GREY, INK, ORANGE, PURPLE, RED, STYLE, plain_log, rows_of, styled
 from redlab.studies.real import NEEDS
 
 if TYPE_CHECKING:
     from IPython.display import Image
 
-_PANELS = dict(zip(NEEDS, ("no data", "data, no fine-tuning", "short fine-tuning"), strict=True))
-# What stands across, by column, and what its numbers are multiplied by.
-_ACROSS = {
-    "products": ("products left (%)", 100),
-    "parameters": ("parameters left (%)", 100),
-    "bytes": ("bytes on disk left (%)", 100),
-    "time_ratio": ("time of one image, the original's = 1", 1),
-}
-_OPEN = {
-    "products": "open: split layers, distinct products; additions stay",
-    "parameters": "open: split layers, distinct values; no look-ups",
-    "bytes": "open: split layers, stored as codes",
-}
-_TOP = 1.5  # of the axis of times, so that right of plain networks there is room to name the split ones
-
-
-class _Look(NamedTuple):
-    colour: str
-    dash: Any
-    marker: str
+_NAMES = dict(zip(NEEDS, ("no data", "data, no fine-tuning", "short fine-tuning"), strict=True))
+_COLOURS = dict(zip(NEEDS, (BLUE, PURPLE, ORANGE), strict=True)) | {"": GREY}
+_DOTS = {"products": ("accuracy", "accuracy (%)"), "time_ratio": ("time", "time of one image over the original's")}
+_LEFT = {"parameters": "parameters left (%, log)", "bytes": "bytes on disk left (%, log)"}
+_MOST = 12.0  # points of accuracy lost, of the figures that show what is left
 
 
 @styled
 def draw_real(
     summary: pd.DataFrame, x: str = "products", published: pd.DataFrame | None = None, title: str = ""
 ) -> Figure:
-    """Accuracy against what is left: a row of panels a network, a panel for each of ``NEEDS``.
+    """Many methods on each network.
 
-    Panels are not to be mixed: those that saw data, or learnt, had more than those that didn't. A line joins the
-    settings of one method; a bar is one standard deviation over the seeds; a thin line the accuracy before. Split
-    layers save products, not additions: their marks are open. On the axis of times they are not drawn but named, for
-    they take ten times as long and more.
+    "products" and "time_ratio": a row a method. At the left those that prune to two budgets, sorted by what the larger
+    one keeps of the accuracy, or of the time; at the right RED++, RED and merging, whose rows say how many
+    multiplications are left. A bar is the 95 % interval of the accuracy over all seeds, or the range of the times.
+
+    "parameters" and "bytes": accuracy lost against what is left, a dot a method and setting, a panel a network.
 
     Arguments:
         summary: of ``summarise_real``.
-        x: "products", "parameters", "bytes" or "time_ratio".
-        published: of ``published_figures``: those of the same networks get a star, where they say what is left.
+        x: "products", "time_ratio", "parameters" or "bytes".
+        published: of ``published_figures``: for "products", those of the same networks get a star and a row.
+
+    Raises:
+        ValueError: another ``x``.
 
     Example:
-        >>> from redlab import read_real, summarise_real
+        >>> from redlab.studies.real import read_real, summarise_real
         >>> figure = draw_real(summarise_real(read_real().query("network == 'cifar10/resnet20'")))
         >>> [ax.get_title() for ax in figure.axes]
-        ['no data', 'data, no fine-tuning', 'short fine-tuning']
+        ['pruned to a budget', 'RED++, RED and merging']
     """
-    networks = list(dict.fromkeys(summary["network"]))
-    looks = _looks(list(dict.fromkeys(summary["method"])))
-    figure, grid = plt.subplots(len(networks), len(NEEDS), figsize=(10.5, 2.6 * len(networks) + 2.2), squeeze=False)
-    for row, network in zip(grid, networks, strict=True):
-        own = summary[summary["network"] == network]
-        for ax, needs in zip(row, NEEDS, strict=True):
-            stars = None if published is None else published.query("network == @network and needs == @needs")
-            _panel(ax, own[own["needs"] == needs], x, looks, stars)
-            ax.set_title(_PANELS[needs])
-        _scale(row, own, x)
-        row[0].set_ylabel(f"{network}\naccuracy (%)")
-    for ax in grid[-1]:
-        ax.set_xlabel(_ACROSS[x][0])
-    figure.legend(handles=_legend_of(summary, x, looks, published), loc="outside lower center", ncols=3)
+    if x not in _DOTS | _LEFT:
+        raise ValueError(unknown("x", x, [*_DOTS, *_LEFT]))
+    draw = _draw_dots if x in _DOTS else _draw_left
+    figure = draw(summary.dropna(subset=x), x, published)
     figure.suptitle(title, fontsize=12)
     return figure
 
 
 def show_compact(figure: Figure) -> Image:
-    """``figure`` as a notebook shows it, in 128 colours: a third of the bytes, and to the eye the same picture.
+    """``figure`` as a notebook shows it, in 128 colours: a third of the bytes, and to the eye the same.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -100,83 +82,117 @@ def show_compact(figure: Figure) -> Image:
     return Image(small.getvalue(), format="png")
 
 
-def _looks(methods: list[str]) -> dict[str, _Look]:
-    """The same look for a method in every panel."""
-    return {
-        method: _Look(*(cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS)))
-        for k, method in enumerate(methods)
-    }
+def _draw_dots(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) -> Figure:
+    column, label = _DOTS[x]
+    rows = summary.assign(time=summary["time_ratio"], title=_titles(summary), star=False)
+    if published is not None and x == "products":
+        rows = pd.concat([rows, _stars(published[published["network"].isin(rows["network"])])], ignore_index=True)
+    parts = []
+    for network in dict.fromkeys(summary["network"]):
+        own = rows[rows["network"] == network]
+        budget = own["setting"].str.endswith("of products") | own["star"]
+        parts.append((network, _sorted(own[budget], column), own[~budget]))
+    heights = [max(pruned["title"].nunique(), len(others)) + 4 for _, pruned, others in parts]
+    size = (12.5, 0.19 * sum(heights) + 1.2)
+    figure, grid = plt.subplots(len(parts), 2, figsize=size, squeeze=False, height_ratios=heights)
+    for axes, (network, pruned, others) in zip(grid, parts, strict=True):
+        _panel(axes[0], pruned, column)
+        _panel(axes[1], others.assign(title=_with_products(others)), column)
+        before, images = summary.loc[summary["network"] == network, ["before", "images"]].iloc[0]
+        for ax, what in zip(axes, ("pruned to a budget", "RED++, RED and merging"), strict=True):
+            ax.axvline(before if x == "products" else 1, color=INK, linewidth=0.9)
+            ax.set_title(what)
+        axes[0].set_ylabel(f"{network}\n(before: {before:.2f} %, n = {images:,.0f})")
+        if x == "time_ratio":
+            axes[1].set_xscale("log")
+            plain_log(axes[1].xaxis)
+    for ax in grid[-1]:
+        ax.set_xlabel(label)
+    entries = [_entry(name, color=_COLOURS[needs]) for needs, name in _NAMES.items()]
+    entries += [_entry("larger budget", color=INK), _entry("smaller budget", color=INK, markerfacecolor="white")]
+    entries.append(Line2D([], [], color=INK, linewidth=0.9, label="the original"))
+    if rows["star"].any():
+        star = {"marker": "*", "markersize": 9, "color": INK, "markerfacecolor": "white"}
+        entries.append(_entry("published, of macs, another protocol", **star))
+    figure.legend(handles=entries, loc="outside lower center", ncols=4)
+    return figure
 
 
-def _panel(ax: Axes, own: pd.DataFrame, x: str, looks: dict[str, _Look], stars: pd.DataFrame | None) -> None:
-    own = own.dropna(subset=x)
-    if own.empty:
-        ax.annotate("not measured", (0.5, 0.5), xycoords="axes fraction", ha="center")
-        return
-    shown = own[~own["split"]] if x == "time_ratio" else own
-    for (method, split), part in shown.groupby(["method", "split"], sort=False):
-        _line(ax, part.sort_values(x), x, looks[method], split)
-    ax.axhline(own["before"].iloc[0], color=INK, linewidth=0.8)
-    if stars is not None and x == "products":
-        ax.plot(100 * stars[x], stars["accuracy"], "*", color=INK, markersize=9, markerfacecolor="white", zorder=4)
-    if x == "time_ratio" and own["split"].any():
-        times = own.loc[own["split"], "time_ratio"]
-        least, most = f"{times.min():.0f}", f"{times.max():.0f}"
-        text = f"split:\n{least}{f' to {most}' if most != least else ''}\ntimes →"
-        ax.annotate(text, (0.98, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9)
+def _titles(rows: pd.DataFrame) -> pd.Series:
+    """What a row is called; what was fine-tuned has a row of its own."""
+    tuned = rows["needs"] == "fine-tuning"
+    return rows["method"] + tuned.map({True: ", fine-tuned", False: ""})
 
 
-def _line(ax: Axes, part: pd.DataFrame, x: str, look: _Look, split: bool) -> None:
-    ax.errorbar(
-        _ACROSS[x][1] * part[x],
-        part["accuracy"],
-        yerr=part["sd"].where(part["seeds"] > 1, np.nan),
-        color=look.colour,
-        linestyle=look.dash,
-        marker=look.marker,
-        markerfacecolor="white" if split else look.colour,
-        markersize=5,
-        linewidth=1.2,
-        elinewidth=1,
-        capsize=2.5,
-    )
+def _stars(published: pd.DataFrame) -> pd.DataFrame:
+    own = published[published["needs"] != ""]
+    left = own["products"].map("{:.0%}".format)
+    return own.assign(title=_titles(own) + ", " + left + " left (published)", star=True)
 
 
-def _scale(row: np.ndarray, own: pd.DataFrame, x: str) -> None:
-    """One axis across for the panels of a network, and one up for the two without training; what was trained lies
-    closer together and has a scale of its own.
-    """
-    times = own.loc[~own["split"], "time_ratio"].dropna()
-    across = (min([0.5, *0.95 * times]), max([_TOP, *1.05 * times])) if x == "time_ratio" else (-3, 104)
-    for ax in row:
-        ax.set_xlim(across)
-    for ax in row[:2]:
-        ax.set_ylim(-3, 1.06 * own["before"].max())
-    if not row[2].containers:
-        row[2].set_ylim(row[0].get_ylim())
+def _with_products(rows: pd.DataFrame) -> pd.Series:
+    return rows["title"] + ", " + rows["setting"] + rows["products"].map(": {:.1%} left".format)
 
 
-def _legend_of(summary: pd.DataFrame, x: str, looks: dict[str, _Look], published: pd.DataFrame | None) -> list[Line2D]:
-    shown = summary.dropna(subset=x)
-    shown = shown[~shown["split"]] if x == "time_ratio" else shown
-    split = shown.groupby("method", sort=False)["split"].first()
-    lines = [_sample(method, looks[method], split[method]) for method in split.index]
-    lines.append(Line2D([], [], color=INK, linewidth=0.8, label="before"))
-    if x == "products" and published is not None:
-        star = Line2D(
-            [], [], color=INK, label="published, of macs, another protocol (see the table)", linestyle="", marker="*"
-        )
-        star.set(markersize=9, markerfacecolor="white")
-        lines.append(star)
-    notes = [_OPEN[x]] if split.any() else []
-    old = shown.loc[(shown["count"] == "old") & (x == "products"), "needs"]
-    whose = "trained networks" if (old == NEEDS[-1]).all() else "trained networks and some others"
-    notes += [f"{whose}: old count, padding included"] if len(old) else []
-    return lines + [Line2D([], [], linestyle="", label=note) for note in notes]
+def _sorted(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """By what each needs, then by its value at its larger budget, the best first; columns ``rank`` 0 and 1, budgets."""
+    rows = rows.assign(rank=rows["setting"].map(_budget).rank(method="dense", ascending=False).fillna(1))
+    best = rows.groupby("title")[column].transform("max" if column == "accuracy" else "min")
+    order = rows["needs"].map(NEEDS.index) * 1000 + (-best if column == "accuracy" else best)
+    return rows.assign(order=order).sort_values(["order", "title"], kind="stable")
 
 
-def _sample(method: str, look: _Look, split: bool) -> Line2D:
-    face = "white" if split else look.colour
-    return Line2D(
-        [], [], color=look.colour, linestyle=look.dash, marker=look.marker, markerfacecolor=face, label=method
-    )
+def _budget(setting: Any) -> float:
+    return float(setting.split("%")[0]) if isinstance(setting, str) and "%" in setting else np.nan
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, column: str) -> None:
+    """A row a title: dots filled at the larger budget, open at the smaller one, with their intervals."""
+    titles = list(dict.fromkeys(rows["title"]))
+    for row in rows.itertuples():
+        place, value, colour = titles.index(row.title), getattr(row, column), _COLOURS[row.needs]
+        ax.hlines(place, getattr(row, f"{column}_low"), getattr(row, f"{column}_high"), color=colour, linewidth=1.4)
+        face = "white" if getattr(row, "rank", 1) > 1 or row.star else colour
+        look = {"marker": "*", "markersize": 9} if row.star else {"marker": "o", "markersize": 5}
+        ax.plot(value, place, **look, color=colour, markerfacecolor=face, zorder=3)
+    rows_of(ax, titles)
+
+
+def _draw_left(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) -> Figure:
+    networks = list(dict.fromkeys(summary["network"]))
+    figure, grid = plt.subplots(1, len(networks), figsize=(4.1 * len(networks), 4.6), sharey=True, squeeze=False)
+    kinds = {"RED++ and RED": (RED, "s"), "merging": (GREY, "D")}
+    kinds |= {f"pruned, {_NAMES[needs]}": (_COLOURS[needs], marker) for needs, marker in zip(NEEDS, "o^P", strict=True)}
+    for ax, network in zip(grid.flat, networks, strict=True):
+        own = summary[summary["network"] == network]
+        before, images = own["before"].iloc[0], int(own["images"].iloc[0])
+        low, high = accuracy_interval(before, images)
+        ax.axhspan(before - high, before - low, color=INK, alpha=0.1, linewidth=0)
+        ax.axhline(0, color=INK, linewidth=0.8)
+        kind = _kind(own)
+        for name, (colour, marker) in kinds.items():
+            part = own[kind == name]
+            lost, share = before - part["accuracy"], 100 * part[x]
+            bars = np.clip([part["accuracy_high"] - part["accuracy"], part["accuracy"] - part["accuracy_low"]], 0, None)
+            inside = (lost <= _MOST).to_numpy()
+            look = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "", "elinewidth": 1}
+            ax.errorbar(share[inside], lost[inside], yerr=bars[:, inside], **look)
+            mark_cut(ax, share[~inside], _MOST, colour)
+        ax.set(xscale="log", ylim=(_MOST, -1.5), xlabel=_LEFT[x])
+        plain_log(ax.xaxis)
+        ax.set_title(f"{network}\n{before:.2f} % before, n = {images:,}")
+    grid.flat[0].set_ylabel("accuracy lost (points)")
+    entries = [_entry(name, color=colour, marker=marker) for name, (colour, marker) in kinds.items()]
+    entries.append(_entry(f"at the frame: loses more than {_MOST:g} points", color=INK, marker="v"))
+    figure.legend(handles=entries, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _kind(own: pd.DataFrame) -> pd.Series:
+    """Of each row, which entry of the legend it belongs to."""
+    kind = "pruned, " + own["needs"].map(_NAMES)
+    return kind.mask(own["method"] == "output merging", "merging").mask(own["split"], "RED++ and RED")
+
+
+def _entry(label: str, **look: Any) -> Line2D:
+    return Line2D([], [], **({"marker": "o", "linestyle": "", "markersize": 5} | look), label=label)

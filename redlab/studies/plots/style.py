@@ -5,7 +5,7 @@ Colours are Petroff's six (arXiv 2107.02270), chosen for colour blindness; lines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any, cast
@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
 INK = "#222222"
 COLOURS = (BLUE, RED, PURPLE, ORANGE, VIOLET, GREY)
-# Five and seven of them, so that with six colours the 210th line is the first that looks like another one.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)))
 STYLE: dict[Any, Any] = {
@@ -43,7 +42,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
-    "figure.dpi": 80,  # of the pictures in notebooks, which then stay under 500 KB
+    "figure.dpi": 80,  # of the figures in notebooks, which then stay under 500 KB
     "pdf.fonttype": 42,
 }
 _DRAWING = RLock()
@@ -51,22 +50,22 @@ _DRAWING = RLock()
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Inside, what is drawn has our style: in one thread at a time, for the style is the process's.
+    """Inside, what is drawn has our style. One thread at a time: the style belongs to the process.
 
-    In a live notebook a slider is heard in one thread while cells run in another.
+    In a live notebook sliders are handled in one thread while cells run in another.
     """
     with _DRAWING, mpl.rc_context(STYLE):
         yield
 
 
 styled = style()
-# Loads the backend, which in a notebook turns interactive drawing on: within ``styled`` that would be undone after the
-# first picture, and the notebook would show no other.
+# Loads the backend, which in a notebook turns interactive drawing on. Within ``styled`` that would be undone after the
+# first figure, and the notebook would show no other.
 plt.draw_if_interactive()
 
 
 def figure_of(ax: Axes) -> Figure:
-    """The whole figure that ``ax`` stands in, which has a file's functions."""
+    """The whole figure that holds ``ax``; it can be saved."""
     return cast(Figure, ax.get_figure(root=True))
 
 
@@ -79,9 +78,9 @@ def small_multiples(
     title: str = "",
     legend: bool = False,
 ) -> Figure:
-    """One small picture for each value of column ``by``, in the frame's order, axis names on the outer ones only.
+    """One small plot for each value of column ``by``, in the frame's order, axis names on the outer ones only.
 
-    With ``legend``, that of the first picture stands below for all.
+    With ``legend``, that of the first plot stands below for all.
 
     Example:
         >>> layers = weight_layers(load_network("digits/mlp"))
@@ -109,19 +108,21 @@ def small_multiples(
     return figure
 
 
-def lines(ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str) -> None:
-    """One line with markers for each value of column ``by``, and the legend beside the axes."""
-    for k, (name, part) in enumerate(frame.groupby(by, sort=False)):
-        part = part.sort_values(x)
-        colour, dash, marker = (cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
-        ax.plot(
-            part[x], part[y], color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.4, label=name
-        )
-    legend(ax)
+def look(k: int) -> dict[str, Any]:
+    """Colour, dash and marker of the k-th line; the 210th is the first that looks like another one."""
+    colour, dash, marker = (cycle[k % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
+    return {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4.5, "linewidth": 1.4}
+
+
+def rows_of(ax: Axes, names: Sequence[str]) -> None:
+    """A row for each name, the first on top, without lines between them."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
 
 
 def plain_log(axis: mpl.axis.Axis) -> None:
-    """Plain numbers on a logarithmic axis, once all is drawn on it: exponents of powers would be too small to read."""
+    """Plain numbers on a logarithmic axis, once all is drawn on it; exponents would be too small to read."""
     low, high = axis.get_view_interval()
     digits = range(1, 10) if high < 6 * low else (1, 2, 5) if high < 1000 * low else (1,)  # two ticks at least
     axis.set_major_locator(mpl.ticker.LogLocator(subs=digits))
@@ -137,9 +138,9 @@ def _plain_number(value: float) -> str:
     return f"{digits}e{int(exponent)}"
 
 
-def legend(ax: Axes) -> None:
-    """Beside the axes, where it hides nothing."""
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+def legend(ax: Axes, entries: list[Any] | None = None) -> None:
+    """Beside the axes, where it hides nothing; by default of all that has a label."""
+    ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def axes(width: float, height: float) -> Axes:

@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 
-from redlab.studies.plots.captions import describe, keep_caption, read_captions
+from redlab.studies.plots.save import describe, keep_caption, read_captions
 
 
 def test_titles_axes_and_legend_are_named_once(tmp_path):
