@@ -13,23 +13,22 @@ from redlab.network.evaluation import accuracy_interval
 from redlab.studies.sentences import Takeaways, best_and_worst, fewest, in_words, percent
 
 
-def tour(hashed: pd.DataFrame, twin: pd.DataFrame, steps: pd.DataFrame) -> Takeaways:
-    """Of 00: a row a network after hashing, ``random_twin`` of the first, and the steps of RED++."""
+def tour(hashed: pd.DataFrame, chance: pd.DataFrame, steps: pd.DataFrame) -> Takeaways:
+    """Of 00: a row a network after hashing, ``compare_with_random`` of the first, and the steps of RED++."""
     first, columns = hashed.iloc[0], ["products", "operations", "bytes"]
     left = (steps.iloc[-1][columns] / steps.iloc[0][columns]).map(percent)
+    share = {drawn: percent(own) for drawn, own in chance.attrs["share"].items()}
     return Takeaways(
         (
-            _beside_random(twin),
-            f"Hashing moves the accuracy by at most {hashed['difference'].abs().max():.1f} points over {len(hashed)} "
-            f"networks. {first['network']} has {in_words(first['accuracy'], first['images'])}.",
+            f"Hashing leaves {share['trained']} of the distinct values of {first['network']}, and {share['random']} of "
+            f"random weights of the same sizes. Only the difference says something about training.",
+            f"Hashing moves the accuracy by at most {hashed['difference'].abs().max():.1f} points, over "
+            f"{len(hashed)} network{'s' * (len(hashed) != 1)}. {first['network']} has "
+            f"{in_words(first['accuracy'], first['images'])}.",
             f"RED++ leaves {left['products']} of the multiplications, {left['operations']} of all operations and "
             f"{left['bytes']} of the bytes, with {in_words(steps['accuracy'].iloc[-1], first['images'])}.",
         )
     )
-
-
-def _beside_random(twin: pd.DataFrame) -> str:
-    return ""
 
 
 def density(costs: pd.DataFrame, counts: pd.DataFrame) -> Takeaways:
@@ -89,13 +88,13 @@ def _lower(sentence: str) -> str:
 def splitting(frame: pd.DataFrame, chance: pd.DataFrame) -> Takeaways:
     """Of 04: a row a unit, and the distinct multiplications of each layer beside those that chance leaves."""
     own = frame.set_index("unit")
-    left = ", ".join(f"{share:.1%} with the unit {unit}" for unit, share in own["share"].items())
+    left = ", ".join(f"{percent(share)} with the unit {unit}" for unit, share in own["share"].items())
     channel = chance[chance["unit"] == "channel"]
     ratio = (channel["measured"] / channel["expected"]).median()
     return Takeaways(
         (
             f"Multiplications left: {left}.",
-            f"With the unit channel {own.loc['channel', 'operations']:.1%} of all operations are left, since the "
+            f"With the unit channel {percent(own.loc['channel', 'operations'])} of all operations are left, since the "
             f"additions stay. The outputs move by at most {own['difference'].max():.1g} of the largest: rounding.",
             f"A channel has {ratio:.2f} times the distinct values that shuffled weights have (median over layers).",
         )
@@ -107,8 +106,8 @@ def red(frame: pd.DataFrame, steps: pd.DataFrame, bound: pd.DataFrame) -> Takeaw
     shares = ["products", "operations", "bytes"]
     ends = steps.groupby("method", sort=False)[shares].agg(lambda own: own.iloc[-1] / own.iloc[0])
     left = "; ".join(
-        f"{row.Index}: {row.products:.1%} of the multiplications, {row.operations:.1%} of all operations, "
-        f"{row.bytes:.1%} of the bytes"
+        f"{row.Index}: {percent(row.products)} of the multiplications, {percent(row.operations)} of all operations, "
+        f"{percent(row.bytes)} of the bytes"
         for row in ends.itertuples()
     )
     return Takeaways(
@@ -132,7 +131,7 @@ def taylor(found: pd.DataFrame, by_size: pd.DataFrame, pruned: pd.DataFrame) -> 
             f"**{best['method']}** ranks channels most like the oracle (Spearman {best['spearman']:.2f}), "
             f"{worst['method']} least ({worst['spearman']:.2f}).",
             f"From the smallest to the largest minibatch, Spearman's correlation changes from {moves}.",
-            best_and_worst(pruned[pruned["keep"] == keep], f"At {keep:.0%} of the multiplications"),
+            best_and_worst(pruned[pruned["keep"] == keep], f"At {percent(keep)} of the multiplications"),
         )
     )
 
@@ -144,9 +143,9 @@ def flexrel(weights: pd.DataFrame, frame: pd.DataFrame, sizes: pd.DataFrame) -> 
     ratio = first.groupby("ratio")["accuracy"].agg(np.ptp).idxmax()
     return Takeaways(
         (
-            f"Magnitude and relevance rank weights differently: Spearman's correlation is {np.median(ranks):.2f} "
-            f"(median over layers, 1 is the same order).",
-            best_and_worst(first[first["ratio"] == ratio], f"The methods differ most at {ratio:.0%} zeros. There"),
+            f"Between magnitude and relevance, Spearman's correlation is {np.median(ranks):+.2f} (median over layers; "
+            f"1 is the same order of weights).",
+            best_and_worst(first[first["ratio"] == ratio], f"The methods differ most at {percent(ratio)} zeros. There"),
             " ".join(_smallest(own, relevance) for relevance, own in sizes.groupby("relevance", sort=False)),
         )
     )
@@ -157,7 +156,8 @@ def _smallest(own: pd.DataFrame, relevance: str) -> str:
         return f"With {relevance}, no share of zeros keeps the accuracy."
     best = own.loc[own["kilobytes"].idxmin()]
     saved = 1 - best["kilobytes"] / own.loc[own["delta"].isin([0, 1]), "kilobytes"].min()
-    return f"With {relevance}, delta {best['delta']:g} needs fewest bytes, {saved:.1%} fewer than the better end."
+    gain = f"{percent(saved)} fewer than the better end" if saved else "so that a mixture gains nothing"
+    return f"With {relevance}, delta {best['delta']:g} needs fewest bytes, {gain}."
 
 
 def masks(metrics: pd.DataFrame, frame: pd.DataFrame) -> Takeaways:
@@ -168,9 +168,9 @@ def masks(metrics: pd.DataFrame, frame: pd.DataFrame) -> Takeaways:
     lean = frame.assign(share=frame["bits"] / 32, method=frame["method"] + ", keep " + frame["keep"].map("{:g}".format))
     return Takeaways(
         (
-            f"After training, the inclusion entropy is {way:.0%} of the way from log k (the mask is certain) to log n "
-            f"(drawn at random): median over layers.",
-            best_and_worst(frame[frame["keep"] == keep], f"With {keep:.0%} kept"),
+            f"After training, the inclusion entropy is {percent(way)} of the way from log k (the mask is certain) to "
+            f"log n (drawn at random): median over layers.",
+            best_and_worst(frame[frame["keep"] == keep], f"With {percent(keep)} kept"),
             fewest(lean, "share", "bits a weight (1 is 32 bits)"),
         )
     )
@@ -186,9 +186,9 @@ def pruning(frame: pd.DataFrame) -> Takeaways:
     return Takeaways(
         (
             fewest(means, "products", "multiplications"),
-            best_and_worst(alone[alone["keep"] == keep], f"At {keep:.0%} of the multiplications, not fine-tuned"),
-            f"At {short:.0%} of the multiplications the methods span {stages['pruned']:.1f} points of accuracy before "
-            f"fine-tuning and {stages['fine-tuned']:.1f} after it.",
+            best_and_worst(alone[alone["keep"] == keep], f"At {percent(keep)} of the multiplications, not fine-tuned"),
+            f"At {percent(short)} of the multiplications the methods span {stages['pruned']:.1f} points of accuracy "
+            f"before the last fine-tuning and {stages['fine-tuned']:.1f} after it.",
         )
     )
 
@@ -204,14 +204,15 @@ def _real(name: str, rows: pd.DataFrame) -> str:
     split, pruned = (free[free["split"] == own] for own in (True, False))
     best = split[split["accuracy"] >= low].sort_values("products").head(1)
     said = [
-        f"{row.method} ({row.setting}) keeps {row.accuracy:.1f} % with {row.products:.1%} of the multiplications and "
-        f"{row.operations:.1%} of all operations"
+        f"{row.method} ({row.setting}) keeps {row.accuracy:.1f} % with {percent(row.products)} of the multiplications "
+        f"and {percent(row.operations)} of all operations"
         for row in best.itertuples()
     ] or ["no split network stays in the interval"]
     top = pruned[pruned["keep"] == pruned["keep"].max()].sort_values("accuracy").iloc[-1]
     return (
         f"**{name}**, {in_words(before, images)}, without data: {said[0]}. Of the methods that remove channels, "
-        f"{top['method']} keeps most: {in_words(top['accuracy'], images)} at {top['keep']:.0%} of the multiplications."
+        f"{top['method']} keeps most: {in_words(top['accuracy'], images)} at {percent(top['keep'])} of the "
+        "multiplications."
     )
 
 
@@ -221,12 +222,12 @@ def atlas(twins: pd.DataFrame, filters: pd.DataFrame, explained: pd.DataFrame) -
     near = filters[filters["network"].isin(twins["network"])].groupby("trained")["near"].mean()
     tops = explained[~explained["predictor"].str.contains("added")]
     tops = tops.loc[tops.groupby("response", sort=False)["drop"].idxmax()]
-    shares = [f"{near.get(trained, np.nan):.1%}" for trained in (True, False)]
+    shares = [f"{percent(near.get(trained, np.nan))}" for trained in (True, False)]
     return Takeaways(
         (
             f"A trained layer keeps {factor:.1f} times the distinct values of its random twin (geometric mean over "
             f"{len(twins)} layers).",
-            f"Near filters: {shares[0]} in trained layers, {shares[1]} in their twins. Exact "
+            f"Near filters, mean share over layers: {shares[0]} in trained layers, {shares[1]} in their twins. Exact "
             f"duplicates in the whole atlas: {int(filters['duplicates'].sum())}.",
             "Best predictor: " + "; ".join(f"{row.predictor} for {row.response}" for row in tops.itertuples()) + ".",
         )

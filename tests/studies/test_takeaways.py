@@ -65,10 +65,22 @@ def test_pruning_says_by_how_much_fine_tuning_brings_methods_together():
     alone = rows(section=1, method=["a", "b"], keep=0.5, seed=0, stage="pruned", products=0.5, accuracy=[40.0, 60.0])
     tuned = pd.concat([alone, alone.assign(stage="fine-tuned", accuracy=[90.0, 93.0])]).assign(section=2)
     said = str(takeaways.pruning(pd.concat([alone, tuned], ignore_index=True)))
-    assert "span 20.0 points of accuracy before fine-tuning and 3.0 after" in said
+    assert "span 20.0 points of accuracy before the last fine-tuning and 3.0 after" in said
 
 
 def test_masks_tell_how_far_they_are_from_certain():
     metrics = pd.DataFrame({"epoch": [0, 1], "inclusion_entropy": [3.0, 2.5], "log_k": 2.0, "log_n": 3.0})
     frame = rows(method=["DPP", "magnitude"], keep=0.2, bits=[7.0, 7.0], accuracy=[99.0, 98.0])
-    assert "50% of the way" in str(takeaways.masks(metrics, frame))
+    assert "50 % of the way" in str(takeaways.masks(metrics, frame))
+
+
+@pytest.mark.parametrize("random", [0.004, 0.02])
+def test_the_tour_gives_the_share_of_random_weights_beside_that_of_the_network(random):
+    chance = pd.DataFrame()
+    chance.attrs["share"] = {"trained": 0.008, "random": random}
+    hashed = rows(network=["a", "b"], accuracy=[99.0, 98.0], difference=[-0.5, 0.2])
+    steps = pd.DataFrame({"products": [100, 4], "operations": [200, 80], "bytes": [10, 1], "accuracy": [99.4, 99.1]})
+    said = str(takeaways.tour(hashed, chance, steps))
+    assert f"leaves 0.8 % of the distinct values of a, and {percent(random)} of random weights" in said
+    assert "by at most 0.5 points, over 2 networks" in said
+    assert "RED++ leaves 4 % of the multiplications, 40 % of all operations and 10 % of the bytes" in said
