@@ -24,7 +24,7 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 
 test-ui: $(INSTALLED)  ## the notebooks and their sliders in JupyterLab, in a real browser
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,ui]"
-	@$(BIN)/python -c 'from redlab.lab.report.pdf import find_chromium; find_chromium()' 2>/dev/null || { $(CHROMIUM); } || { \
+	@PYTHONPATH=tests $(BIN)/python -c 'from chromium import find_chromium; find_chromium()' 2>/dev/null || { $(CHROMIUM); } || { \
 	  echo "Chromium is not here, and can be installed by root only and where there is apt-get: install it, then make test-ui again" >&2; exit 1; }
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui -v
 
@@ -55,11 +55,12 @@ lint: $(INSTALLED)  ## style, which module imports which, and types
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python -m mypy
 
-docs: $(INSTALLED)  ## the API reference, into build/docs/
-	@OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
+docs: $(INSTALLED)  ## one site of the pages, the notebooks and the reference, into build/docs/; warnings are errors
+	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/docs
+	@echo "build/docs/index.html"
 
 clean:  ## remove .venv and caches; runs/ and data/cache/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist docs/reference
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is touched last, so that an installation that failed is tried again.

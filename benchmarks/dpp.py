@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from benchmarks.intervals import with_interval
 from benchmarks.timing import machine
 from redlab import default_dataset, load_dataset, load_network
 from redlab.paths import data_root
@@ -30,6 +31,7 @@ TRAININGS = {
     "digits/resnet": (1_437, {"epochs": 30, "smoothing": 0.1, "shift": 1}),
     "cifar10/resnet20": (20_000, {"epochs": 2, "shift": 4, "flip": True, "batch_size": 128}),
 }
+TESTED = {"digits/mlp": 360, "digits/resnet": 360, "cifar10/resnet20": 10_000}  # test images
 METHODS = {
     "DPP, random start": {},
     "DPP, random start, no entropy in the loss": {"mu": 0.0},
@@ -99,7 +101,8 @@ def table(rows: pd.DataFrame) -> str:
         "# Learnt masks, a fifth of the weights of every unit",
         "",
         "Made by `python -m benchmarks.dpp`. Accuracy in percent on all test images, mean and standard deviation over "
-        f"{len(SEEDS)} seeds; every method starts from the trained network and has the same training (Adam, peak "
+        f"{len(SEEDS)} seeds, in brackets Wilson's 95 % interval of the mean, for the images alone; every method "
+        "starts from the trained network and has the same training (Adam, peak "
         "learning rate 0.002 for weights and 0.3 for logits, a tenth of warm-up and a cosine; mu 5e-5). Bits a "
         "weight count the values that are kept and where they are.",
         "",
@@ -108,7 +111,7 @@ def table(rows: pd.DataFrame) -> str:
         images, tuning = TRAININGS[name]
         what = ", ".join(f"{key} {value}" for key, value in tuning.items())
         lines += [
-            f"## {name}, {own['before'].iloc[0]:.2f} % before",
+            f"## {name}, before {with_interval(own['before'].iloc[:1], TESTED[name])} % of {TESTED[name]:,} images",
             "",
             f"{images:,} training images; {what}. Measured on {'; '.join(own['machine'].unique())}, "
             f"{own['threads'].iloc[0]} thread.",
@@ -118,10 +121,9 @@ def table(rows: pd.DataFrame) -> str:
         ]
         for method, part in own.groupby("method", sort=False):
             found = part["accuracy"]
-            spread = f" ± {found.std():.2f}" if len(part) > 1 else ""
             each = ", ".join(f"{value:.2f}" for value in found)
             numbers = part[["sparsity", "bits", "seconds"]].mean()
-            cells = [f"{found.mean():.2f}{spread}", each, f"{numbers['sparsity']:.1%}"]
+            cells = [with_interval(found, TESTED[name]), each, f"{numbers['sparsity']:.1%}"]
             cells += [f"{numbers['bits']:.2f}", f"{numbers['seconds']:.0f}"]
             lines.append(f"| {method} | {' | '.join(cells)} |")
         lines.append("")

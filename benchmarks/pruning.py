@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from benchmarks.intervals import with_interval
 from benchmarks.timing import machine
 from redlab import evaluate, load_dataset, load_network
 from redlab.studies.pruning import compare_criteria
@@ -99,7 +100,8 @@ def table(rows: pd.DataFrame) -> str:
         "# Criteria on real networks",
         "",
         "Made by `python -m benchmarks.pruning`. Accuracy in percent on all 10,000 test images of CIFAR-10; where a "
-        f"criterion sees images or draws, mean and standard deviation over {len(SEEDS)} seeds, of SInGE one. Criteria "
+        f"criterion sees images or draws, mean and standard deviation over {len(SEEDS)} seeds, of SInGE one; in "
+        "brackets Wilson's 95 % interval of the mean, for the images alone. Criteria "
         f"see 1,024 training images. Fine-tuned: one pass over {FINE_TUNE_IMAGES:,} training images (0.4 epochs), "
         f"learning rate {FINE_TUNE['learning_rate']} with a tenth of warm-up and a cosine, "
         f"batch {FINE_TUNE['batch_size']}, shifts of up to {FINE_TUNE['shift']} pixels and flips, seed 0. "
@@ -110,7 +112,7 @@ def table(rows: pd.DataFrame) -> str:
         keeps = sorted(own["keep"].round(4).unique(), reverse=True)
         titles = [f"{keep:.0%} of products" for keep in keeps] + [f"{keeps[-1]:.0%}, fine-tuned"]
         lines += [
-            f"## {name}, {own['before'].iloc[0]:.2f} % before",
+            f"## {name}, before {with_interval(own['before'].iloc[:1], 10_000)} %",
             "",
             f"| method | {' | '.join(titles)} | parameters |",
         ]
@@ -131,11 +133,9 @@ def _old(rows: pd.DataFrame) -> str:
 
 
 def accuracy_of(part: pd.DataFrame, keep: float, stage: str) -> str:
-    """Mean and standard deviation of one cell."""
+    """Mean, standard deviation and interval of one cell."""
     values = part.loc[(part["keep"].round(4) == round(keep, 4)) & (part["stage"] == stage), "accuracy"]
-    if values.empty:
-        return ""
-    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+    return with_interval(values, 10_000)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 _HOME = {
     "Density": "hashing.density",
     "Evaluation": "network.evaluation",
-    "Hashed": "hashing.networks",
+    "Hashed": "hashing.weights",
     "Latency": "network.latency",
     "Recipe": "network.recipe",
     "Result": "network.result",
@@ -25,6 +25,7 @@ _HOME = {
     "compare_hashes": "studies.hashing",
     "compare_merges": "studies.merging",
     "compare_runs": "lab.explore.runs",
+    "compare_with_random": "hashing.networks",
     "correct_biases": "compression.bias",
     "default_dataset": "zoo.datasets",
     "error_bound": "compression.guarantees",
@@ -39,7 +40,7 @@ _HOME = {
     "fold_batchnorm": "compression.folding",
     "harden": "dpp.hardening",
     "hash_network": "hashing.networks",
-    "hash_weights": "hashing.networks",
+    "hash_weights": "hashing.weights",
     "inspect_checkpoint": "studies.inspection",
     "iterative_prune": "pruning.iterative",
     "list_networks": "zoo.networks",
@@ -81,6 +82,7 @@ _HOME = {
 # Names of rarer use, by the file that holds them: they are taken from there.
 _ELSEWHERE = {
     "beside_stored": "studies.real",
+    "beyond_chance": "studies.real",
     "channel_products": "studies.splitting",
     "compare_accuracy": "studies.accuracy",
     "compare_atlas": "studies.atlas",

@@ -87,6 +87,25 @@ def settle(options: Any) -> None:
         object.__setattr__(options, field.name, _fit(field.name, value, field.type, field.default))
 
 
+def check_one_of(name: str, value: Any, known: Iterable[Any]) -> None:
+    """Raises ValueError if ``value`` is none of those ``known``, which the message lists."""
+    if value not in (known := list(known)):
+        raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {value!r}")
+
+
+def check_whole(name: str, value: float, least: int = 1) -> None:
+    """Raises ValueError if ``value`` is no whole number of at least ``least``."""
+    if not value >= least or value != int(value):  # NaN too
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def check_number(name: str, value: float, least: float = 0, below: float = math.inf) -> None:
+    """Raises ValueError if ``value`` is no number of at least ``least`` and below ``below``."""
+    if not least <= value < below:  # NaN too
+        limits = f"be a number of at least {least}" if below == math.inf else f"lie in [{least}, {below})"
+        raise ValueError(f"{name} must {limits}, not {'' if below == math.inf else 'be '}{value!r}")
+
+
 def _fit(name: str, value: Any, annotation: Any, default: Any) -> Any:
     kinds = str(annotation).split(" | ")
     if not set(kinds) <= _WORDS.keys():

@@ -68,7 +68,36 @@ def test_the_evidence_that_a_docstring_names_is_there(name, text):
     sections = re.findall(r'\b(README\.md|benchmarks/\w+\.md), "([^"]+)"', text)
     assert files or sections, f"{name} gives no figure or table for its defaults"
     assert not [file for file in files if not (root / file).is_file()]
+    pages = "\n".join(path.read_text() for path in sorted((root / "docs").glob("*.md")))  # the rest of the README
     for file, section in sections:
-        assert re.search(rf"^## {re.escape(section)}(,|$)", (root / file).read_text(), re.MULTILINE), section
+        held = pages if file == "README.md" else (root / file).read_text()
+        assert re.search(rf"^## {re.escape(section)}(,|$)", held, re.MULTILINE), section
     for benchmark in re.findall(r"python -m benchmarks\.(\w+)", text):
         assert (root / "benchmarks" / f"{benchmark}.py").is_file()
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a link to a heading of a page ends in: its words in lower case, hyphens between them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, text in _documented() if "docs/" in text])
+def test_the_page_that_a_docstring_names_is_there(name, text):
+    for page, anchor in re.findall(r"\bdocs/(\w+\.md)(?:#([\w-]+))?", text):
+        assert (checkout() / "docs" / page).is_file(), page
+        assert not anchor or anchor in _anchors(checkout() / "docs" / page), anchor
+
+
+def test_every_default_has_a_heading_to_link_to():
+    """docs/defaults.md has "function: argument", of functions and arguments that exist."""
+    heads = re.findall(r"^## (\w+): (.+)$", (checkout() / "docs" / "defaults.md").read_text(), re.MULTILINE)
+    functions = {
+        name: own for own in CRITERIA.values() for name, own in [(own.channels.__name__, own.channels)]
+    } | NAMED
+    assert len(heads) > 30
+    for function, words in heads:
+        known_arguments = set(inspect.signature(functions[function]).parameters)
+        for word in re.split(r", | and ", words):
+            known = known_arguments | set(inspect.signature(NAMED["hash_network"]).parameters) | {"hashing"}
+            assert word in known, (function, word)

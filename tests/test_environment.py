@@ -38,11 +38,11 @@ def ranges(lines: list[str]) -> dict[str, SpecifierSet]:
 
 @pytest.fixture(scope="module")
 def wanted() -> dict[str, SpecifierSet]:
-    """What `.[dev]` asks for: dependencies, dev and, through dev, cluster, docs and fast."""
+    """What `.[dev]` asks for: dependencies, dev and, through dev, cluster, docs and lab."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert "redlab[cluster,docs,fast]" in extras["dev"]
-    listed = project["dependencies"] + extras["dev"] + extras["cluster"] + extras["docs"] + extras["fast"]
+    assert "redlab[cluster,docs,lab]" in extras["dev"]
+    listed = project["dependencies"] + extras["dev"] + extras["cluster"] + extras["docs"] + extras["lab"]
     return ranges([line for line in listed if not line.startswith("redlab[")])
 
 

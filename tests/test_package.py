@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import redlab
 
@@ -29,7 +31,7 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_public_names_are_listed_by_dir():
-    assert dir(redlab) == [*redlab.__all__, *redlab._ROOMS, "plots"]
+    assert dir(redlab) == sorted([*redlab.__all__, *redlab._ROOMS, "plots"])
     assert all(getattr(redlab, name) is not None for name in ("load_network", "__version__"))
 
 
@@ -40,6 +42,93 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 def test_the_version_is_that_of_pyproject():
     assert redlab.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+MODULES = {"beautifulsoup4": "bs4", "pyyaml": "yaml"}
+BLOCK = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Block())
+"""
+BASE = """
+import sys, tempfile
+from redlab import evaluate, hash_network, load_dataset, load_network, merge_neurons, red_plus_plus, save_network
+network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
+smaller = merge_neurons(hash_network(network).network, alpha=0.2)
+with tempfile.TemporaryDirectory() as folder:
+    save_network(red_plus_plus(network), f"{folder}/own")
+    print(evaluate(load_network(f"{folder}/own"), images).count, evaluate(smaller.network, images).count)
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Runs Python, in an empty folder, without the packages of the extras."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = [Requirement(line).name for line in (*extras["lab"], *extras["cluster"])]
+    absent = {MODULES.get(name, name.replace("-", "_")) for name in names if name != "redlab"}
+    empty = tmp_path_factory.mktemp("base")
+
+    def run(code: str) -> subprocess.CompletedProcess:
+        own = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", BLOCK.format(absent=absent) + code]
+        return subprocess.run(command, cwd=empty, env=own, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def command(*words: object) -> str:
+    return f"from redlab.cli.main import app\napp({[str(word) for word in words]!r}, prog_name='redlab')"
+
+
+def test_the_base_needs_no_package_of_an_extra(base):
+    done = base(BASE)
+    assert done.stdout == "50 50\n", done.stderr
+
+
+def test_without_the_extra_compress_works(base):
+    done = base(command("compress", "digits/mlp", "--alpha", "0.1", "--limit", "20"))
+    assert done.returncode == 0, done.stderr
+    assert "saved to" in done.stdout
+
+
+def test_without_the_extra_inspect_prints_its_table_and_says_what_is_missing(base):
+    done = base(command("inspect", ROOT / "data" / "digits" / "mlp.safetensors"))
+    assert "hidden.0.linear.weight" in done.stdout
+    assert (done.returncode, done.stderr) == (1, "redlab: pyarrow is missing: pip install 'redlab[lab]'\n")
+
+
+@pytest.mark.parametrize("words", [["run", "02"], ["refresh"], ["report"], ["sweep", "a.yml"]])
+def test_a_command_says_which_extra_it_needs(base, words):
+    done = base(command(*words))
+    assert done.returncode == 2
+    assert re.fullmatch(r"redlab: \w+ is missing: pip install 'redlab\[lab\]'\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("code", "package"),
+    [
+        ("import redlab; redlab.plot_density", "matplotlib"),
+        ("import redlab; redlab.plots.plot_density", "matplotlib"),
+        ("from redlab.studies.plots.hashing import plot_density", "matplotlib"),
+        ("import redlab; redlab.explore_density()", "\\w+"),
+        ("import redlab; redlab.run_notebook('02')", "\\w+"),
+    ],
+)
+def test_a_name_of_an_extra_says_how_to_install_it(base, code, package):
+    last = base(code).stderr.splitlines()[-1]
+    assert re.fullmatch(rf"ModuleNotFoundError: {package} is missing: pip install 'redlab\[lab\]'", last)
+
+
+def test_help_and_completion_need_no_extra(base):
+    done = base("from redlab.cli.completion import complete_notebooks\nprint(complete_notebooks('0'))")
+    assert done.stdout == "[]\n", done.stderr
+    assert "compress" in base(command("--help")).stdout
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,35 @@
-"""What the README prints works as printed."""
+"""What README.md and the pages of docs/ print works as printed, and their numbers are those of the benchmarks."""
 
+import ast
 import re
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 import redlab
-from redlab import fold_batchnorm, load_network, score_channels
+from benchmarks import doc_tables
+from benchmarks.intervals import wilson
+from redlab import fold_batchnorm, hash_network, load_network, score_channels
 from redlab.paths import checkout
 from redlab.pruning.criteria.registry import CRITERIA
+from redlab.studies.atlas import read_atlas, summarise_atlas
 from redlab.studies.real import read_real, summarise_real
 
-README = (checkout() / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(checkout())): path.read_text(encoding="utf-8")
+    for path in [checkout() / "README.md", *sorted((checkout() / "docs").glob("*.md"))]
+}
+README = PAGES["README.md"]
+BLOCKS = [(page, code) for page, text in PAGES.items() for code in re.findall(r"```python\n(.*?)```", text, re.S)]
+# An accuracy in percent with its Wilson interval, ``91.49 % [90.93, 92.02]`` or ``80.75 ± 1.50 [79.97, 81.51]``.
+ACCURACY = re.compile(r"(\d+\.\d\d)(?: %)?(?: ± \d+\.\d+)? \[(\d+\.\d\d), (\d+\.\d\d)\]")
+
+
+def test_the_readme_is_short():
+    assert len(README.encode()) <= 10_240
+    assert len(re.findall(r"^\|(?: ?-+ ?\|)+$", README, re.M)) <= 2
 
 
 def test_the_example_prints_what_the_readme_says(capsys):
@@ -24,23 +41,57 @@ def test_the_example_prints_what_the_readme_says(capsys):
     assert len([line for line in example.splitlines() if line.strip()]) <= 6
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.-]+)\)", README))))
-def test_every_link_leads_to_a_file(path):
-    assert (checkout() / path).is_file()
+def test_a_random_network_collapses_as_much_as_the_readme_says():
+    left = {}
+    for weights in ("default", None):
+        torch.manual_seed(0)
+        folded = fold_batchnorm(load_network("digits/resnet", weights)).network
+        printed = str(hash_network(folded, bandwidth="silverman/10"))
+        left[weights] = float(re.search(r"\(([\d.]+)% left\)", printed)[1])
+    trained, random = re.search(r"leaves ([\d.]+) % of .* trained .* about ([\d.]+) % of a random", README).groups()
+    assert f"{left['default']:.1f}" == trained
+    assert f"{left[None]:.1f}" == random
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/networks.md"])
+def test_a_network_of_ones_own_takes_the_steps_that_the_page_shows(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = [code for name, code in BLOCKS if name == page and "nn.Sequential" in code]
+    exec(compile(example, page, "exec"), {})
+    assert "reached" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("page", "code"), BLOCKS)
+def test_every_name_that_an_example_takes_from_redlab_is_there(page, code):
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "rl":
+            assert node.attr in redlab.__all__, node.attr
+        if isinstance(node, ast.ImportFrom) and node.module == "redlab":
+            assert {alias.name for alias in node.names} <= set(redlab.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file(page):
+    made = "docs/reference/"  # by `make docs`
+    for target in set(re.findall(r"\]\(([\w/.+-]+)(?:#[\w-]+)?\)", PAGES[page])):
+        path = (checkout() / page).parent / target
+        assert path.is_file() or made in path.as_posix(), target
 
 
 def test_the_two_commands_are_targets_of_make():
     makefile = (checkout() / "Makefile").read_text()
-    for target in re.findall(r"^    make ([\w-]+)", README, re.M):
-        assert re.search(rf"^{target}:", makefile, re.M)
+    named = re.findall(r"^    make ([\w-]+)", README, re.M)
+    assert named == ["figures", "test"]
+    for target in named + re.findall(r"`make ([\w-]+)`", "".join(PAGES.values())):
+        assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-def test_a_criterion_of_ones_own_is_as_short_as_the_readme_says(capsys):
-    example = re.search(r"## A criterion of your own.*?```python\n(.*?)```", README, re.S)[1]
+def test_a_criterion_of_ones_own_is_as_short_as_the_page_says(capsys):
+    (example,) = [code for page, code in BLOCKS if page == "docs/criterion.md"]
     before = dict(CRITERIA)
     try:
         known: dict = {}
-        exec(compile(example, "README.md", "exec"), known)
+        exec(compile(example, "docs/criterion.md", "exec"), known)
         network = load_network("digits/resnet")
         weight = fold_batchnorm(network).network.layer1[0].conv1.weight.detach().flatten(1)
         scores = score_channels(network, "geometric_median").values["layer1.0.conv1"]
@@ -58,28 +109,92 @@ def table(text):
     return [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
 
 
-def test_the_results_are_those_of_the_benchmark():
-    section = re.search(r"## Results\n(.*?)\n## ", README, re.S)[1]
-    networks = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75")
-    summary, shown = summarise_real(read_real()), 0
-    needs = {"nothing": "nothing", "images": "data", "training": "fine-tuning"}
-    for need, method, setting, *cells in table(section):
-        wanted = summary[(summary["needs"] == needs[need]) & (summary["method"] == method)]
-        settings = ["50% of products", "47% of products"] if "half" in setting else [setting.replace(" %", "%")]
-        for network, cell in zip(networks, cells, strict=True):
-            own = wanted[(wanted["network"] == network) & wanted["setting"].isin(settings)]
-            assert len(own) == bool(cell), (method, network)
-            for row in own.itertuples():
-                spread = f" ± {row.sd:.2f}" if row.seeds > 1 else ""
-                left = f"{100 * row.products:.1f} / {100 * row.bytes:.1f} %"
-                assert cell == f"{row.accuracy:.2f}{spread} ({left})"
-                shown += 1
-    assert shown > 40
-    assert f"all {summary['method'].nunique()} methods" in " ".join(section.split())
+@pytest.mark.parametrize("page", doc_tables.PAGES)
+def test_the_tables_are_those_of_the_benchmarks(page):
+    assert doc_tables.rewritten(PAGES[page]) == PAGES[page], "run python -m benchmarks.doc_tables"
+
+
+def test_every_table_of_the_benchmarks_stands_on_a_page_and_is_full():
+    named = [name for page in doc_tables.PAGES for name in re.findall(r"<!-- table: ([\w -]+) -->", PAGES[page])]
+    assert sorted(named) == sorted(doc_tables.TABLES)
+    written = "".join(make() for make in doc_tables.TABLES.values())
+    assert len(ACCURACY.findall(written)) > 150
+    (first,) = re.findall(r"<!-- table: readme -->\n(.*?)<!-- end -->", README, re.S)
+    assert len(table(first)) == 6
+
+
+def test_the_results_are_the_means_that_the_studies_show():
+    """Cells are written from the rows of real.csv; here they are compared with what notebook 10 shows of the same."""
+    summary = summarise_real(read_real())
+    for need, rows in doc_tables.ROWS.items():
+        shown = table(doc_tables.real_table(need))
+        for (method, settings), (_, _, *cells) in zip(rows, shown, strict=True):
+            own = summary[(summary["needs"] == need) & (summary["method"] == method)]
+            own = own[own["setting"].isin(settings)]
+            for network, cell in zip(doc_tables.NETWORKS, cells, strict=False):
+                found = own[own["network"] == network]
+                assert bool(len(found)) == bool(cell), (method, network)
+                for row in found.itertuples():
+                    assert cell.startswith(f"{row.accuracy:.2f}"), (method, network)
+                    assert cell.endswith(f"({100 * row.products:.1f} / {100 * row.bytes:.1f} %)")
+    assert f"all {summary['method'].nunique()} methods" in PAGES["docs/results.md"]
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if ACCURACY.search(text)])
+def test_every_interval_is_wilsons_for_a_number_of_images_that_the_page_names(page):
+    counts = {int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:test )?images\b", PAGES[page])}
+    for accuracy, low, high in ACCURACY.findall(PAGES[page]):
+        # A mean over seeds is printed to a hundredth, from which its interval may differ by as much.
+        fits = [pytest.approx(wilson(float(accuracy), n), abs=0.011) == (float(low), float(high)) for n in counts]
+        assert any(fits), (accuracy, low, high)
+
+
+def measured():
+    """Every accuracy that benchmarks/*.csv holds or averages, as it is printed."""
+    groups = {
+        "defaults": ["question", "network", "setting", "keep"],
+        "real": ["network", "method", "setting", "stage", "count"],
+        "pruning": ["network", "method", "keep", "stage"],
+        "dpp": ["network", "method"],
+    }
+    for name, columns in groups.items():
+        rows = pd.read_csv(checkout() / "benchmarks" / f"{name}.csv").dropna(subset="accuracy")
+        yield from (f"{value:.2f}" for value in rows.groupby(columns, dropna=False)["accuracy"].mean())
+        yield from (f"{value:.2f}" for value in rows["before"].dropna())
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/defaults.md", "docs/results.md", "docs/pruning.md", "docs/masks.md"]
+)
+def test_every_accuracy_is_one_that_was_measured(page):
+    # Those of two tables come from runs of notebooks 02 and 05, which the pages of these tables name.
+    runs = {found[0] for name in ("hashing", "red") for found in ACCURACY.findall(PAGES[f"docs/{name}.md"])}
+    assert {found[0] for found in ACCURACY.findall(PAGES[page])} - set(measured()) - runs == set()
+
+
+def test_the_atlas_has_the_networks_and_near_filters_that_the_pages_say():
+    atlas, page = read_atlas(), PAGES["docs/atlas.md"]
+    size = (
+        f"{atlas['network'].nunique()} networks, {len(atlas):,} layers and {atlas['weights'].sum() / 1e9:.1f} billion"
+    )
+    assert size in page
+    found = summarise_atlas(atlas).set_index(["network", "trained"])["near"]
+    near = [100 * found[name, True] for name in doc_tables.NETWORKS]
+    assert all(found[name, False] == 0 for name in doc_tables.NETWORKS)
+    shares = f"{min(near):.0f} to {max(near):.0f} % of"
+    assert f"{shares} all filters" in README
+    assert f"{shares} the filters, none in the twins" in page
+
+
+def test_pages_say_what_may_be_compared_and_what_was_chosen_on_test_images():
+    for page in ("README.md", "docs/results.md", "docs/methods.md"):
+        assert "Compare methods only within a group: data-free, needs images, needs training." in PAGES[page]
+    for page in ("README.md", "docs/results.md", "docs/defaults.md", "docs/red.md", "docs/masks.md", "docs/pruning.md"):
+        assert re.search(r"chosen\s+on (these |these same )?test images", PAGES[page]), page
 
 
 def beside_other_tools():
-    section = re.search(r"## Beside other tools\n(.*?)\n## ", README, re.S)[1]
+    section = re.search(r"# Beside other tools\n(.*?)\n## ", PAGES["docs/peers.md"], re.S)[1]
     head = next(line for line in section.splitlines() if line.startswith("|"))
     tools = [cell.strip() for cell in head.strip("|").split("|")][1:]
     return tools, table(section)
@@ -99,7 +214,7 @@ def test_every_feature_is_told_of_every_tool_in_a_few_words():
 
 def test_every_cell_is_recorded_with_how_it_was_checked():
     tools, rows = beside_other_tools()
-    text = (checkout() / "docs/peers.md").read_text()
+    text = PAGES["docs/peers.md"]
     recorded = {(f, tool): (cell, how) for f, tool, cell, how in table(text[text.index("| feature |") :])}
     for feature, *cells in rows:
         for tool, cell in zip(tools, cells, strict=True):
@@ -111,12 +226,12 @@ def test_every_cell_is_recorded_with_how_it_was_checked():
 
 
 def test_redlab_s_own_cells_name_functions_and_tests_that_exist():
-    text = (checkout() / "docs/peers.md").read_text()
-    tests = "".join(path.read_text() for path in (checkout() / "tests").glob("test_*.py"))
+    text = PAGES["docs/peers.md"]
+    tests = "".join(path.read_text() for path in (checkout() / "tests").rglob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", text))
     assert len(named) >= 10
     assert {name for name in named if f"def {name}(" not in tests} == set()
-    for path in set(re.findall(r"`((?:tests|benchmarks)/\w+\.(?:py|csv))`", text)):
+    for path in set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.(?:py|csv))`", text)):
         assert (checkout() / path).is_file(), path
 
 
@@ -130,9 +245,9 @@ def test_the_citation_is_valid_and_of_this_version():
     assert cited["license"] == "MIT"
 
 
-def test_every_paper_of_the_readme_can_be_cited():
-    entries = (checkout() / "CITATION.bib").read_text()
-    papers = re.findall(r"arXiv (\d{4}\.\d{5})", README[README.index("## Papers") : README.index("## Citing")])
+def test_every_paper_of_the_methods_can_be_cited():
+    entries, methods = (checkout() / "CITATION.bib").read_text(), PAGES["docs/methods.md"]
+    papers = re.findall(r"arXiv (\d{4}\.\d{5})", methods[methods.index("## Papers") :])
     assert len(papers) == 6
     for number in papers:
         assert f"arXiv {number}" in entries

@@ -51,7 +51,7 @@ if not (beside / "mended").exists():
 """
 RECORD = """
 import pandas as pd
-from redlab.runs import output_folder, record
+from redlab.lab.runs import output_folder, record
 (output_folder() / "square.txt").write_text(str(n * n))
 record(pd.DataFrame({"layer": ["a", "b"], "square": [n * n, -n * n], "share": [rate / n, seed / 7]}))
 tell("end")

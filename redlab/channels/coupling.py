@@ -1,8 +1,7 @@
 """Which channels of a network go together, and which must stay, with the reason.
 
-Labels are pushed through the traced graph (``channel_rules``); a group is a maximal set of channels with the same
-producers and the same consumers. What the graph can't show is whether the network's code would accept other widths:
-``trial`` finds that out.
+Labels are pushed through the traced graph (``rules``). A group is a maximal set of channels with the same producers and
+the same consumers. The graph does not show whether the network's code accepts other widths: ``fixed_widths`` tries it.
 """
 
 from __future__ import annotations
@@ -10,16 +9,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor, nn
 from torch.fx import Node
 
 from redlab.channels.fixed_widths import misfits
-from redlab.channels.flow import Entry, Flow
 from redlab.channels.groups import Group, Member
-from redlab.channels.labels import compact
+from redlab.channels.labels import Entry, Flow, compact
 from redlab.channels.rules import follow
 from redlab.network.example import Example, fit_example
 from redlab.network.layers import unwrap, weight_layers
@@ -67,72 +68,91 @@ def _rows(module: nn.Module, weight: Tensor) -> int:
     return weight.shape[1] if getattr(module, "transposed", False) else weight.shape[0]
 
 
-def _groups(flow: Flow) -> list[Group]:
-    entries, table = flow.entries, _slices(flow)
-    is_made = np.array([entry.role == "producer" and is_layer(entry.node) for entry in entries], dtype=bool)
-    starts = np.flatnonzero(np.r_[True, table["root"][1:] != table["root"][:-1]])
-    reasons, alike, place = flow.labels.reasons(), defaultdict(list), {}
-    for own in np.split(table, starts[1:]) if len(table) else []:
-        made = is_made[own["entry"]]
-        if made.any():  # else a parameter that no layer's channels meet
-            first = own[made.argmax()]
-            place[int(own["root"][0])] = (int(first["entry"]), int(first["position"]))
-            signature = (own["entry"].tobytes(), own["ranks"].tobytes())
-            alike[(reasons.get(int(own["root"][0]), ""), *signature)].append(own)
-    zeros, found = _Zeros(flow), []
-    for (reason, *_), sets in alike.items():
-        sets.sort(key=lambda own: place[int(own["root"][0])])
-        roots = [int(own["root"][0]) for own in sets]
-        numbers, firsts = np.unique(sets[0]["entry"], return_index=True)
-        indices = np.split(np.stack([own["position"] for own in sets]), firsts[1:], axis=1)
-        parts = [entries[number] for number in numbers]
-        relu = not reason and zeros.stay(parts, roots)
-        found.append((place[roots[0]], _group(entries[place[roots[0]][0]], parts, indices, reason, relu)))
-    return [group for _, group in sorted(found, key=lambda item: item[0])]
+class _Slices(NamedTuple):
+    """Slices of tensors that belong to channels, sorted by all four columns in this order; (slices,) each.
 
-
-def _slices(flow: Flow) -> np.ndarray:
-    """Every slice that belongs to channels: (root, entry, ranks, position), sorted in that order.
-
-    Slices with one root leave together. A rank numbers the channels with one root, so that equal ranks under two roots
-    mean the same channel of each; ``ranks`` is a code for those of all the channels that the slice belongs to.
+    Example: conv1 makes two channels, labels 0 and 1, and conv2 reads them.
+        root     0 0 1 1   what leaves together has one root: channel 0 with its row and its column
+        entry    0 1 0 1   entry 0 is the rows of conv1's weight, entry 1 the columns of conv2's
+        ranks    0 0 0 0   one channel a root, so its rank is 0
+        position 0 0 1 1   row 0 and column 0 are channel 0, row 1 and column 1 are channel 1
+    Roots 0 and 1 have equal entries and ranks, so they are two channels of one group: Member(index=[[0], [1]]) twice.
     """
-    same = [flow.labels.same(entry.labels).numpy() for entry in flow.entries]
-    rank_of = _ranks(flow, same)
-    rows = []
-    for number, (entry, channels) in enumerate(zip(flow.entries, same, strict=True)):
+
+    root: ndarray
+    entry: ndarray
+    ranks: ndarray
+    position: ndarray
+
+    def by_root(self) -> list[_Slices]:
+        """Apart, one a root."""
+        cuts = np.flatnonzero(np.diff(self.root)) + 1
+        return [_Slices(*own) for own in zip(*(np.split(column, cuts) for column in self), strict=True) if len(own[0])]
+
+
+def _groups(flow: Flow) -> list[Group]:
+    made = np.array([entry.role == "producer" and is_layer(entry.node) for entry in flow.entries], dtype=bool)
+    reasons, alike = flow.labels.reasons(), defaultdict(list)
+    for own in _slices(flow).by_root():
+        first = made[own.entry].argmax()
+        if made[own.entry[first]]:  # else a parameter that no layer's channels meet
+            place = int(own.entry[first]), int(own.position[first])
+            alike[reasons.get(int(own.root[0]), ""), own.entry.tobytes(), own.ranks.tobytes()].append((place, own))
+    moved = {label for labels in flow.moved for label in np.unique(compact(labels).numpy())}
+    moved = set(flow.labels.together(torch.tensor(sorted(moved), dtype=torch.int64)).tolist())
+    found = []
+    for (reason, *_), placed in alike.items():
+        (place, _), sets = min(placed, key=itemgetter(0)), [own for _, own in sorted(placed, key=itemgetter(0))]
+        unmoved = moved.isdisjoint(int(own.root[0]) for own in sets)
+        found.append((place, _group(flow.entries, place[0], sets, reason, unmoved)))
+    return [group for _, group in sorted(found, key=itemgetter(0))]
+
+
+def _slices(flow: Flow) -> _Slices:
+    """Every slice that belongs to channels."""
+    channels = [flow.labels.same(entry.labels).numpy() for entry in flow.entries]
+    rank_of = _ranks(flow, channels)
+    columns: list[tuple[ndarray, ...]] = [(np.empty(0, np.int64),) * 4]
+    for number, (entry, own) in enumerate(zip(flow.entries, channels, strict=True)):
         roots = flow.labels.together(entry.labels[:, 0]).numpy()
         position = np.flatnonzero(roots >= 0)
-        ranks = rank_of[channels[position]]
-        ranks = ranks[:, 0] if ranks.shape[1] == 1 else np.unique(ranks, axis=0, return_inverse=True)[1].ravel()
-        own = np.empty(len(position), dtype=[(name, np.int64) for name in ("root", "entry", "ranks", "position")])
-        own["root"], own["entry"], own["ranks"], own["position"] = roots[position], number, ranks, position
-        rows.append(own)
-    table = np.concatenate(rows) if rows else np.empty(0, dtype=[("root", np.int64)])
-    return table[np.lexsort([table[name] for name in reversed(table.dtype.names or ())])]
+        ranks = rank_of[own[position]]
+        # A slice of several channels, such as a column of a grouped convolution: one code for all its ranks.
+        code = ranks[:, 0] if ranks.shape[1] == 1 else np.unique(ranks, axis=0, return_inverse=True)[1].ravel()
+        columns.append((roots[position], np.full(len(position), number), code, position))
+    together = _Slices(*(np.concatenate(own) for own in zip(*columns, strict=True)))
+    order = np.lexsort(together[::-1])
+    return _Slices(*(column[order] for column in together))
 
 
-def _ranks(flow: Flow, same: list[np.ndarray]) -> np.ndarray:
-    """By channel, its place among those that leave together with it."""
-    channels = np.unique(np.concatenate([np.zeros(0, np.int64), *(own.ravel() for own in same)]))
-    channels = channels[channels >= 0]
-    roots = flow.labels.together(torch.from_numpy(channels)).numpy()
-    order = np.lexsort((channels, roots))
-    starts = np.searchsorted(roots[order], roots[order])
-    ranks = np.zeros(1 + channels.max(initial=0), dtype=np.int64)
-    ranks[channels[order]] = np.arange(len(order)) - starts
+def _ranks(flow: Flow, channels: list[ndarray]) -> ndarray:
+    """By channel, its place among those that leave together with it, so that equal ranks mean the same channel of each.
+
+    Example: of a convolution with 2 groups and 2 + 2 filters, channels 0 and 2 leave together, and so do 1 and 3. The
+    ranks of 0 1 2 3 are 0 0 1 1.
+    """
+    known = np.unique(np.concatenate([np.zeros(0, np.int64), *(own.ravel() for own in channels)]))
+    known = known[known >= 0]
+    roots = flow.labels.together(torch.from_numpy(known)).numpy()
+    order = np.argsort(roots, kind="stable")
+    ranks = np.zeros(1 + known.max(initial=0), dtype=np.int64)
+    ranks[known[order]] = np.arange(len(order)) - np.searchsorted(roots[order], roots[order])
     return ranks
 
 
-def _group(first: Entry, parts: list[Entry], indices: list[np.ndarray], reason: str, relu: bool) -> Group:
+def _group(entries: list[Entry], first: int, sets: list[_Slices], reason: str, unmoved: bool) -> Group:
+    """The group whose channels are ``sets``, made by entry ``first``; ``unmoved``: nothing moves their zeros."""
+    numbers, starts = np.unique(sets[0].entry, return_index=True)
+    indices = np.split(np.stack([own.position for own in sets]), starts[1:], axis=1)
     roles: dict[str, list[Member]] = {"producer": [], "consumer": [], "padding": []}
-    for entry, index in zip(parts, indices, strict=True):
-        roles[entry.role] += [
-            Member(tensor, dim, torch.from_numpy(index.copy()), len(entry.labels)) for tensor, dim in entry.tensors
-        ]
-    name = first.tensors[0][0].removesuffix("weight").rstrip("._")
+    for number, index in zip(numbers, indices, strict=True):
+        slices, width = torch.from_numpy(index.copy()), len(entries[number].labels)
+        roles[entries[number].role] += [Member(tensor, dim, slices, width) for tensor, dim in entries[number].tensors]
+    makers = [entries[number].node for number in numbers if entries[number].role == "producer"]
+    relu = not reason and unmoved and all(map(_feeds_relu, makers))
+    name = entries[first].tensors[0][0].removesuffix("weight").rstrip("._")
     producers, consumers, paddings = map(tuple, roles.values())
-    return Group(name, len(indices[0]), producers, consumers, paddings, reason, relu)
+    return Group(name, len(sets), producers, consumers, paddings, reason, relu)
 
 
 def _named(groups: Iterable[Group]) -> list[Group]:
@@ -143,18 +163,6 @@ def _named(groups: Iterable[Group]) -> list[Group]:
         seen[group.name] += 1
         named.append(replace(group, name=f"{group.name} ({seen[group.name]})") if seen[group.name] > 1 else group)
     return named
-
-
-class _Zeros:
-    """Which channels are zero for every consumer once the ReLUs behind their producers make them zero."""
-
-    def __init__(self, flow: Flow) -> None:
-        moved = {label for labels in flow.moved for label in np.unique(compact(labels).numpy())}
-        self._moved = set(flow.labels.together(torch.tensor(sorted(moved), dtype=torch.int64)).tolist())
-
-    def stay(self, producers: list[Entry], roots: list[int]) -> bool:
-        own = [entry.node for entry in producers if entry.role == "producer"]
-        return all(map(_feeds_relu, own)) and not self._moved.intersection(roots)
 
 
 def _feeds_relu(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a network's own code accepts fewer channels: sizes written into it (``x.view(-1, 400)``) don't follow them.
+"""Whether a network's own code accepts fewer channels. Sizes written into it (``x.view(-1, 400)``) do not follow.
 
 The network runs on fake tensors: shapes only, no arithmetic, no memory.
 """
@@ -10,25 +10,25 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from redlab.channels.apply import edits_of, narrow
 from redlab.channels.groups import Group
 from redlab.channels.plan import make_plan
-from redlab.channels.surgery import edits_of, narrow
 from redlab.network.example import Inputs
 from redlab.network.trace import evaluating
 
 
 def misfits(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> dict[str, str]:
-    """By the name of every free group that the network can't lose a channel of, why: what the network's code says."""
+    """By the name of every free group that cannot lose a channel, why: the error of the network's code."""
     free = {group.name: group for group in groups if not group.frozen and group.size > 1}
     found = culprits(list(free), lambda names: _why_not(network, inputs, [free[name] for name in names]))
     return {name: f"its width is fixed in the network's code: {why}" for name, why in found.items()}
 
 
 def culprits(names: Sequence[str], why_not: Callable[[Sequence[str]], str]) -> dict[str, str]:
-    """Which of ``names`` don't do, and why: what doesn't is halved until single ones are left, few trials for a few.
+    """Which of ``names`` fail, and why. A set that fails is halved until single names are left: few trials for a few.
 
     Arguments:
-        why_not: why several of them together don't do, or "".
+        why_not: why several of them fail together, or "".
     """
     why = why_not(names) if names else ""
     if not why or len(names) == 1:

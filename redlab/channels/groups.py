@@ -1,4 +1,4 @@
-"""Channels that go together, and the slices of tensors that they are."""
+"""Groups: channels that must stay in step, and the slices of tensors that belong to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels that are made and used by the same tensors; each may be removed, or merged with another.
+    """Channels with the same producers and consumers. Each may be removed, or merged with another of the group.
 
     Attributes:
         name: the layer that makes them first; " (2)" and so on where it makes those of several groups.
@@ -36,7 +36,7 @@ class Group:
         paddings: the zeros of shortcuts that belong to the channels.
         frozen: why they must stay, or "".
         relu: whether every producer feeds a ReLU, directly or through its own batch norm, and nothing after it moves
-            zero: a channel that the ReLU makes zero reaches its consumers as zero.
+            zero. A channel that the ReLU makes zero then reaches its consumers as zero.
     """
 
     name: str

@@ -1,22 +1,29 @@
-"""Channel labels: which channels are one channel, which must leave together, and which must stay.
+"""Channel labels: which channels are the same, which must leave together, and which must stay.
 
-A tensor of labels has the shape of the activation that it describes. A label of 0 or more is a channel: the element is
-there as long as the channel is. A negative label is an element of fixed width: an input, a constant, or what an
-operation makes that nobody knows.
+A tensor of labels has the shape of the activation that it describes. A label of 0 or more is the channel that the
+element belongs to. A negative label is an element of fixed width: an input, a constant, or the output of an unknown
+operation. ``Flow`` holds the labels of every activation of a network, and the slices of its
+tensors that belong to them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import Node
+
+from redlab.network.trace import Graph
 
 
 class Labels:
     """The labels given out so far, united at two levels.
 
-    *Same*: two labels are one channel, as the two sides of a sum are. *Together*: two channels that must leave
-    together, as channel j of every group of a grouped convolution. What is the same is also together.
+    *Same*: two labels are one channel, such as the two sides of a sum. *Together*: two channels must leave together,
+    such as channel j of every group of a grouped convolution. What is the same is also together.
     """
 
     def __init__(self) -> None:
@@ -33,7 +40,7 @@ class Labels:
         return torch.from_numpy(new)
 
     def fixed(self, reason: str) -> Tensor:
-        """The negative label, a scalar, of elements that can't be removed for ``reason``."""
+        """The negative label, a scalar, of elements that cannot be removed for ``reason``."""
         return torch.tensor(-1 - self._fixed.setdefault(reason, len(self._fixed)))
 
     def same(self, labels: Tensor) -> Tensor:
@@ -41,11 +48,11 @@ class Labels:
         return _roots(self._same, labels)
 
     def together(self, labels: Tensor) -> Tensor:
-        """What each label must leave with: the smallest label of its set; -1 for what is fixed."""
+        """The set that each label must leave with, by the smallest label of the set; -1 for what is fixed."""
         return _roots(self._together, labels).clamp(min=-1)
 
     def unite(self, one: Tensor, other: Tensor, same: bool) -> None:
-        """Element by element, with broadcasting; what meets an element of fixed width freezes."""
+        """Element by element, with broadcasting. A label that meets an element of fixed width is frozen."""
         low, high = _pairs(*torch.broadcast_tensors(compact(one), compact(other)))
         for constant, label in pairs_of(low, high, (low < 0) & (high >= 0)):
             self._freeze_one(label, list(self._fixed)[-1 - constant])
@@ -70,7 +77,7 @@ class Labels:
     def reasons(self) -> dict[int, str]:
         """Why a set of labels that leave together must stay, by the set's smallest label, as ``together`` gives it."""
         roots = self.together(torch.tensor(list(self._why), dtype=torch.int64)).tolist()
-        # The other way round, so that the first reason stays.
+        # In reverse order, so that the first reason stays.
         return dict(zip(reversed(roots), reversed(self._why.values()), strict=True))
 
     def vary(self, labels: Tensor, axis: int) -> bool:
@@ -126,3 +133,102 @@ def _root(parents: np.ndarray, label: int) -> int:
 def _union(parents: np.ndarray, one: int, other: int) -> None:
     one, other = _root(parents, one), _root(parents, other)
     parents[max(one, other)] = min(one, other)
+
+
+@dataclass(eq=False)
+class Entry:
+    """Tensors whose slices belong to channels, all in the same way.
+
+    Attributes:
+        tensors: (dotted name, dim) of each.
+        role: "producer", "consumer" or "padding" (a module that pads, and whose widths are attributes).
+        labels: (positions, w): the channels that each slice belongs to; w > 1 where a column of a grouped
+            convolution serves one channel of every group.
+        node: the operation that reads them.
+    """
+
+    tensors: list[tuple[str, int]]
+    role: str
+    labels: Tensor
+    node: Node
+
+
+class Flow:
+    """What is known so far of the channels of ``graph``. ``rules.follow`` fills it, operation by operation."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.labels = graph, Labels()
+        self.entries: list[Entry] = []
+        self._entry_of: dict[tuple[str, int, str], Entry] = {}
+        self.moved: list[Tensor] = []  # labels that meet an operation that doesn't map 0 to 0
+        self._at: dict[Node, Any] = {}
+        self._name = {node: name for name, node in reversed(graph.tensors.items())}
+
+    def name(self, node: Any) -> str:
+        """The dotted name of the parameter or buffer that ``node`` is, or ""."""
+        return self._name.get(node, "") if isinstance(node, Node) else ""
+
+    def at(self, node: Node) -> Any:
+        """The labels of what ``node`` computes; a list for several outputs, None for what isn't a tensor."""
+        if node not in self._at:
+            self._at[node] = self._source(node)
+        return self._at[node]
+
+    def put(self, node: Node, labels: Any) -> None:
+        """``labels`` are those of what ``node`` computes."""
+        self._at[node] = labels
+
+    def inputs(self, node: Node) -> list[Tensor]:
+        """The labels of every tensor among the arguments of ``node``."""
+        found = [self.at(argument) for argument in node.all_input_nodes]
+        flat = [labels for one in found for labels in (one if isinstance(one, list) else [one])]
+        return [labels for labels in flat if labels is not None]
+
+    def freeze(self, node: Node, reason: str, labels: list[Tensor] | None = None) -> Any:
+        """Freeze the labels that reach ``node``; its own outputs are of fixed width."""
+        for reached in self.inputs(node) if labels is None else labels:
+            self.labels.freeze(reached, reason)
+        return self.of_fixed_width(node, reason)
+
+    def of_fixed_width(self, node: Node, reason: str) -> Any:
+        """Labels for the outputs of ``node``: they cannot change, for ``reason``."""
+        label, value = self.labels.fixed(reason), node.meta.get("val")
+        if isinstance(value, list | tuple):
+            return [label.expand(v.shape) if isinstance(v, Tensor) else None for v in value]
+        return label.expand(value.shape) if isinstance(value, Tensor) else None
+
+    def slices(self, labels: Tensor, axis: int) -> Tensor:
+        """One label for each slice along ``axis``; all that lies in a slice becomes one channel."""
+        flat = compact(labels.movedim(axis, 0)).flatten(1)
+        self.labels.unite_along(flat, 1, same=True)
+        return flat[:, 0].expand(labels.shape[axis]) if len(flat) == 1 else flat[:, 0]
+
+    def meet(self, node: Node, tensors: list[tuple[str, int]], role: str, labels: Tensor) -> None:
+        """Enter that the slices of ``tensors`` belong to ``labels``. A second use of the same slices unites the two."""
+        labels = labels if labels.ndim == 2 else labels[:, None]
+        new = []
+        for tensor, dim in tensors:
+            entry = self._entry_of.get((tensor, dim, role))
+            if entry is None:
+                new.append((tensor, dim))
+            elif entry.labels is not labels:
+                self.labels.unite(entry.labels, labels, same=True)
+        if new:
+            self.entries.append(Entry(new, role, labels, node))
+            self._entry_of |= {(*tensor, role): self.entries[-1] for tensor in new}
+
+    def known(self, tensor: str, dim: int, role: str) -> Tensor | None:
+        """The labels of the slices of a tensor that was met before."""
+        entry = self._entry_of.get((tensor, dim, role))
+        return None if entry is None else entry.labels
+
+    def _source(self, node: Node) -> Any:
+        name, value = self.name(node), node.meta.get("val")
+        long = [axis for axis, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
+        if not name or len(long) != 1 or not value.is_floating_point():
+            return self.of_fixed_width(node, f"it meets {name or 'a constant'}, of fixed width")
+        # One number a channel, such as the layer_scale of ConvNeXt, follows the channels that it meets.
+        labels = self.labels.fresh(value.shape[long[0]])
+        self.meet(node, [(name, long[0])], "producer", labels)
+        self.moved.append(labels)
+        return labels.view([-1 if axis in long else 1 for axis in range(value.ndim)])

@@ -1,4 +1,4 @@
-"""Lineage: which channel of the original network each channel is, while a network loses them round after round."""
+"""Lineage: which channel of the original network each channel is, while channels are removed round after round."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from redlab.channels.apply import edits_of
 from redlab.channels.groups import Group
-from redlab.channels.surgery import edits_of
 
 
 class Lineage:
-    """Every channel of ``groups`` has a number, that of its place among all of them, and keeps it.
+    """Every channel of ``groups`` keeps one number: its place among all of them.
 
-    Groups are coupled anew in every round, and the name of a group, that of the layer that makes it first, may pass to
-    another one when channels before it have gone: so channels are known by the tensors that make them.
+    Every round couples groups anew, and a group's name may then belong to another group: it is the name of the layer
+    that makes the group first. So channels are known by the tensors that make them.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = list(groups)
         self._starts = np.cumsum([0, *(group.size for group in groups)])
-        self._fates = np.arange(self.total)  # itself, the channel that it was merged into, or -1
+        self._fates = np.arange(self.total)  # itself, its merge target, or -1
         self._numbers: dict[tuple[str, int], ndarray] = {}  # by tensor and dim, of each slice
         for group, start in zip(groups, self._starts, strict=False):
             for member in group.producers:
@@ -36,21 +36,21 @@ class Lineage:
 
     @property
     def free(self) -> int:
-        """How many channels there were in groups that may lose some."""
+        """How many channels there were in groups that may lose channels."""
         return sum(group.size for group in self.groups if not group.frozen)
 
     @property
     def left(self) -> int:
-        """How many of them there still are."""
+        """How many of those are left."""
         return self.free - int((self._fates != np.arange(self.total)).sum())
 
     def numbers(self, group: Group) -> ndarray:
-        """(size,) the numbers of the channels of ``group``, one of the network as it is now."""
+        """(size,) the numbers of the channels of ``group``, which is a group of the network as it is now."""
         member = next(m for m in group.producers if (m.tensor, m.dim) in self._numbers)
         return self._numbers[member.tensor, member.dim][member.index[:, 0].numpy()]
 
     def follow(self, plan: dict[str, Any]) -> None:
-        """``plan`` was applied to the network as it was until now."""
+        """Take note that ``plan`` was applied to the network."""
         for (tensor, dim), edit in edits_of(plan).items():
             if (tensor, dim) not in self._numbers:
                 continue
@@ -62,9 +62,9 @@ class Lineage:
             self._numbers[tensor, dim] = own[edit.stay.numpy()]
 
     def destinations(self) -> dict[str, list[int]]:
-        """By original group that lost channels, as in ``make_plan``: the new index of each channel, or -1."""
+        """By original group that lost channels, the destinations as in ``make_plan``."""
         fates, before = self._fates, None
-        while before is None or (fates != before).any():  # what it was merged into may have gone itself
+        while before is None or (fates != before).any():  # a merge target may have been removed later
             fates, before = np.where(fates >= 0, self._fates[fates], -1), fates
         found = {}
         for group, start in zip(self.groups, self._starts, strict=False):

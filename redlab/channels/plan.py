@@ -1,9 +1,8 @@
-"""Plans: where every channel of every coupled group goes, as plain data (JSON).
+"""Plans: what becomes of every channel of every coupled group, as plain data (JSON).
 
 A plan is ``{"step": "plan", "groups": {...}, "members": {...}}``. ``groups`` holds one destination a channel: its new
-index (several channels with the same one are merged), or -1 for a channel that goes. ``members`` holds what
-``apply_plan`` needs to carry it out without tracing: per group that changes, the slices of tensors that are its
-channels.
+index (channels with the same one are merged), or -1 for a channel that is removed. ``members`` lets ``apply_plan`` work
+without tracing: by group that changes, the slices of tensors that are its channels.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ WIDEST = 10**8  # slices of a tensor: beyond it, an index of them alone would fi
 
 
 def make_plan(groups: Sequence[Group], destinations: Mapping[str, Sequence[int]]) -> dict:
-    """The plan that sends the channels of ``groups`` where ``destinations`` says; other groups stay as they are.
+    """The plan that gives the channels of ``groups`` these ``destinations``; other groups stay as they are.
 
     Arguments:
         groups: what ``couple`` found in the network that the plan is for.
-        destinations: by the name of a group, one number a channel. 0 or more: its new index; channels with the same
-            one are merged. -1: the channel goes. The new indices are 0 .. k - 1; a merged channel lies where the
-            first of its members lay, so the plan numbers them anew, in the order in which they first appear.
+        destinations: by the name of a group, one number a channel. 0 or more is its new index, and channels with the
+            same one are merged; -1 removes the channel. The new indices are 0 .. k - 1. A merged channel lies where
+            the first of its members lay, so the plan numbers them in the order in which they first appear.
 
     Raises:
         ValueError: an unknown or frozen group, a wrong number of channels, a gap in the indices, or none left.
@@ -37,16 +36,16 @@ def make_plan(groups: Sequence[Group], destinations: Mapping[str, Sequence[int]]
         raise ValueError(f"no group is called {unknown[0]!r}; the groups are {', '.join(known)}")
     plan: dict[str, Any] = {"step": "plan", "groups": {}, "members": {}}
     for name, wanted in destinations.items():
-        going = [int(index) for index in wanted]
-        _check_destination(known[name], going)
-        plan["groups"][name] = _renumbered(going)
+        destination = [int(index) for index in wanted]
+        _check_destination(known[name], destination)
+        plan["groups"][name] = _renumbered(destination)
         if plan["groups"][name] != list(range(known[name].size)):
             plan["members"][name] = _members(known[name])
     return plan
 
 
 def representatives(destination: Sequence[int]) -> list[int]:
-    """For every channel the first channel that goes where it goes, or -1: where its merged channel lies."""
+    """For every channel the first one with the same destination, whose place the merged channel takes; -1: removed."""
     first: dict[int, int] = {}
     return [-1 if new < 0 else first.setdefault(new, old) for old, new in enumerate(destination)]
 
@@ -68,7 +67,7 @@ def _encode_index(index: Tensor) -> dict:
 
 
 def _members(group: Group) -> list[dict]:
-    """Members with the same slices share an item: a layer's weight and bias and the norm behind it, say."""
+    """Members with the same slices share an item: a layer's weight, its bias and the norm after it, for example."""
     items: dict[str, dict] = {}
     for role, members in zip(ROLES, (group.producers, group.consumers, group.paddings), strict=True):
         for member in members:
@@ -90,7 +89,7 @@ def _check_destination(group: Group, destination: list[int]) -> None:
 def _check_indices(where: str, destination: list[int]) -> None:
     new = sorted({index for index in destination if index >= 0})
     if min(destination) < -1:
-        raise ValueError(f"{where}: a destination is a new index or -1 (gone), not {min(destination)}")
+        raise ValueError(f"{where}: a destination is a new index or -1 (removed), not {min(destination)}")
     if not new:
         raise ValueError(f"{where} would be left without channels: keep at least one")
     if new != list(range(len(new))):
@@ -103,7 +102,7 @@ def _renumbered(destination: list[int]) -> list[int]:
 
 
 def check_plan(plan: Any) -> dict:
-    """``plan`` itself, if it is a plan as ``make_plan`` makes it; for one that comes from a file.
+    """``plan`` itself, if it is a plan as ``make_plan`` makes it. For a plan that comes from a file.
 
     Raises:
         ValueError: it isn't; the message says where.
@@ -118,23 +117,21 @@ def check_plan(plan: Any) -> dict:
         changed = destination != list(range(len(destination)))
         _require(changed == (name in members), f"{name!r} needs members if it changes, and none if it doesn't")
     for name, items in members.items():
-        _require(
-            name in groups and isinstance(items, list) and items, f"the members of {name!r} have no group, or none"
-        )
+        _require(name in groups and isinstance(items, list) and items, f"{name!r} has members and no group, or none")
         for item in items:
-            _check_item(name, item, len(groups[name]))
+            _check_item(f"a member of {name!r}", item, len(groups[name]))
     return plan
 
 
-def _check_item(name: str, item: Any, size: int) -> None:
-    where = f"a member of {name!r}"
+def _check_item(where: str, item: Any, size: int) -> None:
     _require(
         isinstance(item, dict) and item.get("role") in ROLES, f"{where}: its role must be one of {', '.join(ROLES)}"
     )
     tensors, width, code = item.get("tensors"), item.get("width"), item.get("index")
-    _require(isinstance(tensors, list) and tensors, f"{where} must name its tensors")
-    named = all(isinstance(t, list) and len(t) == 2 and isinstance(t[0], str) and _is_int(t[1], 0) for t in tensors)
-    _require(named, f"{where}: its tensors must be pairs of a name and a dim")
+    named = isinstance(tensors, list) and all(
+        isinstance(t, list) and len(t) == 2 and isinstance(t[0], str) and _is_int(t[1], 0) for t in tensors
+    )
+    _require(named and tensors, f"{where}: its tensors must be pairs of a name and a dim")
     _require(_is_int(width, 1) and width <= WIDEST, f"{where}: its width must be an integer from 1 to {WIDEST:,}")
     _require(_is_int(item.get("size"), 1) and item["size"] == size, f"{where}: its size must be {size}")
     _require(isinstance(code, dict) and len(code) == 1, f"{where}: its index must be an arange or rows")
@@ -148,9 +145,6 @@ def _fits(code: dict, size: int, width: int) -> bool:
         if not (_are_ints(numbers) and len(numbers) == 4 and numbers[3] > 0 and size * numbers[3] <= width):
             return False
         if max(map(abs, numbers)) > width:  # a step that is never taken may have any number of digits
-            return False
-        corners = [numbers[0] + numbers[1] * i + numbers[2] * k for i in (0, size - 1) for k in (0, numbers[3] - 1)]
-        if min(corners) < 0 or max(corners) >= width:
             return False
     elif not _are_rows(code.get("rows"), size, width):
         return False

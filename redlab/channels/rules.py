@@ -1,13 +1,14 @@
 """Channel labels through the operations of a network, one rule a kind of operation.
 
-Operations that only move data are executed on the labels. What has no rule freezes the labels that reach it, with its
-name as the reason: never silently wrong.
+Operations that only move data are executed on the labels. An operation without a rule freezes the labels that reach it,
+with its name as the reason, so that no result is silently wrong.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -15,47 +16,17 @@ from torch import Tensor
 from torch.fx import Node
 
 from redlab.channels import rules_moves
-from redlab.channels.flow import Flow
-from redlab.channels.labels import compact
+from redlab.channels.labels import Flow, compact
 from redlab.channels.rules_layers import channel_norm, layer
 from redlab.channels.rules_zeros import keeps_zero
+from redlab.network.operations import named
 from redlab.network.trace import Graph, argument, is_layer, operation
 
-_ELEMENTWISE = (
-    *("relu", "relu6", "hardtanh", "silu", "gelu", "tanh", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish"),
-    *("hardshrink", "softshrink", "rrelu", "sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "threshold", "dropout"),
-    *("feature_dropout", "alpha_dropout", "feature_alpha_dropout", "abs", "neg", "positive", "sign", "sgn", "square"),
-    *("sqrt", "rsqrt", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "logit", "erf", "erfc"),
-    *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "round", "floor"),
-    *("ceil", "trunc", "fix", "frac", "nan_to_num", "isnan", "isinf", "isfinite", "logical_not", "bitwise_not"),
-    *("deg2rad", "rad2deg", "alias", "clone", "contiguous", "detach", "lift_fresh_copy", "zeros_like", "ones_like"),
-    *("full_like", "clamp", "clamp_min", "clamp_max", "clip", "add", "sub", "subtract", "mul", "multiply", "div"),
-    *("divide", "true_divide", "floor_divide", "remainder", "fmod", "maximum", "minimum", "fmax", "fmin", "pow"),
-    *("float_power", "rsub", "hypot", "atan2", "logaddexp", "logaddexp2", "xlogy", "copysign", "where", "masked_fill"),
-    *("addcmul", "addcdiv", "lerp", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor"),
-    *("bitwise_and", "bitwise_or", "bitwise_xor", "__and", "__or", "__xor"),
-)
-_CASTS = ("to", "_to_copy", "type_as")
-_POOLS = (
-    *("max_pool1d", "max_pool2d", "max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices"),
-    *("max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d"),
-    *("adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d"),
-    *("adaptive_max_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
-    *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d"),
-    *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa"),
-    "_upsample_bicubic2d_aa",
-)
-_MOVES = (
-    *("permute", "transpose", "t", "numpy_T", "mT", "mH", "movedim", "moveaxis", "swapaxes", "swapdims", "unsqueeze"),
-    *("squeeze", "flatten", "unflatten", "expand", "view", "reshape", "expand_as", "view_as", "reshape_as"),
-)
-_REDUCTIONS = (
-    *("mean", "sum", "nansum", "nanmean", "prod", "amax", "amin", "var", "std", "any", "all", "logsumexp", "argmax"),
-    *("argmin", "count_nonzero", "linalg_vector_norm"),
-)
-_NEW = ("new_zeros", "new_ones", "new_full", "new_empty")
-_MIX = ("matmul", "bmm", "mm", "baddbmm", "addmm", "einsum", "scaled_dot_product_attention")
-_WITH_PARAMETERS = ("batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm", "prelu")
+_ELEMENTWISE = named(
+    *("rectifier zero", "activation zero", "activation", "function zero", "function", "clamp", "copy", "dropout"),
+    *("alpha dropout", "like", "product zero", "sum", "extremum", "quotient", "comparison", "logic", "of two"),
+) | {"zeros_like"}
+_WITH_PARAMETERS = named("channel norm", "layer norm") | {"group_norm", "prelu"}
 
 
 def follow(graph: Graph) -> Flow:
@@ -78,11 +49,11 @@ def _step(flow: Flow, node: Node) -> Any:
     if is_layer(node):
         return layer(flow, node)
     name = operation(node)
-    # A norm's own parameters are its entries, not data that it meets.
+    # A norm's own parameters are entries, not data that it meets.
     labels = [flow.at(node.args[0])] if name in _WITH_PARAMETERS else flow.inputs(node)
     if not any(bool((compact(reached) >= 0).any()) for reached in labels):
         return flow.of_fixed_width(node, "it meets a constant of fixed width")
-    outputs = _RULES.get(name, _unknown)(flow, node)
+    outputs = RULES.get(name, _unknown)(flow, node)
     if not keeps_zero(flow, node):
         flow.moved += labels
     return outputs
@@ -93,38 +64,43 @@ def _unknown(flow: Flow, node: Node) -> Any:
 
 
 def _elementwise(flow: Flow, node: Node) -> Tensor:
-    """What meets is one channel, except where a tensor is spread over the channels of the others.
+    """Where tensors meet element by element, channel j of each becomes one channel.
 
-    Example: of ``h * gate`` with h (n, 8, 5, 5) and gate (n, 8, 1, 1), channel j of both becomes one; with a gate of
-    (n, 1, 5, 5) the channels of h stay what they are, and the one of gate, which all of them need, freezes.
+    Examples, with 8 channels in each tensor that has any:
+        h (n, 8, 5, 5) * gate (n, 8, 1, 1): channel j of h and channel j of gate become one.
+        h (n, 8, 5, 5) * mask (n, 1, 5, 5): h keeps its channels. Mask serves all of them, so it is frozen.
+        row (8, 1) + column (1, 8): each is spread over the channels of the other, so both are frozen.
     """
-    value = node.meta["val"]
+    shape = node.meta["val"].shape
     operands = [operand for operand in node.all_input_nodes if isinstance(flow.at(operand), Tensor)]
     if len(operands) == 1:
-        return flow.at(operands[0]).expand(value.shape)
-    sides = [_aligned(compact(flow.at(operand)), value.ndim) for operand in operands]
-    given = [[1] * (value.ndim - operand.meta["val"].ndim) + [*operand.meta["val"].shape] for operand in operands]
+        return flow.at(operands[0]).expand(shape)
+    sides = [_aligned(compact(flow.at(operand)), len(shape)) for operand in operands]
     axes = {axis for side in sides for axis in flow.labels.axes(side)}
-    wide = [side for side, shape in zip(sides, given, strict=True) if all(shape[axis] > 1 for axis in axes)]
+    wide = [side for side, operand in zip(sides, operands, strict=True) if _is_wide(operand, axes, len(shape))]
     for side in sides:
         if not any(side is other for other in wide):
             _spread(flow, node, side, sides)
-    result, *others = wide or sides
-    for other in others if wide else []:
-        flow.labels.unite(result, other, same=True)
-        first, second = torch.broadcast_tensors(result, other)
-        result = compact(torch.where(first < 0, second, first))
-    return rules_moves.rectangular(flow, result.expand(value.shape))
-
-
-def _cast(flow: Flow, node: Node) -> Tensor:
-    """A second tensor only says which dtype."""
-    return flow.at(node.args[0])
+    result = reduce(partial(_met, flow), wide) if wide else sides[0]
+    return rules_moves.rectangular(flow, result.expand(shape))
 
 
 def _aligned(labels: Tensor, ndim: int) -> Tensor:
     """With leading axes of size 1, as broadcasting adds them."""
     return labels.view([1] * (ndim - labels.ndim) + [*labels.shape])
+
+
+def _is_wide(operand: Node, axes: Iterable[int], ndim: int) -> bool:
+    """Whether a tensor has a length of its own along all ``axes`` of the output, which has ``ndim``."""
+    own = operand.meta["val"].shape
+    return all(axis >= ndim - len(own) and own[axis - ndim] > 1 for axis in axes)
+
+
+def _met(flow: Flow, one: Tensor, other: Tensor) -> Tensor:
+    """The labels where two tensors meet; an element of fixed width takes the label of the other."""
+    flow.labels.unite(one, other, same=True)
+    one, other = torch.broadcast_tensors(one, other)
+    return compact(torch.where(one < 0, other, one))
 
 
 def _spread(flow: Flow, node: Node, side: Tensor, sides: list[Tensor]) -> None:
@@ -133,6 +109,11 @@ def _spread(flow: Flow, node: Node, side: Tensor, sides: list[Tensor]) -> None:
     if flow.labels.axes(side):
         for other in sides:
             flow.labels.freeze(other, f"{operation(node)} with a tensor whose channels lie along another axis")
+
+
+def _cast(flow: Flow, node: Node) -> Tensor:
+    """A second tensor only says which dtype."""
+    return flow.at(node.args[0])
 
 
 def _mixed(flow: Flow, node: Node) -> Any:
@@ -144,13 +125,13 @@ def _new(flow: Flow, node: Node) -> Tensor:
 
 
 def _pool(flow: Flow, node: Node) -> Any:
-    """Works on the last axes, up to the batch and the channels."""
+    """Works on the last axes, those after the batch and the channels."""
     ranks = next(int(digit) for digit in operation(node) if digit.isdigit())
     return _over_space(flow, node, ranks)
 
 
 def _sample(flow: Flow, node: Node) -> Any:
-    """Reads at places that another tensor says."""
+    """Reads at places that another tensor holds."""
     flow.labels.freeze(flow.at(node.args[1]), f"{operation(node)} reads places from it")
     return _over_space(flow, node, node.meta["val"].ndim - 2)
 
@@ -185,7 +166,7 @@ def _reduce(flow: Flow, node: Node) -> Any:
 
 
 def _within(flow: Flow, node: Node) -> Tensor:
-    """Softmax, cumulative sums and layer norm mix what lies along some axes, and keep the shape."""
+    """Softmax, cumulative sums and layer norm mix values along some axes and keep the shape."""
     labels, shape = flow.at(node.args[0]), argument(node, "normalized_shape")
     axes = [argument(node, "dim")] if shape is None else range(-len(shape), 0)
     if any(flow.labels.vary(labels, axis) for axis in axes):
@@ -203,22 +184,22 @@ def _group_norm(flow: Flow, node: Node) -> Tensor:
 
 
 _Rule = Callable[[Flow, Node], Any]
-_RULES: dict[str, _Rule] = {
+RULES: dict[str, _Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(_CASTS, _cast),
-    **dict.fromkeys(_POOLS, _pool),
-    **dict.fromkeys(_MOVES, rules_moves.move),
-    **dict.fromkeys(("pad", "constant_pad_nd"), rules_moves.pad),
-    **dict.fromkeys(_NEW, _new),
-    **dict.fromkeys(_MIX, _mixed),
-    **dict.fromkeys(_REDUCTIONS, _reduce),
-    **dict.fromkeys(("max", "min"), _largest),
-    **dict.fromkeys(("slice", "select", "narrow", "index_select"), rules_moves.cut),
-    **dict.fromkeys(("split", "split_with_sizes", "tensor_split", "unbind"), rules_moves.split),
-    **dict.fromkeys(("softmax", "log_softmax", "layer_norm", "rms_norm", "cumsum", "cumprod"), _within),
-    **dict.fromkeys(("batch_norm", "instance_norm", "prelu"), channel_norm),
-    **dict.fromkeys(("concat", "cat", "concatenate"), rules_moves.cat),
-    **dict.fromkeys(("repeat", "tile"), rules_moves.repeat),
+    **dict.fromkeys(named("cast"), _cast),
+    **dict.fromkeys(named("pool", "upsample"), _pool),
+    **dict.fromkeys(named("view", "transpose", "expand"), rules_moves.move),
+    **dict.fromkeys(named("pad"), rules_moves.pad),
+    **dict.fromkeys(named("new"), _new),
+    **dict.fromkeys(named("matrix product"), _mixed),
+    **dict.fromkeys(named("reduction zero", "reduction"), _reduce),
+    **dict.fromkeys(named("largest"), _largest),
+    **dict.fromkeys(named("cut"), rules_moves.cut),
+    **dict.fromkeys(named("split"), rules_moves.split),
+    **dict.fromkeys(named("softmax", "layer norm", "scan"), _within),
+    **dict.fromkeys((*named("channel norm"), "prelu"), channel_norm),
+    **dict.fromkeys(named("join"), rules_moves.cat),
+    **dict.fromkeys(named("repeat"), rules_moves.repeat),
     "repeat_interleave": rules_moves.repeat_interleave,
     "stack": rules_moves.stack,
     "chunk": rules_moves.chunk,

@@ -1,16 +1,17 @@
-"""Channel labels through the layers that hold weights: what they consume, and what they make."""
+"""Channel labels through the layers that hold weights: what they consume and what they make."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.fx import Node
 
-from redlab.channels.flow import Flow
+from redlab.channels.labels import Flow
+from redlab.network.layers import OUTPUT_STATISTICS
 from redlab.network.trace import operation
 
 
 def channel_norm(flow: Flow, node: Node) -> Tensor:
-    """Batch norm, instance norm and PReLU: numbers of their own for every channel, on axis 1."""
+    """Batch norm, instance norm and PReLU have numbers of their own for every channel, on axis 1."""
     labels, name = flow.at(node.args[0]), operation(node)
     tensors = [argument for argument in node.args[1:5] if isinstance(argument, Node)]
     if not all(map(flow.name, tensors)):
@@ -22,11 +23,11 @@ def channel_norm(flow: Flow, node: Node) -> Tensor:
 
 
 def layer(flow: Flow, node: Node) -> Tensor:
-    """A conv or linear layer: its columns consume the channels of its input, its rows make new ones."""
+    """A conv or linear layer. Its columns consume the channels of its input; its rows make new ones."""
     graph, labels, weight = flow.graph, flow.at(node.args[0]), node.args[1]
     why = graph.why_fixed(node)
     if flow.name(weight) and weight not in graph.layers:  # as in MultiheadAttention
-        why = f"{flow.name(weight).rpartition('.')[2]} is no layer's weight: the code of its module cuts it up"
+        why = f"{flow.name(weight).rpartition('.')[2]} is no weight of a layer: the code of its module cuts it up"
     if why:
         flow.labels.freeze(labels, why)
     if not flow.name(weight):
@@ -47,38 +48,41 @@ def layer(flow: Flow, node: Node) -> Tensor:
 
 
 def _outputs(flow: Flow, node: Node, inputs: Tensor, groups: int, transposed: bool) -> Tensor:
-    weight = node.args[1]
-    name, out = (
-        flow.name(weight),
-        weight.meta["val"].shape[0] if not transposed else weight.meta["val"].shape[1] * groups,
-    )
-    depthwise = groups > 1 and groups == len(inputs) and not transposed
-    known = flow.known(name, int(transposed), "producer")
-    fresh = inputs if depthwise and out == groups else flow.labels.fresh(out) if known is None else known.flatten()
-    if groups > 1 and not (depthwise and out == groups):
-        blocks = fresh.view(groups, -1)
-        # Row by row with its own input channel, or else all groups alike.
-        flow.labels.unite(*((inputs[:, None], blocks) if depthwise else (blocks[:1], blocks)), same=False)
-    if groups == 1 or transposed:
-        flow.meet(node, [(name, int(not transposed))], "consumer", inputs)
-    elif not depthwise:
-        columns = inputs.view(groups, -1)
+    """The labels of the channels that a layer makes. Enters what its weight consumes and produces.
+
+    Examples, for inputs a b c d:
+        1 group, 3 outputs: x y z, all new. The columns of the weight consume a b c d.
+        4 groups, 4 outputs (depthwise): a b c d themselves, each filtered.
+        4 groups, 8 outputs: x0 x1 for a, y0 y1 for b, and so on, all new. x0 and x1 leave together with a.
+        2 groups, 6 outputs: x y z | x' y' z', all new. x and x' leave together. The two columns of the weight consume
+            (a, c) and (b, d): a and c leave together too.
+    """
+    name, rows = flow.name(node.args[1]), int(transposed)  # the dim of the weight along which its outputs lie
+    sizes = node.args[1].meta["val"].shape
+    count = sizes[1] * groups if transposed else sizes[0]
+    depthwise = 1 < groups == len(inputs) and not transposed
+    if depthwise and count == groups:
+        outputs = inputs
+    else:
+        known = flow.known(name, rows, "producer")  # of a weight that another layer uses too
+        outputs = flow.labels.fresh(count) if known is None else known.flatten()
+        blocks = outputs.view(groups, -1)
+        flow.labels.unite(inputs[:, None] if depthwise else blocks[:1], blocks, same=False)
+    if not depthwise:
+        columns = inputs.view(1 if transposed else groups, -1)
         flow.labels.unite(columns[:1], columns, same=False)
-        flow.meet(node, [(name, 1)], "consumer", columns.T.contiguous())
-    rows = [(name, int(transposed)), *_beside(flow, node, out)]
-    flow.meet(node, rows, "producer", fresh)
-    return fresh
+        flow.meet(node, [(name, 1 - rows)], "consumer", columns.T.contiguous())
+    flow.meet(node, [(name, rows), *_beside(flow, node, count)], "producer", outputs)
+    return outputs
 
 
 def _beside(flow: Flow, node: Node, out: int) -> list[tuple[str, int]]:
-    """The bias of a layer, and what folding remembers of its outputs."""
+    """The bias of a layer, and the statistics of its outputs that folding keeps."""
     bias = [flow.name(node.args[2])] if len(node.args) > 2 and flow.name(node.args[2]) else []
     path = flow.name(node.args[1]).removesuffix("weight")
     owner = flow.graph.layers.get(node.args[1])
     buffers = dict(owner.module.named_buffers(recurse=False)) if owner else {}
-    remembered = [
-        path + key for key, tensor in buffers.items() if key in ("out_mean", "out_std") and len(tensor) == out
-    ]
+    remembered = [path + key for key, tensor in buffers.items() if key in OUTPUT_STATISTICS and len(tensor) == out]
     return [(name, 0) for name in (*bias, *remembered)]
 
 

@@ -1,6 +1,6 @@
 """Channel labels through the operations that only move data: executed on the labels.
 
-What the network's code fixes, such as the place of a cut, freezes the channels that it would have to follow.
+A number in the network's code, such as the place of a cut, freezes the channels that it would have to follow.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from redlab.channels.flow import Flow
-from redlab.channels.labels import compact
+from redlab.channels.labels import Flow, compact
 from redlab.network.trace import argument, module_path, operation
 from redlab.network.zero_pad import ZeroPadShortcut
 
@@ -21,8 +20,8 @@ from redlab.network.zero_pad import ZeroPadShortcut
 def rectangular(flow: Flow, labels: Tensor, joined: int | None = None) -> Tensor:
     """Channels leave as whole slices along one axis: the one with the most channels.
 
-    Along the axis ``joined`` by concatenation, unless it is that one, a slice is one channel: a class token's and the
-    patches', say.
+    Along the axis ``joined`` by concatenation, if it is another one, a slice is one channel: a channel of a class token
+    is the same channel of the patches, for example.
     """
     axes = flow.labels.axes(labels)
     if len(axes) > 1:
@@ -74,7 +73,7 @@ def stack(flow: Flow, node: Node) -> Tensor:
 
 
 def cut(flow: Flow, node: Node) -> Any:
-    """Takes a part of an axis: allowed where no channels lie along it, else the cut is fixed in the code."""
+    """Takes a part of an axis: allowed if no channels lie along it. Otherwise the code fixes the place of the cut."""
     labels, shape = flow.at(node.args[0]), node.meta["val"].shape
     axis = argument(node, "dim") % labels.ndim
     if shape == labels.shape:
@@ -86,7 +85,7 @@ def cut(flow: Flow, node: Node) -> Any:
 
 
 def chunk(flow: Flow, node: Node) -> Any:
-    """Equal chunks stay equal where channel j of every chunk leaves together."""
+    """Equal chunks stay equal if channel j of every chunk leaves together."""
     labels, axis = flow.at(node.args[0]), argument(node, "dim")
     chunks = list(torch.chunk(labels, node.args[1], axis))
     if not flow.labels.vary(labels, axis):
@@ -99,7 +98,7 @@ def chunk(flow: Flow, node: Node) -> Any:
 
 
 def split(flow: Flow, node: Node) -> Any:
-    """``split``, ``tensor_split`` and ``unbind``; they are handed sizes or places, which do not follow the channels."""
+    """``split``, ``tensor_split`` and ``unbind`` get sizes or places, which do not follow the channels."""
     labels = flow.at(node.args[0])
     if flow.labels.vary(labels, argument(node, "dim") % labels.ndim):
         return flow.freeze(node, f"{operation(node)} cuts it at a fixed place")
@@ -123,7 +122,7 @@ def repeat(flow: Flow, node: Node) -> Tensor:
 
 
 def repeat_interleave(flow: Flow, node: Node) -> Tensor:
-    """Every element several times in a row, the same number for all."""
+    """Every element several times in a row, equally often."""
     labels, count, axis = flow.at(node.args[0]), argument(node, "repeats"), argument(node, "dim")
     if axis is None or not isinstance(count, int):
         return flow.freeze(node, "repeat_interleave moves it")
@@ -141,18 +140,18 @@ def roll(flow: Flow, node: Node) -> Tensor:
 
 
 def flip(flow: Flow, node: Node) -> Tensor:
-    """What is left after a removal is flipped as the whole was."""
+    """After a removal, the channels that are left are flipped as all were."""
     small = compact(flow.at(node.args[0]))
     return small.flip(argument(node, "dims")).expand(node.meta["val"].shape)
 
 
 def pixel_shuffle(flow: Flow, node: Node) -> Tensor:
-    """Every channel that comes out is woven from r^2 that go in: these leave together."""
+    """Every output channel is woven from r^2 input channels, which leave together."""
     return _reshuffled(flow, node, lambda small, r: small.unflatten(-3, (-1, r * r)).movedim(-3, -1)[..., 0, 0, :])
 
 
 def pixel_unshuffle(flow: Flow, node: Node) -> Tensor:
-    """Every channel that goes in becomes r^2 that come out."""
+    """Every input channel becomes r^2 output channels."""
     return _reshuffled(flow, node, lambda small, r: small[..., 0].repeat_interleave(r * r, -2))
 
 
@@ -178,7 +177,7 @@ def channel_shuffle(flow: Flow, node: Node) -> Tensor:
 
 
 def pad(flow: Flow, node: Node) -> Tensor:
-    """Beside an axis without channels the border belongs to the channels beside it."""
+    """Along an axis without channels, the border belongs to the channels next to it."""
     labels, value = flow.at(node.args[0]), node.meta["val"]
     module = flow.graph.network.get_submodule(module_path(node))
     longer = [axis for axis in range(value.ndim) if value.shape[axis] != labels.shape[axis]]
@@ -192,7 +191,7 @@ def pad(flow: Flow, node: Node) -> Tensor:
 
 
 def _zero_pad(flow: Flow, node: Node, module: ZeroPadShortcut) -> Tensor:
-    """The zeros of our CIFAR ResNets' shortcut are channels of their own: its widths are attributes."""
+    """The zeros of a ``ZeroPadShortcut`` are channels of their own: its widths are attributes that a plan changes."""
     labels = compact(flow.at(node.args[0]))
     zeros = flow.labels.fresh(count := module.zeros_before + module.zeros_after).view(1, count, 1, 1)
     flow.meet(node, [(module_path(node), 0)], "padding", zeros.flatten())

@@ -1,7 +1,7 @@
-"""Through which operations a channel of zeros stays one: only where a rule proves it.
+"""Which operations keep a channel of zeros a channel of zeros. A rule must prove it.
 
-A channel that a ReLU makes zero may be removed if it is still zero where a layer reads it. So an operation that isn't
-listed here, or whose arguments aren't known to map 0 to 0, counts as one that moves zero.
+A channel that a ReLU makes zero may be removed if it is still zero where a layer reads it. An operation that is not
+listed here, or whose arguments are not known to map 0 to 0, counts as one that moves zero.
 """
 
 from __future__ import annotations
@@ -12,47 +12,30 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from redlab.channels.flow import Flow
-from redlab.channels.labels import compact
+from redlab.channels.labels import Flow, compact
+from redlab.network.operations import named
 from redlab.network.trace import argument, operation
 
-# f(0) = 0, whatever the other arguments; or elements that are moved, picked, averaged or compared with one another.
-_ALWAYS = frozenset((
-    "relu", "relu6", "silu", "gelu", "tanh", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish", 
-    "hardshrink", "softshrink", "rrelu", "prelu", "abs", "neg", "positive", "sign", "sgn", "square",
-    "sqrt", "expm1", "log1p", "erf", "sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "round", "floor", "ceil",
-    "trunc", "fix", "frac", "nan_to_num", "isnan", "isinf", "deg2rad", "rad2deg", "dropout", "feature_dropout", "alias",
-    "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy", "type_as", "zeros_like", "mul", "multiply",
-    "permute", "transpose", "t", "numpy_T", "mT", "mH", "movedim", "moveaxis", "swapaxes", "swapdims", "unsqueeze",
-    "squeeze", "flatten", "unflatten", "expand", "view", "reshape", "expand_as", "view_as", "reshape_as", "slice",
-    "select", "narrow", "index_select", "split", "split_with_sizes", "tensor_split", "unbind", "chunk", "cat", "concat",
-    "concatenate", "stack", "repeat", "tile", "repeat_interleave", "roll", "flip", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "glu", "grid_sampler", "max_pool1d", "max_pool2d", "max_pool3d", "max_pool1d_with_indices",
-    "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d",
-    "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa",
-    "_upsample_bicubic2d_aa", "mean", "sum", "nansum", "nanmean", "prod", "amax", "amin", "var", "std", "any",
-    "count_nonzero", "cumsum", "cumprod",
-))  # fmt: skip
-# Norms of one channel each. What they add is a producer of the channel like its filter, and is judged with it.
-_NORMS = frozenset(("batch_norm", "instance_norm"))
+# f(0) = 0, whatever the other arguments; or elements are moved, picked, averaged or compared with one another.
+# The norms are of one channel each: what they add is a producer of the channel like its filter and is judged with it.
+ALWAYS = named(
+    *("rectifier zero", "activation zero", "function zero", "dropout", "copy", "cast", "product zero", "view"),
+    *("transpose", "expand", "cut", "split", "join", "repeat", "shuffle", "pool", "upsample", "reduction zero", "scan"),
+    "channel norm",
+) | {"prelu", "zeros_like", "chunk", "stack", "repeat_interleave", "glu", "grid_sampler"}
 
 
 def keeps_zero(flow: Flow, node: Node) -> bool:
     """Whether a channel that is 0 in all that reaches ``node`` is proved to be 0 in what it computes.
 
-    To be asked after the labels of its output are known: two tensors that were added are one channel by then.
+    Ask after the labels of its output are known: two tensors that were added are one channel by then.
     """
     name = operation(node)
-    if name in _ALWAYS or name in _NORMS:
-        return True
-    return name in _PROOFS and _PROOFS[name](flow, node)
+    return name in ALWAYS or (name in PROOFS and PROOFS[name](flow, node))
 
 
 def _is_bounded(_: Flow, node: Node) -> bool:
-    """0 lies between the bounds, which are numbers or not there."""
+    """0 lies between the bounds, which are numbers or absent."""
     low = argument(node, "min", argument(node, "min_val"))
     high = argument(node, "max", argument(node, "max_val"))
     return (low is None or (_is_number(low) and low <= 0)) and (high is None or (_is_number(high) and high >= 0))
@@ -68,7 +51,7 @@ def _has_no_step_at_zero(_: Flow, node: Node) -> bool:
 
 
 def _is_identity(_: Flow, node: Node) -> bool:
-    """Alpha dropout replaces zeros by another number in training, which a network's code may ask for in eval mode."""
+    """Alpha dropout replaces zeros by another number in training, and a network's code may train in eval mode."""
     return not argument(node, "train")
 
 
@@ -82,7 +65,7 @@ def _raises(_: Flow, node: Node) -> bool:
 
 
 def _divides(flow: Flow, node: Node) -> bool:
-    """0 / y is 0, but for a y of the same channel: 0 / 0."""
+    """0 / y is 0, except for a y of the same channel: 0 / 0."""
     above, below = node.args[:2]
     if not isinstance(above, Node) or not isinstance(below, Node):
         return isinstance(above, Node) and bool(below != 0)
@@ -112,7 +95,7 @@ def _branches_agree(flow: Flow, node: Node) -> bool:
 
 
 def _largest(flow: Flow, node: Node) -> bool:
-    """Of two tensors, or over axes."""
+    """``max`` and ``min`` of two tensors, or over axes."""
     return not isinstance(argument(node, "other"), Node) or _all_agree(flow, node)
 
 
@@ -126,14 +109,13 @@ def _has_order(_: Flow, node: Node) -> bool:
     return _is_number(order) and order >= 0
 
 
-_PROOFS: dict[str, Callable[[Flow, Node], bool]] = {
-    **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max", "hardtanh"), _is_bounded),
-    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), _is_identity),
-    **dict.fromkeys(("div", "divide", "true_divide", "floor_divide", "fmod", "remainder"), _divides),
-    **dict.fromkeys(("add", "sub", "subtract", "rsub", "maximum", "minimum", "fmax", "fmin", "hypot"), _all_agree),
-    **dict.fromkeys(("lerp", "addcmul"), _all_agree),
-    **dict.fromkeys(("max", "min"), _largest),
-    **dict.fromkeys(("pad", "constant_pad_nd"), _pads_with_zeros),
+PROOFS: dict[str, Callable[[Flow, Node], bool]] = {
+    **dict.fromkeys((*named("clamp"), "hardtanh"), _is_bounded),
+    **dict.fromkeys(named("alpha dropout"), _is_identity),
+    **dict.fromkeys(named("quotient"), _divides),
+    **dict.fromkeys((*named("sum", "extremum"), "hypot", "lerp", "addcmul"), _all_agree),
+    **dict.fromkeys(named("largest"), _largest),
+    **dict.fromkeys(named("pad"), _pads_with_zeros),
     "threshold": _has_no_step_at_zero,
     "linalg_vector_norm": _has_order,
     "pow": _raises,

@@ -1,4 +1,4 @@
-"""What removing channels did to each layer: the rows that every step which ends in a plan returns."""
+"""What removing channels did to each layer: the table of every step that ends in a plan."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def channel_table(
     example: Example | None = None,
     cost: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """One row per conv or linear layer, those that stay as they were too, whose reason is in ``skipped``.
+    """One row per conv or linear layer. Layers that stay as they were have the reason in ``skipped``.
 
     Arguments:
-        before, after: the network, and what the plan made of it.
-        groups: those of ``before``, and ``destinations`` by group name as in ``make_plan``; groups left out stay.
-        cost: ``measure_cost`` of ``before``, where it is known.
+        before, after: the network before and after the plan.
+        groups: those of ``before``.
+        destinations: by group name, as in ``make_plan``; groups left out stay.
+        cost: ``measure_cost`` of ``before``, if known.
 
     Returns:
-        layer, kind, weights (before), group (all that its outputs belong to), channels, products, macs, additions and
-        parameters before and after, and how many channels were ``merged`` into another or, with no destination,
-        ``dead``.
+        layer, kind, weights (before), group (all groups of its outputs), channels, products, macs, additions and
+        parameters before and after, and how many channels were ``merged`` into another or removed (``dead``).
     """
     paths = {module: path for path, module in before.named_modules()}
     cost = measure_cost(before, example) if cost is None else cost
@@ -50,7 +50,7 @@ def channel_table(
         row |= {"channels_before": _channels(old), "channels_after": _channels(new)}
         row |= {f"parameters_{when}": counts[old.name] for when, counts in parameters}
         for when, own in costs.items():
-            # An attention's projections are one module: the first of them stands for its cost.
+            # The projections of an attention are one module: the first row has its cost.
             count = own.pop(path, Counter())
             row |= {f"{what}_{when}": count[what] for what in COUNTED}
         rows.append(row)
@@ -58,7 +58,7 @@ def channel_table(
 
 
 def _counts(layer: Layer, tensor: str, groups: list[Group], destinations: dict[str, list[int]]) -> dict:
-    """The groups that a layer's outputs belong to, how many of its channels are merged or dead, why others stay."""
+    """The groups of a layer's outputs, how many of its channels are merged or removed, and why others stay."""
     own = [(group, member) for group in groups for member in group.producers if member.tensor == tensor]
     counts = {"group": ", ".join(dict.fromkeys(group.name for group, _ in own)), "merged": 0, "dead": 0}
     for group, member in own:
@@ -77,7 +77,7 @@ def _weights(layer: Layer) -> int:
 
 
 def _channels(layer: Layer) -> int:
-    """The layer's outputs: rows of its weight, or what a transposed convolution says."""
+    """How many outputs the layer has."""
     if getattr(layer.module, "transposed", False):
         return layer.module.out_channels
     return 0 if "lazy" in layer.skipped else len(layer.weight)

@@ -21,11 +21,11 @@ def complete_commands(incomplete: str) -> list[str]:
 
 def complete_notebooks(incomplete: str) -> list[str]:
     """The notebooks of this checkout; none outside of one."""
-    from redlab.lab.notebooks import list_notebooks
-
     try:
+        from redlab.lab.notebooks import list_notebooks
+
         return _starting(list_notebooks(), incomplete)
-    except OSError:
+    except (OSError, ModuleNotFoundError):  # no checkout; redlab without the extra lab
         return []
 
 

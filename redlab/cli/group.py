@@ -1,13 +1,14 @@
-"""What all commands have in common: how Ctrl-C ends them, and how their help calls arguments."""
+"""What all commands have in common: how they end early, and how their help names arguments."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from redlab.cli.terminal import stop
+from redlab.cli.terminal import drop_output, stop
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
@@ -15,19 +16,28 @@ INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 class Commands(TyperGroup):
     """The group of all commands."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command; a message that could not be written (a full disk, say) ends it with exit code 1."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            drop_output()
+            typer.echo(f"redlab: {error}", err=True)
+            sys.exit(1)
+
     def invoke(self, ctx: Any) -> Any:
-        """Whatever command is interrupted by Ctrl-C says so in a word, when it has cleared up behind it."""
+        """Run a command; Ctrl-C ends it with one word, after it has cleaned up."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
-        except OSError as error:  # what we say goes to a file on a full disk, say
-            stop(error, 1)
+        except ModuleNotFoundError as error:  # an extra that is not installed
+            stop(error, 2)
 
 
 class PlainCommand(TyperCommand):
-    """A command whose arguments are called by their names in its help: typer adds types, such as ``<list[str]>``."""
+    """A command whose help shows the names of its arguments; typer adds types, such as ``<list[str]>``."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for param in self.params:

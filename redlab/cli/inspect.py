@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from redlab.cli.terminal import exits, say
+from redlab.files.atomic import replaced_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +47,7 @@ def inspect(
         frame = inspect_checkpoint(checkpoint)
     say(_table(frame))
     say("\n" + "\n".join(summarise(frame)))
-    with exits(1, ValueError, OSError):
+    with exits(1, ValueError, OSError, ModuleNotFoundError):
         folder = write_inspection(frame, out)
     say(f"saved to {folder}: results.parquet{' and figures' if wide_tensors(frame).any() else ''}")
 
@@ -112,22 +111,16 @@ def write_inspection(frame: pd.DataFrame, folder: str | Path) -> Path:
     Raises:
         ValueError: ``folder`` holds something else.
         OSError: it could not be written (a full disk, say); what was there is unchanged.
+        ModuleNotFoundError: the extra ``lab``, which writes the file and draws, is not installed.
     """
-    from redlab.studies.plots.inspection import save_figures  # matplotlib: not for those who want the frame alone
+    from redlab.names import needs
+
+    needs("lab", "pyarrow")
+    from redlab.studies.plots.inspection import save_figures
 
     folder = Path(folder).resolve()
     check_folder(folder)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir(parents=True)
+    with replaced_folder(folder) as part:
         frame.to_parquet(part / RESULTS)
         save_figures(frame, part / FIGURES)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"could not write to {folder}, what was there is unchanged: {reason}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from redlab.cli.terminal import stop
+from redlab.names import needs
 from redlab.paths import PACKAGE, checkout, data_root
 
 _FIRST = "00_start_here.ipynb"
@@ -27,6 +28,7 @@ def lab(context: typer.Context) -> None:
         folder = checkout() / "notebooks"
     except FileNotFoundError as error:
         stop(error, code=2)
+    needs("lab", "jupyterlab")
     options = [option for option in _options(folder) if not _given(option, context.args)]
     os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", *options, *context.args], _surroundings())
 

@@ -90,10 +90,11 @@ def run(
     does not stop the others. Exit codes: 0 done, 1 some notebook failed or the disk is full (what is done stays done),
     2 wrong usage, and nothing was executed.
     """
+    from redlab.lab.parameters import typed_parameters
     from redlab.lab.runs import run_notebook
 
     given = [*parameter, "quick=true"] if quick else parameter
-    jobs = [(path, _checked(_parameters, path, given)) for path in _found(notebooks)]
+    jobs = [(path, _checked(typed_parameters, path, given)) for path in _found(notebooks)]
     _run_all(jobs, lambda path, params, bar: run_notebook(path, params, out, again=again, progress=bar))
 
 
@@ -107,9 +108,10 @@ def refresh(
     Default parameters; times, widget state and paths of this machine are left out, so that a diff is a new result.
     With --check, cells that train in front of the reader (tagged unstable) are compared by the shape of their outputs.
     """
+    from redlab.lab.parameters import default_parameters
     from redlab.lab.refresh import check_outputs, refresh
 
-    jobs = [(path, _checked(_parameters, path, [])) for path in _found(notebooks)]
+    jobs = [(path, _checked(default_parameters, path)) for path in _found(notebooks)]
     if not check:
         return _run_all(jobs, lambda path, params, bar: refresh(path, progress=bar))
     changed: dict[str, list[str]] = {}
@@ -164,22 +166,6 @@ def _found(names: list[str]) -> list[Path]:
         stop("there are no notebooks here", code=2)
     # dict: a notebook named twice is run once
     return list(dict.fromkeys(_checked(find_notebook, name) for name in wanted))
-
-
-def _parameters(notebook: Path, given: list[str]) -> dict[str, Any]:
-    """The parameters for one notebook out of ``NAME=VALUE`` words, checked; ValueError or TypeError otherwise."""
-    from redlab.lab.kinds import ANY, from_text
-    from redlab.lab.notebooks import known_networks
-    from redlab.lab.parameters import changed_parameters, read_parameters
-
-    known = read_parameters(notebook) if given else {}
-    params = {}
-    for word in given:
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
-        params[name] = from_text(text, known[name].kind if name in known else ANY)
-    return known_networks(changed_parameters(notebook, params))
 
 
 def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redlab.cli.terminal import shown, stop
+from redlab.cli.terminal import exits, shown, stop
 
 if TYPE_CHECKING:
     from redlab.lab.runs import Run, RunFailed
@@ -17,7 +17,6 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The page to write; default: runs/report.html")
     ] = None,
-    pdf: Annotated[Path | None, typer.Option(metavar="FILE", help="Print it to a PDF too, with Chromium.")] = None,
     jobs: Annotated[
         int, typer.Option(metavar="N", help="Notebooks side by side; the cores are divided among them.")
     ] = 1,
@@ -32,37 +31,29 @@ def report(
     from redlab.lab.runs import RunFailed, run_notebook
     from redlab.lab.workers import threads_each
 
-    folder, page = _checked(out, pdf, jobs)
+    folder, page = _checked(out, jobs)
     paths = _notebooks(folder)
 
     def execute(path: Path, _: dict, bar: bool) -> Run:
         return run_notebook(path, progress=bar, threads=threads_each(jobs))
 
-    try:
+    with exits(1, OSError, ValueError):
         outcomes = run_each([(path, {}) for path in paths], execute, jobs)
-    except (OSError, ValueError) as error:
-        stop(error, 1)
-    _write(outcomes, page, pdf)
+    _write(outcomes, page)
     if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
         stop(told(failures, len(outcomes)), 1)
 
 
-def _checked(out: Path | None, pdf: Path | None, jobs: int) -> tuple[Path, Path]:
-    """The folder of the notebooks, and the file to write; what can't come right ends here."""
-    from redlab.lab.report.pdf import find_chromium
+def _checked(out: Path | None, jobs: int) -> tuple[Path, Path]:
+    """The folder of the notebooks, and the file to write; wrong usage ends here."""
     from redlab.lab.workers import check_engine
     from redlab.paths import checkout
 
-    try:
+    with exits(2, FileNotFoundError, ValueError):
         check_engine(jobs, None)
         folder = checkout() / "notebooks"
-        if pdf is not None:
-            find_chromium()
-    except (FileNotFoundError, ValueError) as error:
-        stop(error, 2)
-    for path in (out, pdf):
-        if path is not None and path.is_dir():
-            stop(f"{path} is a folder: name a file in it", 2)
+    if out is not None and out.is_dir():
+        stop(f"{out} is a folder: name a file in it", 2)
     return folder, out or folder.parent / "runs" / "report.html"
 
 
@@ -73,33 +64,18 @@ def _notebooks(folder: Path) -> list[Path]:
     paths = [folder / f"{name}.ipynb" for name in list_notebooks(folder)]
     if not paths:
         stop("there are no notebooks here", 2)
-    try:
+    with exits(2, ValueError):
         for path in paths:
             default_parameters(path)
-    except ValueError as error:
-        stop(error, 2)
     return paths
 
 
-def _write(outcomes: list[Run | RunFailed], page: Path, pdf: Path | None) -> None:
+def _write(outcomes: list[Run | RunFailed], page: Path) -> None:
     from redlab.lab.report.page import write_report
 
-    try:
-        write_report(outcomes, page)
-    except OSError as error:
-        stop(f"{shown(page)} could not be written, what was there before is whole: {error}", 1)
-    except ValueError as error:  # a file of a run was damaged
-        stop(error, 1)
+    with exits(1, ValueError):  # a file of a run was damaged
+        try:
+            write_report(outcomes, page)
+        except OSError as error:
+            stop(f"{shown(page)} could not be written, an older page stays as it was: {error}", 1)
     typer.echo(f"report in {shown(page.resolve())}, {page.stat().st_size / 1e6:.1f} MB: open it in a browser")
-    if pdf is not None:
-        _print(page, pdf)
-
-
-def _print(page: Path, pdf: Path) -> None:
-    from redlab.lab.report.pdf import print_pdf
-
-    try:
-        print_pdf(page, pdf)
-    except (OSError, RuntimeError) as error:
-        stop(error, 1)
-    typer.echo(f"and in {shown(pdf.resolve())}, {pdf.stat().st_size / 1e6:.1f} MB")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redlab.cli.terminal import shown, stop
-from redlab.lab.points import describe
 
 if TYPE_CHECKING:
     from redlab.lab.sweeps import Swept
@@ -57,6 +56,7 @@ def sweep(
 def _told(done: Iterable, total: int, points: tuple[dict[str, Any], ...]) -> Iterator:
     """The outcomes as they come, behind a bar on a terminal, with a line for each elsewhere."""
     from redlab.lab.runs import Run
+    from redlab.lab.spec import describe
     from redlab.progress import progress
 
     live = sys.stderr.isatty()
@@ -70,6 +70,7 @@ def _told(done: Iterable, total: int, points: tuple[dict[str, Any], ...]) -> Ite
 
 def _finish(swept: Swept, plot: tuple[str, str, str] | None, where: list[str]) -> None:
     from redlab.lab.runs import RunFailed
+    from redlab.lab.spec import describe
 
     for point, failed in zip(swept.spec.points, swept.outcomes, strict=True):
         if isinstance(failed, RunFailed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,10 +13,16 @@ import typer
 
 
 def say(text: str = "", end: str = "\n") -> None:
-    """Print; where whoever read it has gone (``| head``), the work goes on and is said to nobody."""
+    """Print. Where nobody reads any more (``| head``), the work goes on in silence."""
     try:
         typer.echo(f"{text}{end}", nl=False)
     except BrokenPipeError:
+        drop_output()
+
+
+def drop_output() -> None:
+    """Send what is still to be printed to nowhere: Python would try again at its end, and fail with a traceback."""
+    with suppress(OSError, ValueError):  # a stand-in for stdout has no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -11,16 +11,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from redlab.channels.coupling import Group, Member
 from redlab.compression.folding import scale_and_shift
+from redlab.network.layers import OUTPUT_STATISTICS, output_statistics
 
-# What folding remembers of a layer's outputs has no part in what the layer computes.
-_REMEMBERED = ("out_mean", "out_std")
-# A norm whose scale is below this lets nothing through.
-_TINY = 1e-4
+# A norm whose scale is below this lets nothing through. Folded, it makes a filter 1e-4 / sqrt(eps) = 0.03 times as
+# large at most: a filter that is longer today, or has a larger bias, was changed since.
+_TINY, _FAINT = 1e-4, 0.03
 
 
 def own_rows(network: nn.Module, group: Group) -> ndarray:
     """(size, d) everything that each channel owns: equal rows mean channels that compute the same."""
-    members = [member for member in group.producers if _split(member)[1] not in _REMEMBERED]
+    members = [member for member in group.producers if _split(member)[1] not in OUTPUT_STATISTICS]
     return _side_by_side(
         [slices_of(_tensor(network, member.tensor), member.index, member.dim) for member in members], group.size
     )
@@ -40,7 +40,8 @@ def effective_rows(folded: nn.Module, group: Group) -> ndarray:
 def dead_channels(folded: nn.Module, group: Group) -> ndarray:
     """(size,) bool: channels that are 0 whatever comes in.
 
-    A ReLU follows, and everything that produces them is a layer whose batch norm had |gamma| < 1e-4 and beta <= 0.
+    A ReLU follows, and everything that produces them is a layer whose batch norm had |gamma| < 1e-4 and beta <= 0, and
+    whose weights still are as small as that norm made them.
     """
     dead = np.full(group.size, group.relu)
     for member in group.producers:
@@ -48,18 +49,25 @@ def dead_channels(folded: nn.Module, group: Group) -> ndarray:
         module = folded.get_submodule(path)
         if isinstance(module, nn.Identity):  # a norm that was folded: its layer tells
             continue
-        if name == "weight" and _outputs(module, member) and hasattr(module, "out_std"):
-            mean, std = (slices_of(getattr(module, key), member.index) for key in _REMEMBERED)
-            dead &= ((std < _TINY) & (mean <= 0)).all(1)
-        elif name != "bias" and name not in _REMEMBERED:
+        known = output_statistics(module)
+        if name == "weight" and _outputs(module, member) and known is not None:
+            mean, std = (slices_of(values, member.index) for values in known)
+            dead &= ((std < _TINY) & (mean <= 0)).all(1) & _is_faint(module, member)
+        elif name != "bias" and name not in OUTPUT_STATISTICS:
             return np.zeros(group.size, bool)
     return dead
+
+
+def _is_faint(layer: nn.Module, member: Member) -> ndarray:
+    """(size,) whether the filters and biases of each channel are nearly 0 as they are now."""
+    bias = slices_of(torch.zeros(member.width) if layer.bias is None else layer.bias, member.index)
+    return (np.linalg.norm(slices_of(layer.weight, member.index, member.dim), axis=1) < _FAINT) & (bias < _FAINT).all(1)
 
 
 def _effective(folded: nn.Module, member: Member) -> list[ndarray]:
     """The columns that one producing tensor gives, none for what folding has taken or remembered."""
     path, name = _split(member)
-    if name in _REMEMBERED or not _has(folded, member.tensor):
+    if name in OUTPUT_STATISTICS or not _has(folded, member.tensor):
         return []
     module, tensor = folded.get_submodule(path), _tensor(folded, member.tensor)
     if isinstance(module, _BatchNorm) and module.running_mean is not None:

@@ -27,9 +27,9 @@ from redlab.compression.strategies import STRATEGIES
 from redlab.network.cost import measure_cost
 from redlab.network.example import Example
 from redlab.network.layers import unwrap, weight_layers
+from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
-from redlab.network.shortfall import told_short
 from redlab.options import plain_options, settle
 from redlab.progress import progress
 
@@ -245,7 +245,7 @@ class _Merger:
         left = {group.name: group.frozen for group in self.all if group.frozen}
         size = sum(group.size for group in self.groups)
         asked = wanted / size if size else options.alpha
-        return told_short("channels that may merge", asked, gone / size if size else 0.0, left, options.round_to)
+        return report_short("channels that may merge", asked, gone / size if size else 0.0, left, options.round_to)
 
 
 def _gone(neurons: _Neurons, alpha: float, alpha_of: str) -> int:

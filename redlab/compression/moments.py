@@ -19,7 +19,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from redlab.network.example import Example, fit_example
-from redlab.network.layers import Layer, unwrap, weight_layers
+from redlab.network.layers import Layer, output_statistics, unwrap, weight_layers
 from redlab.network.trace import Graph, is_layer, module_path, operation, trace
 from redlab.network.trial_run import NEVER, why_unseen
 
@@ -154,9 +154,9 @@ def _through_layer(graph: Graph, node: Node, args: tuple, inputs: MeanInputs) ->
         inputs.calls.setdefault(layer.name, []).append((node, given))
     elif isinstance(given, _Unknown):
         inputs.unknown.setdefault(layer.name, given.reason)
-    if hasattr(layer.module, "out_mean"):
-        std = _along_channels(layer.module.out_std, node)
-        return Moments(_along_channels(layer.module.out_mean, node), std**2)
+    if (known := output_statistics(layer.module)) is not None:
+        mean, std = (_along_channels(values, node) for values in known)
+        return Moments(mean, std**2)
     if not isinstance(given, Moments):
         return given
     bias = args[2] if len(args) > 2 else None

@@ -26,13 +26,21 @@ _PARTS = 8  # of the draws: the spread over them is the error of what all of the
 def mask_entropy(network: nn.Module) -> Tensor:
     """The sum over all rows of all masks in ``network`` of H(softmax(Phi)), in nats: DPP's penalty, times mu.
 
+    A logit of minus infinity is never kept and adds nothing.
+
+    Raises:
+        FloatingPointError: a logit is NaN or plus infinity.
+
     Example:
         >>> masked = sparsify(load_network("digits/mlp"), keep=0.25)
         >>> most = sum(mask.logits.shape[0] * np.log(mask.logits.shape[1]) for mask in masked.dpp.masks.values())
         >>> bool(0.8 * most < mask_entropy(masked) < most)
         True
     """
-    return torch.stack([_entropy(mask.logits.log_softmax(1)).sum() for mask in masks_in(network)]).sum()
+    total = torch.stack([_entropy(mask.logits.log_softmax(1)).sum() for mask in masks_in(network)]).sum()
+    if not total.isfinite():
+        raise FloatingPointError("the logits of a mask are NaN or inf: try a lower learning rate, or finite ones")
+    return total
 
 
 @plain_options

@@ -16,7 +16,7 @@ from redlab.dpp.quantization import RoundedInput, RoundedWeight, round_input
 from redlab.dpp.request import Keep, Request
 from redlab.network.example import Example
 from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
-from redlab.network.reasons import told_once
+from redlab.network.reasons import report_once
 from redlab.options import plain_options
 from redlab.pruning.scoring import score_channels
 
@@ -102,7 +102,7 @@ def sparsify(
     made.place()
     _check_names(asked, made)
     if not made.masks:
-        reasons = told_once(made.skipped, made.skipped.values()) or "it has no conv or linear layer"
+        reasons = report_once(made.skipped, made.skipped.values()) or "it has no conv or linear layer"
         raise ValueError(f"no part of {type(network).__name__} can get a mask: {reasons}")
     sparse.dpp = Sparsity(asked.options, made.masks, made.skipped, tuple(made.layers), tuple(made.groups), example)
     sparse.register_forward_pre_hook(begin_pass)

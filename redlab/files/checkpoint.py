@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from redlab.files.entries import NESTED, WEIGHT, Entry
-from redlab.files.tensor_files import groups_beside, list_checkpoint, warn_left_out
+from redlab.files.tensors import groups_beside, list_checkpoint, warn_left_out
 
 
 class Weights(OrderedDict):

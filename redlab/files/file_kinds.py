@@ -64,6 +64,12 @@ def foreign_kind(path: Path) -> str:
         return ""
 
 
+def damaged(error: Exception) -> str:
+    """What to say of a checkpoint that raises ``error`` when it is opened."""
+    reason = str(error).strip().partition("\n")[0]
+    return f"cannot be read, it is truncated or no checkpoint ({type(error).__name__} {reason}): {_AGAIN}"
+
+
 def _judge(path: Path) -> tuple[str, str]:
     """The kind of checkpoint, or what it is instead."""
     with path.open("rb") as file:

@@ -1,40 +1,84 @@
-"""Tensors and other objects of a checkpoint as outlines: described, not read, not made."""
+"""What a pickle is read as: plain dicts and lists, outlines of tensors, inert stand-ins for all other objects."""
 
 from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 _PLAIN = (str, int, float, bool, bytes, type(None))
-_STORED = {
-    "Double": torch.float64,
-    "Float": torch.float32,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-    "ComplexDouble": torch.complex128,
-    "ComplexFloat": torch.complex64,
-    "QInt8": torch.qint8,
-    "QUInt8": torch.quint8,
-    "QInt32": torch.qint32,
-    "QUInt4x2": torch.quint4x2,
-    "QUInt2x4": torch.quint2x4,
-    "Untyped": torch.uint8,
-}
+# torch's classes of storages, by the name before "Storage".
+_SAME = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Bool")
+_QUANTIZED = ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
+_STORED = {name: getattr(torch, name.lower()) for name in _SAME + _QUANTIZED}
+_STORED |= {"Char": torch.int8, "Byte": torch.uint8, "Untyped": torch.uint8}
+_STORED |= {"ComplexDouble": torch.complex128, "ComplexFloat": torch.complex64}
+_LISTS = ("collections.deque", "builtins.list", "builtins.tuple", "builtins.set", "builtins.frozenset")
+
+
+class _Inert:
+    """What a pickle gets to hold: it can set nothing on it."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class Held(_Inert, dict):
+    """A dict of any class, or a set or list of an unknown class with numbers for keys.
+
+    A key that is no text or number gets a name: to hash tuples nested deeply enough ends the process.
+    """
+
+    versions: Any = None  # of a state dict's modules
+
+    def __init__(self, pairs: Iterable = ()) -> None:
+        super().__init__()
+        for key, value in pairs:
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key if isinstance(key, _PLAIN) else f"{type(key).__name__} {len(self)}", value)
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict) and isinstance(state.get("_metadata"), dict):
+            self.versions = _versions(state["_metadata"])
+
+    def append(self, value: Any) -> None:
+        """What a pickle calls to fill a list, or by another name a set."""
+        self[len(self)] = value
+
+    add = append
+
+
+class StandIn(Held):
+    """What stands for an object that only code of others could make; a subclass stands for its class.
+
+    Attributes:
+        name: of its class, or of the function that would have made it.
+    """
+
+    name = ""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+
+class Maker(_Inert):
+    """A function or class of ``MAKERS``, by name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *args: Any) -> Any:
+        return MAKERS[self.name](*args)
 
 
 @dataclass(frozen=True, eq=False)
-class Storage:
+class Storage(_Inert):
     """Numbers in a file, by the ``key`` of their record: ``size`` elements of ``dtype`` from element ``shift`` on."""
 
     key: str
@@ -44,7 +88,7 @@ class Storage:
 
 
 @dataclass(frozen=True, eq=False)
-class Outline:
+class Outline(_Inert):
     """A tensor that is described and not read: as ``torch.as_strided`` would have it, in elements of its storage.
 
     ``why`` says why it cannot be read, or "".
@@ -58,38 +102,13 @@ class Outline:
     why: str = ""
 
 
-class Odd:
-    """What stands for an object that only code of others could make; what it holds as a dict or list is kept.
-
-    Attributes:
-        name: of its class, or of the function that would have made it.
-        items: of it as a dict, or as a list by their numbers.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.items: dict[Any, Any] = {}
-
-    def extend(self, items: list) -> None:
-        for item in items:
-            self.items[len(self.items)] = item
-
-
-class Named:
-    """A function or class of a pickle by its full name alone."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def fill(target: Any, items: list) -> Any:
-    """``target`` (a dict or odd object) with ``items``, keys and values in turn; keys that are objects get a name."""
-    if not isinstance(target, dict | Odd):
-        raise pickle.UnpicklingError(f"it sets items of a {type(target).__name__}")
-    held = target.items if isinstance(target, Odd) else target
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        held[key if isinstance(key, _PLAIN) else f"{type(key).__name__} {len(held)}"] = value
-    return target
+def _versions(metadata: dict) -> dict:
+    """The versions of a state dict's modules: what is no number would break whoever compares it."""
+    return OrderedDict(
+        (name, dict(about))
+        for name, about in metadata.items()
+        if isinstance(name, str) and isinstance(about, dict) and isinstance(about.get("version"), int | None)
+    )
 
 
 def stored_dtype(name: str) -> torch.dtype | None:
@@ -103,24 +122,6 @@ def are_whole(*numbers: Any) -> bool:
     return all(type(number) is int and number >= 0 for number in numbers)
 
 
-def part_of(base: Storage, shift: int, size: int) -> Storage:
-    """``size`` elements of ``base`` from ``shift`` on; ``pickle.UnpicklingError`` where it has fewer."""
-    if not are_whole(shift, size) or shift + size > base.size:
-        raise pickle.UnpicklingError(f"a part of a storage that it does not have, its size is {base.size}")
-    return Storage(base.key, base.dtype, size, base.shift + shift)
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *others: Any) -> Outline:
-    """Of ``_rebuild_tensor`` and its second version: (requires_grad, hooks, metadata) follow, or nothing."""
-    dtype = storage.dtype if isinstance(storage, Storage) else None
-    return _outline(storage, dtype, offset, shape, stride, _bits(others[2:]))
-
-
-def _tensor_of_dtype(storage: Any, offset: Any, shape: Any, stride: Any, *others: Any) -> Outline:
-    """Of ``_rebuild_tensor_v3``: (requires_grad, hooks, dtype, metadata) follow."""
-    return _outline(storage, others[2], offset, shape, stride, _bits(others[3:]))
-
-
 def _outline(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, why: str = "") -> Outline:
     dense = isinstance(storage, Storage) or (storage is None and why)
     if not dense or not isinstance(dtype, torch.dtype) or not are_whole(offset, *shape, *stride):
@@ -130,7 +131,20 @@ def _outline(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, why
     return Outline(storage, dtype, offset + (storage.shift if storage else 0), tuple(shape), tuple(stride), why)
 
 
-def _bits(metadata: tuple) -> str:
+def _unread(dtype: Any, shape: Any, why: str) -> Outline:
+    return _outline(None, dtype, 0, shape, [0] * len(shape), why)
+
+
+# The makers of tensors take what torch's functions of the same name take; "others" are requires_grad and hooks first.
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *others: Any) -> Outline:
+    return _outline(storage, storage.dtype, offset, shape, stride, _marks(others[2:]))
+
+
+def _tensor_of_dtype(storage: Any, offset: Any, shape: Any, stride: Any, *others: Any) -> Outline:
+    return _outline(storage, others[2], offset, shape, stride, _marks(others[3:]))
+
+
+def _marks(metadata: tuple) -> str:
     """Why the stored numbers are not those of the tensor: PyTorch negates and conjugates by a mark."""
     marked = [name for name in ("conj", "neg") if any(isinstance(m, dict) and m.get(name) for m in metadata)]
     return f"marked as {' and '.join(marked)}: save a resolve_conj().resolve_neg() of it" if marked else ""
@@ -143,39 +157,26 @@ def _quantized(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> O
 def _sparse(layout: Any, data: Any) -> Outline:
     shape = next(part for part in data[::-1] if isinstance(part, tuple))
     values = next(part for part in data[::-1] if isinstance(part, Outline))
-    return _without_numbers(values.dtype, shape, "sparse: only dense tensors are read")
-
-
-def _meta(dtype: Any, shape: Any, *_: Any) -> Outline:
-    return _without_numbers(dtype, shape, "on torch's meta device: no numbers were saved")
-
-
-def _of_a_class(kind: Any, dtype: Any, shape: Any, *_: Any) -> Outline:
-    return _without_numbers(dtype, shape, f"of the class {kind.name}: only plain tensors are read")
-
-
-def _without_numbers(dtype: Any, shape: Any, why: str) -> Outline:
-    return _outline(None, dtype, 0, shape, [0] * len(shape), why)
+    return _unread(values.dtype, shape, "sparse: only dense tensors are read")
 
 
 def _listed(items: Any = (), *_: Any) -> list:
     return list(items)
 
 
-def _ordered(pairs: Any = ()) -> OrderedDict:
-    return fill(OrderedDict(), [part for pair in pairs for part in pair])
-
-
-# By full name all that a pickle may call; torch's own functions are replaced by those that make outlines.
+# By full name all that a pickle may call. torch's own functions are replaced by those that make outlines.
 MAKERS: dict[str, Callable] = {
-    "collections.OrderedDict": _ordered,
-    "collections.defaultdict": lambda *_: {},
-    "collections.Counter": lambda counts=None, *_: counts if isinstance(counts, dict) else {},
-    "collections.deque": _listed,
-    **dict.fromkeys([f"builtins.{name}" for name in ("list", "tuple", "set", "frozenset")], _listed),
+    "collections.OrderedDict": Held,
+    "collections.defaultdict": lambda *_: Held(),
+    "collections.Counter": lambda counts=None, *_: counts if isinstance(counts, dict) else Held(),
+    **dict.fromkeys(
+        ["collections.deque", *(f"builtins.{kind}" for kind in ["list", "tuple", "set", "frozenset"])], _listed
+    ),
     **dict.fromkeys(["builtins.bytearray", "builtins.complex", "_codecs.encode"], lambda *_: None),
+    **dict.fromkeys(["copyreg._reconstructor", "copyreg.__newobj__"], lambda kind, *_: kind()),
     **dict.fromkeys(["torch.device", "torch.serialization._get_layout"], lambda *words: words),
     "torch.Size": tuple,
+    "torch._tensor._rebuild_from_type_v2": lambda make, kind, args, state: make(*args),
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
@@ -183,6 +184,10 @@ MAKERS: dict[str, Callable] = {
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._utils._rebuild_qtensor": _quantized,
     "torch._utils._rebuild_sparse_tensor": _sparse,
-    "torch._utils._rebuild_meta_tensor_no_storage": _meta,
-    "torch._utils._rebuild_wrapper_subclass": _of_a_class,
+    "torch._utils._rebuild_meta_tensor_no_storage": lambda dtype, shape, *_: _unread(
+        dtype, shape, "on torch's meta device: no numbers were saved"
+    ),
+    "torch._utils._rebuild_wrapper_subclass": lambda kind, dtype, shape, *_: _unread(
+        dtype, shape, f"of the class {kind.name}: only plain tensors are read"
+    ),
 }

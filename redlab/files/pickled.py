@@ -1,7 +1,7 @@
-"""Files of ``torch.save``: what they hold as outlines, and where their storages lie, nothing of which is read yet.
+"""Files of ``torch.save``: what they hold as outlines, and where their storages lie; none of those is read yet.
 
 PyTorch's format since 1.6 is a zip archive with a record for each storage. The format before that is five pickles in a
-row, then the storages one after the other. Neither is opened by PyTorch: one odd object would lose it all the tensors.
+row, then the storages one after the other.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from redlab.files.file_kinds import PICKLED
+from redlab.files.file_kinds import PICKLED, damaged
 from redlab.files.outlines import Storage
-from redlab.files.unpickler import Unpickler, harmful
+from redlab.files.unpickler import Unpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-_AGAIN = "download or save it again"
 _ALONE = "save the tensors of its state_dict() alone"
+# No honest checkpoint names one of these.
+_HARM = {"os", "posix", "nt", "sys", "subprocess", "pty", "shutil", "socket", "importlib", "runpy", "ctypes"}
+_HARM |= {f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__", "breakpoint")}
+_HARM |= {"io.open", "_io.open"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +31,9 @@ class Pickled:
     """What a file of ``torch.save`` holds.
 
     Attributes:
-        content: dicts, lists, numbers, and ``Outline`` for a tensor, ``Odd`` for another object.
+        content: dicts, lists, numbers, and ``Outline`` for a tensor, ``StandIn`` for another object.
         places: where the storages begin, in bytes, by their keys.
-        swapped: whether the bytes of a number are in the other order than here.
+        swapped: whether the file has the other byte order than this machine.
         names: the functions and classes that it names, beyond those of plain tensors; none was imported.
     """
 
@@ -49,20 +52,17 @@ def read_pickled(path: Path, kind: str) -> Pickled:
         OSError: it cannot be read.
     """
     names: set[str] = set()
-    why = ""
+    found, why = None, f"is a pickle that torch.save did not write: {_ALONE}, with torch.save or safetensors"
     try:
         found = _legacy(path, names) if kind == PICKLED else _zipped(path, names)
     except PermissionError:
         raise
     except Exception as error:  # a damaged file raises nearly anything: KeyError, EOFError, OSError, MemoryError
-        reason = f"{type(error).__name__} {first_line(error)}"
-        why = f"{path} cannot be read, it is truncated or no checkpoint ({reason}): {_AGAIN}"
-    if harm := harmful(names):
-        raise ValueError(f"{path} {wants_to_run(harm)}")
-    if why:
-        raise ValueError(why)
-    if found is None:
-        raise ValueError(f"{path} is a pickle that torch.save did not write: {_ALONE}, with torch.save or safetensors")
+        why = damaged(error)
+    if harm := sorted(name for name in names if name in _HARM or name.partition(".")[0] in _HARM):
+        why = wants_to_run(harm)
+    if found is None or harm:
+        raise ValueError(f"{path} {why}")
     return found
 
 
@@ -70,11 +70,6 @@ def wants_to_run(names: list[str]) -> str:
     """What to say of a file that is of no use without the functions and classes that it names."""
     named = ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
     return f"wants to run {named}: redlab never runs code from a checkpoint, nothing was executed; {_ALONE}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of its message."""
-    return str(error).strip().partition("\n")[0]
 
 
 def _zipped(path: Path, names: set[str]) -> Pickled:
@@ -89,16 +84,11 @@ def _zipped(path: Path, names: set[str]) -> Pickled:
         order = archive.read(f"{home}byteorder") if f"{home}byteorder" in members else b"little"
         if order not in (b"little", b"big"):
             raise ValueError(f"its order of bytes is {order[:20]!r}")
-        records = {key: members.get(f"{home}data/{key}") for key, storage in _whole(reader)}
-        for key, storage in _whole(reader):
+        records = {key: members.get(f"{home}data/{key}") for key in reader.storages}
+        for key, storage in reader.storages.items():
             _check_size(storage, getattr(records[key], "file_size", None))
         places = {key: _begin(file, record) for key, record in records.items() if record}
     return Pickled(content, places, order != sys.byteorder.encode(), names)
-
-
-def _whole(reader: Unpickler) -> list[tuple[str, Storage]]:
-    """The storages with a record of their own; the others are parts of them."""
-    return [(key, storage) for key, storage in reader.storages.items() if key == storage.key]
 
 
 def _check_size(storage: Storage, held: int | None) -> None:
@@ -128,7 +118,7 @@ class _Bounded:
 
 def _legacy(path: Path, names: set[str]) -> Pickled | None:
     """None for the pickle of something else."""
-    size = path.stat().st_size
+    size, places = path.stat().st_size, {}
     with path.open("rb") as file:
         bounded: Any = _Bounded(file, size)
         if Unpickler(bounded, names).load() != _MAGIC:
@@ -137,14 +127,12 @@ def _legacy(path: Path, names: set[str]) -> Pickled | None:
             Unpickler(bounded, names).load()
         reader = Unpickler(bounded, names)
         content = reader.load()
-        places = {}
         for key in map(str, Unpickler(bounded, names).load()):
-            places[key] = file.tell() + 8
-            storage = reader.storages[key]
-            (count,) = struct.unpack("<q", file.read(8))
+            storage, (count,) = reader.storages[key], struct.unpack("<q", file.read(8))
+            places[key] = file.tell()
             _check_size(storage, count * storage.dtype.itemsize)
             if file.seek(count * storage.dtype.itemsize, 1) > size:
                 raise EOFError(f"the storage {key!r} should end at byte {file.tell():,}, the file does at {size:,}")
-    if lost := {key for key, _ in _whole(reader)} - set(places):
+    if lost := reader.storages.keys() - places:
         raise EOFError(f"there is no storage {min(lost)!r}")
     return Pickled(content, places, False, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from redlab.files.entries import BESIDE, NESTED, OPTIMIZERS, WEIGHT, Entry, Listing, span_of
+from redlab.files.file_kinds import damaged
 from redlab.files.outlines import Outline
-from redlab.files.pickled import Pickled, first_line, read_pickled, wants_to_run
-from redlab.files.sections import Item, items_of, network_of, walk
+from redlab.files.pickled import Pickled, read_pickled, wants_to_run
+from redlab.files.sections import Item, network_of, walk
 
 _PREFIX = "module."
 _EXPANDED = "expanded:"
@@ -34,7 +36,7 @@ def list_pickled(path: Path, kind: str) -> Listing:
     try:
         found = _listing(path, file)
     except (ValueError, OverflowError, RecursionError) as error:  # a key of 10^5 digits, an offset beyond any file
-        raise ValueError(f"{path} cannot be read, it is truncated or no checkpoint ({first_line(error)})") from error
+        raise ValueError(f"{path} {damaged(error)}") from error
     if why := _why_useless(file, found):
         raise ValueError(f"{path} {why}")
     return found
@@ -49,7 +51,8 @@ def _why_useless(file: Pickled, found: Listing) -> str:
         return ""
     if file.names and found.left_out:
         return wants_to_run(sorted(file.names))
-    held = "tensors of an optimizer alone" if found.entries else f"no tensors but a {type(file.content).__name__}"
+    kind = "dict" if isinstance(file.content, dict) else type(file.content).__name__
+    held = "tensors of an optimizer alone" if found.entries else f"no tensors but a {kind}"
     return f"holds {held}: save a state_dict() in it"
 
 
@@ -57,13 +60,13 @@ def _listing(path: Path, file: Pickled) -> Listing:
     network, around = network_of(file.content)
     own, odd = _apart(walk(network))
     others, also_odd = _apart(walk(file.content, besides=network) if around else ())
-    named = _names([item.name for item in own])
-    entries = _sharing([_entry(path, file, item, named[item.name]) for item in own], [item.value for item in own])
+    prefix = _PREFIX if all(item.name.startswith(_PREFIX) for item in own) else ""
+    entries = [_entry(path, file, item, item.name.removeprefix(prefix)) for item in own]
+    entries = _sharing(entries, [item.value for item in own])
     why = f"outside of the file's {around!r}"
     entries += [replace(_entry(path, file, item, item.name), role=BESIDE, skipped=why) for item in others]
     left = {item.name or "all": item.value.name for item in [*odd, *also_odd]}
-    bare = any(name != bare for name, bare in named.items())
-    return Listing(entries, _plain(network) | left, _versions(network, _PREFIX if bare else ""))
+    return Listing(entries, _plain(network) | left, _versions(network, prefix if own else ""))
 
 
 def _apart(items: Iterable[Item]) -> tuple[list[Item], list[Item]]:
@@ -75,21 +78,15 @@ def _apart(items: Iterable[Item]) -> tuple[list[Item], list[Item]]:
 
 def _plain(network: Any) -> dict[str, str]:
     """Numbers and text among the tensors of a state dict, by their types."""
-    held = items_of(network) or {}
-    if not any(isinstance(value, Outline) for value in held.values()):
+    if not isinstance(network, dict) or not any(isinstance(value, Outline) for value in network.values()):
         return {}
     plain = (str, int, float, bool, bytes, type(None))
-    return {str(name): type(value).__name__ for name, value in held.items() if isinstance(value, plain)}
-
-
-def _names(names: list[str]) -> dict[str, str]:
-    bare = all(name.startswith(_PREFIX) for name in names)
-    return {name: name.removeprefix(_PREFIX) if bare else name for name in names}
+    return {str(name): type(value).__name__ for name, value in network.items() if isinstance(value, plain)}
 
 
 def _versions(network: Any, prefix: str) -> dict[str, Any] | None:
     """A state dict lists its modules without the last dot: "module.conv1", and "module" for the network itself."""
-    versions = getattr(network, "_metadata", None)
+    versions = getattr(network, "versions", None)
     if not prefix or versions is None:
         return versions
     return OrderedDict((f"{name}.".removeprefix(prefix)[:-1], about) for name, about in versions.items() if name)
@@ -103,8 +100,7 @@ def _entry(path: Path, file: Pickled, item: Item, name: str) -> Entry:
     if tensor.storage is None:
         return entry
     begin = file.places[tensor.storage.key] + tensor.offset * tensor.dtype.itemsize
-    stride = None if _is_contiguous(tensor) else tensor.stride
-    return replace(entry, offset=begin, stride=stride)
+    return replace(entry, offset=begin, stride=tensor.stride)
 
 
 def _why_unread(tensor: Outline, name: str) -> str:
@@ -113,43 +109,29 @@ def _why_unread(tensor: Outline, name: str) -> str:
         return tensor.why
     each, storage = tensor.dtype.itemsize, tensor.storage
     stored = storage.size * storage.dtype.itemsize
-    span = span_of(tensor.shape, tensor.stride) * each
     begin = (tensor.offset - storage.shift) * each
-    if begin + span > stored or begin < 0 or begin + span >= _LONGEST:
-        raise ValueError(
-            f"{name!r} ends {begin + span:,} bytes into a storage of {stored:,}: download or save it again"
-        )
-    claimed = each
-    for size in tensor.shape:
-        claimed *= size
+    end = begin + span_of(tensor.shape, tensor.stride) * each
+    if end > stored or begin < 0 or end >= _LONGEST:
+        raise ValueError(f"{name!r} ends {end:,} bytes into a storage of {stored:,}: download or save it again")
     # A few bytes can declare a tensor of 10^9 elements by a stride of 0.
-    if claimed > stored:
+    if (claimed := each * math.prod(tensor.shape)) > stored:
         shown = " x ".join(map(str, tensor.shape))[:60]
         held = f"its storage holds {stored:,}"
         return f"{_EXPANDED} {shown} elements claim {claimed:,} bytes, {held}; save a clone() of it"
     return ""
 
 
-def _is_contiguous(tensor: Outline) -> bool:
-    step = 1
-    for size, stride in zip(tensor.shape[::-1], tensor.stride[::-1], strict=True):
-        if size != 1 and stride != step:
-            return 0 in tensor.shape
-        step *= size
-    return True
-
-
 def _sharing(entries: list[Entry], tensors: list[Outline]) -> list[Entry]:
-    """The entries of ``tensors``, told whose bytes they share."""
-    found = list(entries)
-    seen: dict[str, list[tuple[int, int, str]]] = {}
-    for k, tensor in enumerate(tensors):
-        if entries[k].skipped or not entries[k].size or tensor.storage is None:
-            continue
-        others = seen.setdefault(tensor.storage.key, [])
-        begin = tensor.offset * tensor.dtype.itemsize
-        end = begin + span_of(tensor.shape, tensor.stride) * tensor.dtype.itemsize
-        owner = next((name for first, last, name in others if begin < last and first < end), "")
-        others.append((begin, end, entries[k].name))
-        found[k] = replace(entries[k], shares=owner)
+    """The entries of ``tensors``, each with the first one before it whose bytes it shares."""
+    found = []
+    seen: dict[str, list[tuple[int, int, str]]] = {}  # by the key of a storage: begin, end, name
+    for entry, tensor in zip(entries, tensors, strict=True):
+        owner = ""
+        if tensor.storage is not None and entry.size and not entry.skipped:
+            others = seen.setdefault(tensor.storage.key, [])
+            begin = tensor.offset * tensor.dtype.itemsize
+            end = begin + span_of(tensor.shape, tensor.stride) * tensor.dtype.itemsize
+            owner = next((name for first, last, name in others if begin < last and first < end), "")
+            others.append((begin, end, entry.name))
+        found.append(replace(entry, shares=owner))
     return found

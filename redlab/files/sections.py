@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from redlab.files.outlines import Named, Odd, Outline
+from redlab.files.outlines import Maker, Outline, StandIn
 
 # Where trainers put the network among other things.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "net_state_dict", "network", "module", "weights")
@@ -21,12 +21,19 @@ _DEEPEST = 1000
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A tensor or an odd object by the keys that lead to it."""
+    """A tensor or an odd object by the keys that lead to it.
+
+    Attributes:
+        name: the keys, joined by dots.
+        value: an ``Outline`` for a tensor; anything else is odd.
+        training: whether it belongs to an optimizer.
+        direct: whether a word in the outermost dict leads to it.
+    """
 
     name: str
     value: Any
-    training: bool
-    direct: bool  # by a word in the outermost dict
+    training: bool = False
+    direct: bool = False
 
 
 def network_of(content: Any) -> tuple[Any, str]:
@@ -35,36 +42,29 @@ def network_of(content: Any) -> tuple[Any, str]:
     An optimizer's tensors are no network.
     """
     path: list[str] = []
-    while (inside := items_of(content)) is not None:
-        known = [key for key in _WRAPPERS if _holds_weights(inside.get(key))]
-        key = known[0] if known else "" if path else _only_one(inside)
+    while isinstance(content, dict):
+        known = [key for key in _WRAPPERS if _holds_weights(content.get(key))]
+        key = known[0] if known else "" if path else _only_one(content)
         if not key:
             break
-        content = inside[key]
+        content = content[key]
         path.append(key)
     return content, ".".join(path)
 
 
-def items_of(value: Any) -> dict | None:
-    """A dict's items, or those of an odd object that has any; None for anything else."""
-    if isinstance(value, Odd):
-        return value.items or None
-    return value if isinstance(value, dict) else None
-
-
 def _holds_weights(value: Any) -> bool:
-    return items_of(value) is not None and any(_weights(value))
+    return isinstance(value, dict) and _has_weights(value)
 
 
-def _weights(value: Any) -> Iterator[Item]:
-    return (item for item in walk(value) if isinstance(item.value, Outline) and not item.training)
+def _has_weights(value: Any) -> bool:
+    return any(isinstance(item.value, Outline) and not item.training for item in walk(value))
 
 
 def _only_one(inside: dict) -> str:
     """The only key under which there are weights; "" where others hold some as well, or where they have no names."""
     if _is_optimizer(inside):
         return ""
-    holding = [key for key, value in inside.items() if any(_weights({key: value}))]
+    holding = [key for key, value in inside.items() if _has_weights({key: value})]
     alone = len(holding) == 1 and isinstance(holding[0], str)
     return holding[0] if alone and _holds_weights(inside[holding[0]]) else ""
 
@@ -82,12 +82,12 @@ def is_training(name: str) -> bool:
 def walk(content: Any, besides: Any = None) -> Iterator[Item]:
     """The tensors and odd objects in nested dicts and lists; nothing in ``besides``."""
     # A pickle of a few bytes can hold a list in itself, or ten times a list of ten times a list: each is opened once.
-    seen, left = {id(besides)}, [(Item("", content, False, False), 0)]
+    seen, left = {id(besides)}, [(Item("", content), 0)]
     while left:
         item, depth = left.pop()
-        if isinstance(item.value, Outline | Named) or (isinstance(item.value, Odd) and not item.value.items):
+        if isinstance(item.value, Outline | Maker | type) or (isinstance(item.value, StandIn) and not item.value):
             yield item
-        elif isinstance(item.value, dict | list | tuple | Odd) and id(item.value) not in seen:
+        elif isinstance(item.value, dict | list | tuple) and id(item.value) not in seen:
             seen.add(id(item.value))
             if depth > _DEEPEST:
                 raise ValueError(f"it holds dicts or lists nested more than {_DEEPEST} deep")
@@ -95,11 +95,10 @@ def walk(content: Any, besides: Any = None) -> Iterator[Item]:
 
 
 def _inside(item: Item, depth: int) -> Iterator[Item]:
-    inside = items_of(item.value)
-    pairs = inside.items() if inside is not None else enumerate(item.value)
-    training = item.training or (inside is not None and _is_optimizer(inside))
-    for key, value in pairs:
+    named = isinstance(item.value, dict)
+    training = item.training or (named and _is_optimizer(item.value))
+    for key, value in item.value.items() if named else enumerate(item.value):
         name = f"{item.name}.{key}" if item.name else str(key)
         trained = not isinstance(value, Outline) and _TRAINING.fullmatch(str(key)[:100]) is not None
-        direct = not depth and inside is not None and isinstance(key, str)
+        direct = not depth and named and isinstance(key, str)
         yield Item(name, value, training or trained or is_training(name), direct)

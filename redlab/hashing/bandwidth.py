@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from redlab.hashing import passes, passes_numpy
+from redlab.hashing import passes
 from redlab.hashing.vector import Vector
 
 _BANDWIDTH = re.compile(r"(median_gap|mean_gap|scott|silverman)(?:/([0-9.eE+-]+))?")
@@ -53,8 +53,5 @@ def _rule_of_thumb(vector: Vector, rule: str) -> float:
         return 0.0
     if rule == "scott":
         return 1.06 * vector.spread * vector.size**-0.2
-    if vector.ascending:
-        first, third = passes_numpy.quartiles_of(vector.weights, vector.size, 0)
-    else:
-        first, third = passes.quartiles(vector.weights)
+    first, third = passes.quartiles(vector.weights)
     return 0.9 * min(vector.spread, (third - first) / 1.34 or vector.spread) * vector.size**-0.2

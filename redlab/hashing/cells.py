@@ -19,7 +19,7 @@ from redlab.hashing.bandwidth import parse_bandwidth, resolve_bandwidth
 from redlab.hashing.contrast import check_contrast
 from redlab.hashing.density import density_of
 from redlab.hashing.rounding import balance
-from redlab.hashing.vector import Vector
+from redlab.hashing.vector import Vector, error_of, in_parts
 
 RULES = ("kde", "uniform", "lloyd")
 ROUNDINGS = ("nearest", "balanced")
@@ -73,6 +73,12 @@ class Cells:
         squares = energy - float((2 * self.centres * total - count * self.centres**2).sum())
         return float(np.sqrt(max(squares, 0.0) / energy)) if energy else 0.0
 
+    def error_at(self, values: ndarray) -> float:
+        """The error where cell k takes the value ``values[k]``, to the last digit."""
+        parts = zip(in_parts(self.vector.weights), in_parts(self.codes), strict=True)
+        scale = max(-self.vector.low, self.vector.high)
+        return error_of(((weights, values[codes]) for weights, codes in parts), scale)
+
     def at_means(self) -> Cells:
         """The same cells, each with the mean of its own weights as its value."""
         count, total = self.tally
@@ -99,7 +105,14 @@ class Cells:
 
     def assign(self, values: ndarray) -> ndarray:
         """Each weight's value out of ``values`` (c,), in the order of the tensor; exact zeros stay zero."""
-        return self.vector.whole(passes.take(values, self.codes))
+        if self.vector.live is None:
+            return passes.take(values, self.codes)
+        found, taken = np.zeros(self.vector.live.size, values.dtype), 0
+        for part, live in zip(in_parts(found), in_parts(self.vector.live), strict=True):  # no copy of all values
+            count = int(np.count_nonzero(live))
+            part[live] = values[self.codes[taken : taken + count]]
+            taken += count
+        return found
 
     def _with(self, centres: ndarray) -> Cells:
         moved = Cells(self.vector, self.edges, centres)

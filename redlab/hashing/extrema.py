@@ -63,7 +63,7 @@ def find_extrema(vector: Vector, h: float) -> Extrema:
 
 def on_tiles(vector: Vector, h: float) -> Extrema:
     """The same for a grid of any length: sort, shorten the gaps that no kernel reaches across, walk tile by tile."""
-    places = _Places(vector.weights if vector.ascending else np.sort(vector.weights), h / CELLS)
+    places = _Places(np.sort(vector.weights), h / CELLS)
     last: list[ndarray] = [np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)]
     found = []
     for start in range(0, places.size, _TILE):

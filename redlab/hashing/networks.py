@@ -1,122 +1,25 @@
-"""Data-free hashing: every weight of a layer becomes the mode of the density that it belongs to.
-
-RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397).
-"""
+"""Hash every conv and linear weight of a network: see ``weights`` for one tensor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy import ndarray
 from torch import nn
 
-from redlab.hashing.cells import Cells, Rule
-from redlab.hashing.sorted_values import FEW, why_unchanged
-from redlab.hashing.vector import Vector, as_vector, binary_scale
+from redlab.hashing.cells import Rule
+from redlab.hashing.random_twin import Draw, RandomTwin
+from redlab.hashing.vector import as_vector
+from redlab.hashing.weights import as_numpy, hash_vector, relative_error
 from redlab.network.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
 from redlab.network.recipe import append_step
-from redlab.network.remainder import with_others
+from redlab.network.remainder import of_layers, with_others
 from redlab.network.result import Result
 from redlab.options import plain_options
 from redlab.progress import progress
-
-
-@dataclass(frozen=True, eq=False)
-class Hashed:
-    """A hashed tensor.
-
-    Attributes:
-        values: the tensor with every weight replaced; shape, dtype, device and container of the one passed in.
-        codebook: (m,) the distinct values, ascending.
-        modes: how many cells of the rule hold weights (exact zeros have no cell: they stay zero).
-        unchanged: why the weights were left as they are, or "".
-
-    Example:
-        >>> hashed = hash_weights(torch.tensor([0.1, 0.1, 0.1, 0.5]), bandwidth=0.05)
-        >>> hashed.codes.tolist(), len(hashed.codebook)
-        ([0, 0, 0, 1], 2)
-        >>> torch.equal(hashed.codebook[hashed.codes.long()], hashed.values)
-        True
-    """
-
-    values: torch.Tensor | ndarray
-    codebook: torch.Tensor | ndarray
-    modes: int
-    unchanged: str = ""
-
-    @cached_property
-    def codes(self) -> torch.Tensor | ndarray:
-        """The index of each value in the codebook, in the smallest unsigned dtype; ``codebook[codes] == values``."""
-        found = np.searchsorted(_numpy(self.codebook), _numpy(self.values))
-        found = np.asarray(found, np.min_scalar_type(max(len(self.codebook) - 1, 0)))  # a scalar's, too
-        return torch.from_numpy(found).to(self.values.device) if isinstance(self.values, torch.Tensor) else found
-
-    def frame(self) -> pd.DataFrame:
-        """A tidy frame for ``plot_values``: each value of the codebook, and how many ``weights`` took it."""
-        counts = np.bincount(_numpy(self.codes).ravel(), minlength=len(self.codebook))
-        return pd.DataFrame({"value": _numpy(self.codebook), "weights": counts})
-
-
-@plain_options
-def hash_weights(
-    weights: torch.Tensor | ndarray,
-    rule: str = "kde",
-    bandwidth: str | float = "silverman/8",
-    max_error: float | None = None,
-    levels: int | None = None,
-    contrast: float = 0.0,
-    representative: str = "mode",
-    force: bool = False,
-    rounding: str = "nearest",
-) -> Hashed:
-    """Replace each weight by the value of its cell: hash(w) = M_k for w in [m_{k-1}, m_k).
-
-    Exact zeros stay zero. They belong to no cell, so that they change nothing for the others: neither bandwidth, nor
-    ``levels``, nor what comes next. A cell that one distinct weight feeds keeps that weight. All weights equal, or
-    already hashed (at most 256 distinct values and at most a quarter as many as weights): nothing changes.
-
-    Arguments:
-        weights: float8, float16, bfloat16, float32 or float64 of any shape.
-        rule: "kde" (the papers: modes and cuts of ``estimate_density``), "uniform" (round(w / step) step), "lloyd"
-            (1-D k-means); the last two are our peers for the comparison.
-        bandwidth, contrast: see ``estimate_density``. For uniform and lloyd they set how many values: that of modes.
-        max_error: instead, the largest relative L2 error ||hash(W) - W|| / ||W||; the coarsest cells within it are
-            searched (to half a per cent of the bandwidth or step). Our choice.
-        levels: for uniform and lloyd: at most so many values for the weights that are not zero.
-        representative: "mode" (the papers), or "mean" of the cell's own weights, never farther in L2 at the same cells
-            (our choice). lloyd's values are means anyway.
-        force: hash even what looks hashed.
-        rounding: "nearest": each weight takes the value of its own cell (the papers); "balanced": some take that of
-            the cell on their other side, so that the errors of each kernel, then of each row, cancel (SQuant's idea,
-            our choice: see ``rounding``). The error stays within ``max_error``.
-
-    Defaults:
-        rule, representative: the papers' choices, though others keep more on fewer values. At an error of 0.15 a layer
-            ResNet-20 keeps 77.98 of 91.73 % on 43 modes a layer, 89.91 on 37 means, 89.16 on 20 evenly spaced values,
-            88.87 on 13 by lloyd; up to 0.06 none loses 0.6 points (README.md, "What hashing does to a real network";
-            `redlab run 02 -p network cifar10/resnet20`; for ``digits/resnet`` figures/02_frontier.png).
-            On ResNet-56 means keep 92.50 and 90.95 of 92.75 % at 0.1 and 0.15, modes 90.65 and 85.95 (2,000 images); on
-            MobileNetV1 39.6 and 25.2 of 80.4 % in the cells of silverman/8 (benchmarks/defaults.md, "representative";
-            `python -m benchmarks.defaults`).
-        bandwidth, contrast: as in ``estimate_density``.
-        rounding: "nearest", the papers'; ``red_plus_plus`` balances.
-
-    Raises:
-        TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
-        ValueError: no weights, NaN or inf among them, an unknown or contradictory option.
-
-    Example:
-        >>> weights = torch.tensor([0.10, 0.11, 0.12, -0.30, -0.31])
-        >>> hashed = hash_weights(weights, bandwidth=0.05, representative="mean")
-        >>> hashed.codebook, hashed.codes.tolist()
-        (tensor([-0.3050,  0.1100]), [1, 1, 1, 0, 0])
-    """
-    return _hash(weights, Rule(rule, bandwidth, max_error, levels, contrast, representative, rounding), force)
 
 
 @plain_options
@@ -160,20 +63,22 @@ def hash_network(
     hashed = copy_network(network)
     layers = list(weight_layers(hashed))
     _check_bounds(bounds, [layer.name for layer in layers])
-    rows, codebooks = [], {}
+    rows, codebooks, draws = [], {}, {}
     for layer in progress(layers, "hashing"):
-        if bounds.get(layer.name) == 0:
-            layer = replace(layer, skipped=layer.skipped or "its max_error is 0")
         own = replace(default, max_error=bounds[layer.name]) if bounds.get(layer.name) else default
-        row, codebook = _hash_layer(layer, own, force)
+        if skipped := layer.skipped or ("its max_error is 0" if bounds.get(layer.name) == 0 else ""):
+            rows.append(_left(layer, skipped))
+            continue
+        row, codebook, draw = _hash_layer(layer, own, force)
         rows.append(row)
-        if codebook is not None:
-            codebooks[layer.name] = codebook.tolist()
+        codebooks[layer.name] = codebook.tolist()
+        if not row["skipped"]:
+            draws[layer.name] = draw
     options = default.options() | ({"max_error": bounds} if bounds else {}) | ({"force": True} if force else {})
     plan = {"step": "hash", "options": options, "codebooks": codebooks}
     append_step(hashed, plan)
     table = with_others(pd.DataFrame(rows, columns=_COLUMNS), network, hashed)
-    return Result(hashed, table, plan)
+    return Result(hashed, table, plan, RandomTwin(draws, table))
 
 
 def _check_bounds(bounds: dict[str, float], layers: list[str]) -> None:
@@ -189,118 +94,82 @@ def _check_bounds(bounds: dict[str, float], layers: list[str]) -> None:
 _COLUMNS = ["layer", "kind", "weights", "distinct_before", "distinct", "modes", "error", "skipped"]
 
 
-def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict, torch.Tensor | None]:
-    """Hash one layer in place: its row of the table, and its codebook where it has one now."""
-    row: dict[str, Any] = {"layer": layer.name, "kind": layer.kind, "skipped": layer.skipped}
-    if layer.skipped:
-        count = 0 if "lazy" in layer.skipped else layer.weight.numel()
-        distinct = count_distinct(layer.weight) if count else 0
-        return row | {
-            "weights": count,
-            "distinct_before": distinct,
-            "distinct": distinct,
-            "modes": 0,
-            "error": 0.0,
-        }, None
-    vector = as_vector_of(layer)
-    before = vector.whole(vector.weights).copy()
+def _left(layer: Layer, skipped: str) -> dict[str, Any]:
+    """The row of a layer that stays as it is."""
+    distinct = count_distinct(layer.weight) if layer.size else 0
+    sizes = {"weights": layer.size, "distinct_before": distinct, "distinct": distinct, "modes": 0, "error": 0.0}
+    return {"layer": layer.name, "kind": layer.kind, **sizes, "skipped": skipped}
+
+
+def _hash_layer(layer: Layer, rule: Rule, force: bool) -> tuple[dict[str, Any], torch.Tensor, Draw]:
+    """Hash one layer in place: its row of the table, its codebook, and what a random twin of it needs."""
     rows = _rows(layer)
-    hashed = _hash(rows.reshape(-1, *rows.shape[-layer.weight.ndim + 1 :]), rule, force)
+    weights = rows.reshape(-1, *rows.shape[-layer.weight.ndim + 1 :])
+    try:
+        vector = as_vector(weights)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.name}: {error}") from None
+    hashed = hash_vector(vector, weights, rule, force)
+    before = vector.whole(vector.weights)  # a view of the layer's own memory: compare before it is overwritten
+    row = {
+        "layer": layer.name,
+        "kind": layer.kind,
+        "weights": before.size,
+        "distinct_before": vector.distinct + (vector.zeros > 0),
+        "distinct": len(hashed.codebook),
+        "modes": hashed.modes,
+        "error": relative_error(before, as_numpy(hashed.values).ravel()),
+        "skipped": hashed.unchanged,
+    }
+    draw = Draw.like(before, layer.weight.dtype, rule)
     with torch.no_grad():
         rows.copy_(torch.as_tensor(hashed.values).reshape(rows.shape))
-    row |= {"weights": before.size, "distinct_before": len(np.unique(before)), "distinct": len(hashed.codebook)}
-    row |= {"modes": hashed.modes, "error": relative_error(before, _numpy(layer.weight).ravel())}
-    return row | {"skipped": hashed.unchanged}, torch.as_tensor(hashed.codebook)
+    return row, torch.as_tensor(hashed.codebook), draw
 
 
 def _rows(layer: Layer) -> torch.Tensor:
-    """The weight as balanced rounding wants it, a view: outputs, inputs, kernel; for a transposed convolution, whose
-    outputs lie along the second axis, the groups before them.
+    """The weight as (outputs, inputs, kernel), which balanced rounding needs; a view.
+
+    A transposed convolution has its outputs along the second axis: its view is (groups, outputs, inputs, kernel).
     """
     if not getattr(layer.module, "transposed", False):
         return layer.weight
     return layer.weight.unflatten(0, (layer.module.groups, -1)).transpose(1, 2)
 
 
-def as_vector_of(layer: Layer) -> Vector:
-    """The layer's weights as ``as_vector`` gives them; its errors name the layer."""
-    try:
-        return as_vector(layer.weight)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"layer {layer.name}: {error}") from None
+def compare_with_random(network: nn.Module, **settings: Any) -> pd.DataFrame:
+    """How many distinct values hashing leaves of each layer, and of Gaussian random weights of the same size.
 
+    Few values are left of any large sample. What is left of random weights is the chance level: only the difference
+    says something about training.
 
-def relative_error(before: ndarray, after: ndarray) -> float:
-    """||after - before|| / ||before|| in float64; 0 where ``before`` is all zeros and nothing changed."""
-    before = before.astype(np.float64)
-    scale = float(np.abs(before).max()) or 1.0  # squares of 1e-200 vanish, those of 1e200 overflow
-    return float(np.linalg.norm((after - before) / scale) / (np.linalg.norm(before / scale) or 1.0))
+    Arguments:
+        settings: those of ``hash_network``.
 
+    Returns:
+        Two rows a conv or linear layer: ``layer``, ``kind``, ``weights``, ``drawn`` ("trained" for the network as it
+        was passed in, "random" for its twin), ``distinct_before`` and ``distinct`` after hashing, and ``skipped``: why
+        hashing leaves the layer alone (its twin then counts as the layer does), or "".
+        ``attrs["share"]`` has what is left of the distinct values of all layers, by ``drawn``.
 
-def _hash(weights: torch.Tensor | ndarray, rule: Rule, force: bool) -> Hashed:
-    vector = as_vector(weights)
-    if exponent := binary_scale(vector):
-        return _hash_scaled(weights, vector, exponent, rule, force)
-    if reason := _left_alone(vector, force):
-        codebook = np.unique(vector.weights)
-        kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
-        return Hashed(kept, _like(_with_zero(codebook, vector), weights), len(codebook), reason)
-    cells = rule.cells(vector)
-    values = representatives(cells, weights)
-    codebook = values[~np.isnan(cells.member)]
-    hashed = _like(cells.assign(values), weights).reshape(weights.shape)
-    return Hashed(hashed, _like(_with_zero(codebook, vector), weights), len(codebook))
-
-
-def _with_zero(codebook: ndarray, vector: Vector) -> ndarray:
-    """The codebook of the weights, with zero where exact zeros stand beside them."""
-    return np.union1d(codebook, codebook.dtype.type(0)) if vector.zeros else codebook
-
-
-def _hash_scaled(
-    weights: torch.Tensor | ndarray, vector: Vector, exponent: int, rule: Rule, force: bool
-) -> Hashed:  # fmt: skip
-    """Float64 weights whose squares would overflow or vanish: hash them divided by a power of two, exactly."""
-    if not isinstance(rule.bandwidth, str):
-        rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
-    scaled = vector.times_two_to(-exponent)
-    small = _hash(scaled.whole(scaled.weights).reshape(vector.shape), rule, force)
-    values, codebook = (np.asarray(np.ldexp(part, exponent)) for part in (small.values, small.codebook))
-    return Hashed(_like(values, weights).reshape(weights.shape), _like(codebook, weights), small.modes, small.unchanged)
-
-
-def _left_alone(vector: Vector, force: bool) -> str:
-    """Why a layer's weights stay as they are, or ""."""
-    if vector.low == vector.high:
-        return why_unchanged(1, vector.size, vector.zeros)
-    # More distinct values in a sample than a hashed layer may have: no need to sort them all.
-    if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > FEW:
-        return ""
-    return why_unchanged(len(np.unique(vector.weights)), vector.size, vector.zeros)
-
-
-def representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
-    """The cells' values as the weights' dtype holds them, in the dtype of the cells' edges.
-
-    Where rounding would carry a value out of its cell, one of the cell's own weights stands for it.
+    Example:
+        >>> frame = compare_with_random(load_network("digits/mlp"))
+        >>> frame[["layer", "drawn", "weights", "distinct"]]
+                     layer    drawn  weights  distinct
+        0  hidden.0.linear  trained    16384        88
+        1  hidden.1.linear  trained    32768       100
+        2       classifier  trained     1280        39
+        3  hidden.0.linear   random    16384        83
+        4  hidden.1.linear   random    32768        99
+        5       classifier   random     1280        45
+        >>> {drawn: f"{share:.2%}" for drawn, share in frame.attrs["share"].items()}
+        {'trained': '0.45%', 'random': '0.45%'}
     """
-    rounded = _numpy(_like(cells.centres, weights)).astype(cells.edges.dtype)
-    home = np.searchsorted(cells.edges, rounded, side="right") == np.arange(len(rounded))
-    home &= np.isfinite(rounded)  # the last multiple of a step may be more than the dtype holds
-    return np.where(home | np.isnan(cells.member), rounded, cells.member)
-
-
-def _like(array: ndarray, weights: torch.Tensor | ndarray) -> torch.Tensor | ndarray:
-    """``array`` in the container, dtype and device of ``weights``."""
-    if isinstance(weights, torch.Tensor):
-        return torch.from_numpy(np.ascontiguousarray(array)).to(weights.device, weights.dtype)
-    return array.astype(weights.dtype, copy=False)
-
-
-def _numpy(tensor: torch.Tensor | ndarray) -> ndarray:
-    """As a numpy array; bfloat16 and float8, which numpy does not have, as float32."""
-    if not isinstance(tensor, torch.Tensor):
-        return tensor
-    tensor = tensor.detach().cpu()
-    foreign = tensor.dtype.is_floating_point and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
-    return (tensor.float() if foreign else tensor).numpy()
+    result = hash_network(network, **settings)
+    twin = result.chance.layers
+    own = of_layers(result.layers)[twin.columns]
+    frame = pd.concat({"trained": own, "random": twin}, names=["drawn"]).reset_index("drawn").reset_index(drop=True)
+    sums = frame.groupby("drawn", sort=False)[["distinct_before", "distinct"]].sum()
+    frame = frame[["layer", "kind", "weights", "drawn", "distinct_before", "distinct", "skipped"]]
+    frame.attrs["share"] = (sums["distinct"] / sums["distinct_before"]).to_dict()
+    return frame

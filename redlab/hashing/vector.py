@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -11,6 +12,20 @@ import torch
 from numpy import ndarray
 
 from redlab.hashing import passes
+
+AT_ONCE = 1 << 18  # weights that are worked on together, so that temporaries stay at a few megabytes
+
+
+class NotFinite(ValueError):
+    """NaN or inf among weights, ``nan`` and ``infinite`` of them."""
+
+    def __init__(self, weights: ndarray) -> None:
+        self.nan, self.infinite = int(np.isnan(weights).sum()), int(np.isinf(weights).sum())
+        first = int(np.argmax(~np.isfinite(weights)))
+        super().__init__(
+            f"weights hold {self.nan} NaN and {self.infinite} infinite values of {weights.size}, the first at flat "
+            f"index {first}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +40,6 @@ class Vector:
         spread: their standard deviation (N - 1; 0 for one weight).
         shape: that of the tensor that they came in, zeros included.
         live: (prod(shape),) which of the tensor's elements they are; None for all.
-        ascending: whether they are sorted, so that nobody need sort a copy of them.
     """
 
     weights: ndarray
@@ -34,7 +48,6 @@ class Vector:
     spread: float
     shape: tuple[int, ...]
     live: ndarray | None = None
-    ascending: bool = False
 
     @property
     def size(self) -> int:
@@ -49,6 +62,12 @@ class Vector:
     def energy(self) -> float:
         """The sum of their squares."""
         return float(np.square(self.weights, dtype=np.float64).sum())
+
+    @cached_property
+    def distinct(self) -> int:
+        """How many different values they take."""
+        ordered = np.sort(self.weights)
+        return 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
     def times_two_to(self, exponent: int) -> Vector:
         """Each weight times 2^exponent, exactly; what vanishes is a zero from then on."""
@@ -85,25 +104,18 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
     vector = np.ascontiguousarray(weights, np.float64 if weights.dtype.itemsize > 4 else np.float32).ravel()
     low, high = vector.min(), vector.max()  # NaN where there is one
     if not (np.isfinite(low) and np.isfinite(high)):
-        bad = ~np.isfinite(vector)
-        raise ValueError(
-            f"weights hold {np.isnan(vector).sum()} NaN and {np.isinf(vector).sum()} infinite values of {vector.size}"
-            f", the first at flat index {int(np.argmax(bad))}"
-        )
+        raise NotFinite(vector)
     return _measured(vector, tuple(weights.shape))
 
 
 def _measured(values: ndarray, shape: tuple[int, ...]) -> Vector:
+    """The vector of finite numbers."""
     live = values != 0
     some = live.any() and not live.all()
-    return measured(values[live] if some else values, shape, live if some else None)
-
-
-def measured(weights: ndarray, shape: tuple[int, ...], live: ndarray | None = None, ascending: bool = False) -> Vector:
-    """The vector of weights that are finite and not zero."""
+    weights = values[live] if some else values
     with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200: see binary_scale
         spread = passes.deviation(weights)
-    return Vector(weights, float(weights.min()), float(weights.max()), spread, shape, live, ascending)
+    return Vector(weights, float(weights.min()), float(weights.max()), spread, shape, live if some else None)
 
 
 def binary_scale(vector: Vector) -> int:
@@ -112,3 +124,22 @@ def binary_scale(vector: Vector) -> int:
         return 0  # everything is computed in float64
     exponent = int(np.frexp(max(abs(vector.low), abs(vector.high)))[1])
     return exponent if abs(exponent) > 300 else 0
+
+
+def in_parts(weights: ndarray) -> Iterator[ndarray]:
+    """A vector in pieces that fit a cache."""
+    return (weights[start : start + AT_ONCE] for start in range(0, weights.size, AT_ONCE))
+
+
+def error_of(pairs: Iterable[tuple[ndarray, ndarray]], scale: float) -> float:
+    """||after - before|| / ||before|| of two vectors that come part by part, summed in float64.
+
+    Arguments:
+        pairs: a part of ``before`` and the same part of ``after``.
+        scale: the largest magnitude: squares of 1e-200 vanish, those of 1e200 overflow.
+    """
+    moved = energy = 0.0
+    for pair in pairs:
+        old, new = (part.astype(np.float64) / (scale or 1.0) for part in pair)
+        moved, energy = moved + float(np.square(new - old).sum()), energy + float(np.square(old).sum())
+    return float(np.sqrt(moved / (energy or 1.0)))

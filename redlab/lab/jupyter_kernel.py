@@ -8,19 +8,24 @@ import os
 import platform
 import signal
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from redlab.lab.streams import tidy_streams
+from redlab.lab.keys import version_of
 from redlab.paths import data_root
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 # OpenMP (torch), and numba, which would take all cores otherwise.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 # The kernels that run: by their manager, of which each execution has its own, the process; or that it was stopped.
 _RUNNING: dict[type, int] = {}
 _STOPPED = 0
+LONGEST = 10_000  # characters of a printed line
 _PACKAGES = ("redlab", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "papermill")
 
 
@@ -130,7 +135,7 @@ def surroundings(folder: Path, threads: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "threads": threads or asked_threads() or os.cpu_count() or 1,
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in _PACKAGES if (found := version_of(name))},
         "commit": _commit(folder),
     }
 
@@ -141,13 +146,6 @@ def asked_threads() -> int | None:
     return int(first) or None if first.isdecimal() else None
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _commit(folder: Path) -> str | None:
     """The commit that ``folder`` is at, with ``-dirty`` where tracked files differ from it; None outside git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -155,3 +153,46 @@ def _commit(folder: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def tidy_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """The outputs with all that went to one stream in the place of its first part, stdout before stderr beside it.
+
+    How prints fall into messages differs from run to run. Of a line that was overwritten (``\\r``) the last state
+    stays, of one longer than ``LONGEST`` the beginning, with how much was cut. The time is linear in the text: the
+    pattern of nbclient, which does the same otherwise, takes a minute for a line of 200,000 characters.
+    """
+    parts: dict[str, list[str]] = {}
+    kept = []
+    for output in outputs:
+        if output["output_type"] != "stream":
+            kept.append(output)
+        elif output["name"] in parts:
+            parts[output["name"]].append(output["text"])
+        else:
+            parts[output["name"]] = [output["text"]]
+            kept.append(output)
+    for output in kept:
+        if output["output_type"] == "stream":
+            lines = "".join(parts[output["name"]]).split("\n")
+            output["text"] = "\n".join(_cut(_last_state(line)) for line in lines)
+    return _ordered(kept)
+
+
+def _ordered(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    names = [output.get("name", "") if output["output_type"] == "stream" else "" for output in outputs]
+    for k, pair in enumerate(pairwise(names)):
+        if pair == ("stderr", "stdout"):  # which of them came first is chance
+            outputs[k : k + 2] = outputs[k + 1], outputs[k]
+    return outputs
+
+
+def _last_state(line: str) -> str:
+    """What a terminal shows of a line that goes back to its start; a return at its very end overwrites nothing."""
+    return line[line.rfind("\r", 0, len(line) - 1) + 1 :] if line else line
+
+
+def _cut(line: str) -> str:
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[:LONGEST]} [... cut: {len(line) - LONGEST:,} of {len(line):,} characters of this line]"

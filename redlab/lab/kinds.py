@@ -1,4 +1,4 @@
-"""Kinds: what a parameter takes, out of what JSON can hold.
+"""Kinds: what a parameter takes, out of what JSON can hold, and how its values are read from text and written as text.
 
 A kind is a tuple of types, any of which will do; ``Items`` is a list, and ``object`` any plain data.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ ANY: Kind = (object,)
 _NAMED: dict[str, Kind] = {t.__name__: (t,) for t in (bool, int, float, str, dict, object)}
 _NAMED |= {"Any": ANY, "Mapping": (dict,), "Path": (str, Path)}  # a path is text, too
 _LISTS = ("list", "tuple", "Sequence", "Iterable", "Collection")
+# folder:PATH, hf/FOLDER, FILE.py:NAME
+_PATH = re.compile(r"(?P<before>folder:|hf/)?(?P<path>.*?)(?P<after>(?<=\.py):[A-Za-z_]\w*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ def _is(value: Any, own: Any) -> bool:
 
 
 def plain(value: Any, kind: Kind) -> Any:
-    """``value`` as JSON knows it: numpy's numbers and paths are what they stand for, tuples are lists.
+    """``value`` as JSON knows it: numbers of numpy and paths become plain values, tuples become lists.
 
-    Where a float is taken, and no int, an int becomes one; and text that is a finite number is that number, since YAML
-    takes 1e-3 for a word.
+    Where a float is taken, and no int, an int becomes one. Text that is a finite number becomes that number too, since
+    YAML takes 1e-3 for a word.
     """
     if isinstance(value, list | tuple):
         inner = join(own.kind for own in kind if isinstance(own, Items))
@@ -105,12 +108,13 @@ def plain(value: Any, kind: Kind) -> Any:
     if getattr(value, "shape", None) == ():  # a number of numpy's or torch's
         value = value.item()
     number = isinstance(value, int) and not isinstance(value, bool) and int not in kind
-    if float in kind and (isinstance(value, str) or number) and _is_finite(value):
+    if float in kind and (isinstance(value, str) or number) and _is_number(value):
         return float(value)
     return value
 
 
-def _is_finite(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
+    """Whether ``value`` is a finite number, or text that is one."""
     try:
         return math.isfinite(float(value))
     except (ValueError, OverflowError):
@@ -123,13 +127,53 @@ def from_text(text: str, kind: Kind) -> Any:
 
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
         value = text
     if str in kind and not (text and fits(value, tuple(own for own in kind if own is not str))):
         value = text
-    if object in kind and isinstance(value, str) and text[-1:].isdigit() and _is_finite(value):
+    if object in kind and isinstance(value, str) and text[-1:].isdigit() and _is_number(value):
         return float(value)  # 1e-3
     return plain(value, kind)
+
+
+def to_text(value: Any, kind: Kind) -> str:
+    """The text that ``from_text`` reads as ``value``: text as it is where text is taken, otherwise YAML."""
+    import yaml
+
+    if isinstance(value, str) and str in kind:
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+    # 1e-3 is a word to YAML and a number to from_text, unless it is quoted.
+    return f"'{text}'" if isinstance(value, str) and _is_number(text) else text
+
+
+def absolute(value: Any, kind: Kind) -> Any:
+    """``value`` with the paths in it made absolute, at any depth: a kernel works in another folder.
+
+    Text that names nothing here stays as it is. A single word is taken for a path only where ``kind`` is one.
+    """
+    if isinstance(value, list):
+        return [absolute(item, kind) for item in value]
+    if isinstance(value, dict):
+        return {key: absolute(item, kind) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    before, path, after = path_in(value)
+    if not (Path in kind or before or after or "/" in path or os.sep in path) or not path_exists(path):
+        return value
+    return f"{before}{Path(path).expanduser().resolve()}{after}"
+
+
+def path_in(text: str) -> tuple[str, str, str]:
+    """The part of ``text`` before a path, the path, and the part after it: ("", "net.py", ":make")."""
+    before, path, after = _PATH.fullmatch(text).groups("")  # type: ignore[union-attr]  # which any text matches
+    return before, path, after
+
+
+def path_exists(path: str, folder: Path | None = None) -> bool:
+    """Whether ``path`` is there, relative to ``folder`` or the current one; "/" and "." are no names."""
+    # os.path.exists takes any text, also one that is too long for a path.
+    return any(map(str.isalnum, path)) and os.path.exists(os.path.join(folder or "", os.path.expanduser(path)))
 
 
 def in_words(kind: Kind) -> str:

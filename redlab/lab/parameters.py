@@ -1,16 +1,18 @@
-"""The parameters of a notebook: their defaults, what each takes, and values for them from Python, YAML or a shell."""
+"""The parameters of a notebook: their defaults, what each takes, and the command that sets them."""
 
 from __future__ import annotations
 
 import ast
 import json
+import re
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redlab.lab.contents import absolute
-from redlab.lab.kinds import Kind, fits, in_words, join, kind_named, kind_of, plain
-from redlab.lab.notebooks import read_cells
+from redlab.lab.kinds import ANY, Kind, absolute, fits, from_text, in_words, join, kind_named, kind_of, plain, to_text
+from redlab.lab.notebooks import find_notebook, known_networks, read_cells
 from redlab.lab.signatures import kinds_taken
 from redlab.names import unknown
 
@@ -70,7 +72,7 @@ def changed_parameters(notebook: Path, params: dict[str, Any]) -> dict[str, Any]
 
 
 def _checked(what: str, value: Any, parameter: Parameter) -> Any:
-    given = _absolute(plain(value, parameter.kind), parameter.kind)
+    given = absolute(plain(value, parameter.kind), parameter.kind)
     if not fits(given, parameter.kind):
         raise TypeError(f"{what} is {in_words(parameter.kind)} like {parameter.default!r}; got {value!r}")
     try:
@@ -83,13 +85,43 @@ def _checked(what: str, value: Any, parameter: Parameter) -> Any:
     return given
 
 
-def _absolute(value: Any, kind: Kind) -> Any:
-    """Paths in a value, at any depth, start from the folder of who gives it: a kernel works in another one."""
-    if isinstance(value, list):
-        return [_absolute(item, kind) for item in value]
-    if isinstance(value, dict):
-        return {key: _absolute(item, kind) for key, item in value.items()}
-    return absolute(value, bare=Path in kind) if isinstance(value, str) else value
+def typed_parameters(notebook: Path, words: Iterable[str]) -> dict[str, Any]:
+    """The parameters that a shell sets by words ``NAME=VALUE``, those that differ from the defaults.
+
+    Raises:
+        ValueError, TypeError: as ``changed_parameters``; for a word without a value; for an unknown network.
+    """
+    known = read_parameters(notebook) if words else {}
+    params = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
+        params[name] = from_text(text, known[name].kind if name in known else ANY)
+    return known_networks(changed_parameters(notebook, params))
+
+
+def command_of(notebook: Path, params: dict[str, Any]) -> str:
+    """``redlab run 05 -p network cifar10/resnet20``: a notebook, and the parameters that differ from the defaults.
+
+    Pasted into a shell it sets the same parameters, and so finds or makes the same run.
+
+    Raises:
+        ValueError, TypeError: as ``changed_parameters``, where the notebook has no such parameters any more.
+    """
+    words, known = ["redlab", "run", _shortest(notebook)], read_parameters(notebook)
+    for name, value in changed_parameters(notebook, params).items():
+        words += ["-p", name, to_text(value, known[name].kind)]
+    return shlex.join(words)
+
+
+def _shortest(notebook: Path) -> str:
+    """The notebook's number where that means this notebook, its name otherwise."""
+    number = re.sub(r"\D.*", "", notebook.stem)
+    try:
+        return number if find_notebook(number, notebook.parent) == notebook.resolve() else notebook.stem
+    except ValueError:
+        return notebook.stem
 
 
 def _assigned(notebook: Path) -> dict[str, tuple[Any, ast.expr | None]]:

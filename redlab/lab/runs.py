@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.lab.contents import content_of, files_in, library_versions, named_files
+from redlab.files.atomic import move_folder, replaced_file
 from redlab.lab.jupyter_kernel import execute, surroundings
+from redlab.lab.keys import run_key
 from redlab.lab.notebooks import find_notebook, known_networks, read_cells
 from redlab.lab.parameters import changed_parameters, default_parameters
-from redlab.lab.signatures import benchmarks_read, names_written
-from redlab.paths import PACKAGE, checkout, shipped
+from redlab.paths import checkout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,35 +144,6 @@ def run_notebook(
     return replace(run, published=_publish(run.figures, notebooks.parent / "figures"))
 
 
-def run_key(notebook: Path, changed: dict[str, Any]) -> str:
-    """16 hex digits that stand for all that a run of a notebook with these parameters depends on.
-
-    These are its cells, ``changed``, the package with all its files and the networks in it, the files in
-    ``benchmarks/`` that the notebook reads, the content of every file and folder that a parameter names
-    (``contents.named_files``; files over 64 MB by path, size and time of change), and the versions of torch,
-    torchvision, timm and transformers. Outputs are no part of it, nor is a file that the notebook itself writes. A
-    parameter that is given its default is as good as not given.
-    """
-    cells = [(cell["cell_type"], cell["source"]) for cell in read_cells(notebook)]
-    told = [cells, changed, library_versions()]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode())
-    for root, files in _read_by(notebook, tuple(text for kind, text in cells if kind == "code"), changed):
-        for part in content_of(files, root):
-            digest.update(part)
-    return digest.hexdigest()[:16]
-
-
-def _read_by(notebook: Path, code: tuple[str, ...], changed: dict[str, Any]) -> Iterator[tuple[Path, Iterable[Path]]]:
-    """The files that a run reads, and the folder that their names are relative to."""
-    yield PACKAGE, files_in(PACKAGE)
-    yield shipped("digits"), sorted(shipped("digits").glob("*.safetensors"))
-    benchmarks = notebook.parent.parent / "benchmarks"
-    yield benchmarks, (path for name in benchmarks_read(code) if (path := benchmarks / name).is_file())
-    named = {**default_parameters(notebook), **changed}
-    for name in sorted(named.keys() - names_written(code)):
-        yield notebook.parent, named_files(named[name], notebook.parent)
-
-
 def record(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep ``frame`` as the results of this run, and return it; in a live notebook it is only returned.
 
@@ -230,11 +200,11 @@ def _execute(
                 raise
             failure = _failure(error, work)
             _write_json(work / "failed.json", {**facts, **failure})
-            _replace(work, folder)
+            move_folder(work, folder)
             raise RunFailed(folder, path.stem, **failure) from error
         facts["seconds"] = round(time.perf_counter() - start, 3)
         _write_json(work / "run.json", facts)
-    _replace(work, folder)
+    move_folder(work, folder)
     return Run(folder, path.stem, facts["parameters"], facts["seconds"])
 
 
@@ -325,24 +295,11 @@ def _open_lock(lock: Path) -> int:
             os.close(handle)
 
 
-def _replace(work: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(work, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _publish(figures: list[Path], folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for figure in figures:
-        draft = folder / f".{figure.name}.{secrets.token_hex(4)}.part"  # another process may publish the same run
-        try:
-            shutil.copyfile(figure, draft)
-            os.replace(draft, folder / figure.name)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replaced_file(folder / figure.name) as part:  # another process may publish the same run
+            shutil.copyfile(figure, part)
     return folder
 
 

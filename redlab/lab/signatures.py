@@ -42,10 +42,11 @@ def kinds_taken(sources: tuple[str, ...], names: tuple[str, ...]) -> dict[str, K
 
 def _handed(nodes: Sequence[ast.AST]) -> Iterator[tuple[dict[str, Kind], list[tuple[str, ast.expr]]]]:
     """For each call of a function of redlab the kinds of its arguments, and (argument, what is handed to it)."""
-    places = _imported(nodes)
-    settings = [_annotations(*place) for name, place in _SETTINGS.items() if name in places]
+    names = _imported(nodes)
+    called = {name for _, name in _used(nodes)}
+    settings = [_annotations(*place) for name, place in _SETTINGS.items() if name in called]
     for node in nodes:
-        if isinstance(node, ast.Call) and (place := _place(node.func, places)):
+        if isinstance(node, ast.Call) and (place := _place(_dotted(node.func, names))):
             kinds = _annotations(*place)
             words = [(word.arg or "", word.value) for word in node.keywords]
             yield kinds, [*zip(kinds, node.args, strict=False), *words]
@@ -61,34 +62,51 @@ def _nodes(source: str) -> list[ast.AST]:
         return []
 
 
-def _imported(nodes: Iterable[ast.AST]) -> dict[str, _Place | None]:
-    """What the notebook calls a function of redlab; None for redlab itself."""
-    found: dict[str, _Place | None] = {}
+def _imported(nodes: Iterable[ast.AST]) -> dict[str, str]:
+    """What the notebook calls redlab, its modules and functions, by their full names.
+
+    ``import redlab as rl`` makes {"rl": "redlab"}; ``from redlab.studies import hashing`` makes {"hashing":
+    "redlab.studies.hashing"}.
+    """
+    found = {}
     for node in nodes:
-        for alias in getattr(node, "names", []) if isinstance(node, ast.Import | ast.ImportFrom) else []:
-            local, module = alias.asname or alias.name, getattr(node, "module", None) or ""
-            if isinstance(node, ast.Import) and alias.name == "redlab":
-                found[local] = None
-            elif module == "redlab" and alias.name in redlab._HOME:
-                found[local] = (redlab._HOME[alias.name], alias.name)
-            elif module == "redlab.plots" and alias.name in plots._HOME:
-                found[local] = (f"studies.plots.{plots._HOME[alias.name]}", alias.name)
-            elif module.startswith("redlab."):
-                found[local] = (module.removeprefix("redlab."), alias.name)
-    return found
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.split(".")[0]  # import a.b binds a; import a.b as c binds c to a.b
+                found[alias.asname or first] = alias.name if alias.asname else first
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return {local: full for local, full in found.items() if full.split(".")[0] == "redlab"}
 
 
-def _place(function: ast.expr, places: Mapping[str, _Place | None]) -> _Place | None:
-    match function:
+def _dotted(expression: ast.expr, names: Mapping[str, str]) -> str:
+    """``rl.studies.hashing`` in full; "" for what is not redlab's."""
+    match expression:
         case ast.Name(id=name):
-            return places.get(name)
-        case ast.Attribute(value=ast.Name(id=name), attr=attribute) if places.get(name, ...) is None:
-            return (redlab._HOME[attribute], attribute) if attribute in redlab._HOME else None
-        case ast.Attribute(value=ast.Attribute(value=ast.Name(id=name), attr="plots"), attr=attribute) if (
-            places.get(name, ...) is None and attribute in plots._HOME
-        ):
-            return f"studies.plots.{plots._HOME[attribute]}", attribute
-    return None
+            return names.get(name, "")
+        case ast.Attribute(value=inner, attr=attribute) if above := _dotted(inner, names):
+            return f"{above}.{attribute}"
+    return ""
+
+
+def _place(dotted: str) -> _Place | None:
+    """Where the function of that full name is; None for redlab itself, one of its rooms, or nothing of redlab's."""
+    module, _, name = dotted.removeprefix("redlab").removeprefix(".").rpartition(".")
+    if module:
+        return (
+            (f"studies.plots.{plots._HOME[name]}", name)
+            if module == "plots" and name in plots._HOME
+            else (module, name)
+        )
+    return (redlab._HOME[name], name) if name in redlab._HOME else None
+
+
+def _used(nodes: Sequence[ast.AST]) -> set[_Place]:
+    """The functions of redlab that the notebook imports or names."""
+    names = _imported(nodes)
+    parts = [node for node in nodes if isinstance(node, ast.Name | ast.Attribute)]
+    found = [_place(full) for full in (*names.values(), *(_dotted(part, names) for part in parts))]
+    return {place for place in found if place}
 
 
 def _loops(nodes: Iterable[ast.AST]) -> dict[str, str]:
@@ -113,18 +131,18 @@ def _names(handed: ast.expr) -> Iterator[tuple[str, bool]]:
 
 @lru_cache(32)
 def benchmarks_read(sources: tuple[str, ...]) -> tuple[str, ...]:
-    """The files in ``benchmarks/`` that are named by the notebook, by a function of redlab that it imports, or by one
+    """The files in ``benchmarks/`` that are named by the notebook, by a function of redlab that it uses, or by one
     that such a function calls.
     """
     nodes = [node for source in sources for node in _nodes(source)]
-    left = [place for place in _imported(nodes).values() if place]
+    left = _used(nodes)
     seen, named = set(left), _benchmarks_in(nodes)
     while left:
         module, node = _found(*left.pop())
         parts = list(ast.walk(node)) if isinstance(node, ast.FunctionDef) else []
         named |= _benchmarks_in(parts)
         called = {(module, part.func.id) for part in parts if isinstance(part, ast.Call) and hasattr(part.func, "id")}
-        left += called - seen
+        left |= called - seen
         seen |= called
     return tuple(sorted(named))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -112,20 +112,32 @@ def _exceeds(content: Any, most: int) -> bool:
 
 
 def _points(content: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    grid, points = ({} if content.get("grid") is None else content["grid"]), content.get("points")
-    points = [{}] if points is None else points
-    seeds = _seeds(content["seeds"], defaults) if content.get("seeds") is not None else [{}]
-    if not isinstance(grid, dict) or not all(isinstance(own, list) and own for own in grid.values()):
+    """Each of ``points`` with each combination of ``grid`` and each seed.
+
+    ``{points: [{rule: kde}], grid: {alpha: [0.1, 0.2]}, seeds: 2}`` has the axes [{rule: kde}], [{alpha: 0.1}, {alpha:
+    0.2}] and [{seed: 0}, {seed: 1}], and so the four points {rule: kde, alpha: 0.1, seed: 0}, {rule: kde, alpha: 0.1,
+    seed: 1}, {rule: kde, alpha: 0.2, seed: 0} and {rule: kde, alpha: 0.2, seed: 1}.
+    """
+    given = {key: value for key, value in content.items() if value is not None}
+    grid, points = given.get("grid", {}), given.get("points", [{}])
+    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
         raise ValueError("grid must give each parameter a list of values")
     if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
         raise ValueError("points must be a list of parameter sets")
-    names = Counter([*dict.fromkeys(name for point in points for name in point), *grid, *seeds[0]])
+    seeds = _seeds(given["seeds"], defaults) if "seeds" in given else [{}]
+    axes = [points, *([{name: value} for value in values] for name, values in grid.items()), seeds]
+    _check_axes(axes)
+    for parts in product(*axes):
+        yield {name: value for part in parts for name, value in part.items()}
+
+
+def _check_axes(axes: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Refuse a parameter that two axes set, and more than ``MOST`` points."""
+    names = Counter(name for axis in axes for name in {name for part in axis for name in part})
     if twice := [name for name, times in names.items() if times > 1]:
         raise ValueError(f"{twice[0]!r} is set twice: in grid, in points, or by seeds")
-    if (wanted := math.prod(map(len, (points, seeds, *grid.values())))) > MOST:
+    if (wanted := math.prod(map(len, axes))) > MOST:
         raise ValueError(f"it has {wanted:,} points or more, and a sweep may have {MOST:,}: leave values out")
-    for point, values, seed in product(points, product(*grid.values()), seeds):
-        yield {**point, **dict(zip(grid, values, strict=True)), **seed}
 
 
 def _seeds(given: Any, defaults: dict[str, Any]) -> list[dict[str, Any]]:
@@ -137,3 +149,8 @@ def _seeds(given: Any, defaults: dict[str, Any]) -> list[dict[str, Any]]:
     if "seeds" in defaults:
         return [{"seeds": [seed]} for seed in seeds]
     raise ValueError("the notebook has no parameter `seed` or `seeds`: leave seeds out")
+
+
+def describe(point: dict[str, Any]) -> str:
+    """A point in a line."""
+    return ", ".join(f"{name}={value}" for name, value in point.items()) or "default parameters"

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.lab.points import describe
 from redlab.lab.results import join_runs
 from redlab.lab.runs import Run, RunFailed, give_up, run_notebook
-from redlab.lab.spec import Spec, read_spec
+from redlab.lab.spec import Spec, describe, read_spec
 from redlab.lab.workers import Killed, check_engine, map_unordered, threads_each
 from redlab.paths import checkout
 from redlab.progress import progress

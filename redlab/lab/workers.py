@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redlab.lab.jupyter_kernel import asked_threads, stop_kernels
+from redlab.names import needs
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -112,10 +113,9 @@ def _on_cluster(function: Callable[..., Any], calls: Iterable[tuple], address: s
 
 @contextmanager
 def _connected(address: str) -> Iterator[Client]:
-    try:
-        from distributed import Client
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("a Dask cluster needs the extra: python -m pip install -e '.[cluster]'") from error
+    needs("cluster", "distributed")
+    from distributed import Client
+
     failure = ""
     try:
         client = Client(address, timeout=_CONNECT)

@@ -18,6 +18,8 @@ from torch.nn.utils import parametrize
 
 # MultiheadAttention holds its input projections as bare parameters, not as Linear modules.
 _ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+# The buffers in which a layer keeps what its folded batch norm knew of its outputs: mean and standard deviation.
+OUTPUT_STATISTICS = ("out_mean", "out_std")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ class Layer:
     @property
     def weight(self) -> torch.Tensor:
         return getattr(self.module, self.parameter)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the weight has no shape before the network's first call."""
+        return isinstance(self.module, nn.modules.lazy.LazyModuleMixin)
+
+    @property
+    def size(self) -> int:
+        """How many weights there are, 0 of a lazy layer."""
+        return 0 if self.lazy else self.weight.numel()
 
 
 def weight_layers(network: nn.Module) -> Iterator[Layer]:
@@ -111,6 +123,23 @@ def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
     if owner is not None:
         return f"shares its weight with {owner}"
     return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""
+
+
+def output_statistics(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean and standard deviation of each output of a layer, as its folded batch norm knew them; None: not known."""
+    mean, std = (getattr(module, name, None) for name in OUTPUT_STATISTICS)
+    return None if mean is None or std is None or not std.isfinite().all() else (mean, std)
+
+
+def forget_output_statistics(network: nn.Module) -> None:
+    """Mark the output statistics of every layer as unknown, in place: call it when you have trained a folded network.
+
+    The buffers stay, so that the network is saved and loaded as before; a standard deviation of inf says "unknown".
+    ``train`` calls it by itself.
+    """
+    for module in network.modules():
+        if (std := getattr(module, OUTPUT_STATISTICS[1], None)) is not None:
+            std.fill_(torch.inf)
 
 
 def count_distinct(weight: torch.Tensor) -> int:

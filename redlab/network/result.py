@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from redlab.network.reasons import told_once
+from redlab.network.reasons import report_once
 from redlab.network.remainder import of_layers
 
 # (title, columns before, columns after): the totals that a summary shows where a step measured them. Where products are
@@ -35,6 +36,7 @@ class Result:
         layers: one row per conv or linear layer, skipped ones too: ``skipped`` holds the reason, or "". Then one row
             for every other parameter of two or more dimensions, of kind "other", with the reason.
         plan: what was decided, as plain data (JSON): ``step``, its ``options``, and what follows from them.
+        chance: what chance alone would reach, one line: its text is made when the result is printed.
 
     Example:
         >>> result = fold_batchnorm(load_network("digits/mlp"))
@@ -50,6 +52,7 @@ class Result:
     network: nn.Module
     layers: pd.DataFrame
     plan: dict = field(default_factory=dict)
+    chance: Any = ""
 
     def __str__(self) -> str:
         return "\n".join([self._asked(), *self._told()])
@@ -73,7 +76,7 @@ class Result:
         if "error" in rows and len(rows):
             error = rows["error"]
             lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
-        return lines
+        return [line for line in (*lines[:1], str(self.chance), *lines[1:]) if line]
 
     def _told(self) -> list[str]:
         short = [f"short: {self.plan['short']}"] if "short" in self.plan else []
@@ -87,9 +90,9 @@ class Result:
     def _left_out(self) -> list[str]:
         rows, others = of_layers(self.layers), self.layers.drop(of_layers(self.layers).index)
         skipped = rows[rows["skipped"] != ""]
-        said = f"{len(skipped)} skipped: {told_once(skipped['layer'], skipped['skipped'])}"
+        said = f"{len(skipped)} skipped: {report_once(skipped['layer'], skipped['skipped'])}"
         lines = [f"{len(rows)} layers, {said if len(skipped) else 'none skipped'}"]
-        told = f"{len(others)} other parameters: {told_once(others['layer'], others['skipped'])}"
+        told = f"{len(others)} other parameters: {report_once(others['layer'], others['skipped'])}"
         return [*lines, told] if len(others) else lines
 
 

@@ -22,9 +22,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import Layer, unwrap, weight_layers
+from redlab.network.operations import KINDS
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _CONVOLVES = {getattr(kind, "_conv_forward", None) for kind in _LAYERS}
 # A subclass with a forward of its own may do more than its name says: an activation after the norm, say.
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward, *(kind.forward for kind in _LAYERS)}
@@ -238,7 +238,7 @@ def operations(nodes: Iterable[Node]) -> str:
 
 def is_layer(node: Node) -> bool:
     """Whether ``node`` is a convolution, transposed or not, or a linear layer: (data, weight, bias, ...)."""
-    return operation(node) in _OPERATIONS
+    return operation(node) in KINDS["layer"]
 
 
 def has_own_forward(module: nn.Module) -> bool:

@@ -20,7 +20,7 @@ from redlab.files.state import assign, read_state, tensors_of, write_state
 from redlab.network.augmentation import flip_images, shift_images
 from redlab.network.example import Inputs, answer
 from redlab.network.fingerprint import fingerprint
-from redlab.network.layers import copy_network, unwrap
+from redlab.network.layers import copy_network, forget_output_statistics, unwrap
 from redlab.network.samples import Labelled, as_dataset, batches, placed
 from redlab.options import plain_options
 from redlab.progress import progress
@@ -171,6 +171,8 @@ class _Run:
 
     def __init__(self, network: nn.Module, dataset: Dataset, options: _Options, hooks: _Hooks) -> None:
         self.network, self.options, self.hooks = network, options, hooks
+        if options.epochs:  # what folding remembered of the outputs holds no longer
+            forget_output_statistics(network)
         self.loader = _loader(dataset, options.batch_size)
         make = hooks.optimizer or (lambda own: sgd(own, options.learning_rate, options.weight_decay))
         self.optimizer = make(network)

@@ -19,11 +19,11 @@ from redlab.channels.table import channel_table
 from redlab.network.cost import by_module, measure_cost, run_once
 from redlab.network.example import Example
 from redlab.network.layers import unwrap, weight_layers
+from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
-from redlab.network.shortfall import told_short
 from redlab.options import plain_options
-from redlab.pruning.compensation import COMPENSATIONS, compensate, final_heir
+from redlab.pruning.compensation import COMPENSATIONS, compensate, merge_target
 from redlab.pruning.criteria.registry import CRITERIA
 from redlab.pruning.scores import Scores
 from redlab.pruning.selection import Products, Selector, check_share, count_of
@@ -44,46 +44,34 @@ def prune_channels(
 ) -> Result:
     """Remove the channels of lowest scores: exactly as many as asked for, ties in the order of the channels.
 
-    Each coupled group keeps its best channel, whatever is asked for.
+    Each coupled group keeps its best channel.
 
     Arguments:
         network: left untouched; the one that ``scores`` are of.
-        ratio: the share of the scored channels to remove, in [0, 1], rounded down; or
-        products: the share of the network's products to keep, in [0, 1]: the fewest channels go that reach it.
-        scope: "global", one order over all groups; "layer", the same share of each group.
-        round_to: each group keeps a multiple of so many channels, or all; so fewer go than asked for.
-        compensation: what the layers that read a channel get in its place; by default what the criterion says.
-            "none"; "merge", its heir becomes the mean of both, the slices that read them are summed (RED; fold batch
-            norms first, as for ``merge_neurons``);
-            "absorb", its heir stays and the slices are summed (Srinivas & Babu); "nearest", the kept channel of most
-            similar direction, scaled (Kim et al.); "reconstruct", all kept channels of the group by least squares,
-            with a constant for the mean (ours).
+        ratio: the share of the scored channels to remove, in [0, 1], rounded down.
+        products: the share of the network's multiplications to keep, in [0, 1]; the fewest channels are removed that
+            reach it.
+        scope: "global" (docs/defaults.md), one order over all groups; "layer", the same share of each group.
+        round_to: each group keeps a multiple of so many channels, or all; so fewer are removed than asked for.
+        compensation: what the consumer layers get in place of a removed channel; by default what the criterion's paper
+            does (docs/defaults.md). "none"; "merge", its merge target becomes the mean of both and their input slices
+            are summed (RED; fold batch norms first, as for ``merge_neurons``); "absorb", its merge target stays and the
+            slices are summed (Srinivas & Babu); "nearest", the kept channel of most similar direction, scaled (Kim et
+            al.); "reconstruct", all kept channels of the group by least squares, with a constant for the mean (ours).
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
-        count: how many of the scored channels to remove, in place of ``ratio``; beside ``products``, the most that go.
-
-    Defaults:
-        compensation: what the criterion's paper does, often nothing, though "reconstruct" keeps more. At 75 % of the
-            products Taylor has 66.88 % on ResNet-20 and 86.48 on ResNet-56, reconstructed 80.75 and 90.26; the
-            criterion "reconstruction" 83.72 and 92.43, without its own 76.14 and 91.03
-            (benchmarks/pruning.md; `python -m benchmarks.pruning`), on MobileNetV1 56.4 and 7.6 (benchmarks/real.csv).
-            So do magnitude by layer, 77.00 and 81.30 of 2,000 images, and Srinivas-Babu, 65.40 and 89.05
-            (benchmarks/defaults.md, "compensation"), where they have 50.77 and 51.64, 63.27 and 83.60 of all.
-        scope: by "layer" reconstruction keeps 70.85 and 80.00 % there, Srinivas-Babu 50.30 and 49.25, Taylor 31.75 and
-            67.60, of 2,000 images (benchmarks/defaults.md, "scope" and "scope, with images"); by "global" 83.72 and
-            92.43, 63.27 and 83.60, 66.88 and 86.48, of all (benchmarks/pruning.md). Magnitude differs: ResNet-20 50.77
-            by layer, 19.01 globally; ResNet-56 51.64, 88.06.
+        count: how many of the scored channels to remove, in place of ``ratio``; with ``products``, at most so many.
 
     Returns:
         ``layers`` has a row per conv and linear layer: layer, kind, weights, group, channels, products, macs, additions
-        and parameters before and after, the channels ``merged`` and ``removed``, ``skipped``. ``plan`` says where each
-        channel goes, under ``options`` what was asked for, and under ``achieved`` what was reached.
+        and parameters before and after, the channels ``merged`` and ``removed``, ``skipped``. ``plan`` holds the
+        destination of each channel, ``options`` (what was asked for) and ``achieved``.
 
     Warns:
-        where more than a tenth of what was to go stays, and why: ``plan["short"]`` says so too.
+        UserWarning: more than a tenth of what was asked for is missing, and why; ``plan["short"]`` has the text.
 
     Raises:
-        ValueError: none of ``ratio``, ``products`` and ``count``, or the first beside another; an option out of range
-            or unknown; scores of weights or of another network.
+        ValueError: none of ``ratio``, ``products`` and ``count``, or ``ratio`` with another; an option out of range or
+            unknown; scores of weights or of another network.
 
     Example:
         >>> network = load_network("digits/resnet")
@@ -115,14 +103,14 @@ def prune_channels(
 def _short(
     scores: Scores, reached: dict, ratio: float | None, products: float | None, count: int | None, round_to: int
 ) -> dict[str, str]:
-    """Of a share of products and a count together either may end it: then nothing is missing."""
+    """Nothing is missing if both a share of products and a count were given: either may end the removal."""
     if products is not None and count is not None:
         return {}
     if products is not None:
-        return told_short("products", 1 - products, 1 - reached["products"], scores.skipped, round_to)
+        return report_short("products", 1 - products, 1 - reached["products"], scores.skipped, round_to)
     wanted = (count or 0) if ratio is None else count_of(ratio, len(scores))
     asked = wanted / len(scores) if len(scores) else ratio or float(bool(count))
-    return told_short("channels with a score", asked, reached["ratio"], scores.skipped, round_to)
+    return report_short("channels with a score", asked, reached["ratio"], scores.skipped, round_to)
 
 
 def _check_groups(network: nn.Module, scores: Scores) -> None:
@@ -144,7 +132,7 @@ def _compensation_of(scores: Scores, asked: str | None) -> str:
         raise ValueError(f"compensation must be one of {', '.join(COMPENSATIONS)}, not {kind!r}")
     if kind in ("merge", "absorb") and not scores.heirs:
         raise ValueError(
-            f"{scores.criterion} names no heirs, so that nothing can {kind}: redundancy and srinivas_babu do"
+            f"{scores.criterion} names no merge targets, and {kind!r} needs them: redundancy and srinivas_babu do"
         )
     return kind
 
@@ -161,7 +149,8 @@ def _kept(
 ) -> dict[str, ndarray]:
     if (ratio is None) == (products is None and most is None):
         raise ValueError(
-            "give either ratio, the share of channels to remove, or products, the share to keep, or count, how many go"
+            "pass ratio (the share of channels to remove), or products (the share of multiplications to keep) and/or "
+            "count (how many channels to remove)"
         )
     if most is not None and (most < 0 or most != int(most)):
         raise ValueError(f"count must be a whole number of channels, not {most!r}")
@@ -178,7 +167,7 @@ def _kept(
 def products_of(
     network: nn.Module, groups: Sequence[Group], cost: pd.DataFrame, example: Example | None = None
 ) -> Products:
-    """The products of ``network`` with fewer channels; ``cost`` is its own, of ``example``."""
+    """Counts the products of ``network`` with fewer channels; ``cost`` is that of ``network`` on ``example``."""
     paths = {module: path for path, module in network.named_modules()}
     costs, shapes, products = by_module(network, cost), {}, {}
     for layer in weight_layers(network):
@@ -190,7 +179,7 @@ def products_of(
 
 
 def _pairs(network: nn.Module, products: Iterable[str], example: Example | None) -> dict[str, ndarray]:
-    """By the name of a weight that has zeros, the products of each kernel."""
+    """By the name of each weight that has zeros, the products of each kernel."""
     weights = {name: network.get_parameter(name).detach() for name in products}
     sparse = {name: weight for name, weight in weights.items() if not weight.is_meta and not weight.all()}
     if not sparse:
@@ -204,17 +193,17 @@ def _pairs(network: nn.Module, products: Iterable[str], example: Example | None)
 
 
 def _destination(kept: ndarray, scores: Scores, name: str, kind: str) -> list[int]:
-    """The new index of each channel: -1 for those that go, their heir's for those that merge."""
+    """The new index of each channel: that of its merge target if it is merged, -1 if it is removed."""
     new = np.where(kept, np.cumsum(kept) - 1, -1)
     if kind == "merge":
-        heirs = [final_heir(scores.heirs[name], kept, channel) for channel in range(len(kept))]
-        new = np.array([new[heir] if heir >= 0 else -1 for heir in heirs])
+        targets = [merge_target(scores.heirs[name], kept, channel) for channel in range(len(kept))]
+        new = np.array([new[target] if target >= 0 else -1 for target in targets])
     return new.tolist()
 
 
 def _achieved(kept: dict[str, ndarray], table: pd.DataFrame, cost: pd.DataFrame) -> dict[str, float]:
-    """Products that no layer of the table makes, those of attention, stay."""
+    """Products that no layer of the table makes, such as those of attention, stay."""
     total = sum(map(len, kept.values()))
-    gone = total - sum(int(mask.sum()) for mask in kept.values())
+    removed = total - sum(int(mask.sum()) for mask in kept.values())
     products = 1 - int((table["products_before"] - table["products_after"]).sum()) / max(cost.attrs["products"], 1)
-    return {"ratio": round(gone / max(total, 1), 6), "products": round(products, 6)}
+    return {"ratio": round(removed / max(total, 1), 6), "products": round(products, 6)}

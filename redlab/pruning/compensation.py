@@ -1,9 +1,9 @@
-"""Compensation: what the layers that read a channel get in its place when it goes.
+"""Compensation: what the consumer layers get in place of a removed channel.
 
-Each layer's output changes by the sum over the channels j that go of W_j (sum_k B_jk a_k + c_j - a_j), W_j its input
+A layer's output changes by the sum over the removed channels j of W_j (sum_k B_jk a_k + c_j - a_j), W_j its input
 slices. Absorbing (Srinivas & Babu, BMVC 2015, arXiv 1507.06149) and the nearest neighbour (Kim et al., NeurIPS 2020)
-give each j one k; reconstructing (ours) all of the group's, by least squares under the covariance that ``readers``
-tells, and the constant that keeps the mean.
+give each j one k. Reconstruction (ours) gives it all of the group's, by least squares under the covariance of
+``consumer_moments``, and the constant that keeps the mean.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from redlab.compression.channel_rows import effective_rows
 from redlab.network.example import Example
 from redlab.network.layers import copy_network
 from redlab.network.recipe import append_step
-from redlab.pruning.consumer_moments import readers_of
+from redlab.pruning.consumer_moments import ConsumerInput, consumer_inputs
 from redlab.pruning.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """What one layer gets of a group's channels that go.
+    """What one layer gets in place of the removed channels of a group.
 
     Attributes:
         member: its input slices.
-        of_kept: (gone, kept), B; and ``constant`` (groups of the layer, gone), c, where there is one.
+        of_kept: B, (removed, kept).
+        constant: c, (groups of the layer, removed), if there is one.
     """
 
     member: Member
@@ -45,8 +46,9 @@ class Compensated:
     """What compensating made.
 
     Attributes:
-        network: a copy that may lose the channels, and ``groups`` with the biases that its layers gained.
-        without: by group, why nothing makes up for its channels.
+        network: a copy that may lose the channels.
+        groups: with the biases that its layers gained.
+        without: by group, why nothing replaces its channels.
     """
 
     network: nn.Module
@@ -63,10 +65,11 @@ def compensate(
     kind: str,
     example: Example | None = None,
 ) -> Compensated:
-    """A copy of ``network``, in which the slices that read the kept channels also do the work of those that go.
+    """A copy of ``network`` in which the input slices of the kept channels also do the work of the removed ones.
 
     Arguments:
-        groups: those of ``network``; ``kept`` masks by their names, groups that are not named stay whole.
+        groups: those of ``network``.
+        kept: by group, a mask (size,); groups that are not named stay whole.
         heirs: as in ``Scores``; for "absorb".
         kind: one of ``COMPENSATIONS``; "none" and "merge" change nothing here.
     """
@@ -89,9 +92,9 @@ def compensate(
 
 
 def _why_not(subject: Subject, group: Group) -> str:
-    """What is found holds for the folded network; a norm that the readers took there scales what they get here."""
+    """The shares are those of the folded network. A norm that folds into the consumer layer scales its input here."""
     norms = {member.tensor.rpartition(".")[0] for member in group.producers}.intersection(subject.folded_ahead)
-    return f"fold_batchnorm first: {', '.join(sorted(norms))} goes into the layer behind it" if norms else ""
+    return f"fold_batchnorm first: {', '.join(sorted(norms))} folds into the layer after it" if norms else ""
 
 
 def _with_biases(group: Group, gained: Sequence[str]) -> Group:
@@ -102,13 +105,13 @@ def _with_biases(group: Group, gained: Sequence[str]) -> Group:
 
 
 def _fill(network: nn.Module, share: Share, kept: ndarray) -> list[str]:
-    """Add to the slices of one layer, in place; returns its name if it gained a bias."""
+    """Change the slices of one layer, in place; returns its name if it gained a bias."""
     path, _, name = share.member.tensor.rpartition(".")
     layer = network.get_submodule(path)
     weight = getattr(layer, name).data.movedim(share.member.dim, 0)
     index = share.member.index.to(weight.device)
-    stays, goes = index[torch.from_numpy(kept)], index[torch.from_numpy(~kept)]
-    removed = weight[goes.flatten()].double().unflatten(0, goes.shape)
+    stays, leaves = index[torch.from_numpy(kept)], index[torch.from_numpy(~kept)]
+    removed = weight[leaves.flatten()].double().unflatten(0, leaves.shape)
     factors = torch.from_numpy(share.of_kept).to(weight.device)
     new = weight[stays.flatten()] + torch.einsum("jk,js...->ks...", factors, removed).flatten(0, 1)
     weight[stays.flatten()] = new.to(weight.dtype)
@@ -123,7 +126,8 @@ def _shift(removed: Tensor, constant: Tensor) -> Tensor:
     """(outputs,) the mean of what is lost.
 
     Arguments:
-        removed: (gone, slices each, outputs, taps), and ``constant`` (groups, gone).
+        removed: (removed, slices each, outputs, taps).
+        constant: (groups, removed).
     """
     sums = removed.sum(1).flatten(2).sum(2) if removed.ndim > 3 else removed.sum(1)
     per_group = sums.unflatten(1, (len(constant), -1))
@@ -131,19 +135,19 @@ def _shift(removed: Tensor, constant: Tensor) -> Tensor:
 
 
 def _absorbed(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | None) -> list[Share] | str:
-    """A channel's heir that stays does its work."""
+    """The merge target does the work of the channel."""
     if heirs is None:
-        return "its criterion names no heirs"
+        return "its criterion names no merge targets"
     shares = np.zeros((group.size, group.size))
     for channel in np.flatnonzero(~kept):
-        heir = final_heir(heirs, kept, int(channel))
-        if heir >= 0:
-            shares[channel, heir] = 1
+        target = merge_target(heirs, kept, int(channel))
+        if target >= 0:
+            shares[channel, target] = 1
     return [Share(member, shares[np.ix_(~kept, kept)]) for member in group.consumers]
 
 
-def final_heir(heirs: ndarray, kept: ndarray, channel: int) -> int:
-    """The kept channel at the end of a line of heirs, or -1."""
+def merge_target(heirs: ndarray, kept: ndarray, channel: int) -> int:
+    """The kept channel that ``channel`` merges into, or -1. A target that is removed too passes on to its own."""
     while channel >= 0 and not kept[channel]:
         channel = heirs[channel]
     return int(channel)
@@ -165,15 +169,15 @@ def _nearest(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | Non
 
 
 def _reconstructed(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | None) -> list[Share] | str:
-    """Least squares: B = C_gone,kept C_kept,kept^-1, c = the means that B misses."""
-    readers = readers_of(subject, group)
-    return readers if isinstance(readers, str) else [_least_squares(reader, kept) for reader in readers]
+    """Least squares: B = C_removed,kept C_kept,kept^-1, c = the means that B misses."""
+    inputs = consumer_inputs(subject, group)
+    return inputs if isinstance(inputs, str) else [_least_squares(own, kept) for own in inputs]
 
 
-def _least_squares(reader, kept: ndarray) -> Share:
-    covariance = reader.covariance
+def _least_squares(given: ConsumerInput, kept: ndarray) -> Share:
+    covariance = given.covariance
     shares = np.linalg.solve(covariance[np.ix_(kept, kept)], covariance[np.ix_(kept, ~kept)]).T
-    return Share(reader.member, shares, reader.mean[:, ~kept] - reader.mean[:, kept] @ shares.T)
+    return Share(given.member, shares, given.mean[:, ~kept] - given.mean[:, kept] @ shares.T)
 
 
 _Find = Callable[[Subject, Group, ndarray, ndarray | None], "list[Share] | str"]

@@ -1,8 +1,8 @@
-"""What the layers that read a group's channels get of them, without data: mean and covariance of each channel.
+"""What the consumer layers of a group get of its channels, without data: mean and covariance.
 
-Batch norm tells mean and spread of what a channel was in training (``moments``). How two channels vary together follows
-from the weights that make them, all of it our choice: inputs count as uncorrelated across channels, and between pixels
-d apart as correlated by 2^-d; through a ReLU a correlation becomes sum_k r^k c_k c'_k, with c_k the coefficients of the
+Batch norm knows the mean and spread of a channel in training (``moments``). How two channels vary together follows from
+the weights that make them. All of that is our choice: inputs count as uncorrelated across channels, and pixels at
+distance d as correlated by 2^-d. A ReLU turns a correlation r into sum_k r^k c_k c'_k, with c_k the coefficients of the
 rectified normal variable in Hermite polynomials (Mehler's formula).
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from redlab.channels.groups import Group, Member
 from redlab.compression.channel_rows import is_depthwise, slices_of
 from redlab.compression.moments import MeanInputs
+from redlab.network.layers import output_statistics
 from redlab.pruning.subject import Subject
 
 _NEAR = 0.5  # correlation of neighbouring pixels: on ResNet-56 as good as one fitted to each layer's variances
@@ -27,13 +28,14 @@ _RIDGE = 1e-3  # of the mean variance: the covariance is an estimate
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
-    """One layer that reads the channels of a group.
+class ConsumerInput:
+    """What one consumer layer gets of the channels of a group.
 
     Attributes:
         member: its input slices.
-        mean: (groups of the layer, size) of each channel, and ``covariance`` (size, size) of all, float64. A channel
-            of a grouped convolution is one input of every group, and the variance their mean.
+        mean: (groups of the layer, size) of each channel.
+        covariance: (size, size) float64. A channel of a grouped convolution is one input of every group; its variance
+            is the mean over them.
     """
 
     member: Member
@@ -41,19 +43,19 @@ class Reader:
     covariance: ndarray
 
 
-def readers_of(subject: Subject, group: Group) -> list[Reader] | str:
-    """All layers that read the channels of ``group``, or why what they get is not known."""
-    correlation, readers = _correlation(subject, group), []
+def consumer_inputs(subject: Subject, group: Group) -> list[ConsumerInput] | str:
+    """Of all consumer layers of ``group``; or the reason why their inputs are not known."""
+    correlation, found = _correlation(subject, group), []
     for member in group.consumers:
         name = subject.layers[member.tensor].name if member.tensor in subject.layers else member.tensor
         if name in subject.mean_inputs.unknown or name not in subject.mean_inputs.calls:
-            return f"what {name} gets is not known: {subject.mean_inputs.unknown.get(name, 'it is never called')}"
+            return f"the input of {name} is not known: {subject.mean_inputs.unknown.get(name, 'it is never called')}"
         mean, variance = _marginals(subject.mean_inputs, name, member)
         spread = np.sqrt(variance.mean(0))
         covariance = correlation * np.outer(spread, spread)
         covariance[np.diag_indices(len(spread))] += _RIDGE * variance.mean() + np.finfo(np.float32).tiny
-        readers.append(Reader(member, mean, covariance))
-    return readers or "no layer reads its channels"
+        found.append(ConsumerInput(member, mean, covariance))
+    return found or "no layer reads its channels"
 
 
 def _marginals(inputs: MeanInputs, name: str, member: Member) -> tuple[ndarray, ndarray]:
@@ -72,21 +74,33 @@ def _per_input(values: Tensor, node: torch.fx.Node) -> Tensor:
 
 
 def _correlation(subject: Subject, group: Group) -> ndarray:
-    """(size, size) between the channels as their readers get them."""
-    weights = [member for member in group.producers if member.tensor in subject.layers]
-    passed = [member for member in weights if is_depthwise(subject.folded, member)]
-    made = [member for member in weights if member not in passed]
-    correlation = _cosines(subject, made) if made else np.eye(group.size)
-    rectify = group.relu and len(made) == 1
-    for k, member in enumerate((*made[-1:], *passed)):
-        # What passes through a depthwise convolution keeps a share of its correlation: that of the two filters.
-        correlation = correlation * _cosines(subject, [member]) if k else correlation
-        layer = subject.folded.get_submodule(member.tensor.rpartition(".")[0])
-        if rectify and hasattr(layer, "out_mean"):
-            statistics = (values[member.index[:, 0]].double().cpu() for values in (layer.out_mean, layer.out_std))
-            correlation = _rectified(correlation, *statistics)
+    """(size, size) between the channels as their consumer layers get them.
+
+    Example: a layer makes two channels with the filters (1, 0) and (1, 1). Their cosine is 0.71, and so is the
+    correlation of its outputs. A ReLU makes 0.64 of it, for outputs of mean 0. A depthwise convolution multiplies it by
+    the cosine of its own two filters, 1 for equal ones. The ReLU after that makes 0.57 of it.
+    """
+    layers = [member for member in group.producers if member.tensor in subject.layers]
+    makers = [member for member in layers if not is_depthwise(subject.folded, member)]
+    correlation = _cosines(subject, makers) if makers else np.eye(group.size)
+    rectified = group.relu and len(makers) == 1
+    if rectified:
+        correlation = _after_relu(subject, makers[0], correlation)
+    for member in [member for member in layers if member not in makers]:
+        correlation = correlation * _cosines(subject, [member])
+        if rectified:
+            correlation = _after_relu(subject, member, correlation)
     np.fill_diagonal(correlation, 1)
     return correlation
+
+
+def _after_relu(subject: Subject, member: Member, correlation: ndarray) -> ndarray:
+    """The correlation after the ReLU that follows a layer, if the mean and spread of the layer's outputs are known."""
+    known = output_statistics(subject.folded.get_submodule(member.tensor.rpartition(".")[0]))
+    if known is None:
+        return correlation
+    mean, std = (values[member.index[:, 0]].double().cpu() for values in known)
+    return _rectified(correlation, mean, std)
 
 
 def _cosines(subject: Subject, members: Sequence[Member]) -> ndarray:
@@ -107,7 +121,7 @@ def _smoothed(subject: Subject, member: Member) -> ndarray:
 
 
 def _rectified(correlation: ndarray, mean: Tensor, std: Tensor) -> ndarray:
-    """What is left of a correlation between normal variables once a ReLU has been at both."""
+    """The correlation of two normal variables, after a ReLU on both."""
     places = torch.linspace(-_REACH, _REACH, _PLACES, dtype=torch.float64)
     shares = torch.softmax(-(places**2) / 2, 0)
     values = (mean[:, None] + std[:, None] * places).relu()

@@ -1,4 +1,4 @@
-"""The second order of removing a channel: how the loss bends along each gate."""
+"""The second order of removing a channel: how the loss curves along each gate."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ EXACT_UP_TO = 1000  # gates; above, random probes
 def expected_change(subject: Subject, batch_size: int, chunk: int, probes: int, seed: int) -> Scored:
     """Mean over minibatches of (-z g + z^2/2 h)^2, g and h the first and second derivatives of the loss at z = 1.
 
-    The diagonal h is exact up to 1,000 gates in all: one product with the Hessian a gate. Above it is Hutchinson's
-    estimate, the mean of v * Hv over ``probes`` random signs v. The square of an estimate is too large by its variance,
-    which is taken off: a score may be below 0. ``errors`` tells the standard error of the score.
+    The diagonal h is exact up to 1,000 gates in all: one product with the Hessian a gate. Above that it is Hutchinson's
+    estimate, the mean of v * Hv over ``probes`` vectors v of random signs. The square of an estimate is too large by
+    its variance, which is subtracted, so a score may be below 0. ``errors`` holds the standard errors of the scores.
     """
-    groups = [group for group in subject.free if group.consumers]
+    groups = subject.consumed
     exact = sum(group.size for group in groups) <= EXACT_UP_TO
     generator = torch.Generator().manual_seed(seed)
     changes, errors = [], []
@@ -40,11 +40,12 @@ def expected_change(subject: Subject, batch_size: int, chunk: int, probes: int, 
     sizes = [group.size for group in groups]
     scores = torch.stack(changes).mean(0).split(sizes)
     values = {group.name: score.numpy() for group, score in zip(groups, scores, strict=True)}
-    unread = {group.name: "no call of a layer reads its channels" for group in subject.free if not group.consumers}
     if exact:
-        return Scored(values, skipped=unread)
+        return Scored(values, skipped=subject.unread)
     deviations = (torch.stack(errors).sum(0).sqrt() / len(errors)).split(sizes)
-    return Scored(values, errors={g.name: d.numpy() for g, d in zip(groups, deviations, strict=True)}, skipped=unread)
+    return Scored(
+        values, errors={g.name: d.numpy() for g, d in zip(groups, deviations, strict=True)}, skipped=subject.unread
+    )
 
 
 def _derivatives(

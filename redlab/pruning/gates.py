@@ -1,8 +1,8 @@
 """Gates: a factor z = 1 on every channel of a coupled group, and how the loss changes with it.
 
-A gate multiplies what the layers that read a channel get of it. Closing it (z = 0) is exactly what removing the channel
-does. Behind ReLUs it is the gate after batch norm of Molchanov et al. (CVPR 2019, arXiv 1906.10771), shared by all the
-producers of a residual stage: a factor passes through ReLUs, sums and poolings.
+A gate multiplies what the consumer layers get of a channel. To close it (z = 0) is the same as to remove the channel.
+After ReLUs it is the gate of Molchanov et al. (CVPR 2019, arXiv 1906.10771) after batch norm, shared by all producers
+of a residual stage: a factor passes through ReLUs, sums and poolings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from redlab.channels.groups import Group
 from redlab.network.example import Example, Inputs, answer, logits_of
-from redlab.pruning.subject import Subject
+from redlab.pruning.subject import UNREAD, Subject
 
 LAYERS = frozenset((
     F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d
@@ -31,9 +31,9 @@ class Call:
     """One call of a conv or linear layer.
 
     Attributes:
-        given: the tensor that came in, and ``input`` the layer's own view of it: the gradient of the one is that of
-            everything that reads it, the gradient of the other is the layer's share.
-        axis: that of the input's channels.
+        given: the tensor that came in. Its gradient is that of everything that reads it.
+        input: the layer's own view of it. Its gradient is the layer's share.
+        axis: of the input's channels.
         output: what came out.
     """
 
@@ -44,7 +44,7 @@ class Call:
 
 
 class Watch(TorchFunctionMode):
-    """Inside, every call of a layer of ``network`` is taken down in ``calls``, by the dotted name of its weight."""
+    """Inside, every call of a layer of ``network`` is recorded in ``calls``, by the dotted name of its weight."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Watch(TorchFunctionMode):
         self.calls: dict[str, list[Call]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func not in LAYERS or len(args) < 2:  # a call by keywords is nobody's layer
+        if func not in LAYERS or len(args) < 2:  # no layer calls by keywords
             return func(*args, **(kwargs or {}))
         given, weight, *others = args
         given = given if given.requires_grad else given.detach().requires_grad_()
@@ -64,7 +64,7 @@ class Watch(TorchFunctionMode):
 
 @dataclass(frozen=True, eq=False)
 class GateGradients:
-    """What the loss of each image says about each gate.
+    """The gradients of each image's loss with respect to each gate.
 
     Attributes:
         of: by group (images, size), dL/dz in the loss of that image alone.
@@ -84,8 +84,8 @@ def gate_gradients(subject: Subject, chunk: int, after_sums: bool = False) -> Ga
 
     Arguments:
         chunk: images at once; memory only.
-        after_sums: instead of one gate a channel, one on every tensor that a reader of the channel gets, whose
-            gradients are added: in a residual stage there is one after each addition, and all that follows counts anew.
+        after_sums: not one gate a channel but one on every tensor that a consumer layer gets, gradients added.
+            In a residual stage that is one after each addition, and all that follows counts again.
     """
     parts: dict[str, list[Tensor]] = {group.name: [] for group in subject.free}
     tensors = dict.fromkeys(parts, 0)
@@ -97,7 +97,7 @@ def gate_gradients(subject: Subject, chunk: int, after_sums: bool = False) -> Ga
             own = _of_gates(group, products)
             tensors[group.name] = len(own)
             parts[group.name] += [torch.stack(list(own.values())).sum(0).cpu()] if own else []
-    unread = {name: "no call of a layer reads its channels" for name, count in tensors.items() if count == 0}
+    unread = {name: UNREAD for name, count in tensors.items() if count == 0}
     return GateGradients({n: torch.cat(p) for n, p in parts.items() if n not in unread}, tensors, unread)
 
 
@@ -105,7 +105,7 @@ _Products = Mapping[str, Sequence[tuple[int, Tensor]]]
 
 
 def _products(loss: Tensor, calls: Mapping[str, Sequence[Call]], total: bool, images: int) -> _Products:
-    """By weight, for each of its calls: which tensor it got, and x dL/dx of that (images, channels), in float64."""
+    """By weight, for each of its calls: the id of its input x, and x dL/dx (images, channels) in float64."""
     rows = [(name, call, call.given if total else call.input) for name, own in calls.items() for call in own]
     gradients = torch.autograd.grad(loss, [tensor for _, _, tensor in rows], allow_unused=True)
     products: dict[str, list[tuple[int, Tensor]]] = {}
@@ -129,7 +129,7 @@ def _of_gates(group: Group, products: _Products) -> dict[int, Tensor]:
 
 
 def gated(network: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor], inputs: Example) -> Tensor:
-    """The logits of ``network`` with ``gates`` (size,), one tensor a group, on what reads its channels."""
+    """The logits of ``network`` with ``gates``, a tensor (size,) a group, on the slices of the consumer layers."""
     own: dict[str, Tensor] = dict(network.named_parameters())
     scaled: dict[str, Tensor] = {}
     for group, gate in zip(groups, gates, strict=True):

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from redlab.network.example import Example, answer
+from redlab.network.operations import named
 from redlab.pruning.gates import LAYERS, Call, Watch
 from redlab.pruning.subject import Subject
 
@@ -42,11 +43,8 @@ def _called(*names: str) -> frozenset[Callable]:
 
 _GATES = _called("sigmoid", "hardsigmoid")
 # What does not multiply by one slope above zero and one below: ReLU and its leaky kin conserve relevance by themselves.
-_ACTIVATIONS = _GATES | _called(
-    "celu", "clamp", "elu", "gelu", "hardshrink", "hardswish", "hardtanh", "logsigmoid", "mish", "relu6", "selu",
-    "silu", "softplus", "softshrink", "softsign", "tanh", "tanhshrink",
-)  # fmt: skip
-_PRODUCTS = _called("mul", "multiply")
+_ACTIVATIONS = _called(*named("activation zero", "activation"), "clamp", "logsigmoid", "softsign", "tanhshrink")
+_PRODUCTS = _called(*named("product zero"))
 _TRANSPOSED = frozenset((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d))
 
 

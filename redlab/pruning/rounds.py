@@ -20,9 +20,9 @@ from redlab.network.cost import measure_cost
 from redlab.network.example import Inputs, fit_example
 from redlab.network.fingerprint import fingerprint
 from redlab.network.layers import copy_network
+from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
-from redlab.network.shortfall import told_short
 from redlab.progress import progress
 from redlab.pruning.fine_tuning import FineTuning, seed_of
 from redlab.pruning.selection import count_of
@@ -131,6 +131,6 @@ class Rounds(ABC):
         achieved = {"ratio": round(gone, 6), "products": share, "rounds": len(self.history)}
         plan = {"step": "iterative_prune", "options": self.asked.options, "achieved": achieved | self.achieved}
         left = {name: why for name, why in self.skipped.items() if why}
-        plan |= told_short("products", 1 - self.asked.target, 1 - share, left, self.asked.options.get("round_to", 1))
+        plan |= report_short("products", 1 - self.asked.target, 1 - share, left, self.asked.options.get("round_to", 1))
         table = with_others(table.rename(columns={"dead": "removed"}), self.original, self.network)
         return Result(self.network, table, plan | {"history": self.history})

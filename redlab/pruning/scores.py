@@ -1,4 +1,4 @@
-"""Scores: one number for every channel or weight that could go, the least important the lowest."""
+"""Scores: one number for every channel or weight that may be removed, the lowest for the least important."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch import nn
 
 from redlab.channels.groups import Group
 from redlab.network.fingerprint import fingerprint
-from redlab.network.reasons import told_once
+from redlab.network.reasons import report_once
+from redlab.options import check_one_of
 
 NORMS = ("mean", "max", "rank")
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a criterion hands back: ``values`` as in ``Scores``, and the rest where it has any."""
+    """What a criterion returns: ``values`` as in ``Scores``, and the rest if it has any."""
 
     values: Mapping[str, ndarray]
     heirs: Mapping[str, ndarray] = field(default_factory=dict)
@@ -34,12 +35,13 @@ class Scores:
     """How important every channel of a network is, or every weight.
 
     Attributes:
-        criterion: its name, and ``options`` those that it was called with.
+        criterion: its name.
+        options: those that it was called with.
         of: "channels" or "weights".
         values: float64; by the name of every coupled group that may lose channels (size,), or by the name of every
             conv and linear layer an array of its weight's shape.
-        heirs: by group, where the criterion says so: the channel that each one's work falls to when it goes, -1 for
-            nobody's. No heir has a lower score, and a line of heirs ends at the channel of the highest.
+        heirs: by group, if the criterion says so: the merge target of each channel, which does its work once it is
+            removed; -1 for none. No target has a lower score, and following targets ends at the highest score.
         errors: by group, the standard error of estimated values.
         skipped: by group or layer, why it has no scores.
         groups: all coupled groups of the network, those that must stay too; none for weights.
@@ -85,8 +87,8 @@ class Scores:
         """Raises ValueError where the scores are of a network with other weights."""
         if self.network and self.network != fingerprint(network, training=False):
             raise ValueError(
-                "the scores are of another network: its layers are the same, and its weights differ. Score this one; "
-                'or, where the old scores are meant, pass dataclasses.replace(scores, network="")'
+                "the scores are of another network: its layers are the same, and its weights differ. Score this one, "
+                'or pass dataclasses.replace(scores, network="") to use the old scores'
             )
 
     def normalised(self, by: str = "mean") -> Scores:
@@ -98,22 +100,21 @@ class Scores:
         Raises:
             ValueError: an unknown ``by``.
         """
-        if by not in NORMS:
-            raise ValueError(f"by must be one of {', '.join(NORMS)}, not {by!r}")
+        check_one_of("by", by, NORMS)
         return replace(self, values={name: _normalised(values, by) for name, values in self.values.items()})
 
     def __str__(self) -> str:
-        return "\n".join(self._told())
+        return "\n".join(self._report())
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        lines = "<br>".join(html.escape(line, quote=False) for line in self._told())
+        lines = "<br>".join(html.escape(line, quote=False) for line in self._report())
         return f"<p>{lines}</p>{self._table().to_html(index=False, max_rows=12, float_format='{:.4g}'.format)}"
 
-    def _told(self) -> list[str]:
-        """What was asked, how much was scored, how the scores lie, and what has none."""
+    def _report(self) -> list[str]:
+        """What was asked, how much was scored, the range of the scores, and what has none."""
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         where = "groups" if self.of == "channels" else "layers"
         lines = [f"{self.criterion}({options}): {len(self):,} {self.of} of {len(self.values)} {where}"]
@@ -121,9 +122,9 @@ class Scores:
             every = np.concatenate([own.ravel() for own in self.values.values()])
             low, middle, high = np.quantile(every, [0, 0.5, 1])
             lines.append(f"scores: {low:.4g} to {high:.4g}, median {middle:.4g}")
-        lines += [f"an heir for every channel of {len(self.heirs)} groups"] if self.heirs else []
+        lines += [f"a merge target for every channel of {len(self.heirs)} groups"] if self.heirs else []
         lines += [f"a standard error for every channel of {len(self.errors)} groups"] if self.errors else []
-        skipped = f"{len(self.skipped)} without: {told_once(self.skipped, self.skipped.values())}"
+        skipped = f"{len(self.skipped)} without: {report_once(self.skipped, self.skipped.values())}"
         return [*lines, skipped if self.skipped else f"no {where} without"]
 
     def _table(self) -> pd.DataFrame:
@@ -148,15 +149,15 @@ class Scores:
 
 
 def turn(cost: float, last: float) -> float:
-    """The score of a channel that goes at this cost, after one that scores ``last``: no less, and more than above 0.
+    """The score of a channel that is removed at this cost after one that scores ``last``: larger, if above 0.
 
-    Costs may fall from turn to turn, and among equal scores the channel of lower number would go first.
+    Costs may fall from turn to turn, and of equal scores the channel of lower number would be removed first.
     """
     return max(cost, last * (1 + 1e-12))
 
 
 def last_turn(last: float) -> float:
-    """The score of the channel that outlasts all others, the one before it at ``last``."""
+    """The score of the channel that is left at the end, after one that scores ``last``."""
     return float(last) * (1 + 1e-9) + 1e-38
 
 

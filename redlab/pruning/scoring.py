@@ -1,15 +1,13 @@
-"""Scoring: a criterion by its name, asked about every channel or every weight of a network."""
+"""Scoring: a criterion by its name gives a score to every channel or every weight of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from redlab.channels.groups import Group
 from redlab.network.evaluation import in_eval_mode
 from redlab.network.example import Example
 from redlab.network.fingerprint import fingerprint
@@ -17,7 +15,7 @@ from redlab.network.layers import copy_network, unwrap, weight_layers
 from redlab.network.samples import Labelled, as_dataset, example_of
 from redlab.options import fitted, plain_options
 from redlab.pruning.criteria.registry import find_criterion
-from redlab.pruning.scores import Scored, Scores
+from redlab.pruning.scores import Scores
 from redlab.pruning.subject import Subject
 
 
@@ -31,20 +29,15 @@ def score_channels(
     example: Example | None = None,
     **options: Any,
 ) -> Scores:
-    """How important each channel of ``network`` is, one score for what must stay in step.
+    """How important each channel of ``network`` is. Channels that must stay in step get one score.
 
     Arguments:
-        network: left untouched; it is scored in eval mode, wherever it lies.
-        criterion: "random", "magnitude", "taylor", ...; ``CRITERIA`` in ``redlab/pruning/criteria/registry.py`` has
-            them all, the files beside it say what each computes and what options it takes.
+        network: left untouched; it is scored in eval mode, on its own device.
+        criterion: "random", "magnitude", "taylor", ...; ``CRITERIA`` in ``redlab/pruning/criteria/registry.py`` lists
+            them. The files next to it say what each computes and which ``options`` it takes (docs/defaults.md).
         dataset: of (inputs, label), as for ``evaluate``, read in its own order; ignored by criteria that need none.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``, or
             for a network without a recipe the first inputs of ``dataset``.
-
-    Defaults:
-        options: the criterion's, mostly its paper's: the files of ``redlab/pruning/criteria`` say what was measured of
-            Taylor's form, FlexRel's delta and SInGE's path. README.md, "What pruning does to a real network", has
-            the criteria side by side.
 
     Raises:
         ValueError: an unknown criterion or option, no dataset where one is needed, NaN or inf weights, no tracing.
@@ -56,18 +49,13 @@ def score_channels(
         164  layer3.0.conv2       20
         162  layer3.0.conv2       18
     """
-    found = find_criterion(criterion, "channels", options)
     network = unwrap(network)
-    options = fitted(found.scorer("channels"), options)
-    example = example_of(network, example, dataset)
-    subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
-    with in_eval_mode(subject.network):
-        scored = found.scorer("channels")(subject, **options)
-    unread = {group.name: "none of its layers' weights can be rewritten" for group in subject.groups}
-    unread = {name: why for name, why in unread.items() if name not in {group.name for group in subject.free}}
-    frozen = {group.name: group.frozen for group in subject.groups if group.frozen}
-    skipped = unread | frozen | dict(scored.skipped)
-    return _scores(network, criterion, options, "channels", scored, skipped, subject.groups)
+    options, subject, scored = _ask(network, criterion, "channels", dataset, example, options)
+    free = {group.name for group in subject.free}
+    unread = "none of its layers' weights can be rewritten"
+    skipped = {group.name: group.frozen or unread for group in subject.groups if group.name not in free}
+    parts = (scored.values, scored.heirs, scored.errors, skipped | dict(scored.skipped), tuple(subject.groups))
+    return Scores(criterion, options, "channels", *parts, fingerprint(network, training=False))
 
 
 @plain_options
@@ -87,39 +75,29 @@ def score_weights(
         >>> {name: values.shape for name, values in scores.values.items()}
         {'hidden.0.linear': (256, 64), 'hidden.1.linear': (128, 256), 'classifier': (10, 128)}
     """
-    found = find_criterion(criterion, "weights", options)
     network = unwrap(network)
-    options = fitted(found.scorer("weights"), options)
-    example = example_of(network, example, dataset)
-    subject = _subject(network, criterion, dataset if found.data else None, found.data, example)
-    with in_eval_mode(subject.network):
-        scored = Scored(found.scorer("weights")(subject, **options))
+    options, _, values = _ask(network, criterion, "weights", dataset, example, options)
     skipped = {layer.name: layer.skipped for layer in weight_layers(network) if layer.skipped}
-    return _scores(network, criterion, options, "weights", scored, skipped, ())
-
-
-def _scores(
-    network: nn.Module,
-    criterion: str,
-    options: dict,
-    of: str,
-    scored: Scored,
-    skipped: dict[str, str],
-    groups: Sequence[Group],
-) -> Scores:
     own = fingerprint(network, training=False)
-    return Scores(criterion, options, of, scored.values, scored.heirs, scored.errors, skipped, tuple(groups), own)
+    return Scores(criterion, options, "weights", values, skipped=skipped, network=own)
 
 
-def _subject(network: nn.Module, criterion: str, dataset: Any, needs: bool, example: Example | None) -> Subject:
-    dataset = None if dataset is None else as_dataset(dataset)
-    if needs and (dataset is None or len(dataset) == 0):
+def _ask(
+    network: nn.Module, criterion: str, of: str, dataset: Any, example: Example | None, options: dict[str, Any]
+) -> tuple[dict[str, Any], Subject, Any]:
+    """The options as the criterion takes them, what it looked at, and its scores."""
+    found = find_criterion(criterion, of, options)
+    options = fitted(found.scorer(of), options)
+    samples = as_dataset(dataset) if found.data and dataset is not None else None
+    if found.data and not samples:
         raise ValueError(f"{criterion} needs images: pass a dataset that holds some")
     for layer in weight_layers(network):
         if not layer.skipped and not bool(torch.isfinite(layer.weight).all()):
             raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
-    own = copy_network(network)  # gradients, and what a criterion switches on for them, are not the caller's
+    own = copy_network(network)  # a criterion may switch on gradients
     for parameter in own.parameters():
         if not is_lazy(parameter) and parameter.is_floating_point():
             parameter.requires_grad_()
-    return Subject(own, dataset, example)
+    subject = Subject(own, samples, example_of(network, example, dataset))
+    with in_eval_mode(own):
+        return options, subject, found.scorer(of)(subject, **options)

@@ -1,4 +1,4 @@
-"""Selection: which of the scored go. Exactly k, ties in a stable order, and never all of a layer."""
+"""Selection: which of the scored are removed. Exactly k, ties in a stable order, and never all of a layer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.channels.groups import Group
+from redlab.options import check_one_of, check_whole
 
 SCOPES = ("global", "layer")
 Kept = Mapping[str, ndarray]  # by group, a mask (size,)
@@ -22,7 +23,7 @@ def lowest(values: ndarray, k: int) -> ndarray:
 
 
 def check_share(name: str, share: float) -> None:
-    """Raises ValueError where ``share`` is none."""
+    """Raises ValueError if ``share`` is no share."""
     if not 0 <= share <= 1:  # NaN too
         raise ValueError(f"{name} must lie in [0, 1], not be {share!r}")
 
@@ -34,10 +35,10 @@ def count_of(ratio: float, n: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Selector:
-    """The order in which the channels of a network go.
+    """The order in which the channels of a network are removed.
 
     Attributes:
-        scores: by group (size,). Lowest first; of equal ones the group that comes first, and in it the channel.
+        scores: by group (size,). Lowest first; of equal ones the first group, and in it the first channel.
         scope: "global", one order over all groups; "layer", the same share of every group.
         round_to: every group keeps a multiple of so many channels, or all.
     """
@@ -47,10 +48,8 @@ class Selector:
     round_to: int = 1
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise ValueError(f"scope must be one of {', '.join(SCOPES)}, not {self.scope!r}")
-        if self.round_to < 1 or self.round_to != int(self.round_to):
-            raise ValueError(f"round_to must be a whole number of at least 1, not {self.round_to!r}")
+        check_one_of("scope", self.scope, SCOPES)
+        check_whole("round_to", self.round_to)
 
     @property
     def total(self) -> int:
@@ -58,15 +57,15 @@ class Selector:
         return sum(map(len, self.scores.values()))
 
     def without(self, k: int) -> dict[str, ndarray]:
-        """What is kept when ``k`` channels go, or at scope "layer" the share k / total of each group."""
+        """What is kept when ``k`` channels are removed, or at scope "layer" the share k / total of each group."""
         return self.at(k / max(self.total, 1))
 
     def at(self, ratio: float) -> dict[str, ndarray]:
-        """What is kept when this share goes, rounded down, or as much as can: each group keeps its best channel."""
-        gone = self._gone(ratio)
-        return {name: self._keep(values, gone[name]) for name, values in self.scores.items()}
+        """What is kept when this share is removed, rounded down. Each group keeps its best channel at least."""
+        removed = self._removed(ratio)
+        return {name: self._keep(values, removed[name]) for name, values in self.scores.items()}
 
-    def _gone(self, ratio: float) -> dict[str, int]:
+    def _removed(self, ratio: float) -> dict[str, int]:
         """How many of each group."""
         if self.scope == "layer":
             return {name: min(count_of(ratio, len(own)), len(own) - 1) for name, own in self.scores.items()}
@@ -77,39 +76,41 @@ class Selector:
         counts = np.bincount(owner[lowest(values, count_of(ratio, self.total))], minlength=len(orders))
         return dict(zip(orders, counts.tolist(), strict=True))
 
-    def _keep(self, values: ndarray, gone: int) -> ndarray:
-        kept = min(-(-(len(values) - gone) // self.round_to) * self.round_to, len(values))
+    def _keep(self, values: ndarray, removed: int) -> ndarray:
+        kept = min(-(-(len(values) - removed) // self.round_to) * self.round_to, len(values))
         mask = np.ones(len(values), bool)
         mask[lowest(values, len(values) - kept)] = False
         return mask
 
     def down_to(self, target: float, cost: Callable[[Kept], int], most: int | None = None) -> dict[str, ndarray]:
-        """What is kept when the fewest channels go that bring ``cost`` to ``target`` or below, or else all that can.
+        """What is kept when the fewest channels are removed that bring ``cost`` to ``target`` or below.
 
-        ``most``: no more channels than that go, whether or not the target is reached.
+        Arguments:
+            most: no more channels than that are removed, whether or not the target is reached.
         """
         top = 1 if most is None else most / max(self.total, 1)
         shares = [share for share in self._shares if share <= top]
-        # The cost falls with every channel that goes.
+        # The cost falls with every channel that is removed.
         first = bisect_left(shares, True, hi=len(shares) - 1, key=lambda share: cost(self.at(share)) <= target)
         return self.at(shares[first])
 
     @property
     def _shares(self) -> list[float]:
-        """Every share at which one more channel goes."""
+        """Every share at which one more channel is removed."""
         sizes = map(len, self.scores.values()) if self.scope == "layer" else [self.total]
         return np.unique([0.0, *(k / size for size in sizes for k in range(1, size + 1))]).tolist()
 
 
 class Products:
-    """Products of a network with fewer channels, without building it: they go with the size of each weight.
+    """Counts the products of a network with fewer channels without building it: they scale with each weight's size.
 
     Arguments:
         groups: the coupled groups of the network.
-        shapes: by the dotted name of each conv and linear weight its shape, and ``products`` those of its layer.
+        shapes: by the dotted name of each conv and linear weight, its shape.
+        products: by the same name, the products of its layer.
         total: the products of the network; those of no layer stay.
-        pairs: (shape[0], shape[1]) how many products belong to each kernel, for weights that have zeros: without it
-            all kernels of a layer have as many.
+        pairs: (shape[0], shape[1]) how many products belong to each kernel, for weights that have zeros. In the other
+            layers all kernels have equally many.
     """
 
     def __init__(

@@ -21,8 +21,10 @@ from redlab.network.layers import Layer, weight_layers
 from redlab.network.recipe import input_mean_of
 from redlab.network.result import Result
 from redlab.network.samples import batches, placed
+from redlab.options import check_one_of, check_whole
 from redlab.progress import progress
 
+UNREAD = "no call of a layer reads its channels"
 REDUCTIONS: dict[str, Callable[[ndarray], ndarray]] = {
     "mean": lambda rows: rows.mean(0),
     "sum": lambda rows: rows.sum(0),
@@ -36,7 +38,7 @@ class Subject:
     """What is scored.
 
     Attributes:
-        network: in eval mode, and nobody else's: a criterion may use its gradients, and leaves its values alone.
+        network: a copy of its own, in eval mode. A criterion may use its gradients, and leaves its values alone.
         dataset: of (inputs, label), as ``as_dataset`` gives it, or None for criteria that need no data.
         example: a tensor, tuple or dict that the network takes, batch first; None: ``example_input(network)``.
     """
@@ -47,13 +49,23 @@ class Subject:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """All coupled groups, those that must stay too."""
+        """All coupled groups, also those that must stay."""
         return couple(self.network, self.example)
 
     @cached_property
     def free(self) -> list[Group]:
-        """The groups that may lose channels, and whose layers' weights can be read."""
+        """The groups that may lose channels and whose layers' weights can be read."""
         return [group for group in self.groups if not group.frozen and self._has_weights(group)]
+
+    @property
+    def consumed(self) -> list[Group]:
+        """The free groups whose channels some layer reads, so that gates can lie on them."""
+        return [group for group in self.free if group.consumers]
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """By the names of the other free groups, why they have no gates."""
+        return {group.name: UNREAD for group in self.free if not group.consumers}
 
     def _has_weights(self, group: Group) -> bool:
         return any(member.tensor in self.layers for member in group.producers)
@@ -76,12 +88,12 @@ class Subject:
 
     @property
     def folded_ahead(self) -> list[str]:
-        """The batch norms among them that the layer behind them took: in ``network`` it reads other numbers."""
+        """The batch norms that fold into the layer after them: in ``network``, that layer gets another input."""
         return self._fold.plan["ahead"]
 
     @cached_property
     def mean_inputs(self) -> MeanInputs:
-        """Mean and variance of what each layer gets, as far as batch norm tells; unknown images have mean 0."""
+        """Mean and variance of each layer's input, as far as batch norm knows them. Unknown images have mean 0."""
         return mean_inputs(self.folded, self.example, input_mean_of(self.network) or (0.0,))
 
     def weights(self, folded: bool = False) -> dict[str, Tensor]:
@@ -96,30 +108,24 @@ class Subject:
             yield placed(self.network, batch)
 
     def inputs(self, size: int, title: str = "") -> Iterator[Inputs]:
-        """The same without the labels, which are not looked at."""
+        """The same without the labels."""
         for inputs, _ in self._loader(size, title):
             yield inputs.to(self.network)
 
     def _loader(self, size: int, title: str) -> Iterable[tuple[Inputs, Any]]:
-        check_count("images at once", size)
+        check_whole("images at once", size)
         assert self.dataset is not None  # criteria that learn from images are given some
         loader = batches(self.dataset, int(size))
         return progress(loader, title) if title else loader
 
     def minibatches(self, size: int, chunk: int, title: str) -> Iterator[Iterator[tuple[Inputs, Tensor]]]:
         """Minibatches of ``size`` images, each as an iterator over parts of at most ``chunk`` of them."""
-        check_count("batch_size", size)
+        check_whole("batch_size", size)
         assert self.dataset is not None  # criteria that learn from images are given some
         starts = range(0, len(self.dataset), size)
         for start in progress(starts, title):
             images = Subset(self.dataset, range(start, min(start + size, len(self.dataset))))
             yield Subject(self.network, images).batches(min(chunk, size))
-
-
-def check_count(name: str, count: float, least: int = 1) -> None:
-    """Raises ValueError where ``count`` is no whole number of at least ``least``."""
-    if not count >= least or count != int(count):
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {count!r}")
 
 
 def per_channel(group: Group, saliency: Mapping[str, Tensor], reduction: str = "mean") -> ndarray:
@@ -131,8 +137,7 @@ def per_channel(group: Group, saliency: Mapping[str, Tensor], reduction: str = "
         saliency: by the dotted name of a conv or linear weight, a tensor of its shape.
         reduction: over the layers that produce the channels: "mean" (our choice), "sum", "max" or "first".
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+    check_one_of("reduction", reduction, REDUCTIONS)
     rows = [_summed(saliency[member.tensor], member) for member in group.producers if member.tensor in saliency]
     return REDUCTIONS[reduction](np.stack(rows)) if rows else np.zeros(group.size)
 

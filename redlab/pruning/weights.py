@@ -1,4 +1,4 @@
-"""Pruning of single weights: they become zero, and the network stays as large as it was."""
+"""Pruning of single weights: they become zero, and the network keeps its size."""
 
 from __future__ import annotations
 
@@ -12,25 +12,16 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.network.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
+from redlab.network.reasons import report_short
 from redlab.network.recipe import append_step
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
-from redlab.network.shortfall import told_short
-from redlab.options import plain_options
+from redlab.options import check_one_of, plain_options
 from redlab.pruning.scores import Scores
 from redlab.pruning.selection import SCOPES, check_share, count_of, lowest
 
-_COLUMNS = [
-    "layer",
-    "kind",
-    "weights",
-    "zeros",
-    "distinct",
-    "error",
-    "parameters_before",
-    "parameters_after",
-    "skipped",
-]
+_COLUMNS = ["layer", "kind", "weights", "zeros", "distinct", "error"]
+_COLUMNS += ["parameters_before", "parameters_after", "skipped"]
 
 
 @plain_options
@@ -63,8 +54,7 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     network = unwrap(network)
     scores.check_of("weights")
     check_share("ratio", ratio)
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
+    check_one_of("scope", scope, SCOPES)
     zeros = _zeros(scores, ratio, scope)
     pruned = copy_network(network)
     _check_layers(pruned, scores)
@@ -78,7 +68,7 @@ def prune_weights(network: nn.Module, scores: Scores, ratio: float, scope: str =
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "scope": scope}
     achieved = {"ratio": round(sum(map(len, zeros.values())) / max(len(scores), 1), 6)}
     table = with_others(weight_table(network, pruned, scores.skipped), network, pruned)
-    short = told_short("weights", ratio, achieved["ratio"] if len(scores) else 0.0, scores.skipped)
+    short = report_short("weights", ratio, achieved["ratio"] if len(scores) else 0.0, scores.skipped)
     return Result(pruned, table, step | {"options": options, "achieved": achieved} | short)
 
 
@@ -101,7 +91,7 @@ def _check_layers(network: nn.Module, scores: Scores) -> None:
 
 
 def weight_table(before: nn.Module, after: nn.Module, skipped: Mapping[str, str]) -> pd.DataFrame:
-    """What setting weights to zero did to each layer: the rows that every step which does so returns."""
+    """What setting weights to zero did to each layer: the table of every step that does so."""
     pairs = zip(weight_layers(before), weight_layers(after), strict=True)
     rows = [_weight_row(old, new, skipped.get(old.name, "")) for old, new in pairs]
     return pd.DataFrame(rows, columns=_COLUMNS)
@@ -124,9 +114,9 @@ def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
 
 
 def hold_zeros(pruned: nn.Module) -> Callable[..., None]:
-    """A hook for ``train(on_batch=...)``: what is zero in the conv and linear weights of ``pruned`` becomes so again.
+    """A hook for ``train(on_batch=...)``: the zeros in the conv and linear weights of ``pruned`` become zero again.
 
-    Call it once more on what was trained, for the last minibatch.
+    Call it once more on the trained network, for the last minibatch.
     """
     kept = {layer.name: layer.weight.detach() != 0 for layer in weight_layers(pruned) if not layer.skipped}
 
@@ -140,10 +130,10 @@ def hold_zeros(pruned: nn.Module) -> Callable[..., None]:
 
 
 def sparse_bytes(network: nn.Module) -> int:
-    """What the tensors of ``network`` take when zeros are left out, in bytes (our convention).
+    """How many bytes the tensors of ``network`` take without their zeros (our convention).
 
-    A conv or linear weight takes a bit for each of its places and its numbers that are not zero, or all its numbers,
-    whichever is less; other tensors take all of theirs. A tensor with two names counts once.
+    A conv or linear weight takes one bit a place and its non-zero numbers, or all its numbers, whichever is less. Other
+    tensors take all their numbers. A tensor with two names counts once.
 
     Example:
         >>> network = load_network("digits/mlp")

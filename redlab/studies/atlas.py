@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from numpy import ndarray
 
-from redlab.hashing.networks import hash_weights, relative_error
+from redlab.hashing.weights import hash_weights, relative_error
 from redlab.options import plain_options
 from redlab.paths import checkout
 from redlab.progress import progress
@@ -203,7 +203,7 @@ def by_bins(
     """
     networks = layers["network"].unique()
     rows = {name: np.flatnonzero(layers["network"] == name) for name in networks}
-    draws = np.random.default_rng(seed).choice(networks, (resamples, len(networks)))
+    draws = np.random.default_rng(0).choice(networks, (resamples, len(networks)))
     table = pd.DataFrame({"bin": bins.to_numpy(), "value": values.to_numpy()})
     drawn = [table.take(np.concatenate([rows[name] for name in names])) for names in draws]
     several = pd.DataFrame([part.groupby("bin")["value"].agg(middle) for part in drawn])

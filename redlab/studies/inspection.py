@@ -8,10 +8,9 @@ import pandas as pd
 
 from redlab.compression.similarity import count_duplicates
 from redlab.files.entries import BESIDE, Entry
-from redlab.files.tensor_files import groups_beside, list_checkpoint, warn_left_out
-from redlab.hashing.channel_products import count_products
-from redlab.hashing.sorted_values import NotFinite
-from redlab.hashing.spectrum import spectrum_of
+from redlab.files.tensors import groups_beside, list_checkpoint, warn_left_out
+from redlab.hashing.values import count_products, measure_values
+from redlab.hashing.vector import NotFinite
 from redlab.progress import progress
 
 _NUMBERS = {
@@ -32,7 +31,7 @@ COLUMNS = ["tensor", "shape", "dtype", *_NUMBERS, "unhashed", "shares", "file", 
 def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
     """What hashing would find in each tensor of a checkpoint of any architecture: the network is not built.
 
-    One tensor is in memory at a time. Beyond what Python, torch and the libraries take, the peak is some two copies of
+    One tensor is in memory at a time. Beyond what Python, torch and the libraries take, the peak is four copies of
     the largest tensor in float32 at most, and 0.3 GB in the rare case that a tensor's values spread over 300,000
     bandwidths. Nothing is sampled.
 
@@ -107,8 +106,8 @@ def _row(entry: Entry) -> dict:
         return row
     try:
         return row | _measure(entry)
-    except NotFinite as reason:
-        return row | {"skipped": str(reason)}
+    except NotFinite as bad:
+        return row | {"skipped": f"it holds {bad.nan:,} NaN and {bad.infinite:,} infinite values"}
 
 
 def _why_skipped(entry: Entry) -> str:
@@ -122,15 +121,14 @@ def _why_skipped(entry: Entry) -> str:
 
 
 def _measure(entry: Entry) -> dict:
-    found = spectrum_of(entry)
+    weight = entry.read()
+    found = measure_values(weight)
     names = ("zeros", "distinct_before", "modes", "distinct", "error", "entropy", "unhashed")
     row = {name: getattr(found, name) for name in names}
-    if len(entry.shape) < 2:
+    if weight.ndim < 2:
         return row
-    weight = entry.read()  # again: the first copy was sorted
     inputs = entry.shape[1]
-    row["duplicates"] = count_duplicates(weight)
-    row["measured"] = count_products(weight, found)
+    row |= {"duplicates": count_duplicates(weight), "measured": count_products(found.hashed)}
     return row | {"expected": inputs * found.expected(entry.size // inputs)}
 
 

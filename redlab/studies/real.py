@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
@@ -15,6 +16,7 @@ from redlab.network.cost import measure_cost
 from redlab.network.evaluation import accuracy_interval, evaluate
 from redlab.network.latency import compare_latency
 from redlab.paths import checkout
+from redlab.studies.atlas import twin_layers
 from redlab.studies.splitting import folder_bytes
 
 # What a method asks for beyond the trained network: each has a panel of its own, since they answer other questions.
@@ -139,6 +141,41 @@ def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
         time_high=("time_ratio", "max"),
     )
     return means.join(spread).fillna({"sd": 0.0}).reset_index()
+
+
+def beyond_chance(summary: pd.DataFrame, atlas: pd.DataFrame) -> pd.DataFrame:
+    """What is redundant in trained networks and not in random ones, from stored rows.
+
+    Arguments:
+        summary: of ``summarise_real``, and ``atlas`` of ``read_atlas``: networks that are in both are compared.
+
+    Returns:
+        A row a ``measure`` and ``network``, in percent: ``trained``, and ``random`` for random initial weights (NaN
+        where only a trained network has an answer), and the ``images`` of an accuracy.
+
+        - "near filters": those nearer to another than half the median distance.
+        - "dead channels": multiplications that merging saves at alpha 0, with the same outputs.
+        - "bytes at equal accuracy": the fewest bytes on disk of RED++ where the 95 % interval of the accuracy holds
+          the accuracy before.
+
+    Example:
+        >>> frame = beyond_chance(summarise_real(read_real()), read_atlas())
+        >>> frame[frame["network"] == "cifar10/resnet20"].set_index("measure")["trained"].round(1).to_dict()
+        {}
+    """
+    twins, rows = twin_layers(atlas), []
+    for network in [name for name in dict.fromkeys(summary["network"]) if name in set(twins["network"])]:
+        own, layers = summary[summary["network"] == network], twins[twins["network"] == network]
+        layers = layers[layers["outputs"] > layers["groups"]]
+        near = [100 * np.average(layers[name], weights=layers["outputs"]) for name in ("near", "near untrained")]
+        alone = own[own["setting"] == "alpha 0"]
+        same = own["method"].str.startswith("RED++") & own["before"].between(own["accuracy_low"], own["accuracy_high"])
+        rows += [
+            ("near filters", network, *near, np.nan),
+            ("dead channels", network, 100 * (1 - alone["products"].min()), np.nan, np.nan),
+            ("bytes at equal accuracy", network, 100 * own.loc[same, "bytes"].min(), np.nan, own["images"].min()),
+        ]
+    return pd.DataFrame(rows, columns=["measure", "network", "trained", "random", "images"])
 
 
 def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:

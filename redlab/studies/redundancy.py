@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,10 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from redlab.compression.folding import fold_batchnorm
 from redlab.compression.similarity import count_duplicates, pairwise_distances
-from redlab.files.entries import Entry
-from redlab.hashing.channel_products import count_products
-from redlab.hashing.sorted_values import NotFinite, in_parts
-from redlab.hashing.spectrum import spectrum_of
+from redlab.hashing.values import count_products, measure_values
+from redlab.hashing.vector import NotFinite, in_parts
 from redlab.network.example import Example
 from redlab.network.layers import Layer, unwrap, weight_layers
 from redlab.options import plain_options
@@ -44,7 +41,7 @@ def measure_redundancy(
     """What is redundant in each conv and linear weight of ``network``, without data.
 
     Batch norms are folded first, as RED does (arXiv 2105.14797); then each weight is hashed by itself, as
-    ``hash_network`` would. Beyond the network and its folded copy, memory is bounded by some two copies of the
+    ``hash_network`` would. Beyond the network and its folded copy, memory is bounded by some four copies of the
     largest weight, and a few numbers for each pair of its filters.
 
     Arguments:
@@ -97,8 +94,8 @@ def _row(network: nn.Module, layer: Layer, bandwidth: str | float) -> dict:
         return row
     try:
         return row | _measure(layer.weight.detach().cpu(), shape, layer, bandwidth)
-    except NotFinite as reason:
-        return row | {"skipped": str(reason)}
+    except NotFinite as bad:
+        return row | {"skipped": f"it holds {bad.nan:,} NaN and {bad.infinite:,} infinite values"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Shape:
 
     @classmethod
     def of(cls, layer: Layer) -> Shape:
-        if "lazy" in layer.skipped:
+        if layer.lazy:
             return cls(0, 0, 0, 0, 0)
         module, size = layer.module, layer.weight.shape
         if not isinstance(module, _ConvNd):
@@ -134,15 +131,15 @@ def _kind(network: nn.Module, layer: Layer, shape: Shape) -> str:
 
 
 def _measure(weight: Tensor, shape: Shape, layer: Layer, bandwidth: str | float) -> dict:
-    found = spectrum_of(Entry(layer.name, tuple(weight.shape), weight.dtype, Path(), held=weight), bandwidth)
+    found = measure_values(weight, bandwidth)
     names = ("zeros", "distinct_before", "modes", "distinct", "error", "entropy")
     products = max(shape.weights - found.zeros, 1)
-    met = _met(weight, shape, getattr(layer.module, "transposed", False))
+    met, hashed = (_met(each, shape, getattr(layer.module, "transposed", False)) for each in (weight, found.hashed))
     expected = shape.inputs * found.expected(shape.weights // shape.inputs)
     return {name: getattr(found, name) for name in names} | {
         "kurtosis": _kurtosis(weight),
         **_compare_filters(met, shape),
-        "products_measured": count_products(met, found) / products,
+        "products_measured": count_products(hashed) / products,
         "products_expected": expected / products,
         "skipped": found.unhashed,
     }

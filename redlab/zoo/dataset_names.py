@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from redlab.names import unknown
 from redlab.paths import data_root
 
 _ANSWERS = 3.0  # seconds that an address has to answer
@@ -66,9 +66,7 @@ _TEST_ONLY = ("imagenet_folder",)
 def check_dataset(name: str) -> None:
     """Raises ValueError for an unknown dataset, with a guess and the known ones."""
     if name not in PLACES:
-        close = difflib.get_close_matches(str(name), PLACES, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown dataset {name!r}.{guess} Known: {', '.join(PLACES)}")
+        raise ValueError(unknown("dataset", str(name), list(PLACES)))
 
 
 def is_here(name: str) -> bool:

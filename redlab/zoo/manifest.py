@@ -17,11 +17,8 @@ from redlab.network.recipe import Recipe
 from redlab.zoo import networks
 
 FORMAT = 2  # 1 held the codes of hashed weights uncompressed, and still opens
-# What the file holds, and as what.
-_KINDS = {"format": int, "recipe": dict, "versions": dict, "sha256": str, "dtype": str, "tied": dict, "packed": list}
-_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
-_LARGEST = 1e30  # mean of an input: a float32 holds it and its products
 _MOST_INPUTS = 10**8  # values of one input: beyond it, an example alone would fill the memory
+_SCHEMA = Path(__file__).with_suffix(".schema.json")
 
 
 def write_facts(
@@ -65,35 +62,48 @@ def read_facts(path: Path) -> tuple[dict[str, Any], Recipe]:
         ValueError: it is damaged, foreign or newer; the message names the file and what would be right.
     """
     try:
-        facts = json.loads(path.read_bytes())
+        facts = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON, it is truncated or not ours ({error}): save the network again") from error
-    if not isinstance(facts, dict) or type(facts.get("format")) is not int:
-        _refuse(path, "it has no whole number 'format', so that save_network did not write it")
-    if facts["format"] > FORMAT:
+    if isinstance(facts, dict) and type(facts.get("format")) is int and facts["format"] > FORMAT:
         _refuse(path, f"a newer redlab wrote it (format {facts['format']}, this one reads {FORMAT}): upgrade redlab")
-    for key, kind in _KINDS.items():
-        if type(facts.get(key)) is not kind:
-            _refuse(path, f"'{key}' must be a JSON {kind.__name__}, not {str(facts.get(key))[:60]!r}")
-    if facts["format"] < 1 or facts["dtype"] not in _DTYPES:
-        _refuse(path, f"'format' must be 1 to {FORMAT} and 'dtype' one of {', '.join(_DTYPES)}")
-    facts["dtype"] = _DTYPES[facts["dtype"]]
+    if why := _why_foreign(facts):
+        _refuse(path, f"save_network did not write it, or it was changed ({why}): save the network again")
+    facts["dtype"] = getattr(torch, facts["dtype"])
     return facts, _read_recipe(facts["recipe"], path)
 
 
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _why_foreign(facts: Any) -> str:
+    """Where ``facts`` break the schema, and how; "" for nowhere."""
+    from jsonschema import Draft202012Validator as Validator  # slow to import: only where a folder is opened
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import extend
+
+    types = Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # by default 8.0 is one
+    schema = json.loads(_SCHEMA.read_bytes())
+    try:
+        error = best_match(extend(Validator, type_checker=types)(schema).iter_errors(facts))
+        where = error.json_path.removeprefix("$").removeprefix(".") if error else ""
+        return f"{where}: {error.message[:200]}".removeprefix(": ") if error else ""
+    except RecursionError:  # the message would hold a value nested too deeply
+        return "it is nested too deeply"
+
+
 def _read_recipe(content: dict[str, Any], path: Path) -> Recipe:
-    read: list[Any] = [content.get(key) for key in ("architecture", "input_shape", "steps")]
-    name, shape, steps = read
-    if not isinstance(name, str):
-        _refuse(path, "the recipe's 'architecture' must be a name that load_network knows")
-    whole = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
-    if not whole or math.prod(shape) > _MOST_INPUTS:
-        _refuse(path, f"the recipe's 'input_shape' must be whole numbers, {_MOST_INPUTS:,} values at most")
-    kinds = [step.get("step") if isinstance(step, dict) else None for step in steps] if isinstance(steps, list) else [0]
-    if unknown := [kind for kind in kinds if not isinstance(kind, str) or kind not in replayable()]:
-        _refuse(path, f"the recipe's 'steps' hold {str(unknown[0])[:60]!r}; known steps: {', '.join(replayable())}")
-    mean = _read_mean(content.get("input_mean"), shape, path)
-    return Recipe(name, tuple(shape), tuple(steps), _own_mean(name) if mean is None else mean)
+    """The recipe, after the checks that no schema can make."""
+    name, shape, mean = content["architecture"], content["input_shape"], content.get("input_mean")
+    if math.prod(shape) > _MOST_INPUTS:
+        _refuse(path, f"the recipe's 'input_shape' holds more than {_MOST_INPUTS:,} values")
+    if unknown := [step["step"] for step in content["steps"] if step["step"] not in replayable()]:
+        _refuse(path, f"the recipe's 'steps' hold {unknown[0][:60]!r}; known steps: {', '.join(replayable())}")
+    if mean is not None and len(mean) not in (1, *shape[:1]):
+        _refuse(path, "the recipe's 'input_mean' must be null or a number for each channel of its input")
+    mean = _own_mean(name) if mean is None else tuple(map(float, mean))
+    return Recipe(name, tuple(shape), tuple(content["steps"]), mean)
 
 
 def _own_mean(name: str) -> tuple[float, ...] | None:
@@ -102,16 +112,6 @@ def _own_mean(name: str) -> tuple[float, ...] | None:
         return networks.input_mean(name)
     except ValueError:  # no network has that name, which ``rebuild`` reports
         return None
-
-
-def _read_mean(mean: Any, shape: list[int], path: Path) -> tuple[float, ...] | None:
-    """The mean input; older files don't hold it."""
-    if mean is None:
-        return None
-    numbers = isinstance(mean, list) and all(type(m) in (int, float) and abs(m) < _LARGEST for m in mean)
-    if not numbers or len(mean) not in (1, *shape[:1]):
-        _refuse(path, "the recipe's 'input_mean' must be null or a finite number for each channel of its input")
-    return tuple(map(float, mean))
 
 
 def _refuse(path: Path, why: str) -> NoReturn:

@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from redlab.files.atomic import set_aside
+
 FACTS, WEIGHTS = "redlab.json", "weights.safetensors"  # the files of a saved network; the first makes it one
 TORCHVISION = "torchvision/"
 # redlab's own; ``networks`` builds each of them.
@@ -61,8 +63,8 @@ def folder_of(name_or_path: str | Path) -> Path | None:
     """
     name, folder = str(name_or_path), Path(name_or_path).absolute()
     # os.path takes any text for a path that may not exist: too long a name, say.
-    if not os.path.exists(folder) and folder.name and os.path.isfile(replaced(folder) / FACTS):
-        folder = replaced(folder)  # a save was killed between its two moves
+    if not os.path.exists(folder) and folder.name and os.path.isfile(set_aside(folder) / FACTS):
+        folder = set_aside(folder)  # a save was killed between its two moves
     saved = bool(name) and os.path.isfile(folder / FACTS)
     if saved and (isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
         return folder
@@ -74,11 +76,6 @@ def folder_of(name_or_path: str | Path) -> Path | None:
     if name and os.path.isdir(folder):
         raise ValueError(f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}")
     raise ValueError(f"{unknown}; and there is no folder {name!r}" if os.sep in name else unknown)
-
-
-def replaced(folder: Path) -> Path:
-    """Where a saved network lies that is being replaced, until the new one is in place."""
-    return folder.with_name(f".{folder.name}.old")
 
 
 def check_target(folder: str | Path) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
+from functools import partial
 
 from torch import Tensor, nn
 
 from redlab.files.checkpoint import read_checkpoint
 from redlab.files.download import fetch
 from redlab.paths import data_root, shipped
-from redlab.zoo.cifar_resnet import CifarResNet
-from redlab.zoo.mlp import MLP
-from redlab.zoo.mobilenet import MobileNetV1, imagenet_mobilenet
+from redlab.zoo.architectures import MLP, CifarResNet, MobileNetV1, imagenet_mobilenet
 from redlab.zoo.network_names import TORCHVISION, all_names, is_known, unknown_network
 
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
@@ -32,17 +29,29 @@ class _Download:
 
 @dataclass(frozen=True)
 class _Network:
-    """A network by name; ``input_mean`` is that of the training images. Without ``download`` its weights ship."""
+    """A network by name.
+
+    Attributes:
+        build: makes it with random weights.
+        input_shape: (channels, height, width).
+        input_mean: of the training images, a number a channel.
+        download: its weights; None where they ship.
+        adapt: gives the tensors of that file the names that the network has.
+    """
 
     build: Callable[[], nn.Module]
     input_shape: tuple[int, ...]
     input_mean: tuple[float, ...]
     download: _Download | None = None
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
 
-def _akamaster(depth: int, file: str, sha256: str) -> _Download:
+def _akamaster(depth: int, sha256: str) -> _Network:
+    """ResNet-20 or ResNet-56 of akamaster/pytorch_resnet_cifar10."""
+    blocks, file = (depth - 2) // 6, f"resnet{depth}-{sha256[:8]}.th"
     about = f"ResNet-{depth} of akamaster/pytorch_resnet_cifar10"
-    return _Download(f"weights/cifar10/{file}", sha256, _AKAMASTER + file, about)
+    download = _Download(f"weights/cifar10/{file}", sha256, _AKAMASTER + file, about)
+    return _Network(lambda: CifarResNet((blocks,) * 3), (3, 32, 32), _CIFAR10, download)
 
 
 # Of the training images of each channel, as load_dataset gives them; those of ImageNet are normalised to a mean of 0.
@@ -54,18 +63,8 @@ _KNOWN = {
         lambda: MobileNetV1((16, 1), _DIGITS_BLOCKS, in_channels=1, classes=10), (1, 8, 8), _DIGITS
     ),
     "digits/mlp": _Network(lambda: MLP(64, (256, 128), 10), (1, 8, 8), _DIGITS),
-    "cifar10/resnet20": _Network(
-        lambda: CifarResNet((3, 3, 3)),
-        (3, 32, 32),
-        _CIFAR10,
-        _akamaster(20, "resnet20-12fca82f.th", "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"),
-    ),
-    "cifar10/resnet56": _Network(
-        lambda: CifarResNet((9, 9, 9)),
-        (3, 32, 32),
-        _CIFAR10,
-        _akamaster(56, "resnet56-4bfd9763.th", "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367"),
-    ),
+    "cifar10/resnet20": _akamaster(20, "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"),
+    "cifar10/resnet56": _akamaster(56, "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367"),
     "imagenet/mobilenet_v1_0.75": _Network(
         lambda: imagenet_mobilenet(0.75),
         (3, 224, 224),
@@ -101,51 +100,41 @@ def build(name: str) -> nn.Module:
     Raises:
         ValueError: an unknown name; the message lists the known ones.
     """
-    if name in _KNOWN:
-        return _KNOWN[name].build().eval()
-    return _zoo().build(_torchvision_name(name)).eval()
+    return _find(name).build().eval()
 
 
 def input_shape(name: str) -> tuple[int, ...]:
     """The shape of one input, (channels, height, width); an unknown name raises ValueError as in ``build``."""
-    return _KNOWN[name].input_shape if name in _KNOWN else _zoo().input_shape(_torchvision_name(name))
+    return _find(name).input_shape
 
 
 def input_mean(name: str) -> tuple[float, ...]:
     """The mean of its images, a number a channel, as ``load_dataset`` gives them; errors as in ``build``."""
-    return _KNOWN[name].input_mean if name in _KNOWN else _zoo().input_mean(_torchvision_name(name))
+    return _find(name).input_mean
 
 
 def default_weights(name: str) -> dict[str, Tensor]:
     """The trained weights of a network: shipped with redlab, or fetched into the data root and checked.
 
     Raises:
-        ValueError, ConnectionError, FileNotFoundError: as in ``checkpoints.fetch`` and ``read_checkpoint``.
+        ValueError, ConnectionError, FileNotFoundError: as in ``download.fetch`` and ``read_checkpoint``.
     """
-    if name.startswith("digits/") and name in _KNOWN:
+    found = _find(name)
+    if (file := found.download) is None:
         return read_checkpoint(shipped(f"{name}.safetensors"))
-    weights = read_checkpoint(_fetch(_download_of(name)))
-    return weights if name in _KNOWN else _zoo().adapt(_torchvision_name(name), weights)
+    weights = read_checkpoint(fetch(file.url, data_root() / file.path, file.sha256, file.about))
+    return found.adapt(weights) if found.adapt else weights
 
 
-def _download_of(name: str) -> _Download:
-    if (own := _KNOWN.get(name)) and own.download:
-        return own.download
-    url, file, sha256 = _zoo().source(_torchvision_name(name))
-    return _Download(f"weights/torchvision/{file}", sha256, url, f"torchvision's weights of {name}")
+def _find(name: str) -> _Network:
+    if name in _KNOWN:
+        return _KNOWN[name]
+    if not is_known(name):
+        raise ValueError(unknown_network(name))
+    from redlab.zoo import torchvision_networks as zoo  # torchvision takes seconds to import
 
-
-def _fetch(download: _Download) -> Path:
-    return fetch(download.url, data_root() / download.path, download.sha256, download.about)
-
-
-def _zoo() -> ModuleType:
-    from redlab.zoo import torchvision_networks  # torchvision takes seconds to import: only where it is asked for
-
-    return torchvision_networks
-
-
-def _torchvision_name(name: str) -> str:
-    if name.startswith(TORCHVISION) and is_known(name):
-        return name.removeprefix(TORCHVISION)
-    raise ValueError(unknown_network(name))
+    short = name.removeprefix(TORCHVISION)
+    url, file, sha256 = zoo.source(short)
+    download = _Download(f"weights/torchvision/{file}", sha256, url, f"torchvision's weights of {name}")
+    make, adapt = partial(zoo.build, short), partial(zoo.adapt, short)
+    return _Network(make, zoo.input_shape(short), zoo.input_mean(short), download, adapt)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 
 from redlab.compression.replay import finish
 from redlab.compression.splitting import as_dense
-from redlab.files.atomic import open_to_others
+from redlab.files.atomic import open_to_others, replaced_folder
 from redlab.files.checkpoint import load_weights, read_checkpoint
 from redlab.files.file_kinds import foreign_kind
 from redlab.network.example import place_of
@@ -30,7 +28,7 @@ from redlab.network.recipe import Recipe, recipe_of
 from redlab.network.result import Result
 from redlab.zoo import networks
 from redlab.zoo.manifest import read_facts, rebuild, write_facts
-from redlab.zoo.network_names import FACTS, WEIGHTS, check_target, folder_of, replaced
+from redlab.zoo.network_names import FACTS, WEIGHTS, check_target, folder_of
 from redlab.zoo.packing import measure, pack, unpack
 
 
@@ -99,17 +97,9 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
     folder = Path(folder).resolve()
     check_target(folder)
     recipe = _stamp_of(network)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir(parents=True)
+    with replaced_folder(folder) as part:
         _write(network, recipe, part)
         _check_alike(network, part)
-        _move(part, folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"could not save the network to {folder}, what was there is unchanged: {reason}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
@@ -157,7 +147,10 @@ def _stamp_of(network: nn.Module) -> Recipe:
 def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
     hashed = any(step.get("step") == "hash" for step in recipe.steps)
     tensors, tied, packed = pack(as_dense(network), hashed)
-    save_file(tensors, part / WEIGHTS)
+    try:
+        save_file(tensors, part / WEIGHTS)
+    except SafetensorError as error:  # what it says of a full disk
+        raise OSError(str(error)) from error
     open_to_others(part / WEIGHTS)
     dtype = place_of(network).get("dtype", torch.float32)
     write_facts(part / FACTS, recipe, sha256=_sha256(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
@@ -178,20 +171,6 @@ def _check_alike(network: nn.Module, part: Path) -> None:
 def _outline(network: nn.Module) -> list[str]:
     """One line a module, with all that it prints of itself; running in place changes no value."""
     return [line.strip() for line in re.sub(r"(, )?inplace=(True|False)", "", str(network)).splitlines()]
-
-
-def _move(part: Path, folder: Path) -> None:
-    old = replaced(folder)
-    if folder.exists() and any(folder.iterdir()):
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    try:
-        os.replace(part, folder)
-    except BaseException:  # Ctrl-C, say: the old network goes back
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _open(folder: Path) -> nn.Module:

@@ -17,7 +17,7 @@ from redlab.compression.folding import fold_batchnorm
 from redlab.network.layers import weight_layers
 from redlab.network.recipe import Recipe
 from redlab.network.zero_pad import ZeroPadShortcut
-from redlab.zoo.cifar_resnet import CifarResNet
+from redlab.zoo.architectures import CifarResNet
 from redlab.zoo.networks import build, input_shape
 
 SMALL = ["digits/mlp", "digits/mobilenet", "digits/resnet", "cifar10/resnet20"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from redlab.channels.coupling import couple
 from redlab.channels.plan import check_plan, make_plan, representatives
-from redlab.zoo.cifar_resnet import CifarResNet
+from redlab.zoo.architectures import CifarResNet
 
 
 @pytest.fixture(scope="module")

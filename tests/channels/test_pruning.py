@@ -16,8 +16,7 @@ from redlab.channels.coupling import couple
 from redlab.channels.plan import make_plan
 from redlab.network.recipe import Recipe
 from redlab.network.zero_pad import ZeroPadShortcut
-from redlab.zoo.cifar_resnet import CifarResNet
-from redlab.zoo.mobilenet import MobileNetV1
+from redlab.zoo.architectures import CifarResNet, MobileNetV1
 from redlab.zoo.networks import build
 
 

@@ -26,13 +26,17 @@ from redlab import paths
 from redlab.cli import main as cli
 from redlab.lab import runs
 from redlab.lab.kinds import from_text, kind_of
+from redlab.lab.parameters import typed_parameters
 
 GOOD = """
 import pandas as pd
-from redlab.runs import output_folder, record
+from redlab.lab.runs import output_folder, record
 (output_folder() / "01_good.png").touch()
 record(pd.DataFrame({"n": [n]}))
 """
+
+
+IN_CHECKOUT = "from redlab import paths\nfrom redlab.cli.main import app\npaths.PACKAGE = paths.Path({!r})\napp()"
 
 
 @pytest.fixture
@@ -115,10 +119,10 @@ def finished(folder: Path) -> runs.Run:
 
 
 def test_every_notebook_runs_by_default_and_refresh_too(checkout, monkeypatch):
-    for command, function in (("run", "runs.run_notebook"), ("refresh", "refreshing.refresh")):
+    for command, function in (("run", "runs.run_notebook"), ("refresh", "refresh.refresh")):
         seen = []
         stand_in = lambda path, *_, seen=seen, **__: seen.append(path) or finished(checkout)  # noqa: E731
-        monkeypatch.setattr(f"redlab.{function}", stand_in)
+        monkeypatch.setattr(f"redlab.lab.{function}", stand_in)
         assert redlab_says(command)[0] == 0
         assert [path.stem for path in seen] == ["01_good", "02_bad"]
 
@@ -148,8 +152,8 @@ def test_wrong_usage_exits_with_2_before_anything_runs(checkout, monkeypatch, wo
 def test_a_saved_network_is_handed_on_by_its_absolute_path(checkout):
     (checkout / "mine").mkdir()
     notebook = checkout / "notebooks" / "01_good.ipynb"
-    assert cli._parameters(notebook, ["network=mine"]) == {"network": str(checkout / "mine")}
-    assert cli._parameters(notebook, ["network=digits/mlp"]) == {"network": "digits/mlp"}
+    assert typed_parameters(notebook, ["network=mine"]) == {"network": str(checkout / "mine")}
+    assert typed_parameters(notebook, ["network=digits/mlp"]) == {"network": "digits/mlp"}
 
 
 @pytest.mark.parametrize(
@@ -304,7 +308,7 @@ def test_control_c_ends_every_kernel(checkout, words, kernels):
         write(v4.new_notebook(cells=cells), checkout / "notebooks" / f"{name}.ipynb")
     (checkout / "sweep.yml").write_text("notebook: 01\ngrid: {n: [1, 2, 3]}\n")
     before = sorted(checkout.rglob("*"))
-    code = f"from redlab import cli, paths\npaths.PACKAGE = paths.Path({str(checkout / 'redlab')!r})\ncli.app()"
+    code = IN_CHECKOUT.format(str(checkout / "redlab"))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # Whoever runs the tests in the background has Ctrl-C ignored, and so would the command.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -328,7 +332,7 @@ def started_kernels(folder: Path, count: int) -> list[int]:
 
 
 def test_a_reader_that_has_gone_ends_a_run_without_a_word(checkout):
-    code = f"from redlab import cli, paths\npaths.PACKAGE = paths.Path({str(checkout / 'redlab')!r})\ncli.app()"
+    code = IN_CHECKOUT.format(str(checkout / "redlab"))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = subprocess.Popen([sys.executable, "-c", code, "help", "run"], **pipes)
     command.stdout.close()
@@ -338,3 +342,12 @@ def test_a_reader_that_has_gone_ends_a_run_without_a_word(checkout):
 
 def test_version():
     assert redlab_says("--version") == (0, f"redlab {redlab.__version__}\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("word", ["--version", "--help", "help"])
+def test_what_cannot_be_printed_is_one_message(word):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "redlab.cli", word]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "redlab: [Errno 28] No space left on device\n")

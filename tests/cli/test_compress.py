@@ -226,7 +226,7 @@ def test_a_full_disk_exits_with_1(monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "save_file", full)
     code, _, complained = redlab_says("digits/mlp", "--out", "small", "--limit", "10")
     assert code == 1
-    assert "could not save the network" in complained
+    assert "could not write" in complained
     assert "No space left on device" in complained
     assert list(tmp_path.iterdir()) == []
 
@@ -240,18 +240,18 @@ def test_a_file_in_the_way_is_found_before_work_begins(tmp_path, monkeypatch):
 
 
 def test_a_save_that_is_interrupted_leaves_the_network_that_was_there(tmp_path, monkeypatch):
-    from redlab.zoo import saving as storage
+    from redlab.files import atomic
 
     save_network(load_network("digits/mlp"), "small")
     before = {path.name: path.read_bytes() for path in Path("small").iterdir()}
-    replace = storage.os.replace
+    replace = atomic.os.replace
 
     def interrupted(source, target):
         if str(source).endswith(".part"):
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(storage.os, "replace", interrupted)
+    monkeypatch.setattr(atomic.os, "replace", interrupted)
     code, _, complained = redlab_says("digits/mlp", "--out", "small", "--limit", "10")
     assert (code, complained) == (130, "interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["small"]

@@ -152,8 +152,8 @@ REFUSALS = {
     "stride": "'huge' is expanded: 1000000000 elements claim 4,000,000,000 bytes, its storage holds 4",
     "module": "module.pt wants to run torch.nn.modules.linear.Linear: redlab never runs code",
     "truncated": "truncated.pt cannot be read, it is truncated or no checkpoint",
-    "truncated safetensors": "is truncated: 'weight' should end",
-    "lying safetensors": "lies about 'a': 1000000000 of F32 are 4,000,000,000 bytes",
+    "truncated safetensors": "truncated-safetensors.safetensors cannot be read, it is truncated or no checkpoint",
+    "lying safetensors": "lying-safetensors.safetensors cannot be read, it is truncated or no checkpoint",
 }
 
 

@@ -18,6 +18,8 @@ from redlab.compression.merging import merge_each, merge_neurons, merge_trees
 from redlab.compression.similarity import clusters_at, dendrogram
 from redlab.compression.strategies import STRATEGIES, block_of
 from redlab.network.evaluation import evaluate
+from redlab.network.layers import output_statistics
+from redlab.network.training import train
 from redlab.studies.merging import compare_merges, filter_distances, merged_filters
 from redlab.studies.plots.merging import plot_alphas, plot_distances, plot_filters, plot_merges
 
@@ -386,3 +388,31 @@ def test_pictures_of_merging_name_their_axes():
     filters = frames[plot_filters]
     assert filters["filter"].nunique() - filters["cluster"].nunique() == 6
     assert len(frames[plot_distances]) == layer.weight.shape[0] ** 2
+
+
+def alive_again(folded):
+    """Its first channel, dead when it was folded, has a filter and a bias of its own by now."""
+    with torch.no_grad():
+        folded.first.weight[0] = folded.first.weight[5]
+        folded.first.bias[0] = 0.2
+    return folded
+
+
+def test_what_came_alive_after_folding_is_not_dead():
+    images = torch.randn(2, 3, 8, 8)
+    folded = alive_again(fold_batchnorm(with_dead(Chain(), [0, 4]), images).network)
+    result = merge_neurons(folded, example=images)
+    assert result.layers["dead"].tolist() == [1, 0]
+    assert difference(folded, result.network, images) < 1e-6
+
+
+def test_what_was_trained_after_folding_has_no_dead_channels():
+    images = torch.randn(4, 3, 8, 8)
+    folded = fold_batchnorm(with_dead(Chain(), [0, 4]), images).network
+    labelled = (images, torch.zeros(4, dtype=torch.int64))
+    network = nn.Sequential(folded, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    trained = train(network, labelled, epochs=1, learning_rate=1e-4).network[0]
+    assert trained.state_dict().keys() == folded.state_dict().keys()
+    assert output_statistics(trained.first) is None
+    assert output_statistics(folded.first) is not None
+    assert merge_neurons(trained, example=images).layers["dead"].sum() == 0

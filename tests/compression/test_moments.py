@@ -14,7 +14,7 @@ from torchvision import models
 from redlab import fold_batchnorm, load_dataset, load_network, weight_layers
 from redlab.compression.moments import MeanInputs, mean_inputs
 from redlab.network.zero_pad import ZeroPadShortcut
-from redlab.zoo.mobilenet import ChannelAffine
+from redlab.zoo.architectures import ChannelAffine
 
 
 @pytest.fixture(autouse=True)

@@ -236,3 +236,11 @@ def test_no_draws_leave_inclusion_out_and_few_are_refused():
         mask_metrics(network, draws=3)
     with pytest.raises(ValueError, match="has no masks"):
         mask_metrics(nn.Linear(3, 4))
+
+
+def test_entropies_of_infinite_logits_are_right_or_an_error():
+    inf = float("inf")
+    assert mask_entropy(masked([[0.0, 0.0, -inf]], 1)).item() == pytest.approx(log(2))
+    for bad in (inf, float("nan")):
+        with pytest.raises(FloatingPointError, match="NaN or inf"):
+            mask_entropy(masked([[0.0, bad, 1.0]], 1))

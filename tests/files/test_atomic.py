@@ -6,8 +6,7 @@ import os
 
 import pytest
 
-from redlab.files.atomic import open_to_others
-from redlab.lab.report import pdf
+from redlab.files.atomic import open_to_others, replaced_file, replaced_folder
 
 
 @pytest.fixture(params=[0o022, 0o027])
@@ -25,13 +24,34 @@ def test_a_private_file_becomes_like_any_other(tmp_path, umask):
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_report_in_pdf_is_readable(tmp_path, umask, monkeypatch):
-    """Chromium makes its files private."""
-    program = tmp_path / "chromium"
-    program.write_text(
-        '#!/bin/sh\numask 077\nfor word; do case $word in --print-to-pdf=*) touch "${word#*=}";; esac; done'
-    )
-    program.chmod(0o755)
-    monkeypatch.setattr(pdf, "find_chromium", lambda: str(program))
-    out = pdf.print_pdf(tmp_path / "page.html", tmp_path / "out" / "a.pdf")
-    assert out.stat().st_mode & 0o777 == 0o666 & ~umask
+def interrupted(path):
+    with replaced_file(path) as part:
+        part.write_text("new")
+        raise KeyboardInterrupt
+
+
+def full(path):
+    with replaced_folder(path) as part:
+        (part / "a").write_text("new")
+        raise OSError(28, "No space left on device")
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("old")
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(file)
+    with pytest.raises(OSError, match=r"could not write .*folder, what was there is unchanged: No space left"):
+        full(folder)
+    assert sorted(tmp_path.iterdir()) == [file, folder]
+    assert file.read_text() == (folder / "a").read_text() == "old"
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    for name in ("a", "b"):
+        with replaced_folder(tmp_path / "new" / "folder") as part:
+            (part / name).write_text("new")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["b"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]

@@ -83,7 +83,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "model.ckpt"])
 def test_what_is_no_checkpoint_is_named_by_its_content(tmp_path, what, name):
     if (what, name) == ("first bytes are 00 00", "a.safetensors"):
-        what = "is no safetensors"
+        what = "cannot be read, it is truncated or no checkpoint"
     (tmp_path / name).write_bytes(OTHERS.get(what, bytes(100)))
     for read in (read_checkpoint, inspect_checkpoint):
         with pytest.raises(ValueError, match=r"safetensors|again") as error:

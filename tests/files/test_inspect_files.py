@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from redlab import inspect_checkpoint
-from redlab.files import entries
 from redlab.files.entries import Entry
-from redlab.files.tensor_files import list_tensors
+from redlab.files.tensors import list_tensors
 
 
 class Touches:
@@ -77,9 +76,8 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("at_once", [entries._AT_ONCE, 40])
 @pytest.mark.parametrize("form", [".pt", ".bin", "legacy .th", ".safetensors", "rewritten .pt"])
-def test_tensors_of_every_layout_come_back(tmp_path, monkeypatch, form, at_once):
+def test_tensors_of_every_layout_come_back(tmp_path, form):
     path = tmp_path / f"a{form.split()[-1]}"
     old = "legacy" in form  # which PyTorch does not open with float8 in it
     layouts = {name: tensor for name, tensor in LAYOUTS.items() if not (old and name == "float8")}
@@ -89,7 +87,6 @@ def test_tensors_of_every_layout_come_back(tmp_path, monkeypatch, form, at_once)
         torch.save(layouts, path, _use_new_zipfile_serialization=not old)
     if "rewritten" in form:
         rewritten(path, lambda name, content: content)
-    monkeypatch.setattr(entries, "_AT_ONCE", at_once)
     found = {entry.name: entry for entry in list_tensors(path)}
     assert found.keys() == layouts.keys()
     for name, tensor in layouts.items():
@@ -259,27 +256,29 @@ def test_what_is_missing_or_of_another_kind_is_named(tmp_path):
         list_tensors(tmp_path / "a.onnx")
 
 
+DAMAGED = "cannot be read, it is truncated or no checkpoint ("
 BAD_SAFETENSORS = {
     "empty": (b"", "is empty, truncated or no checkpoint"),
-    "five bytes": (b"\x00\x01\x02\x03\x04", "holds 5 bytes"),
+    "five bytes": (b"\x00\x01\x02\x03\x04", DAMAGED),
     "a web page": (b"<html>404</html>" * 20, "is a web page or XML"),
-    "long header": (struct.pack("<Q", 1000) + b"{}", "a header of 1,000 bytes in a file of 10"),
-    "no JSON": ({b"{oh"}, "its header is no JSON"),
-    "a list": ([], "its header is a list"),
-    "nothing": ({}, "holds no tensors"),
-    "no shape": ({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, "lacks the dtype, shape or data_offsets of 'a'"),
-    "no dict": ({"a": 3}, "lacks the dtype, shape or data_offsets of 'a'"),
-    "negative": ({"a": about([-1], 0, 4)}, "lacks the dtype, shape or data_offsets of 'a'"),
-    "a true size": ({"a": about([True], 0, 4)}, "lacks the dtype, shape or data_offsets of 'a'"),
-    "huge claim": ({"a": about([10**9], 0, 16)}, "lies about 'a': 1000000000 of F32 are 4,000,000,000 bytes"),
-    "absurd claim": ({"a": about([10**200, 10**300], 0, 16)}, "of F32 are more bytes than there are, and it has those"),
-    "small claim": ({"a": about([3], 0, 16)}, "lies about 'a': 3 of F32 are 12 bytes, and it has those from 0 to 16"),
-    "backwards": ({"a": about([1], 8, 4)}, "lies about 'a'"),
-    "beyond the end": ({"a": about([8], 0, 32)}, "is truncated: 'a' should end 32 bytes after the header"),
-    "one over the other": ({"a": about([2], 0, 8), "b": about([3], 4, 16)}, "is damaged"),
-    "a hole": ({"a": about([1], 0, 4), "b": about([1], 12, 16)}, "is damaged"),
-    "more than it says": ({"a": about([1], 0, 4)}, "is damaged"),
-    "unknown dtype": ({"a": about([16], 0, 16, "F3")}, "is damaged"),
+    "long header": (struct.pack("<Q", 1000) + b"{}", DAMAGED),
+    "no JSON": ({b"{oh"}, DAMAGED),
+    "a list": ([], DAMAGED),
+    "nothing": (struct.pack("<Q", 2) + b"{}", "holds no tensors"),
+    "no names": ({}, DAMAGED),
+    "no shape": ({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, DAMAGED),
+    "no dict": ({"a": 3}, DAMAGED),
+    "negative": ({"a": about([-1], 0, 4)}, DAMAGED),
+    "a true size": ({"a": about([True], 0, 4)}, DAMAGED),
+    "huge claim": ({"a": about([10**9], 0, 16)}, DAMAGED),
+    "absurd claim": ({"a": about([10**200, 10**300], 0, 16)}, DAMAGED),
+    "small claim": ({"a": about([3], 0, 16)}, DAMAGED),
+    "backwards": ({"a": about([1], 8, 4)}, DAMAGED),
+    "beyond the end": ({"a": about([8], 0, 32)}, DAMAGED),
+    "one over the other": ({"a": about([2], 0, 8), "b": about([3], 4, 16)}, DAMAGED),
+    "a hole": ({"a": about([1], 0, 4), "b": about([1], 12, 16)}, DAMAGED),
+    "more than it says": ({"a": about([1], 0, 4)}, DAMAGED),
+    "unknown dtype": ({"a": about([16], 0, 16, "F3")}, DAMAGED),
 }
 
 
@@ -415,7 +414,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path):
     save_file({"a": draw(50, 50)}, tmp_path / "a.safetensors")
     (entry,) = list_tensors(tmp_path / "a.safetensors")
     os.truncate(tmp_path / "a.safetensors", 500)
-    with pytest.raises(ValueError, match=r"a\.safetensors ends within 'a': it was cut while it was read"):
+    with pytest.raises(ValueError, match=r"a\.safetensors ends within 'a': it is damaged, or was cut"):
         entry.read()
 
 
@@ -429,5 +428,5 @@ def test_a_number_near_the_largest_is_measured_without_a_warning(tmp_path):
 def test_a_stride_beyond_any_file_is_refused(tmp_path):
     (tmp_path / "a.pt").write_bytes(bytes(64))
     entry = Entry("w", (2,), torch.float32, tmp_path / "a.pt", stride=(2**62,))
-    with pytest.raises(ValueError, match=r"a\.pt is damaged: 'w' reaches beyond the end of any file"):
+    with pytest.raises(ValueError, match=r"a\.pt ends within 'w': it is damaged"):
         entry.read()

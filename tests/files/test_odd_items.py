@@ -19,7 +19,7 @@ from torch import nn
 
 from redlab import inspect_checkpoint
 from redlab.files.checkpoint import load_weights, read_checkpoint
-from redlab.files.tensor_files import list_checkpoint
+from redlab.files.tensors import list_checkpoint
 from redlab.studies.inspection import summarise
 
 
@@ -275,3 +275,15 @@ def test_nesting_without_end_is_refused_soon(tmp_path):
             archive.writestr(name, deep if name.endswith("data.pkl") else member)
     with pytest.raises(ValueError, match="nested more than 1000 deep"):
         read_checkpoint(path)
+
+
+def test_a_key_of_tuples_nested_without_end_is_never_hashed(tmp_path):
+    """Python's own hash of it ends the process."""
+    path = saved(tmp_path / "a.pt", {"w": torch.ones(2), "HERE": 1})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b"X\x04\0\0\0HERE", b")" + b"\x85" * 300_000))
+    with pytest.warns(UserWarning, match=r"left out tuple 1 \(int\)"):
+        assert torch.equal(read_checkpoint(path)["w"], torch.ones(2))

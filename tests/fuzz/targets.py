@@ -46,9 +46,10 @@ from redlab import (
 )
 from redlab.files.checkpoint import load_weights, read_checkpoint
 from redlab.files.state import read_state, write_state
+from redlab.lab.keys import run_key
 from redlab.lab.parameters import default_parameters
 from redlab.lab.report.sources import other_runs
-from redlab.lab.runs import Run, run_key
+from redlab.lab.runs import Run
 from redlab.lab.spec import read_spec
 from redlab.paths import checkout
 from redlab.zoo import networks

@@ -112,7 +112,7 @@ def test_blocks_of_weights_change_nothing(monkeypatch, weights):
     one = extrema.on_tiles(vector, 0.01)
     monkeypatch.setattr(extrema, "_TILE", 700)
     monkeypatch.setattr(extrema, "_BLOCK", 100)
-    for ascending in (vector, replace(vector, weights=np.sort(vector.weights), ascending=True)):
+    for ascending in (vector, replace(vector, weights=np.sort(vector.weights))):
         many = extrema.on_tiles(ascending, 0.01)
         np.testing.assert_allclose(many.turns, one.turns, rtol=1e-12, atol=1e-15)
         np.testing.assert_allclose(many.heights, one.heights, rtol=1e-12)
@@ -121,7 +121,7 @@ def test_blocks_of_weights_change_nothing(monkeypatch, weights):
 def test_ascending_weights_have_the_same_bandwidths(layers):
     for weights in layers:
         vector = as_vector(weights)
-        ordered = replace(vector, weights=np.sort(vector.weights), ascending=True)
+        ordered = replace(vector, weights=np.sort(vector.weights))
         for rule in ("silverman/8", "scott", "median_gap"):
             assert resolve_bandwidth(ordered, rule) == pytest.approx(resolve_bandwidth(vector, rule), rel=1e-12)
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from nbformat import v4, write
 
 from redlab.cli import main as cli
-from redlab.lab.commands import command_of
-from redlab.lab.parameters import changed_parameters
+from redlab.lab.parameters import changed_parameters, command_of, typed_parameters
 
 DEFAULTS = 'n = 3\nrate = 0.5\nrule = "kde"\nflag = False\nlevels = [0.1, 0.2]\ndataset = None\n'
 
@@ -29,7 +28,7 @@ def read_back(notebook, command: str) -> dict:
     assert words[:2] == ["redlab", "run"]
     given = cli._join_pairs(words[3:])
     assert given[0::2] == ["-p"] * (len(given) // 2)
-    return cli._parameters(notebook, given[1::2])
+    return typed_parameters(notebook, given[1::2])
 
 
 @given(

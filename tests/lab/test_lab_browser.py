@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import nbformat
 import pytest
+from chromium import chromium_options, find_chromium
 from nbformat import v4
 from servers import free_port, lab
 
 from redlab.lab.notebooks import list_notebooks
-from redlab.lab.report.pdf import chromium_options, find_chromium
 from redlab.paths import checkout
 
 pytestmark = pytest.mark.ui
@@ -206,6 +206,9 @@ def _use(panel: Any, every_option: bool) -> None:
     _in_step(panel)
     assert panel.evaluate(TOO_WIDE) == []
     assert panel.evaluate(CUT_OFF) == []
+    controls, figure = (panel.locator(f".redlab-{part}").bounding_box() for part in ("controls", "figure"))
+    assert figure["x"] >= controls["x"] + controls["width"]  # beside the controls,
+    assert abs(figure["y"] - controls["y"]) < 20  # not below them
     _tab_through(panel)
     drawn = [_slide_by_key(panel, own) + _slide_by_mouse(panel, own) for own in panel.locator(".widget-slider").all()]
     # A slider may belong to another option of a menu than the one it stands at; not so in our own notebook.

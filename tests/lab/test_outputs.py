@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from redlab.lab.outputs import changed_cells
+from redlab.lab.refresh import changed_cells
 
 
 def png(width: int, height: int, content: bytes = b"") -> str:

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from tiny import write_notebook
 
-from redlab.cli import main as cli
-from redlab.lab.commands import command_of
 from redlab.lab.notebooks import list_notebooks
-from redlab.lab.parameters import changed_parameters, read_parameters
+from redlab.lab.parameters import changed_parameters, command_of, read_parameters, typed_parameters
 from redlab.lab.spec import read_spec
 from redlab.paths import PACKAGE, checkout
 
@@ -30,13 +28,49 @@ own = "kde"
 USES = """
 import redlab as red
 from redlab import compare_hashes, hash_network, load_dataset
-from redlab.dpp import sparsify
+from redlab.dpp.sparsifying import sparsify
 images = load_dataset("digits", limit=5 if own else limit)
 red.hash_weights(weights, "kde", bandwidth, max_error=error)
 sparsify(network, keep)
 compare_hashes(network, images, [{"bandwidth": width} for width in widths[:2]])
 print(own)
 """
+
+
+FORMS = {
+    "import redlab as rl": "rl.hash_network(network, bandwidth=width)",
+    "import redlab": "redlab.hash_network(network, bandwidth=width)",
+    "from redlab import hash_network as hashed": "hashed(network, bandwidth=width)",
+    "import redlab as rl, numpy as np": "rl.hashing.networks.hash_network(network, bandwidth=width)",
+    "from redlab.hashing.networks import hash_network": "hash_network(network, bandwidth=width)",
+    "from redlab.hashing import networks as own": "own.hash_network(network, bandwidth=width)",
+    "import redlab.hashing.networks": "redlab.hashing.networks.hash_network(network, bandwidth=width)",
+    "import redlab.hashing.networks as own": "own.hash_network(network, bandwidth=width)",
+    "from redlab.studies.hashing import compare_hashes": 'compare_hashes(network, images, [{"bandwidth": width}])',
+    "from redlab.studies import hashing": 'hashing.compare_hashes(network, images, [{"bandwidth": width}])',
+    "import redlab as rl  # settings": 'rl.compare_hashes(network, images, [{"bandwidth": width}])',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_function_is_found_however_it_is_imported(tmp_path, form):
+    path = write_notebook(tmp_path / "01_form.ipynb", 'width = "silverman/8"', form, FORMS[form])
+    assert changed_parameters(path, {"width": 0.05}) == {"width": 0.05}
+    with pytest.raises(TypeError, match="is str or float"):
+        changed_parameters(path, {"width": [0.05]})
+
+
+@pytest.mark.parametrize("form", ["rl.plots.plot_density", "rl.studies.plots.hashing.plot_density", "rl.none"])
+def test_a_figure_and_an_unknown_name_are_read_too(tmp_path, form):
+    path = write_notebook(tmp_path / "01_form.ipynb", 'frame = "a"', "import redlab as rl", f"{form}(frame)")
+    assert changed_parameters(path, {"frame": "b"}) == {"frame": "b"}
+
+
+@pytest.mark.parametrize("form", ["import numpy as rl", "from other import redlab as rl", "rl = 3"])
+def test_what_is_not_of_redlab_says_nothing(tmp_path, form):
+    path = write_notebook(tmp_path / "01_form.ipynb", 'width = "a"', form, "rl.hash_network(network, bandwidth=width)")
+    with pytest.raises(TypeError, match="is str like 'a'"):
+        changed_parameters(path, {"width": 0.05})
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +101,7 @@ TAKEN = [
 @pytest.mark.parametrize(("name", "text", "value"), TAKEN)
 def test_a_parameter_takes_what_its_functions_take(notebook, name, text, value):
     exact = json.dumps({name: value})  # 3 is not 3.0
-    assert json.dumps(cli._parameters(notebook, [f"{name}={text}"])) == exact
+    assert json.dumps(typed_parameters(notebook, [f"{name}={text}"])) == exact
     assert json.dumps(changed_parameters(notebook, {name: value})) == exact
     (point,) = read_spec({"notebook": notebook, "grid": {name: [value]}}).points
     assert json.dumps(point) == exact
@@ -105,7 +139,7 @@ def test_a_number_that_json_does_not_know_is_refused(notebook, name, value):
 @pytest.mark.parametrize("text", ["nan", ".nan", "inf", "-.inf", "1e999"])
 def test_a_number_that_json_does_not_know_is_refused_in_a_shell_too(notebook, text):
     with pytest.raises((ValueError, TypeError), match="'keep' of 01_uses "):
-        cli._parameters(notebook, [f"keep={text}"])
+        typed_parameters(notebook, [f"keep={text}"])
 
 
 def test_a_default_that_json_does_not_know_is_refused(notebook):
@@ -120,13 +154,7 @@ def is_strict(call: ast.Call) -> bool:
 
 def test_whatever_the_package_writes_as_json_any_program_can_read():
     """json alone writes NaN and Infinity, which JSON does not know, without a word."""
-    loose = {
-        "states.py",
-        "run_browser.py",
-        "parameters.py",
-        "specs.py",
-        "run_frames.py",
-    }  # compare only
+    loose = {"state.py", "runs.py", "parameters.py", "spec.py", "results.py"}  # compare only
     writers = 0
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

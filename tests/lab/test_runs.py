@@ -18,11 +18,12 @@ from nbformat import v4
 from tiny import write_notebook
 
 from redlab.lab import jupyter_kernel as kernels
-from redlab.lab import runs
+from redlab.lab import keys, runs
+from redlab.lab.keys import run_key
 from redlab.lab.notebooks import find_notebook, list_notebooks
 from redlab.lab.parameters import changed_parameters, default_parameters
 from redlab.lab.refresh import refresh
-from redlab.lab.runs import RunFailed, output_folder, record, run_key, run_notebook
+from redlab.lab.runs import RunFailed, output_folder, record, run_notebook
 
 PARAMETERS = """
 n = 3  # how many (n = 3 is few)
@@ -35,7 +36,7 @@ anything = None
 BODY = """
 import os, warnings
 import pandas as pd
-from redlab.runs import output_folder, record
+from redlab.lab.runs import output_folder, record
 (output_folder() / "01_tiny.png").write_text(str(n))
 frame = record(pd.DataFrame({"n": [n], "data": [os.environ["REDLAB_DATA"]], "folder": [os.getcwd()]}))
 """
@@ -318,7 +319,7 @@ def test_the_key_follows_cells_package_and_parameters_but_not_outputs(notebooks,
 
     package = tmp_path / "package"
     package.mkdir()
-    monkeypatch.setattr(runs, "PACKAGE", package)
+    monkeypatch.setattr(keys, "PACKAGE", package)
     empty = run_key(path, {})
     (package / "new.py").write_text("x = 1")
     named = run_key(path, {})

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from nbclient.client import _RGX_CARRIAGERETURN
 from nbformat import v4, write
 
-from redlab.lab import streams
+from redlab.lab import jupyter_kernel
+from redlab.lab.jupyter_kernel import tidy_streams
 from redlab.lab.notebooks import without_paths
 from redlab.lab.runs import run_notebook
-from redlab.lab.streams import tidy_streams
 
 
 def stream(text: str, name: str = "stdout") -> dict:
@@ -38,7 +38,7 @@ def test_streams_are_joined_in_the_place_of_their_first_part():
 
 
 def test_a_line_over_the_limit_is_cut_and_says_so():
-    longest = streams.LONGEST
+    longest = jupyter_kernel.LONGEST
     ((_, text),) = shown(stream("x" * longest + "\n" + "y" * longest), stream("y" * 1234 + "\nshort"))
     first, second, third = text.split("\n")
     assert first == "x" * longest

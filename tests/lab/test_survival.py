@@ -24,7 +24,7 @@ from redlab.lab.sweeps import sweep
 SWEEPER = """
 import sys, time
 from pathlib import Path
-from redlab.sweeps import sweep
+from redlab.lab.sweeps import sweep
 
 folder, own, other = Path(sys.argv[1]), *sys.argv[2:]
 (folder / own).touch()

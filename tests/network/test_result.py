@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from redlab import Recipe, Result, fold_batchnorm, hash_network, load_network, weight_layers
-from redlab.network.reasons import told_once
+from redlab.network.reasons import report_once
 from redlab.network.recipe import append_step, recipe_of
 
 
@@ -91,10 +91,10 @@ def test_a_reason_is_told_once_with_a_count_and_three_names():
 
 def test_of_many_reasons_the_most_frequent_are_told():
     names, reasons = [f"n{k}" for k in range(30)], [f"r{max(0, k - 10)}" for k in range(30)]
-    text = told_once(names, reasons)
+    text = report_once(names, reasons)
     assert text.startswith("n0, n1, n2 and 8 more (r0); n11 (r1)")
     assert text.endswith("; 14 more for 14 other reasons")
-    assert told_once([], []) == ""
+    assert report_once([], []) == ""
 
 
 def test_what_html_would_take_for_a_tag_is_text():

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from redlab import fold_batchnorm, prune_channels, score_channels
 from redlab.channels.coupling import couple
-from redlab.pruning.compensation import COMPENSATIONS, final_heir
+from redlab.pruning.compensation import COMPENSATIONS, merge_target
 from redlab.zoo.networks import build
 
 BY_RIDGE = 0.05  # reconstruction: the ridge on the covariance keeps it from being exact
@@ -64,8 +64,8 @@ def test_two_neurons_become_one_as_srinivas_and_babu_write_it():
 
 def test_what_a_channel_leaves_falls_to_the_heir_at_the_end_of_the_line():
     heirs, kept = np.array([1, 2, -1, 0]), np.array([False, False, True, False])
-    assert [final_heir(heirs, kept, channel) for channel in range(4)] == [2, 2, 2, 2]
-    assert [final_heir(heirs, ~kept, channel) for channel in range(4)] == [0, 1, -1, 3]
+    assert [merge_target(heirs, kept, channel) for channel in range(4)] == [2, 2, 2, 2]
+    assert [merge_target(heirs, ~kept, channel) for channel in range(4)] == [0, 1, -1, 3]
 
 
 @pytest.mark.parametrize(("name", "scale"), [("flat", 2.5), ("flat", 0.3), ("grouped", 1.0), ("concatenated", 1.0)])
@@ -155,7 +155,7 @@ def test_what_is_known_of_the_folded_network_alone_is_not_done_to_another(kind):
     heirs, gone = {"0": np.r_[-1, 0, np.full(6, -1)]}, {"0": [1]}
     lost = difference(network, prune_these(network, gone, images).network, images)
     result = prune_these(network, gone, images, kind, heirs)
-    assert result.plan["achieved"]["not compensated"] == {"0": "fold_batchnorm first: 2 goes into the layer behind it"}
+    assert result.plan["achieved"]["not compensated"] == {"0": "fold_batchnorm first: 2 folds into the layer after it"}
     assert difference(network, result.network, images) == lost
     folded = prune_these(fold_batchnorm(network, images).network, gone, images, kind, heirs)
     assert "not compensated" not in folded.plan["achieved"]

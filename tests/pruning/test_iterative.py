@@ -308,7 +308,8 @@ def test_so_does_an_unstamped_network_that_gains_biases(tmp_path, monkeypatch):
 
 _CHILD = """
 import os, signal, sys
-from redlab import iterative_prune, load_dataset, load_network, rounds
+from redlab import iterative_prune, load_dataset, load_network
+from redlab.pruning import rounds
 real, states = rounds.write_state, []
 def write_state(*given):
     real(*given)

@@ -16,6 +16,7 @@ from redlab import expected_unique, fold_batchnorm, hash_network, list_networks,
 from redlab.compression.similarity import dendrogram
 from redlab.studies.atlas import (
     atlas_rows,
+    by_bins,
     compare_atlas,
     compared_layers,
     join_atlas,
@@ -27,7 +28,14 @@ from redlab.studies.atlas import (
     summarise_atlas,
     twin_layers,
 )
-from redlab.studies.plots.atlas import draw_atlas
+from redlab.studies.plots.atlas import (
+    draw_twins,
+    plot_atlas_filters,
+    plot_atlas_kinds,
+    plot_atlas_products,
+    plot_atlas_values,
+    plot_predictors,
+)
 from redlab.studies.predictors import explain_atlas, explain_redundancy
 from redlab.studies.splitting import distinct_products
 
@@ -380,8 +388,28 @@ def test_a_drop_is_that_of_two_fits_by_numpy(atlas):
     assert found.loc["kind", "drop"] == pytest.approx(r2([*columns, *kinds]) - r2(columns))
 
 
-def test_the_poster_is_drawn_of_many_networks_and_of_one(atlas):
+def test_six_figures_are_drawn_of_many_networks_and_of_one(atlas):
     for part in (atlas, atlas[atlas["network"] == "digits/mlp"]):
-        figure = draw_atlas(part, measure_noise((100, 1000)), explain_atlas(part, 20), "the atlas")
-        assert len(figure.axes) == 8
-        assert all(ax.has_data() for ax in figure.axes)
+        layers = compared_layers(part)
+        axes = [
+            plot_atlas_values(layers, measure_noise((100, 1000))),
+            plot_atlas_products(layers),
+            plot_atlas_filters(compared_layers(part, filters=True)),
+            plot_atlas_kinds(layers),
+            plot_predictors(explain_atlas(part, 20)),
+            *draw_twins(twin_layers(part)).axes,
+        ]
+        for ax in axes:
+            ax.figure.canvas.draw()
+            assert ax.has_data()
+            assert ax.get_xlabel()
+
+
+def test_medians_of_bins_have_an_interval_that_knows_networks():
+    layers = pd.DataFrame({"network": np.repeat(list("abcdef"), 50), "value": np.repeat(np.arange(6.0), 50)})
+    found = by_bins(layers, pd.Series(0, layers.index), layers["value"])
+    assert (found["middle"].item(), found["layers"].item()) == (2.5, 300)
+    # Fifty layers of a network say no more than one: the interval is that of six numbers.
+    assert found["high"].item() - found["low"].item() > 2
+    means = by_bins(layers, layers["network"], layers["value"], "mean")
+    assert means["middle"].tolist() == means["low"].tolist() == [0, 1, 2, 3, 4, 5]

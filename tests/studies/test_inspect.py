@@ -11,13 +11,12 @@ from safetensors.torch import save_file
 from redlab import estimate_density, expected_unique, hash_weights, inspect_checkpoint
 from redlab.compression.similarity import exact_duplicates
 from redlab.files.checkpoint import read_checkpoint
-from redlab.hashing import channel_products as products
-from redlab.hashing import sorted_values as ordered
-from redlab.hashing import spectrum
-from redlab.hashing.networks import relative_error
+from redlab.hashing import values, vector
+from redlab.hashing.values import count_products
+from redlab.hashing.weights import relative_error
 from redlab.paths import shipped
 from redlab.studies.inspection import COLUMNS, summarise
-from redlab.zoo.entropy import shannon
+from redlab.zoo.packing import shannon
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -183,28 +182,28 @@ def test_two_zeros_in_four_change_nothing_for_the_other_two(tmp_path, dtype, shi
 
 
 def test_small_pieces_change_nothing(tmp_path, monkeypatch):
-    for module in (ordered, products, spectrum):
-        monkeypatch.setattr(module, "AT_ONCE", 64)
     tensors = {"a": draw(40, 30, 3), "b": draw(30, 50).bfloat16(), "c": draw(7, 2, 100).double(), "d": draw(500)}
     tensors["e"] = torch.tensor([-1.0, 0.0, 1.0]).repeat(50, 4)
-    for table in (products._TABLE, 500, 0):  # all channels in one table, some at a time, none: sorted instead
-        monkeypatch.setattr(products, "_TABLE", table)
-        save_file(tensors, tmp_path / "a.safetensors")
-        assert check(tmp_path / "a.safetensors", tensors) == 4
+    save_file(tensors, tmp_path / "a.safetensors")
+    whole = inspect_checkpoint(tmp_path / "a.safetensors")
+    for module in (values, vector):
+        monkeypatch.setattr(module, "AT_ONCE", 64)
+    assert check(tmp_path / "a.safetensors", tensors) == 4
+    pd.testing.assert_frame_equal(inspect_checkpoint(tmp_path / "a.safetensors"), whole, rtol=1e-12)
 
 
-def test_products_are_counted_by_table_as_by_sorting():
-    for weight in (draw(20, 30, 3), draw(40, 9).bfloat16()):
-        entry = ordered.Entry("a", tuple(weight.shape), weight.dtype, shipped("digits"), held=weight)
-        cells = spectrum.spectrum_of(entry).cells
-        weight = weight.reshape(*weight.shape[:2], -1)
-        assert products._by_table(weight, cells) == products._by_sorting(weight, cells) > 0
+@pytest.mark.parametrize("pieces", [1 << 18, 64, 1])
+def test_products_are_the_distinct_values_of_each_channel(monkeypatch, pieces):
+    monkeypatch.setattr(values, "AT_ONCE", pieces)
+    for weight in (draw(20, 30, 3).mul(4).round(), draw(40, 9).bfloat16(), draw(5, 4, 2, 3)):
+        channels = [weight[:, channel].unique() for channel in range(weight.shape[1])]
+        assert count_products(weight) == sum(int((own != 0).sum()) for own in channels) > 0
 
 
 def test_a_large_tensor_of_far_more_modes_than_pay_is_not_hashed(tmp_path, monkeypatch):
     sparse = draw(60, 50) ** 3
     sparse[:, 25:] *= 1e-5  # half of it next to zero: so is a quartile, and with it the bandwidth
-    monkeypatch.setattr(spectrum, "_MANY", 1000)
+    monkeypatch.setattr(values, "_MANY", 1000)
     row = inspected(tmp_path, a=sparse).loc["a"]
     assert "hashing would keep most values" in row["unhashed"]
     assert row["modes"] <= len(estimate_density(sparse).modes) <= 1.1 * row["modes"]

@@ -16,11 +16,13 @@ from redlab import (
     score_weights,
     sensitivity,
 )
+from redlab.network.evaluation import accuracy_interval
 from redlab.pruning.weights import sparse_bytes
 from redlab.studies.benchmarks import with_latency
 from redlab.studies.plots.pruning import (
     plot_agreement,
     plot_correlations,
+    plot_latency,
     plot_relevance,
     plot_savings,
     plot_scores,
@@ -156,7 +158,29 @@ def test_networks_that_were_timed_get_their_milliseconds(compared):
     assert with_latency(compared, "no/such").empty
 
 
-def test_every_picture_is_drawn_from_its_frame(compared, agreement, network):
+def test_times_are_ratios_with_their_quartiles():
+    frame = pd.DataFrame({"method": ["Taylor", "Taylor", "none"], "keep": [0.75, 0.6, 0.6], "accuracy": 97.0})
+    frame.attrs["before"] = 99.0
+    timed = with_latency(frame, "digits/resnet")
+    assert timed["keep"].tolist() == [0.75, 0.6]
+    assert (timed["time_low"] <= timed["time_ratio"]).all()
+    assert (timed["time_ratio"] <= timed["time_high"]).all()
+    ax = plot_latency(timed)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Taylor, 75% left", "Taylor, 60% left"]
+    assert "2.0" in [text.get_text() for text in ax.texts]
+
+
+def test_every_row_is_compared_with_the_network_before(compared):
+    before = compared.attrs["before"]
+    assert (compared["images"] == 60).all()
+    assert compared["difference"].to_numpy() == pytest.approx((compared["accuracy"] - before).to_numpy())
+    assert (compared["accuracy_low"] <= compared["accuracy"]).all()
+    assert (compared["accuracy"] <= compared["accuracy_high"]).all()
+    assert compared["p"].between(0, 1).all()
+    assert compared.loc[compared["difference"] < -20, "p"].max() < 0.01
+
+
+def test_every_figure_is_drawn_from_its_frame(compared, agreement, network):
     savings = pd.DataFrame({"delta": [0.0, 0.5, 1.0], "kilobytes": [10.0, 8.0, float("nan")]})
     parts = correlations(agreement).assign(batch=[1, 64], images="test images")
     relevance = pd.DataFrame({"magnitude": [0.1, 0.5, 1.0], "relevance": [0.2, 0.1, 0.9]})
@@ -179,11 +203,35 @@ def test_every_picture_is_drawn_from_its_frame(compared, agreement, network):
     assert drawn[-1].get_title() == "the best mixture saves 20.0 %"
 
 
-def test_a_picture_draws_into_the_axes_it_is_given(compared):
+def test_a_figure_draws_into_the_axes_it_is_given(compared):
     own = plt.subplots()[1]
     assert plot_tradeoff(compared, ax=own) is own
     lines = {line.get_label() for line in own.lines}
     assert set(METHODS) <= lines
+
+
+def test_what_loses_more_than_the_figure_shows_is_marked_at_its_frame():
+    frame = pd.DataFrame({"method": "Taylor", "keep": [0.9, 0.5, 0.3], "accuracy": [98.5, 50.0, 10.0], "images": 360})
+    frame.attrs["before"] = 99.0
+    ax = plot_tradeoff(frame.assign(products=frame["keep"]))
+    bottom, top = ax.get_ylim()
+    assert (bottom, top) == (15, -1)  # the loss grows downwards
+    marks = next(line for line in ax.lines if line.get_marker() == "v")
+    assert marks.get_xydata().tolist() == [[30, 15], [50, 15]]
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "n = 360" in names[0]
+    assert names[-1] == "loses more than 15 points"
+    band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+    low, high = accuracy_interval(99.0, 360)
+    assert sorted([band.y0, band.y1]) == pytest.approx([99 - high, 99 - low])
+
+
+def test_zeros_are_drawn_as_weights_left():
+    frame = pd.DataFrame({"method": "DPP", "keep": [0.5, 0.1], "sparsity": [0.5, 0.9], "accuracy": [98.0, 97.0]})
+    ax = plot_tradeoff(frame, "sparsity")
+    assert ax.get_xscale() == "log"
+    line = next(line for line in ax.lines if line.get_label() == "DPP")
+    assert sorted(line.get_xdata()) == pytest.approx([10, 50])
 
 
 def test_learnt_masks_of_channels_join_the_comparison():

@@ -10,11 +10,24 @@ import pytest
 from benchmarks import pruning
 from benchmarks.real import all_jobs, command
 from benchmarks.real_methods import KEEPS, methods
-from redlab import fold_batchnorm, hash_network, load_dataset, load_network, measure_cost, merge_neurons, red_plus_plus
+from redlab import (
+    compare_with_random,
+    fold_batchnorm,
+    hash_network,
+    load_dataset,
+    load_network,
+    measure_cost,
+    merge_neurons,
+    red_plus_plus,
+)
+from redlab.network.evaluation import accuracy_interval
+from redlab.studies.atlas import read_atlas
+from redlab.studies.plots.idea import draw_idea
 from redlab.studies.plots.real import draw_real, show_compact
 from redlab.studies.real import (
     NEEDS,
     beside_stored,
+    beyond_chance,
     is_split,
     left_out,
     measure_left,
@@ -179,20 +192,24 @@ def test_what_was_left_out_has_a_reason(stored):
     assert frame["reason"].str.len().min() > 5
 
 
-@pytest.mark.parametrize("x", ["products", "parameters", "bytes", "time_ratio"])
-def test_a_figure_has_a_panel_for_each_network_and_need_and_no_text_over_another(summary, x):
-    figure = draw_real(summary, x, published_figures())
+@pytest.mark.parametrize("x", ["products", "time_ratio", "parameters", "bytes"])
+def test_a_figure_has_panels_for_each_network_and_no_text_over_another(summary, x):
+    figure = draw_real(summary, x, published_figures(), "title")
     figure.canvas.draw()
-    assert [ax.get_title() for ax in figure.axes] == 3 * ["no data", "data, no fine-tuning", "short fine-tuning"]
-    named = [ax.get_ylabel().split("\n")[0] for ax in figure.axes[::3]]
-    assert named == list(dict.fromkeys(summary["network"]))
+    named = (
+        [ax.get_title() for ax in figure.axes]
+        if x in ("parameters", "bytes")
+        else [ax.get_ylabel() for ax in figure.axes[::2]]
+    )
+    assert [name.split("\n")[0] for name in named] == list(dict.fromkeys(summary["network"]))
+    assert all(ax.has_data() for ax in figure.axes)
     boxes = [ax.get_tightbbox() for ax in figure.axes] + [figure.legends[0].get_window_extent()]
     assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[k + 1 :])
     inside = figure.bbox
     assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 for box in boxes)
 
 
-def test_a_compact_picture_is_smaller_and_shown_once(summary):
+def test_a_compact_figure_is_smaller_and_shown_once(summary):
     figure = draw_real(summary, "products")
     full = BytesIO()
     figure.savefig(full, format="png", dpi=figure.dpi)
@@ -202,22 +219,59 @@ def test_a_compact_picture_is_smaller_and_shown_once(summary):
     assert not plt.fignum_exists(figure.number)
 
 
-def test_points_stand_in_the_panel_of_what_they_need(summary):
-    figure = draw_real(summary, "products")
-    first = summary["network"].iloc[0]
-    for ax, needs in zip(figure.axes[:3], NEEDS, strict=True):
-        own = summary[(summary["network"] == first) & (summary["needs"] == needs)]
-        drawn = {(round(100 * row.products, 6), round(row.accuracy, 6)) for row in own.itertuples()}
-        lines = [box.lines[0].get_xydata() for box in ax.containers]
-        assert {(round(x, 6), round(y, 6)) for line in lines for x, y in line} == drawn
+def test_a_row_a_method_with_two_budgets_and_split_layers_apart(summary):
+    figure = draw_real(summary, "products", published_figures())
+    for network, pruned, others in zip(
+        dict.fromkeys(summary["network"]), figure.axes[::2], figure.axes[1::2], strict=True
+    ):
+        own = summary[summary["network"] == network]
+        names = [label.get_text() for label in pruned.get_yticklabels()]
+        assert len(names) == len(set(names))
+        assert set(own.loc[own["setting"].str.endswith("products"), "method"]) <= {
+            n.removesuffix(", fine-tuned") for n in names
+        }
+        apart = [label.get_text() for label in others.get_yticklabels()]
+        assert len(apart) == (~own["setting"].str.endswith("products")).sum()
+        assert not any(name.startswith(("RED++", "RED as")) for name in names)
+        drawn = {round(float(line.get_xdata()[0]), 6) for ax in (pruned, others) for line in ax.lines}
+        assert {round(value, 6) for value in own["accuracy"]} <= drawn
+        starred = published_figures().query("network == @network and needs != ''")
+        assert sum(line.get_marker() == "*" for line in pruned.lines) == len(starred)
 
 
-def test_split_layers_are_open_and_not_on_the_axis_of_times(summary):
-    lines = [box.lines[0] for ax in draw_real(summary, "products").axes for box in ax.containers]
-    assert {line.get_markerfacecolor() == "white" for line in lines} == {True, False}
-    timed = draw_real(summary, "time_ratio")
-    assert not any(box.lines[0].get_markerfacecolor() == "white" for ax in timed.axes for box in ax.containers)
-    assert any("times →" in text.get_text() for ax in timed.axes for text in ax.texts)
+def test_bars_are_intervals_of_all_seeds(stored, summary):
+    row = summary[(summary["network"] == "cifar10/resnet20") & (summary["method"] == "FlexRel")].iloc[0]
+    seeds = stored[(stored["network"] == "cifar10/resnet20") & (stored["method"] == "FlexRel")]
+    seeds = seeds[seeds["setting"] == row["setting"]]
+    bounds = [accuracy_interval(accuracy, 10_000) for accuracy in seeds["accuracy"]]
+    assert row["accuracy_low"] == min(low for low, _ in bounds)
+    assert row["accuracy_high"] == max(high for _, high in bounds)
+
+
+def test_what_is_left_is_drawn_against_the_accuracy_lost(summary):
+    figure = draw_real(summary, "bytes")
+    for ax, network in zip(figure.axes, dict.fromkeys(summary["network"]), strict=True):
+        own = summary[summary["network"] == network].dropna(subset="bytes")
+        inside = sum(len(box.lines[0].get_xdata()) for box in ax.containers)
+        marked = sum(
+            len(line.get_xdata()) for line in ax.lines if line.get_marker() == "v" and line.get_clip_on() is False
+        )
+        assert inside + marked == len(own)
+        assert marked == (own["before"] - own["accuracy"] > 12).sum()
+    with pytest.raises(ValueError, match="did you mean bytes"):
+        draw_real(summary, "byte")
+
+
+def test_what_is_beyond_chance_agrees_with_the_stored_rows(stored, summary):
+    frame = beyond_chance(summary, read_atlas()).set_index(["measure", "network"])
+    assert frame.loc["near filters", "random"].max() < 0.1
+    for network, own in stored.groupby("network"):
+        fewest = 100 * own.loc[own["bytes"].notna() & own["method"].str.startswith("RED++"), "bytes"].min()
+        assert frame.loc[("bytes at equal accuracy", network), "trained"] >= fewest
+    chance = compare_with_random(load_network("digits/mlp"))
+    left, right = draw_idea(chance, frame.reset_index(), "title").axes
+    assert len(left.get_yticklabels()) == 3
+    assert len(right.patches) == len(frame)
 
 
 def test_what_is_left_agrees_with_the_cost_of_the_networks(network):

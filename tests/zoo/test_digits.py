@@ -29,7 +29,7 @@ def test_the_command_writes_weights_and_a_card_without_touching_what_ships(tmp_p
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["mlp.json", "mlp.safetensors"]
     assert (tmp_path / "a/mlp.safetensors").read_bytes() == (tmp_path / "b/mlp.safetensors").read_bytes()
     card = json.loads((tmp_path / "a/mlp.json").read_text())
-    assert card["command"] == "python -m redlab.network.training digits/mlp --seed 1 --epochs 1"
+    assert card["command"] == "python -m redlab.zoo.digits digits/mlp --seed 1 --epochs 1"
     assert str(tmp_path) not in json.dumps(card)
     network = load_network("digits/mlp", weights=None)
     network.load_state_dict(load_file(tmp_path / "a/mlp.safetensors"))
@@ -45,13 +45,13 @@ def test_an_unknown_network_is_refused_with_the_known_ones(tmp_path):
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "mlp"])
 def test_cards_tell_command_seed_and_accuracies(name):
     card = json.loads((digits._SHIPPED / f"{name}.json").read_text())
-    assert card["command"] == f"python -m redlab.network.training digits/{name} --seed 0"
+    assert card["command"] == f"python -m redlab.zoo.digits digits/{name} --seed 0"
     assert card["network"] == f"digits/{name}"
     assert card["seed"] == 0
     assert card["train_accuracy"] >= card["test_accuracy"] > 96
 
 
 def test_the_command_on_the_cards_is_one():
-    done = subprocess.run([sys.executable, "-m", "redlab.network.training", "vgg"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "redlab.zoo.digits", "vgg"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown network" in done.stderr

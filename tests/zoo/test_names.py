@@ -60,7 +60,7 @@ WRONG = [
     (["compress", "digits/mlp", "--max-loss", "-1"], "--max-loss must be a number of points"),
     (["compress", "torchvision/alexnet", "--recipe", "prune", "--criterion", "oracle"], "oracle needs images to score"),
     (["run", "02", "-p", "network", "digits/resnt"], "unknown network 'digits/resnt'"),
-    (["compress", "digits/mlp", "--dataset", "cifar11"], "Did you mean 'cifar10'"),
+    (["compress", "digits/mlp", "--dataset", "cifar11"], "did you mean cifar10?"),
     (["run", "00", "-p", "networks", "[digits/mlp, digits/resnt]"], "unknown network 'digits/resnt'"),
     (["run", "hash_colapse"], "did you mean 02_hash_collapse?"),
     (["sweep", "wrong.yml"], "unknown network 'digits/resnt'"),

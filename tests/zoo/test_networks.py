@@ -14,9 +14,8 @@ from redlab.network.recipe import Recipe
 from redlab.network.zero_pad import ZeroPadShortcut
 from redlab.paths import data_root
 from redlab.zoo import networks
-from redlab.zoo.cifar_resnet import BasicBlock, CifarResNet
+from redlab.zoo.architectures import BasicBlock, CifarResNet, to_plus_minus_one
 from redlab.zoo.image_folder import MEAN, STD
-from redlab.zoo.mobilenet import to_plus_minus_one
 from redlab.zoo.networks import build, input_shape, list_networks
 from redlab.zoo.saving import load_network
 
@@ -125,7 +124,7 @@ def test_every_torchvision_classifier_builds_with_an_input_shape_and_a_source(mo
     names = [name for name in list_networks() if name.startswith("torchvision/")]
     assert len(names) >= 80
     for name in names:
-        download = networks._download_of(name)
+        download = networks._find(name).download
         assert download.url.startswith("https://download.pytorch.org/")
         assert len(download.sha256) >= 8
         assert input_shape(name)[0] == 3
@@ -154,7 +153,7 @@ def test_torchvision_weights_load_as_torchvision_itself_loads_them(name, tmp_pat
         state = models.get_model(name, weights=None, **heads).state_dict()
     if name.startswith("densenet"):
         state = _as_old_densenet_file(state)
-    file = tmp_path / "weights" / "torchvision" / networks._zoo().source(name)[1]
+    file = tmp_path / networks._find(f"torchvision/{name}").download.path
     file.parent.mkdir(parents=True)
     torch.save(state, file)
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: torch.load(file, weights_only=True))

@@ -20,6 +20,7 @@ from scipy import stats
 from torch import nn
 
 from redlab import fold_batchnorm, hash_network, weight_layers
+from redlab.files import atomic
 from redlab.network.example import example_input
 from redlab.network.recipe import Recipe, input_mean_of, recipe_of
 from redlab.zoo import networks
@@ -258,7 +259,7 @@ def test_a_save_killed_between_its_two_moves_leaves_the_old_network(tmp_path, mo
     folder = tmp_path / "net"
     old, new = load_network("digits/mlp"), load_network("digits/resnet")
     save_network(old, folder)
-    moves, replace = [], storage.os.replace
+    moves, replace = [], atomic.os.replace
 
     def one_move_only(*paths):
         moves.append(paths)
@@ -266,7 +267,7 @@ def test_a_save_killed_between_its_two_moves_leaves_the_old_network(tmp_path, mo
             raise KeyboardInterrupt
         replace(*paths)
 
-    monkeypatch.setattr(storage.os, "replace", one_move_only)
+    monkeypatch.setattr(atomic.os, "replace", one_move_only)
     with pytest.raises(KeyboardInterrupt):
         save_network(new, folder)
     monkeypatch.undo()
@@ -279,7 +280,7 @@ def test_a_save_killed_between_its_two_moves_leaves_the_old_network(tmp_path, mo
 
 _FULL = """
 import resource, sys
-from redlab.storage import load_network, save_network
+from redlab.zoo.saving import load_network, save_network
 network = load_network("digits/resnet")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -294,7 +295,7 @@ def test_a_full_disk_leaves_the_old_network(tmp_path):
     folder = tmp_path / "net"
     save_network(load_network("digits/mlp"), folder)
     done = subprocess.run([sys.executable, "-c", _FULL, folder], capture_output=True, text=True, check=True)
-    assert f"could not save the network to {folder}, what was there is unchanged: " in done.stdout
+    assert f"could not write {folder}, what was there is unchanged: " in done.stdout
     assert load_network(folder).redlab.architecture == "digits/mlp"
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
@@ -357,42 +358,42 @@ def test_a_truncated_or_changed_file_is_refused(saved):
 
 EDITS = {
     "newer": (lambda f: f.update(format=3), "upgrade redlab"),
-    "older": (lambda f: f.update(format=0), "'format' must be 1 to 2"),
-    "true": (lambda f: f.update(format=True), "no whole number 'format'"),
+    "older": (lambda f: f.update(format=0), "(format: 0 is less than the minimum of 1)"),
+    "true": (lambda f: f.update(format=True), "(format: True is not of type 'integer')"),
     "other json": (lambda f: f.clear(), "save_network did not write it"),
-    "no recipe": (lambda f: f.pop("recipe"), "'recipe' must be"),
-    "no hash": (lambda f: f.update(sha256=None), "'sha256' must be"),
-    "dtype": (lambda f: f.update(dtype="os.system"), "'dtype' one of float16"),
+    "no recipe": (lambda f: f.pop("recipe"), "('recipe' is a required property)"),
+    "no hash": (lambda f: f.update(sha256=None), "(sha256: None is not of type 'string')"),
+    "dtype": (lambda f: f.update(dtype="os.system"), "(dtype: 'os.system' is not one of ['float16'"),
     "unknown architecture": (lambda f: f["recipe"].update(architecture="digits/alexnet"), "unknown network"),
     "path": (lambda f: f["recipe"].update(architecture="../../etc/passwd"), "unknown network"),
     "other architecture": (lambda f: f["recipe"].update(architecture="digits/mlp"), "does not fit digits/mlp"),
-    "no architecture": (lambda f: f["recipe"].update(architecture=7), "'architecture' must be"),
-    "huge": (lambda f: f["recipe"].update(input_shape=[10**6] * 6), "'input_shape' must be"),
-    "negative": (lambda f: f["recipe"].update(input_shape=[1, -8, 8]), "'input_shape' must be"),
-    "fraction": (lambda f: f["recipe"].update(input_shape=[1.0, 8, 8]), "'input_shape' must be"),
-    "mean of text": (lambda f: f["recipe"].update(input_mean="0.3"), "'input_mean' must be"),
-    "mean of truth": (lambda f: f["recipe"].update(input_mean=[True]), "'input_mean' must be"),
+    "no architecture": (lambda f: f["recipe"].update(architecture=7), "(recipe.architecture: 7 is not of type"),
+    "huge": (lambda f: f["recipe"].update(input_shape=[10**6] * 6), "'input_shape' holds more than 100,000,000 values"),
+    "negative": (lambda f: f["recipe"].update(input_shape=[1, -8, 8]), "(recipe.input_shape[1]: -8 is less than"),
+    "fraction": (lambda f: f["recipe"].update(input_shape=[1.0, 8, 8]), "(recipe.input_shape[0]: 1.0 is not of type"),
+    "mean of text": (lambda f: f["recipe"].update(input_mean="0.3"), "(recipe.input_mean: '0.3' is not of type"),
+    "mean of truth": (lambda f: f["recipe"].update(input_mean=[True]), "(recipe.input_mean[0]: True is not of type"),
     "too many means": (lambda f: f["recipe"].update(input_mean=[0.3, 0.3]), "'input_mean' must be"),
-    "no finite mean": (lambda f: f["recipe"].update(input_mean=[float("inf")]), "'input_mean' must be"),
-    "a huge mean": (lambda f: f["recipe"].update(input_mean=[10**400]), "'input_mean' must be"),
-    "steps": (lambda f: f["recipe"].update(steps="fold"), "'steps'"),
+    "no finite mean": (lambda f: f["recipe"].update(input_mean=[float("inf")]), "Infinity is no number of JSON"),
+    "a huge mean": (lambda f: f["recipe"].update(input_mean=[10**400]), "(recipe.input_mean[0]: 1000"),
+    "steps": (lambda f: f["recipe"].update(steps="fold"), "(recipe.steps: 'fold' is not of type 'array')"),
     "unknown step": (
         lambda f: f["recipe"]["steps"].append({"step": "eval"}),
         "'eval'; known steps: fold, hash, correct",
     ),
-    "step of lists": (lambda f: f["recipe"]["steps"].append({"step": []}), "known steps"),
-    "no step": (lambda f: f["recipe"]["steps"].append("fold"), "known steps"),
+    "step of lists": (lambda f: f["recipe"]["steps"].append({"step": []}), "(recipe.steps[2].step: [] is not of type"),
+    "no step": (lambda f: f["recipe"]["steps"].append("fold"), "(recipe.steps[2]: 'fold' is not of type"),
     "folded twice": (lambda f: f["recipe"]["steps"].append(f["recipe"]["steps"][0]), "step 3 of its recipe, 'fold'"),
     "not folded": (lambda f: f["recipe"]["steps"].pop(0), "do not fit"),
     "odd fold": (lambda f: f["recipe"]["steps"][0].update(folded={"bn1": "__class__"}), "step 1 of its recipe"),
     "fold without": (lambda f: f["recipe"]["steps"][0].pop("folded"), "step 1 of its recipe"),
     "not packed": (lambda f: f.update(packed=[]), "do not fit"),
     "packed twice": (lambda f: f.update(packed=f["packed"] * 2), "is missing"),
-    "packed list": (lambda f: f.update(packed=[[]]), "do not fit"),
+    "packed list": (lambda f: f.update(packed=[[]]), "(packed[0]: [] is not of type 'string')"),
     "tied to nothing": (lambda f: f.update(tied={"conv1.weight": "nothing"}), "is missing"),
     "tied in a wrong shape": (lambda f: f.update(tied={"conv1.weight": "linear.weight"}), "do not fit"),
     "tied elsewhere": (lambda f: f.update(tied={"forward": "conv1.weight"}), "do not fit"),
-    "tied list": (lambda f: f.update(tied={"conv1.weight": []}), "do not fit"),
+    "tied list": (lambda f: f.update(tied={"conv1.weight": []}), "(tied['conv1.weight']: [] is not of type"),
 }
 
 

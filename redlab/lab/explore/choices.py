@@ -1,20 +1,119 @@
-"""The choices that several explorers offer."""
+"""The choices that several explorers offer, and the networks among them: each loaded and folded once."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property, lru_cache
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from redlab.compression.folding import fold_batchnorm
 from redlab.hashing.density import estimate_density
 from redlab.lab.explore.explorer import Choice
-from redlab.lab.explore.shelf import Shelf
+from redlab.network.evaluation import evaluate
+from redlab.network.layers import Layer, count_distinct, weight_layers
+from redlab.network.recipe import recipe_of
+from redlab.network.result import Result
+from redlab.network.samples import Labelled, as_dataset
+from redlab.zoo.datasets import default_dataset, load_dataset
+from redlab.zoo.networks import networks_here
+from redlab.zoo.saving import load_network
 
 _DIVISORS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32)
 _ALPHAS = tuple(round(0.02 * k, 2) for k in range(36))
 _CONTRASTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+class Shelf:
+    """Networks by name, batch norm folded.
+
+    Arguments:
+        network: the one to begin with, a name or folder that ``load_network`` knows, or a network itself.
+        dataset: the name of the images that accuracy is measured on; None: those that each was trained for.
+        limit: images at most.
+
+    Raises:
+        TypeError: ``network`` is neither.
+    """
+
+    def __init__(
+        self, network: str | Path | nn.Module, dataset: str | Labelled | None = None, limit: int | None = None
+    ) -> None:
+        if not isinstance(network, str | Path | nn.Module):
+            raise TypeError(f"network must be a name, the folder of a saved one, or an nn.Module, not {_said(network)}")
+        self._own = network if isinstance(network, nn.Module) else None
+        self.first = type(network).__name__ if self._own is not None else str(network)
+        self._dataset, self._limit = dataset, limit
+        self.folded = lru_cache(4)(self._folded)
+        self.layers = lru_cache(4)(self._layers)
+        self.distinct = lru_cache(64)(self._distinct)
+        self.top = lru_cache(64)(self._top)
+        self.before = lru_cache(64)(self._before)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What may be chosen: the first one, and those whose weights are here."""
+        return {name: name for name in dict.fromkeys([self.first, *networks_here()])}
+
+    def _given(self, name: str) -> nn.Module | None:
+        """The network that was given itself, where it is called ``name``."""
+        return self._own if name == self.first else None
+
+    def _folded(self, name: str) -> nn.Module:
+        network = load_network(name) if (own := self._given(name)) is None else own
+        layers = list(weight_layers(network))
+        if all(layer.skipped for layer in layers):
+            reasons = "; ".join(f"{layer.name}: {layer.skipped}" for layer in layers) or "it has none"
+            raise ValueError(f"{name} has no conv or linear layer to look at ({reasons})")
+        return fold_batchnorm(network).network
+
+    def _layers(self, name: str) -> dict[str, Layer]:
+        return {layer.name: layer for layer in weight_layers(self.folded(name)) if not layer.skipped}
+
+    def largest(self, name: str) -> str:
+        """The layer of most weights."""
+        layers = self.layers(name)
+        return max(layers, key=lambda layer: layers[layer].weight.numel())
+
+    def _distinct(self, name: str, layer: str) -> int:
+        return count_distinct(self.layers(name)[layer].weight)
+
+    def _top(self, name: str, layer: str) -> float:
+        """The highest density that a layer has at any bandwidth of the slider."""
+        density = estimate_density(self.layers(name)[layer].weight, f"silverman/{_DIVISORS[-1]}").frame()["density"]
+        return float(density[np.isfinite(density)].max())
+
+    def accuracy(self, name: str, changed: nn.Module) -> str:
+        """The accuracy of ``changed``, made of the network of that name, in words."""
+        images = self._images(name)
+        found = evaluate(changed, images).accuracy
+        return f"accuracy {found:.2f} % of {len(images):,} test images; before {self.before(name):.2f} %"
+
+    def _images(self, name: str) -> Dataset:
+        if self._dataset is not None and not isinstance(self._dataset, str):
+            return as_dataset(self._dataset)
+        own = self._given(name)
+        recipe = recipe_of(own) if own is not None else None
+        known = recipe.architecture if recipe else name
+        return load_dataset(self._dataset or default_dataset(known), limit=self._limit)
+
+    def _before(self, name: str) -> float:
+        return evaluate(self.folded(name), self._images(name)).accuracy
+
+
+def _said(given: Any) -> str:
+    """What was given in place of a network."""
+    if isinstance(given, Result):
+        return "a Result: pass its .network"
+    return f"the class {given.__name__}: pass an object of it" if isinstance(given, type) else repr(given)
 
 
 def menu(name: str, label: str, options: Collection[Any], slider: bool = False) -> Choice:
@@ -53,7 +152,7 @@ def contrast(start: float) -> Choice:
     return menu("contrast", "contrast (share of a mode's height)", _with_start(start, _CONTRASTS), slider=True)
 
 
-def alpha(start: float, of: str = "share of filters gone") -> Choice:
+def alpha(start: float, of: str = "share of filters merged") -> Choice:
     """The share of a group's filters that is merged away."""
     _check_share("alpha", start)
     return menu("alpha", f"alpha ({of})", _with_start(start, _ALPHAS), slider=True)
@@ -76,3 +175,10 @@ def _check_share(name: str, start: float) -> None:
 def _with_start(start: float, usual: Collection[float]) -> list[float]:
     """The usual numbers and the one to begin with, in order."""
     return sorted({*usual, float(start)})
+
+
+def hold_colours(ax: Axes, values: Tensor | ndarray, percentile: float = 100) -> None:
+    """Colour the images of ``ax`` by all of ``values``, on one scale about 0 that stays while one slides."""
+    top = float(np.percentile(np.abs(torch.as_tensor(values).detach().float().cpu().numpy()), percentile)) or 1.0
+    for image in ax.images:
+        image.set_clim(-top, top)

@@ -15,10 +15,10 @@ from torch import nn
 
 from redlab.compression.merging import merge_groups
 from redlab.compression.similarity import LINKAGES
-from redlab.hashing.networks import hash_weights
+from redlab.hashing.weights import hash_weights
 from redlab.lab.explore import choices
+from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer
-from redlab.lab.explore.shelf import Shelf
 from redlab.network.layers import Layer
 from redlab.studies.kernels import channels_of, equal_kernels, kernel_frame, kernels_of, merged_rows, why_filters_stay
 from redlab.studies.plots.kernels import plot_kernels
@@ -166,6 +166,7 @@ def _see_kernels(
     figure.set_layout_engine("none")  # which would measure every number twice, and take as long as all the rest
     ax = figure.add_axes((0.07, 0.09, 0.95, 0.83))
     plot_kernels(kernel_frame(found.kernels, found.groups, filters, channels), ax)
+    choices.hold_colours(ax, found.kernels, 99)
     figure.suptitle(f"{at['network']}, {at['layer']}: {found.title}", fontsize=10)
     if getattr(book.layer(**at).module, "groups", 1) > 1:
         ax.set_xlabel("input channel, counted within the filter's group")

@@ -98,6 +98,7 @@ def _see_epoch(
     other = 0 if since == START else max(epoch - 1, 0)
     own, before, k = logits[layer][epoch], logits[layer][other], counts[layer]
     draw_epoch(own, before, k, f"changed since epoch {other}", figure)
+    choices.hold_colours(figure.axes[0], logits[layer] - logits[layer].topk(k).values[..., -1:], 98)
     figure.suptitle(f"{layer}, epoch {epoch}", fontsize=10)
     came = int((largest(own, k) & ~largest(before, k)).sum())
     entropy, n = float(torch.special.entr(own.double().softmax(1)).sum(1).mean()), own.shape[1]

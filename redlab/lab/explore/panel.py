@@ -3,24 +3,97 @@
 from __future__ import annotations
 
 import threading
+import time
 from base64 import b64encode
+from collections.abc import Callable
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from redlab.lab.explore.background import Background
 from redlab.progress import watched
 
 if TYPE_CHECKING:
     from redlab.lab.explore.explorer import Choice, Explorer
 
+_PAUSE = 0.1  # seconds between two words on how far it is
 _STYLE = """<style>
-/* As wide for the longest value as for the shortest: a slider must not shrink under the hand that drags it. */
-.redlab-panel .widget-readout { width: 9em; flex: none; text-align: left; pointer-events: none; }
-.redlab-panel img { max-width: 100%; height: auto; }
+/* The controls stand beside the figure, each below its label; in a narrow window the figure is below them. */
+.redlab-panel { flex-flow: row wrap; align-items: flex-start; gap: 1em; }
+.redlab-controls { flex: 0 0 17em; }
+.redlab-figure { flex: 1 1 28em; min-width: 0; }
+.redlab-figure img { max-width: 100%; height: auto; }
+.redlab-controls .widget-inline-hbox { flex-flow: column; align-items: stretch; width: auto; height: auto; }
+.redlab-controls .widget-inline-hbox > * { flex: none; width: auto; max-width: 100%; text-align: left; }
+.redlab-controls .widget-readout { pointer-events: none; }
 </style>"""
+
+
+class _Outdated(Exception):
+    """Ends the work from inside."""
+
+
+class Background:
+    """Runs one piece of work in a thread of its own; the next one, or ``cancel``, ends it at its next step.
+
+    Steps are the items of every loop behind ``progress``: a layer that is hashed, a minibatch of images. What outdated
+    work has to say is never delivered.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current = 0
+        self.thread: threading.Thread | None = None
+
+    def start(
+        self,
+        work: Callable[[], Any],
+        tell: Callable[[str, float], None],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Begin ``work``, in place of what goes on.
+
+        Arguments:
+            tell: is called now and then with what is done and the share of it that is behind.
+            done: is called with the result, and ``failed`` with the error if there is one. All in the other thread.
+        """
+        self.cancel()
+        number = self._current
+        self.thread = threading.Thread(target=self._run, args=(number, work, tell, done, failed), daemon=True)
+        self.thread.start()
+
+    def cancel(self) -> None:
+        """Drop what goes on; returns at once."""
+        with self._lock:
+            self._current += 1
+
+    def _run(self, number: int, work: Callable, tell: Callable, done: Callable, failed: Callable) -> None:
+        last = 0.0
+
+        def watcher(title: str, share: float) -> None:
+            nonlocal last
+            if number != self._current:
+                raise _Outdated
+            if time.monotonic() - last > _PAUSE:
+                last = time.monotonic()
+                self._deliver(number, tell, title, share)
+
+        try:
+            with watched(watcher):
+                result = work()
+        except _Outdated:
+            return
+        except Exception as error:  # whatever it is, the reader is told
+            self._deliver(number, failed, error)
+        else:
+            self._deliver(number, done, result)
+
+    def _deliver(self, number: int, call: Callable, *arguments: Any) -> None:
+        with self._lock:
+            if number == self._current:
+                call(*arguments)
 
 
 class Panel:
@@ -36,12 +109,10 @@ class Panel:
         self.inputs = {choice.name: self._input(choice, offered[choice.name]) for choice in explorer.choices}
         self.picture, self.words, self.outcome = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.background, self._offering, self._turn = Background(), False, threading.RLock()
-        rows = [*self.inputs.values(), self.words, self.picture, _hidden(_STYLE)]
-        if explorer.measure:
-            button = ipywidgets.Button(description=explorer.asks, layout={"width": "auto"})
-            button.on_click(lambda _: self.measure())
-            rows.insert(len(self.inputs), ipywidgets.HBox([button, self.outcome]))
-        self.view = ipywidgets.VBox(rows).add_class("redlab-panel")
+        controls = ipywidgets.VBox([*self.inputs.values(), *self._button(), _hidden(_STYLE)])
+        figure = ipywidgets.VBox([self.picture, self.words])
+        boxes = [controls.add_class("redlab-controls"), figure.add_class("redlab-figure")]
+        self.view = ipywidgets.HBox(boxes).add_class("redlab-panel")
         self.show(self.values)
 
     def show(self, wanted: dict[str, Any]) -> None:
@@ -69,6 +140,14 @@ class Panel:
         inputs = (f"{made.description} {made.options[made.index][0]}" for made in self.inputs.values())
         return f"{self.explorer.title}, {', '.join(inputs)}"
 
+    def _button(self) -> list[ipywidgets.Widget]:
+        """The button that measures, and the place of its answer; nothing where there is nothing to measure."""
+        if self.explorer.measure is None:
+            return []
+        button = ipywidgets.Button(description=self.explorer.asks, layout={"width": "auto"})
+        button.on_click(lambda _: self.measure())
+        return [ipywidgets.VBox([button, self.outcome])]
+
     def measure(self) -> None:
         """Begin what takes long."""
         if (measure := self.explorer.measure) is None:
@@ -86,15 +165,12 @@ class Panel:
         self.outcome.value = html
 
     def _input(self, choice: Choice, options: dict[str, Any]) -> ipywidgets.Widget:
-        kind = ipywidgets.SelectionSlider if choice.slider else ipywidgets.Dropdown
-        label = max(len(other.label) for other in self.explorer.choices)
-        made = kind(
+        made = (ipywidgets.SelectionSlider if choice.slider else ipywidgets.Dropdown)(
             options=_pairs(choice, options),
             value=self.values[choice.name],
             description=choice.label,
             tooltip=choice.label,  # or it would be "null"
-            style={"description_width": f"{label}ch"},
-            layout={"width": f"calc({label}ch + 30em)", "max_width": "100%"},
+            style={"description_width": "auto"},
         )
         made.observe(lambda change: self._moved(choice.name, change["new"]), "value")
         return made

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import Dataset
@@ -19,10 +20,11 @@ from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at
 from redlab.compression.units import UNITS
 from redlab.hashing.cells import RULES
 from redlab.hashing.density import estimate_density
-from redlab.hashing.networks import Hashed, hash_network, hash_weights, relative_error
+from redlab.hashing.networks import hash_network
+from redlab.hashing.weights import Hashed, hash_weights, relative_error
 from redlab.lab.explore import choices
+from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer, Values
-from redlab.lab.explore.shelf import Shelf
 from redlab.network.layers import Layer, weight_layers
 from redlab.pruning.selection import count_of
 from redlab.studies.kernels import groups_of, why_filters_stay
@@ -80,8 +82,19 @@ def _see_density(shelf: Shelf, figure: Figure, network: str, layer: str, **rule:
     weight = shelf.layers(network)[layer].weight
     density = estimate_density(weight, **rule)
     ax = plot_density(density.frame(), figure.add_subplot())
+    _hold(ax, shelf, network, layer)
     ax.set_title(f"{network}, {layer}, bandwidth {rule['bandwidth']}: {ax.get_title()}")
     return f"h = {density.bandwidth:.3g}; {_collapse(shelf, network, layer, hash_weights(weight, **rule))}"
+
+
+def _hold(ax: Axes, shelf: Shelf, network: str, layer: str) -> None:
+    """Set the axes of a density as the layer's narrowest kernel needs them: they stay while one slides."""
+    top = max(shelf.top(network, layer), ax.get_ylim()[1] / 2)  # an own bandwidth may be narrower yet
+    ax.set_ylim(-0.1 * top, 1.05 * top)
+    weight = shelf.layers(network)[layer].weight.detach().float()
+    low, high = weight.min().item(), weight.max().item()
+    margin = 0.08 * (high - low) or 1.0
+    ax.set_xlim(low - margin, high + margin)
 
 
 def explore_hashing(
@@ -124,8 +137,10 @@ def _see_hashing(shelf: Shelf, figure: Figure, network: str, layer: str, **rule:
     density, hashed = estimate_density(weight, rule["bandwidth"], rule["contrast"]), hash_weights(weight, **rule)
     above, below = figure.subplots(2, sharex=True)
     plot_density(density.frame(), above)
+    _hold(above, shelf, network, layer)
     above.set(title=f"{network}, {layer}: {above.get_title()} at bandwidth {rule['bandwidth']}", xlabel="")
     plot_values(hashed.frame(), below)
+    below.set(yscale="log", ylim=(80 / weight.numel(), 130), ylabel="weights (%, log)")  # whatever the bandwidth
     below.set_title(f"hashed by {rule['rule']}: {below.get_title()}")
     return _collapse(shelf, network, layer, hashed)
 
@@ -239,6 +254,7 @@ def _see_merging(trees: _Trees, figure: Figure, layer: str, alpha: float, **at: 
     weights = {own.name: own for own in weight_layers(trees.start(at["network"], at["hashed"]))}[layer]
     filters, clusters = merged_filters(weights, tree, gone), clusters_at(tree, gone)
     ax = plot_filters(filters, figure.add_subplot())
+    choices.hold_colours(ax, weights.weight)
     ax.set_title(f"{at['network']}, {layer}: filters that merge at alpha {alpha:g}")
     after, joint = clusters.max() + 1, int((np.bincount(clusters) > 1).sum())
     drawn = filters["cluster"].nunique()

@@ -1,52 +1,39 @@
-"""The chapters of the report: the summary, one a notebook, the benchmarks, and what it was made with."""
+"""The chapters of the report: one for each notebook, with its figures as they were saved, and the benchmarks."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+import base64
+import io
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from redlab.lab.commands import command_of
 from redlab.lab.notebooks import scrub, without_paths
+from redlab.lab.parameters import command_of
 from redlab.lab.refresh import private_paths
-from redlab.lab.report.html import Chapter, markdown_chapter, notebook_chapter
-from redlab.lab.report.outputs import say_left_out
-from redlab.lab.report.pictures import embed_figures
-from redlab.lab.report.points import Recorded
-from redlab.lab.report.sources import Source, left_out_words
-from redlab.lab.report.tables import grouped_table, summary, whole_frame
+from redlab.lab.report.html import Chapter, markdown_chapter, notebook_chapter, say_left_out
+from redlab.lab.report.sources import Source
+from redlab.lab.report.tables import whole_frame
 from redlab.lab.runs import Run, RunFailed
+from redlab.studies.plots.save import read_captions
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-Sources = Mapping[str, Sequence[Source]]
-
-
-def summary_chapter(sources: Sources, titles: Mapping[str, str], left_out: Counter) -> Chapter:
-    """Networks by methods, out of all that the runs recorded; ``titles`` are those of the notebooks."""
-    recorded = [
-        Recorded(frame, source.notebook.stem, source.command)
-        for own in sources.values()
-        for source in own
-        if (frame := source.frame()) is not None
-    ]
-    words = left_out_words(left_out)
-    body = summary(recorded, titles) + (f"\n<p>{words}</p>" if words else "")
-    sections = [("summary.methods", "Networks by methods")] if "summary.methods" in body else []
-    return Chapter("summary", "Summary", body, sections)
+_PNG = "image/png"
+# Twice the 96 pixels to the inch of a page, for the screens that have them, and colours from a palette: a tenth of the
+# bytes of the file at 300 dpi, which lies beside its PDF for those who print.
+_DPI, _PAGE_DPI, _SAVED_DPI, _COLOURS = 192, 96, 300, 256
 
 
 def chapter_of(
     outcome: Run | RunFailed, notebooks: Path, sources: Sequence[Source], known: Collection[str] = ()
 ) -> Chapter:
-    """A notebook as it was executed, with the command and the whole frames of its runs; a failed one as far as it came.
+    """A notebook as it was executed, with the command and the whole frames of its runs.
 
     Arguments:
-        sources: its finished runs, with other parameters too.
+        sources: its finished runs, also those with other parameters.
         known: the notebooks that have a chapter of their own.
 
     Raises:
@@ -54,15 +41,18 @@ def chapter_of(
     """
     path = notebooks / f"{outcome.name}.ipynb"
     private = private_paths(outcome.folder, notebooks.parent)
-    book = _as_far_as_it_came(outcome, path) if isinstance(outcome, RunFailed) else _executed(outcome)
+    failed = isinstance(outcome, RunFailed)
+    book = _partly_executed(outcome, path) if failed else _executed(outcome)
     day = str(book.metadata.get("papermill", {}).get("end_time") or "")[:10]
     say_left_out(book)  # first, for widgets are scrubbed
     book = scrub(book, private)
-    embed_figures(book, outcome.folder)
-    chapter = notebook_chapter(book, outcome.name, known)
-    before = _failure(outcome, path, private) if isinstance(outcome, RunFailed) else _made(sources[0], day)
-    frames = [_whole(source) for source in sources]
-    return replace(chapter, body="\n".join([before, chapter.body, *filter(None, frames)]))
+    _embed_figures(book, outcome.folder)
+    return replace(
+        notebook_chapter(book, outcome.name, known),
+        failure=_failure(outcome, path, private) if isinstance(outcome, RunFailed) else None,
+        made=None if failed else {"command": sources[0].command, "day": day, "seconds": sources[0].run.seconds},
+        frames=[whole_frame(frame, source) for source in sources if (frame := source.frame()) is not None],
+    )
 
 
 def benchmark_chapters(folder: Path) -> list[Chapter]:
@@ -72,56 +62,12 @@ def benchmark_chapters(folder: Path) -> list[Chapter]:
     return [replace(chapter, title=f"Benchmark · {chapter.title}") for chapter in chapters]
 
 
-def closing_chapter(sources: Sources) -> Chapter:
-    """The command, seconds and commit of every run, and what was installed."""
-    runs = [source for own in sources.values() for source in own]
-    rows = [
-        [f"<code>{escape(source.command)}</code>", f"{source.run.seconds:.1f}", _commit(source.facts.get("commit"))]
-        for source in runs
-    ]
-    body = grouped_table(["command", "seconds", "commit"], [("", rows)], numbers=[1])
-    again = "<p>In a checkout of redlab, each of these makes its numbers and figures again.</p>"
-    return Chapter("made", "How this was made", "\n".join([again, body, *_installed(runs)]))
-
-
-def _installed(runs: Sequence[Source]) -> list[str]:
-    """A sentence for each machine and set of packages that runs were made with."""
-    sentences = []
-    for facts in (source.facts for source in runs if "python" in source.facts):
-        packages = ", ".join(f"{name} {number}" for name, number in facts.get("versions", {}).items())
-        threads = f"{facts.get('threads')} thread{'s' * (facts.get('threads') != 1)}"
-        sentences.append(f"Python {facts.get('python')} on {facts.get('platform')}, {threads}: {packages}.")
-    return [f"<p>{escape(sentence)}</p>" for sentence in dict.fromkeys(sentences)]
-
-
-def _commit(name: str | None) -> str:
-    if not name:
-        return ""
-    changed = ", with changes" if name.endswith("-dirty") else ""
-    return f"<code>{escape(name.removesuffix('-dirty')[:12])}</code>{changed}"
-
-
-def _made(source: Source, day: str) -> str:
-    when = f" on {escape(day)}" if day else ""
-    return f'<p class="made"><code>{escape(source.command)}</code>{when}, {source.run.seconds:.1f} s</p>'
-
-
-def _whole(source: Source) -> str:
-    frame = source.frame()
-    if frame is None:
-        return ""
-    count = f"{len(frame):,} row{'s' * (len(frame) != 1)}"
-    title = f"Recorded by <code>{escape(source.command)}</code>: {count}"
-    return whole_frame(frame, title, f"runs/{source.run.name}/{source.run.folder.name}/results.parquet")
-
-
-def _failure(failed: RunFailed, notebook: Path, private: dict[str, str]) -> str:
-    said = without_paths(f"{failed.error}: {failed.message}", private).strip()
-    cell = f"<pre>{escape(without_paths(failed.cell, private))}</pre>" if failed.cell else ""
-    where = " in this cell" if cell else ""
-    tail = " What follows is what was executed before." if cell else ""
-    again = f"<code>{escape(command_of(notebook, {}))}</code> tries again.{tail}"
-    return f'<div class="failed"><p>This notebook failed{where}: {escape(said)}</p>{cell}<p>{again}</p></div>'
+def _failure(failed: RunFailed, notebook: Path, private: dict[str, str]) -> dict[str, str]:
+    return {
+        "message": without_paths(f"{failed.error}: {failed.message}", private).strip(),
+        "cell": without_paths(failed.cell, private),
+        "command": command_of(notebook, {}),
+    }
 
 
 def _read(path: Path) -> NotebookNode:
@@ -130,15 +76,15 @@ def _read(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def _executed(run: Run) -> NotebookNode:
+def _executed(run: Run | RunFailed) -> NotebookNode:
     try:
         return _read(run.folder / "executed.ipynb")
     except (OSError, ValueError) as error:
         raise ValueError(f"{run.folder} is damaged ({error}): delete it, and run it again") from None
 
 
-def _as_far_as_it_came(failed: RunFailed, notebook: Path) -> NotebookNode:
-    """The cells that were started, without what papermill adds; the first one, where none was."""
+def _partly_executed(failed: Run | RunFailed, notebook: Path) -> NotebookNode:
+    """The cells that were started, without what papermill adds; the first cell, where none was."""
     try:
         book = _read(failed.folder / "executed.ipynb")
     except (OSError, ValueError):  # no kernel started, or it was cut off while it was written
@@ -147,3 +93,44 @@ def _as_far_as_it_came(failed: RunFailed, notebook: Path) -> NotebookNode:
     cells = book.cells[: max(started, default=0) + 1]
     book.cells = [cell for cell in cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
     return book
+
+
+def _embed_figures(notebook: NotebookNode, run: Path) -> None:
+    """Replace the notebook's images by the figures that the run saved, each with its caption.
+
+    Images and figures are matched by their order. Where their numbers differ, the notebook's images stay.
+    """
+    captions = read_captions(run)
+    saved = [output for cell, output in _images(notebook) if "save_figure(" in cell.source]
+    if len(saved) == len(captions):
+        for output, (name, words) in zip(saved, captions.items(), strict=True):
+            _embed(output, run / "figures" / f"{name}.png", words)
+
+
+def _images(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNode]]:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if _PNG in output.get("data", {}):
+                yield cell, output
+
+
+def _embed(output: NotebookNode, figure: Path, words: str) -> None:
+    about: dict[str, Any] = {"alt": words, "caption": f"figures/{figure.name}"}
+    if figure.is_file():
+        output.data[_PNG], size = _shrunk(figure)
+        about |= size
+    output.metadata[_PNG] = {**output.metadata.get(_PNG, {}), **about}
+
+
+def _shrunk(figure: Path) -> tuple[str, dict[str, int]]:
+    """A figure in base64, small enough to be mailed, and the size that the page shows it in."""
+    from PIL import Image
+
+    with Image.open(figure) as image:
+        dpi = float(image.info.get("dpi", (_SAVED_DPI,))[0])
+        inches = [side / dpi for side in image.size]
+        small = image.convert("RGB").resize([max(1, round(side * _DPI)) for side in inches], Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "PNG")
+    size = dict(zip(("width", "height"), (round(side * _PAGE_DPI) for side in inches), strict=True))
+    return base64.b64encode(buffer.getvalue()).decode(), size

@@ -1,27 +1,50 @@
-"""A notebook as a chapter of the report, and other markdown as its sections: HTML that asks the network for nothing."""
+"""A notebook as a chapter of the report, and other markdown as its sections: HTML that fetches and runs nothing.
+
+What a notebook holds is cleaned by the sanitiser that nbconvert uses (bleach): only tags and attributes of a list
+stay. What a page without scripts can't show is said in words, in its place.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from nbformat import NotebookNode, v4
 
 from redlab.lab.report.mathml import drop_math, hide_math, show_math
-from redlab.lab.report.outputs import SHOWN, drop_scripts, say_left_out, say_missing
 from redlab.paths import PACKAGE
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
     from nbconvert import HTMLExporter
-    from nbformat import NotebookNode
 
+# What a page can show without a script, the best first.
+_SHOWN = ("image/svg+xml", "image/png", "text/html", "text/markdown", "image/jpeg", "text/latex", "text/plain")
+_FORMULAS = ("text/markdown", "text/latex")  # outputs that may hold some
+_DROPPED = ("script", "style", "link", "base", "meta")  # which show nothing themselves
+_PLAYED = ("iframe", "object", "embed", "video", "audio", "canvas", "svg")
+_SEEN = ("img", "table", "hr", "progress", "meter")
+_TAGS = """
+    a abbr b blockquote br caption cite code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins kbd
+    li mark meter ol p pre progress q s samp small span strong sub summary sup table tbody td tfoot th thead tr u ul
+"""
+_ATTRIBUTES = {
+    "*": ["class", "style", "title"],
+    "a": ["href"],
+    "img": ["src", "alt", "width", "height"],
+    "ol": ["start"],
+}
+_ATTRIBUTES |= {tag: ["colspan", "rowspan", "scope"] for tag in ("td", "th")} | {"details": ["open"]}
+_ATTRIBUTES |= {tag: ["value", "max", "min"] for tag in ("progress", "meter")}
 _NO_WORDS = "No description has been provided for this image"  # nbconvert's
+_EMPTY = "data:image/png;base64,"
 _LONG = 30  # rows of a table that is not folded away
-_FORMULAS = ("text/markdown", "text/latex")  # outputs that hold some
 
 
 @dataclass(frozen=True)
@@ -30,19 +53,20 @@ class Chapter:
 
     Attributes:
         anchor: the id of its section in the page.
-        title: HTML, as everything here.
-        body: what stands below the title.
+        title, body: HTML.
         sections: (id, title) of each heading below its own.
+        failure: of a notebook that failed: ``message``, ``cell`` and ``command``.
+        made: of one that did not: ``command``, ``day`` and ``seconds``.
+        frames: the frames that its runs recorded (``tables.whole_frame``).
     """
 
     anchor: str
     title: str
     body: str
     sections: list[tuple[str, str]] = field(default_factory=list)
-
-    def html(self) -> str:
-        """The whole ``<section>``."""
-        return f'<section id="{self.anchor}">\n<h2>{self.title}</h2>\n{self.body}\n</section>'
+    failure: dict[str, str] | None = None
+    made: dict[str, Any] | None = None
+    frames: list[dict[str, Any]] = field(default_factory=list)
 
 
 def notebook_chapter(notebook: NotebookNode, name: str, known: Collection[str] = ()) -> Chapter:
@@ -68,7 +92,72 @@ def markdown_chapter(markdown: str, anchor: str, known: Collection[str] = ()) ->
     from nbconvert.filters.markdown import markdown2html
 
     formulas: list[str] = []
-    return _chapter(markdown2html(hide_math(markdown, formulas)), formulas, anchor, known)
+    return _chapter(clean(markdown2html(hide_math(markdown, formulas))), formulas, anchor, known)
+
+
+def clean(html: str) -> str:
+    """``html`` without what runs, loads or styles the page; what would have been seen of it is named."""
+    from bleach import ALLOWED_PROTOCOLS
+    from bleach import clean as sanitised
+    from bleach.css_sanitizer import CSSSanitizer
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(html, "html.parser")
+    for tag in (*soup.find_all(_DROPPED), *soup.find_all("a", class_="anchor-link")):
+        tag.decompose()
+    for tag in soup.find_all(_PLAYED):
+        if not tag.decomposed:  # it was inside another one
+            tag.replace_with(f"[left out: {tag.name}]")
+    protocols = {*ALLOWED_PROTOCOLS, "data"}  # the images of the notebook
+    return sanitised(
+        str(soup), set(_TAGS.split()), _ATTRIBUTES, protocols=protocols, strip=True, css_sanitizer=CSSSanitizer()
+    )
+
+
+def say_left_out(notebook: NotebookNode) -> None:
+    """Put a note before each output of which nothing, or the text alone, can be shown. Cells are changed in place."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [part for output in cell.outputs for part in _with_note(output)]
+        elif "attachments" in cell or "attachment:" in cell.source:
+            cell.attachments = _Attachments(_attached(cell.get("attachments")))
+
+
+def _with_note(output: NotebookNode) -> Iterator[NotebookNode]:
+    data = output.get("data", {})
+    seen = {kind for kind in _SHOWN if kind in data and (kind != "text/html" or _shows("".join(data[kind])))}
+    left = [kind for kind in data if kind not in seen]
+    if left and not seen - {"text/plain"}:
+        note = f"[left out, for this page can't show it: {', '.join(left)}]"
+        yield v4.new_output("display_data", data={"text/plain": note})
+        output.data = {kind: data[kind] for kind in data if kind in seen}
+    if seen or not data:
+        yield output
+
+
+def _shows(html: str) -> bool:
+    """Whether anything is seen of it without its scripts."""
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(clean(html), "html.parser")
+    return bool(soup.get_text().strip() or soup.find(_SEEN))
+
+
+class _Attachments(NotebookNode):
+    """The images that a markdown cell holds; one that it lacks is an empty one, where nbconvert would raise."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> Any:
+        if name.startswith("__"):  # which Python itself looks for, and nodes look for here
+            raise KeyError(name)
+        return self.get(unquote(name)) or {"image/png": ""}
+
+
+def _attached(attachments: Any) -> dict[str, Any]:
+    known = attachments if isinstance(attachments, dict) else {}
+    return {name: own for name, own in known.items() if isinstance(own, dict) and own}
 
 
 @cache
@@ -76,25 +165,27 @@ def _exporter() -> HTMLExporter:
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
-    # It warns of pictures without words, which get theirs after it.
+    # It warns of images without words, which get theirs after it.
     logging.getLogger("redlab.report").setLevel(logging.ERROR)
-    return HTMLExporter(
+    exporter = HTMLExporter(
         log=logging.getLogger("redlab.report"),
-        config=Config({"NbConvertBase": {"display_data_priority": list(SHOWN)}}),
+        config=Config({"NbConvertBase": {"display_data_priority": list(_SHOWN)}}),
         template_name="basic",
-        raw_template=(PACKAGE / "lab" / "report" / "report_cells.html.j2").read_text(encoding="utf-8"),
+        raw_template=(PACKAGE / "lab" / "report" / "cells.html.j2").read_text(encoding="utf-8"),
         exclude_anchor_links=True,
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         embed_images=True,
     )
+    exporter.register_filter("clean_html", clean)  # nbconvert's own list has no headings, images and paragraphs
+    return exporter
 
 
 def _chapter(html: str, formulas: list[str], anchor: str, known: Collection[str]) -> Chapter:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(html, "html.parser")
-    _disarm(soup)
+    _replace_images(soup)
     _link(soup, known)
     first = soup.find("h1")
     _describe(soup, first.get_text() if first else anchor)
@@ -105,19 +196,14 @@ def _chapter(html: str, formulas: list[str], anchor: str, known: Collection[str]
     return Chapter(anchor, show_math(title, formulas), show_math(str(soup), formulas), done)
 
 
-def _disarm(soup: BeautifulSoup) -> None:
-    """Take out whatever runs, or styles or names more than its own place in the page; pictures from afar are linked."""
-    drop_scripts(soup)
-    say_missing(soup)
-    for tag in soup.find_all("a", class_="anchor-link"):
-        tag.decompose()
-    for tag in soup.find_all(True):
-        for name in [n for n in tag.attrs if n.startswith("on") or n in ("id", "border", "srcset", "name")]:
-            del tag[name]
+def _replace_images(soup: BeautifulSoup) -> None:
+    """Images from elsewhere become links; an image that the notebook lacks becomes a note."""
     for image in soup.find_all("img"):
-        source = str(image.get("src", ""))
-        if not source.startswith("data:"):
-            image.replace_with(_new(soup, "a", str(image.get("alt") or source), href=source))
+        source, about = str(image.get("src", "")), str(image.get("alt") or "").strip()
+        if source == _EMPTY:
+            image.replace_with(f"[an image is missing from the notebook{': ' if about else ''}{about}]")
+        elif not source.startswith("data:"):
+            image.replace_with(_new(soup, "a", about or source, href=source))
 
 
 def _link(soup: BeautifulSoup, known: Collection[str]) -> None:
@@ -132,7 +218,7 @@ def _link(soup: BeautifulSoup, known: Collection[str]) -> None:
 
 
 def _number_headings(soup: BeautifulSoup, anchor: str) -> list[tuple[str, str]]:
-    """Headings one level lower, below the page's own, with an id each; those of the first level are returned."""
+    """Move headings one level down, below the page's own, and number them; returns those of the first level."""
     sections = []
     for number, heading in enumerate(soup.find_all(re.compile(r"^h[1-6]$")), 1):
         top = heading.name in ("h1", "h2")
@@ -144,7 +230,7 @@ def _number_headings(soup: BeautifulSoup, anchor: str) -> list[tuple[str, str]]:
 
 
 def _describe(soup: BeautifulSoup, title: str) -> None:
-    """Every picture that has no words of its own is said to be one of its section."""
+    """Give every image without words some: that it is a figure of its section."""
     for image in soup.find_all("img"):
         if not image.get("alt") or image["alt"] == _NO_WORDS:
             heading = image.find_previous(re.compile(r"^h[2-6]$"))

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.lab.commands import command_of
+from redlab.lab.keys import run_key
 from redlab.lab.notebooks import without_paths
-from redlab.lab.parameters import changed_parameters
+from redlab.lab.parameters import changed_parameters, command_of
 from redlab.lab.refresh import private_paths
 from redlab.lab.results import facts_of, results_of
-from redlab.lab.runs import Run, RunFailed, run_key
+from redlab.lab.runs import Run, RunFailed
 
 if TYPE_CHECKING:
     import pandas as pd

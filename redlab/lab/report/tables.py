@@ -1,105 +1,202 @@
-"""The tables of the report: networks by methods, each at the point that stands for it, and whole frames."""
+"""The tables of the report: the summary of what all runs recorded, whole frames, and the commands behind them.
+
+Frames differ by notebook. The names of their columns are common words (CONTRIBUTING.md), and by these they are read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from redlab.lab.report.points import LEFT, TOLERANCE, Recorded, best_of_each, points_of
+from redlab.lab.report.sources import Source
 
+TOLERANCE = 1.0  # points of accuracy; a larger loss is in italics
+LEFT = ("products", "parameters", "channels", "weights", "values")  # shares in [0, 1] of the original network
+# What "left" is ordered by: the first of these that a notebook recorded.
+_RANKS = ("products", "kilobytes", "bits", "parameters", "weights", "channels", "values")
+# What ``share`` is a share of, in the words of ``frame.attrs["of"]``.
+_SHARES = {"products": "products", "channels": "channels", "distinct weight values": "values"}
+_SETTINGS: tuple[str, ...] = ("strategy", "linkage", "start", "unit", "relevance", "rule", "representative")
+_SETTINGS += ("bandwidth", "contrast", "max_error", "alpha", "keep", "ratio", "budget", "rounding")
+_SETTINGS += ("correct_bias", "signed", "as_published")
+_MEASURED = ("accuracy", "before", "images", "accuracy_low", "accuracy_high")
+_UNITS = {"products": "multiplications", "values": "distinct values", "bits": "bits a weight", "kilobytes": "kB"}
 _ROWS = 500  # of a whole frame
-_RULE = (
-    f"of all points that lose at most {TOLERANCE:g} point of accuracy the one that leaves least; <em>in italics</em>, "
-    "where all lose more, the one of highest accuracy. Accuracies are in percent, averaged over seeds where there are "
-    "several; shares are of the network as it came"
-)
 
 
-def summary(recorded: Sequence[Recorded], titles: Mapping[str, str]) -> str:
-    """Two tables: the best point of each network in each notebook, and that of each method there; HTML.
+@dataclass(frozen=True)
+class Recorded:
+    """The frame that a run recorded: of which ``notebook``, and the ``command`` that makes it again."""
+
+    frame: pd.DataFrame
+    notebook: str
+    command: str
+
+
+def points_of(recorded: Recorded) -> pd.DataFrame:
+    """The points of a frame: network, notebook, method, setting, command; accuracy, its interval and before in percent;
+    the columns of ``LEFT``, bits and kilobytes, NaN where not recorded; ``rank``, what counts as left. Seeds are
+    averaged.
+
+    A frame without a column ``accuracy`` has no points.
+    """
+    frame = recorded.frame
+    if "accuracy" not in frame:
+        return pd.DataFrame()
+    numbers = _numbers(frame)
+    words = pd.DataFrame({"network": frame.get("network", ""), "method": _methods(frame)}, index=frame.index)
+    words = words.map(lambda name: "" if pd.isna(name) else str(name))  # a row without a name is a row
+    words["setting"] = _setting(frame, words["method"])
+    points = pd.concat([words, numbers], axis=1).dropna(subset=["accuracy"])
+    if "seed" in frame:
+        points = points.groupby(list(words), sort=False, as_index=False, dropna=False).mean()
+    rank = next((points[name] for name in _RANKS if points[name].notna().all()), 0.0)
+    return points.assign(rank=rank, notebook=recorded.notebook, command=recorded.command)
+
+
+def middle_of_each(points: pd.DataFrame) -> pd.DataFrame:
+    """One point for each method of each notebook with each network: the middle one, ordered by what is left.
+
+    Of an even number it is the one of the middle two that leaves more. Accuracy plays no part. Rows of a network stand
+    together, in the order of its first point.
+    """
+    ordered = points.sort_values("rank", kind="stable")
+    groups = ordered.groupby(["network", "notebook", "method"], sort=False)
+    middle = ordered[groups.cumcount() == groups["rank"].transform("size") // 2].sort_index()
+    return middle.sort_values("network", kind="stable", key=lambda names: pd.factorize(names)[0])
+
+
+def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    names = (*_MEASURED, *LEFT, "bits", "kilobytes")
+    numbers = pd.DataFrame({name: frame.get(name, np.nan) for name in names}, index=frame.index)
+    numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
+    numbers["before"] = numbers["before"].fillna(frame.attrs.get("before", np.nan))
+    if {"products_before", "products_after"} <= set(frame):
+        numbers["products"] = frame["products_after"] / frame["products_before"]
+    elif "share" in frame and (of := _SHARES.get(frame.attrs.get("of"))):
+        numbers[of] = frame["share"]
+    if "sparsity" in frame:
+        numbers["weights"] = 1 - frame["sparsity"]
+    return numbers
+
+
+def _methods(frame: pd.DataFrame) -> pd.Series:
+    """What the rows are named by: their method, and its stage where there are several; else their unit, and so on."""
+    if "method" in frame:
+        several = "stage" in frame and len(set(frame["stage"])) > 1
+        return frame["method"].astype(str) + (", " + frame["stage"].astype(str) if several else "")
+    named = next((name for name in ("unit", "rule", "bandwidth") if name in frame), None)
+    return f"{named} " + frame[named].astype(str) if named else pd.Series("", frame.index)
+
+
+def _setting(frame: pd.DataFrame, methods: pd.Series) -> pd.Series:
+    """Those settings, in words, that a method has several of."""
+    several = [
+        name for name in _SETTINGS if name in frame and frame[name].astype(str).groupby(methods).nunique().max() > 1
+    ]
+    return frame.apply(
+        lambda row: ", ".join(_said(name, row[name]) for name in several if _said(name, row[name])), axis=1
+    )
+
+
+def _said(name: str, value: object) -> str:
+    if value is None or value != value:  # NaN
+        return ""
+    word = name.replace("_", " ")
+    if isinstance(value, bool | np.bool_):
+        return word if value else f"not {word}"
+    return f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}"
+
+
+def summary(recorded: Sequence[Recorded], titles: Mapping[str, str]) -> str | None:
+    """The middle point of each method in each notebook with each network, as HTML; None where there are no points.
 
     ``titles`` are those of the notebooks, by name, as HTML.
     """
     points = [frame for one in recorded if len(frame := points_of(one))]
     if not points:
-        return "<p>No run has recorded an accuracy.</p>"
-    methods = best_of_each(pd.concat(points, ignore_index=True), ["network", "notebook", "method"])
-    notebooks = best_of_each(methods, ["network", "notebook"])
-    linked = {name: f'<a href="#{escape(name)}">{title}</a>' for name, title in titles.items()}
-    short = [(escape(network), _rows(own, linked)) for network, own in notebooks.groupby("network", sort=False)]
-    whole = [
-        (f"{escape(network)}: {linked.get(notebook, escape(notebook))}", _rows(own))
-        for (network, notebook), own in methods.groupby(["network", "notebook"], sort=False)
-    ]
-    head = ["method", "accuracy", "left", "", "command"]
-    return (
-        f"<p>How far each notebook comes with each network: {_RULE}.</p>\n"
-        f"{grouped_table(['notebook', *head], short, numbers=[2, 3])}\n"
-        '<h3 id="summary.methods">Networks by methods</h3>\n<p>The same for each method of each notebook.</p>\n'
-        f"{grouped_table(head, whole, numbers=[1, 2])}"
-    )
+        return None
+    rows = [_row(point, titles) for point in middle_of_each(pd.concat(points, ignore_index=True)).to_dict("records")]
+    frame = pd.DataFrame(rows)
+    new = frame["network"] != frame["network"].shift()
+    frame["notebook"] = frame["notebook"].where(new | (frame["notebook"] != frame["notebook"].shift()), "")
+    frame["network"] = frame["network"].where(new, "")
+    return _html(frame, classes="words", escape=False)
 
 
-def _rows(points: pd.DataFrame, titles: Mapping[str, str] | None = None) -> list[list[str]]:
-    """A row of cells a point, begun by its notebook where ``titles`` are given."""
-    rows = []
-    for point in points.to_dict("records"):
-        first = [titles.get(point["notebook"], escape(point["notebook"]))] if titles else []
-        setting = f' <span class="soft">{escape(point["setting"])}</span>' if point["setting"] else ""
-        left = _left(point)
-        cells = [escape(point["method"]) + setting, _accuracy(point), left[0], ", ".join(left[1:])]
-        rows.append([*first, *cells, f"<code>{escape(point['command'])}</code>"])
-    return rows
+def _row(point: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, str]:
+    """A row of the summary, its cells as HTML."""
+    name = escape(point["notebook"])
+    setting = f' <span class="soft">{escape(point["setting"])}</span>' if point["setting"] else ""
+    left, *also = _left(point)
+    return {
+        "network": escape(point["network"]),
+        "notebook": f'<a href="#{name}">{titles[point["notebook"]]}</a>' if point["notebook"] in titles else name,
+        "method": escape(point["method"]) + setting,
+        "accuracy": _accuracy(point),
+        "left": left,
+        "also left": ", ".join(also),
+        "command": f"<code>{escape(point['command'])}</code>",
+    }
 
 
 def _accuracy(point: Mapping[str, float]) -> str:
-    after = f"{point['accuracy']:.2f}"
-    if pd.isna(point["before"]):
-        return after
-    kept = point["before"] - point["accuracy"] <= TOLERANCE
-    return f"{point['before']:.2f} → {after if kept else f'<em>{after}</em>'}"
+    after, before = f"{point['accuracy']:.2f}", ""
+    if not pd.isna(point["before"]):
+        before = f"{point['before']:.2f} → "
+        after = after if point["before"] - point["accuracy"] <= TOLERANCE else f"<em>{after}</em>"
+    if pd.isna(point["accuracy_low"]) or pd.isna(point["images"]):
+        return before + after
+    interval = f"{point['accuracy_low']:.1f} to {point['accuracy_high']:.1f}, n&nbsp;=&nbsp;{point['images']:,.0f}"
+    return f'{before}{after} <span class="soft">({interval})</span>'
 
 
 def _left(point: Mapping[str, float]) -> list[str]:
-    """What is left in words, what counts first."""
-    words = {"values": "distinct values", "bits": "bits a weight", "kilobytes": "kB"}
+    """What is left in words, what it is ordered by first."""
     found = {}
     for name in (*LEFT, "bits", "kilobytes"):
         if not pd.isna(value := point[name]):
             number = f"{100 * value:.3g} % of " if name in LEFT else f"{value:.3g} "
-            found[name] = (number + words.get(name, name)).replace(" ", "&nbsp;")
+            found[name] = (number + _UNITS.get(name, name)).replace(" ", "&nbsp;")
     first = next((name for name in found if point[name] == point["rank"]), "")
-    rest = [text for name, text in found.items() if name != first]
-    return [found.get(first, ""), *rest]
+    return [found.pop(first, ""), *found.values()]
 
 
-def whole_frame(frame: pd.DataFrame, title: str, rest: str) -> str:
-    """A frame folded away, cut where it is very long; ``rest`` says where the rest is."""
-    cut = f"<p>The first {_ROWS:,} of {len(frame):,} rows; all are in {escape(rest)}.</p>" if len(frame) > _ROWS else ""
-    rows = frame.head(_ROWS).to_html(index=False, float_format="{:.5g}".format, na_rep="", border=0)
-    table = rows.replace(' border="0"', "")  # pandas can't leave it out
-    return f'<details><summary>{title}</summary>{cut}<div class="table" tabindex="0">{table}</div></details>'
+def whole_frame(frame: pd.DataFrame, source: Source) -> dict[str, Any]:
+    """A frame that a run recorded, for the page: the command, the number of rows, and its first rows as HTML."""
+    file = f"runs/{source.run.name}/{source.run.folder.name}/results.parquet"
+    table = _html(frame.head(_ROWS), float_format="{:.5g}".format, na_rep="")
+    return {"command": source.command, "rows": len(frame), "shown": _ROWS, "table": table, "file": file}
 
 
-def grouped_table(
-    head: Sequence[str], groups: Iterable[tuple[str, Sequence[Sequence[str]]]], numbers: Iterable[int] = ()
-) -> str:
-    """An HTML table whose rows come in groups, each below its title ("" for none).
-
-    Titles and cells are HTML; ``numbers`` are the columns that are set to the right.
-    """
-    marks = [' class="number"' if k in set(numbers) else "" for k in range(len(head))]
-    top = _row("th scope='col'", map(escape, head), marks)
-    bodies = []
-    for title, rows in groups:
-        first = f'<tr><th scope="rowgroup" colspan="{len(head)}">{title}</th></tr>\n' if title else ""
-        bodies.append("<tbody>\n" + first + "\n".join(_row("td", row, marks) for row in rows) + "\n</tbody>")
-    rest = "\n".join(bodies)
-    return f'<div class="table" tabindex="0"><table>\n<thead>{top}</thead>\n{rest}\n</table></div>'
+def made(runs: Sequence[Source]) -> str:
+    """The command, seconds and commit of every run, as HTML."""
+    rows = [
+        (f"<code>{escape(source.command)}</code>", f"{source.run.seconds:.1f}", _commit(source.facts.get("commit")))
+        for source in runs
+    ]
+    return _html(pd.DataFrame(rows, columns=["command", "seconds", "commit"]), classes="words", escape=False)
 
 
-def _row(tag: str, cells: Iterable[str], marks: Sequence[str]) -> str:
-    end = tag.split()[0]
-    return "<tr>" + "".join(f"<{tag}{m}>{cell}</{end}>" for cell, m in zip(cells, marks, strict=True)) + "</tr>"
+def _commit(name: str | None) -> str:
+    changed = ", with changes" if (name or "").endswith("-dirty") else ""
+    return f"<code>{escape(name.removesuffix('-dirty')[:12])}</code>{changed}" if name else ""
+
+
+def installed(runs: Sequence[Source]) -> list[str]:
+    """A sentence for each machine and set of packages that runs were made with."""
+    sentences = []
+    for facts in (source.facts for source in runs if "python" in source.facts):
+        packages = ", ".join(f"{name} {number}" for name, number in facts.get("versions", {}).items())
+        threads = f"{facts.get('threads')} thread{'s' * (facts.get('threads') != 1)}"
+        sentences.append(f"Python {facts.get('python')} on {facts.get('platform')}, {threads}: {packages}.")
+    return list(dict.fromkeys(sentences))
+
+
+def _html(frame: pd.DataFrame, **options: Any) -> str:
+    return frame.to_html(index=False, border=0, **options).replace(' border="0"', "")  # pandas can't leave it out

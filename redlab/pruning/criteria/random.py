@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray
 
+from redlab.options import check_whole
 from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject, check_count
+from redlab.pruning.subject import Subject
 
 
 def random(subject: Subject, seed: int = 0) -> Scored:
@@ -25,5 +26,5 @@ def random_weights(subject: Subject, seed: int = 0) -> dict[str, ndarray]:
 
 
 def _generator(seed: int) -> np.random.Generator:
-    check_count("seed", seed, least=0)
+    check_whole("seed", seed, least=0)
     return np.random.default_rng(seed)

@@ -1,10 +1,10 @@
-"""Reconstruction (ours): what a layer would lose of its output if the other channels did a channel's work.
+"""Reconstruction (ours): what the consumer layers' outputs lose when the other channels take over a channel's work.
 
-    score(j) = sum over the layers that read j of ||W_j||^2 / P_jj,  P the inverse covariance of the channels there;
-    repeat: the lowest goes; W_k <- W_k - (P_kj / P_jj) W_j;  P <- P - P_j P_j' / P_jj
+    score(j) = sum over the consumer layers of j of ||W_j||^2 / P_jj,  P the inverse covariance of the channels there;
+    repeat: the lowest is removed; W_k <- W_k - (P_kj / P_jj) W_j;  P <- P - P_j P_j' / P_jj
 
 The step is that of the Optimal Brain Surgeon (Hassibi & Stork, NIPS 1992) on activations, whose covariance follows from
-batch norm and weights without data (``readers``); the error is that of the reading layers' outputs, squared.
+batch norm and weights without data (``consumer_moments``). The error is that of the consumer layers' outputs, squared.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from scipy.linalg.blas import dsyr, dsyr2
 
 from redlab.compression.channel_rows import slices_of
 from redlab.progress import progress
-from redlab.pruning.consumer_moments import Reader, readers_of
+from redlab.pruning.consumer_moments import ConsumerInput, consumer_inputs
 from redlab.pruning.scores import Scored, last_turn, turn
 from redlab.pruning.subject import Subject
 
 
 def reconstruction(subject: Subject) -> Scored:
-    """The squared error of the next layers' outputs, per position, that the channel's removal costs in its turn."""
+    """The squared error of the consumer layers' outputs, per position, when the channel is removed in its turn."""
     values, skipped = {}, {}
     for group in progress(subject.free, "reconstruction"):
-        readers = readers_of(subject, group)
-        if isinstance(readers, str):
-            skipped[group.name] = readers
+        inputs = consumer_inputs(subject, group)
+        if isinstance(inputs, str):
+            skipped[group.name] = inputs
         else:
-            values[group.name] = _scores([_State(subject, reader) for reader in readers])
+            values[group.name] = _scores([_State(subject, own) for own in inputs])
     return Scored(values, skipped=skipped)
 
 
@@ -47,23 +47,23 @@ def _scores(states: list[_State]) -> ndarray:
 
 
 class _State:
-    """One reader with the channels that are left: the inverse covariance, and the products of its input slices.
+    """One consumer layer with the channels that are left: their inverse covariance, and the Gram matrix of its slices.
 
-    Both are symmetric; only what lies on and above the diagonal is kept up to date, in place.
+    Both are symmetric. Only the diagonal and what lies above it are kept up to date, in place.
     """
 
-    def __init__(self, subject: Subject, reader: Reader) -> None:
-        weight = subject.weights(folded=True)[reader.member.tensor]
-        slices = slices_of(weight, reader.member.index, reader.member.dim).astype(np.float64)
-        # In the order of columns, as BLAS wants it: a wide layer's removal then takes a tenth of numpy's time.
-        self.precision = np.asfortranarray(np.linalg.inv(reader.covariance))
+    def __init__(self, subject: Subject, given: ConsumerInput) -> None:
+        weight = subject.weights(folded=True)[given.member.tensor]
+        slices = slices_of(weight, given.member.index, given.member.dim).astype(np.float64)
+        # Column by column, as BLAS wants it: a removal in a wide layer then takes a tenth of numpy's time.
+        self.precision = np.asfortranarray(np.linalg.inv(given.covariance))
         self.gram = np.asfortranarray(slices @ slices.T)
 
     def errors(self) -> ndarray:
         return np.diag(self.gram) / np.diag(self.precision)
 
     def remove(self, j: int) -> None:
-        """The slices of all the others take over what they can of channel j, its own becomes zero."""
+        """The slices of the other channels take over what they can of channel j; its own become zero."""
         column, own = _column(self.precision, j), _column(self.gram, j)
         share = -column / column[j]  # -1 for j itself
         dsyr2(1, share, own + own[j] / 2 * share, a=self.gram, overwrite_a=True)
@@ -73,5 +73,5 @@ class _State:
 
 
 def _column(upper: ndarray, j: int) -> ndarray:
-    """Column j of a symmetric matrix of which the upper half is there."""
+    """Column j of a symmetric matrix whose upper half is given."""
     return np.concatenate([upper[:j, j], upper[j, j:]])

@@ -2,9 +2,9 @@
 
     score(c) = integral over t from 0 to 1 of |dL/dz_c| at z_c = t
 
-Never less than |L - L without c|, and equal to it where the loss falls or rises all the way. Ours: the midpoint rule
-over equal steps, the mean over minibatches, and the path: all channels of a group shrink together, which costs a
-gradient a group and step; one at a time costs as much a channel.
+Never less than |L - L without c|, and equal to it if the loss only falls or only rises. Ours are the midpoint rule over
+equal steps, the mean over minibatches, and the path: all channels of a group shrink together, at one gradient a group
+and step. One channel at a time takes one gradient a channel and step.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from redlab.channels.groups import Group
 from redlab.network.example import Inputs, place_of
+from redlab.options import check_one_of, check_whole
 from redlab.progress import progress
 from redlab.pruning.gates import gated
 from redlab.pruning.scores import Scored
@@ -28,30 +29,23 @@ def singe(subject: Subject, path: str = "group", steps: int = 8, batch_size: int
     """The integrated gradient of each channel's gate.
 
     Arguments:
-        path: "group", all channels of a group shrink together; "neuron", each by itself.
-        steps: of the integral.
+        path: "group" (docs/defaults.md), all channels of a group shrink together; "neuron", each by itself.
+        steps: of the integral (docs/defaults.md).
         batch_size: images in a minibatch, over whose mean loss the absolute value is taken.
         chunk: images at once; memory only.
 
-    Defaults:
-        steps: 4, 8 and 16 keep 90.00, 90.83 and 90.83 % of ``digits/resnet`` at 75 % of the products, three seeds
-            (benchmarks/defaults.md, "singe"; `python -m benchmarks.defaults`).
-        path, batch_size: ours, and not measured against others: "neuron" takes a gradient a channel where "group" takes
-            one a group. With "group" and 4 steps ResNet-20 keeps 79.51 %, Taylor 66.88 (benchmarks/pruning.md).
     """
-    if path not in PATHS or steps < 1:
-        raise ValueError(f"path must be one of {', '.join(PATHS)} and steps at least 1, not {path!r} and {steps!r}")
+    check_one_of("path", path, PATHS)
+    check_whole("steps", steps)
     places = [(k + 0.5) / steps for k in range(steps)]
-    groups = [group for group in subject.free if group.consumers]
+    groups = subject.consumed
     totals = {group.name: np.zeros(group.size) for group in groups}
     minibatches = [list(parts) for parts in subject.minibatches(batch_size, chunk, "")]
     for group in progress(groups, "shrinking"):
         for parts in minibatches:
             gradients = [_gradient(subject, group, path, place, parts).abs().numpy() for place in places]
             totals[group.name] += np.mean(gradients, axis=0) / len(minibatches)
-    return Scored(
-        totals, skipped={g.name: "no call of a layer reads its channels" for g in subject.free if not g.consumers}
-    )
+    return Scored(totals, skipped=subject.unread)
 
 
 def _gradient(subject: Subject, group: Group, path: str, place: float, parts: list[tuple[Inputs, Tensor]]) -> Tensor:

@@ -21,10 +21,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from redlab.network.example import answer
+from redlab.options import check_whole
 from redlab.pruning.curvature import expected_change
 from redlab.pruning.gates import gate_gradients
 from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject, check_count, per_channel
+from redlab.pruning.subject import Subject, per_channel
 
 FORMS = ("gate", "joint", "independent")
 SKIP_FIXES = ("producers", "mean", "official", "none")
@@ -63,8 +64,8 @@ def taylor(
             82.87, ``digits/mobilenet`` 98.52, 93.98 and 96.48, with spreads of up to 9 over seeds (the same table).
     """
     _check(form, order, skip_fix)
-    check_count("batch_size", batch_size)
-    check_count("probes", probes, 2)  # one tells no error
+    check_whole("batch_size", batch_size)
+    check_whole("probes", probes, 2)  # one tells no error
     if form != "gate":
         return _of_rows(subject, form, batch_size, chunk)
     if order == 2:

@@ -8,6 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from redlab.names import needs
+
+needs("lab", "matplotlib", "seaborn")
+
 _HOME = {
     "draw_idea": "idea",
     "draw_epoch": "masks",

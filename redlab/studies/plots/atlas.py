@@ -18,6 +18,7 @@ from redlab.studies.redundancy import KINDS
 
 _STATES = ((False, BLUE, "s", "random"), (True, RED, "o", "trained"))
 _DEPTHS = 10  # bins of depth
+_FEW = 5  # layers, below which a median is not drawn
 
 
 @styled
@@ -212,12 +213,13 @@ def _medians(ax: Axes, layers: pd.DataFrame, x: str, y: pd.Series) -> None:
     """Hexagons, the darker the more layers; over them the median by powers of two of ``x``, trained and random."""
     look = {"xscale": "log", "yscale": "log", "bins": "log", "gridsize": 40, "mincnt": 1, "linewidths": 0.2}
     picture = ax.hexbin(layers[x], y, **look, cmap="Greys", alpha=0.7, rasterized=True)
-    ax.figure.colorbar(picture, ax=ax, label="layers (log)", shrink=0.8)
+    ax.figure.colorbar(picture, ax=ax, label="layers (log)", shrink=0.8, format="{x:,g}")
     for state, colour, marker, name in _STATES:
         own = layers[layers["trained"] == state]
         if own.empty:
             continue
         found = by_bins(own, np.round(np.log2(own[x])), y[own.index])
+        found = found[found["layers"] >= min(_FEW, found["layers"].max())]
         places = 2.0**found.index
         ax.fill_between(places, found["low"], found["high"], color=colour, alpha=0.25, linewidth=0)
         ax.plot(places, found["middle"], marker, linestyle="-", color=colour, markersize=4.5, label=f"{name}, median")

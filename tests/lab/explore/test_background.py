@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from redlab.lab.explore.background import Background
+from redlab.lab.explore.panel import Background
 from redlab.progress import progress
 
 

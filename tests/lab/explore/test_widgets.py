@@ -152,7 +152,7 @@ def test_a_network_of_ones_own_is_looked_at_and_left_alone():
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for explore in EXPLORERS:
         explorer = explore(network)
-        assert (explorer.values["network"], explorer.values["layer"]) == ("your network", "0")
+        assert (explorer.values["network"], explorer.values["layer"]) == ("Sequential", "0")
         explorer.figure()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -193,3 +193,20 @@ def test_merging_is_drawn_while_its_measurement_traces_the_network():
     while thread.is_alive():
         explorer.png(explorer.values)
     assert failed == []
+
+
+@pytest.mark.parametrize("explore", [explore_density, explore_hashing])
+def test_axes_stay_while_one_slides(explore):
+    explorer = explore(NAME, LAYER)
+    figures = [
+        explorer.figure(bandwidth=f"silverman/{width}", contrast=own) for width in (1, 8, 32) for own in (0, 0.5)
+    ]
+    limits = [[(*ax.get_xlim(), *ax.get_ylim()) for ax in figure.axes] for figure in figures]
+    assert all(own == limits[0] for own in limits)
+    peaks = [max(ax.lines[0].get_ydata().max() for ax in figure.axes[:1]) for figure in figures]
+    assert max(peaks) <= limits[0][0][3]  # and nothing is cut off
+
+
+def test_colours_stay_while_one_slides():
+    figures = [explore_merging(NAME, alpha=alpha).figure() for alpha in (0.1, 0.3)]
+    assert figures[0].axes[0].images[0].get_clim() == figures[1].axes[0].images[0].get_clim()

@@ -17,7 +17,7 @@ def output_of(*bundles: dict) -> BeautifulSoup:
     """The chapter's output of one cell that displayed these."""
     outputs = [v4.new_output("display_data", data=bundle) for bundle in bundles]
     cell = v4.new_code_cell("show()", outputs=outputs)
-    soup = BeautifulSoup(notebook_chapter(v4.new_notebook(cells=[cell]), "01").html(), "html.parser")
+    soup = BeautifulSoup(notebook_chapter(v4.new_notebook(cells=[cell]), "01").body, "html.parser")
     return soup.find(class_="cell")
 
 
@@ -78,14 +78,47 @@ def test_a_picture_that_the_notebook_lacks_is_said_and_the_rest_is_there(held):
     cell = v4.new_markdown_cell("# One\n\n![two bars](attachment:a.png) and `![x](attachment:a.png)`")
     if held is not None:
         cell["attachments"] = held
-    html = notebook_chapter(v4.new_notebook(cells=[cell, v4.new_markdown_cell("the rest")]), "01").html()
+    html = notebook_chapter(v4.new_notebook(cells=[cell, v4.new_markdown_cell("the rest")]), "01").body
     text = BeautifulSoup(html, "html.parser").get_text()
-    assert "[a picture is missing from the notebook: two bars] and ![x](attachment:a.png)" in text
+    assert "[an image is missing from the notebook: two bars] and ![x](attachment:a.png)" in text
     assert "the rest" in text
 
 
 def test_a_picture_that_the_notebook_holds_is_shown():
     cell = v4.new_markdown_cell("![two bars](attachment:a%20b.png)")
     cell["attachments"] = {"a b.png": {"image/png": PIXEL}}
-    soup = BeautifulSoup(notebook_chapter(v4.new_notebook(cells=[cell]), "01").html(), "html.parser")
+    soup = BeautifulSoup(notebook_chapter(v4.new_notebook(cells=[cell]), "01").body, "html.parser")
     assert soup.img["src"] == f"data:image/png;base64,{PIXEL}"
+
+
+ATTACKS = [
+    "<img src=x onerror=alert(1)>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "<p style='background: url(https://x)' onclick=alert(1)>x</p>",
+    "<form action='https://x'><button formaction='https://x'>x</button></form>",
+    "<svg><script>alert(1)</script><a xlink:href='https://x'>x</a></svg>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)></style></mglyph></table></mtext></math>",
+    "<script>alert(1)</script>",
+    "<scr<script>ipt>alert(1)</script>",
+    "<iframe srcdoc='<script>alert(1)</script>'></iframe>",
+    "<meta http-equiv=refresh content='0; url=https://x'><base href='https://x'>",
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nothing_of_a_notebook_runs_loads_or_leads_anywhere_but_the_web(attack):
+    cells = [
+        v4.new_markdown_cell(f"{attack}\n\n*text* {attack}"),
+        v4.new_code_cell("x", outputs=[v4.new_output("display_data", data={"text/html": attack})]),
+        v4.new_code_cell("x", outputs=[v4.new_output("display_data", data={"text/markdown": attack})]),
+        v4.new_code_cell("x", outputs=[v4.new_output("stream", text=attack)]),
+    ]
+    cells[1].outputs[0].metadata["text/html"] = {"isolated": True}
+    body = notebook_chapter(v4.new_notebook(cells=cells), "01").body
+    soup = BeautifulSoup(body, "html.parser")
+    assert not soup.find(["script", "style", "iframe", "form", "meta", "base", "svg", "object"])
+    for tag in soup.find_all(True):
+        assert not [name for name in tag.attrs if name.startswith("on") or "action" in name or name == "srcdoc"]
+        assert str(tag.get("href", "https://")).startswith(("https://", "http://"))
+        assert str(tag.get("src", "data:")).startswith("data:")
+        assert "url" not in str(tag.get("style", ""))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from tiny import write_notebook
 
-from redlab.lab.report.points import Recorded, best_of_each, points_of
-from redlab.lab.report.tables import grouped_table, summary, whole_frame
+from redlab.lab.report.sources import Source
+from redlab.lab.report.tables import Recorded, middle_of_each, points_of, summary, whole_frame
+from redlab.lab.runs import Run
 
 
 def recorded(rows: dict, notebook: str = "05_red", **attrs: object) -> Recorded:
@@ -42,18 +44,36 @@ def test_what_is_left_is_read_whatever_the_notebook_calls_it(rows, attrs, column
     assert point["rank"] == point[column]
 
 
-def test_a_method_stands_at_the_least_that_is_left_for_a_point_of_accuracy():
-    rows = {"method": list("aaabb"), "products": [0.9, 0.6, 0.1, 0.9, 0.5], "before": 91.0, "network": "n"}
+def test_a_method_stands_at_the_middle_of_what_is_left_whatever_its_accuracy():
+    rows = {"method": list("aaabb"), "products": [0.9, 0.1, 0.6, 0.9, 0.5], "before": 91.0, "network": "n"}
     points = points_of(recorded({**rows, "accuracy": [91.0, 90.0, 80.0, 85.0, 84.0]}))
-    best = best_of_each(points, ["network", "method"]).set_index("method")
-    assert best.loc["a", "products"] == 0.6
-    assert best.loc["b", "accuracy"] == 85.0  # all lose more than a point: the highest accuracy
-    assert best_of_each(points, ["network"])["method"].tolist() == ["a"]
+    other = points_of(recorded({**rows, "accuracy": [10.0, 20.0, 91.0, 1.0, 91.0]}))
+    for found in (middle_of_each(points), middle_of_each(other)):
+        assert dict(zip(found["method"], found["products"], strict=True)) == {"a": 0.6, "b": 0.9}
+
+
+def test_rows_of_a_network_stand_together_in_the_order_of_the_first():
+    one = points_of(recorded({"network": ["y", "x"], "accuracy": 90.0, "products": 0.5}))
+    two = points_of(recorded({"network": ["x", "y"], "accuracy": 90.0, "products": 0.5}, "06_next"))
+    found = middle_of_each(pd.concat([one, two], ignore_index=True))
+    assert list(zip(found["network"], found["notebook"], strict=True)) == [
+        ("y", "05_red"),
+        ("y", "06_next"),
+        ("x", "05_red"),
+        ("x", "06_next"),
+    ]
+
+
+def test_an_accuracy_has_its_interval_and_its_images_where_they_were_recorded():
+    rows = {"method": ["a"], "accuracy": [90.0], "images": [360], "accuracy_low": [86.5], "accuracy_high": [92.7]}
+    html = summary([recorded({**rows, "network": "n"})], {})
+    assert "90.00" in html
+    assert "(86.5 to 92.7, n&nbsp;=&nbsp;360)" in html
 
 
 def test_frames_without_an_accuracy_have_no_points_and_gaps_are_left_out():
     assert points_of(recorded({"layer": ["conv1"], "error": [0.1]})).empty
-    assert summary([recorded({"layer": ["conv1"]})], {}) == "<p>No run has recorded an accuracy.</p>"
+    assert summary([recorded({"layer": ["conv1"]})], {}) is None
     assert len(points_of(recorded({"accuracy": [float("nan"), 90.0], "unit": ["tap", None]}))) == 1
 
 
@@ -71,7 +91,7 @@ def test_rows_without_a_network_or_a_method_stay(rows, networks):
     assert points["accuracy"].tolist() == [98.0, 97.0]
     assert points["network"].tolist() == networks
     assert set(points["method"]) == {""}
-    assert "98.00" in summary([Recorded(frame, "01_a", "redlab run 01")], {"01_a": "A"})
+    assert "97.00" in summary([Recorded(frame, "01_a", "redlab run 01")], {"01_a": "A"})
 
 
 def test_stages_of_a_method_are_rows_of_their_own():
@@ -84,13 +104,15 @@ def test_tables_escape_what_they_show():
     html = summary([recorded(rows)], {"05_red": "05 · RED"})
     assert "&lt;b&gt;" in html
     assert "a&amp;b" in html
-    assert "1.23&nbsp;%&nbsp;of&nbsp;products" in html
+    assert "1.23&nbsp;%&nbsp;of&nbsp;multiplications" in html
     assert '<a href="#05_red">05 · RED</a>' in html
-    assert grouped_table(["<"], [("", [["1"]])]).count("&lt;") == 1
 
 
-def test_a_long_frame_is_cut_and_says_where_the_rest_is():
-    html = whole_frame(pd.DataFrame({"n": range(600)}), "600 rows", "runs/x/results.parquet")
-    assert html.count("<tr") == 501
-    assert "The first 500 of 600 rows; all are in runs/x/results.parquet." in html
-    assert "border" not in html
+def test_a_long_frame_is_cut_and_says_where_the_rest_is(tmp_path):
+    run = Run(tmp_path / "5c1a", "01_x", {}, 1.0)
+    notebook = write_notebook(tmp_path / "01_x.ipynb", "n = 1")
+    made = whole_frame(pd.DataFrame({"n": range(600), "<b>": "<i>"}), Source(run, notebook))
+    assert made["table"].count("<tr") == 501
+    assert (made["rows"], made["shown"], made["file"]) == (600, 500, "runs/01_x/5c1a/results.parquet")
+    assert "border" not in made["table"]
+    assert not {"<b>", "<i>"} & {made["table"][k : k + 3] for k in range(len(made["table"]))}

@@ -7,7 +7,7 @@ from nets import Net, made, mlp, read_twice
 from torch import nn
 
 from redlab import fold_batchnorm, prune_channels, score_channels
-from redlab.pruning.consumer_moments import readers_of
+from redlab.pruning.consumer_moments import consumer_inputs
 from redlab.pruning.subject import Subject
 
 
@@ -16,16 +16,16 @@ def _seed():
     torch.manual_seed(0)
 
 
-def naive(readers):
+def naive(consumers):
     """By reader (covariance, slices (size, d)): the order in which channels go, and at what errors."""
-    alive, order = list(range(len(readers[0][0]))), []
-    slices = [own.copy() for _, own in readers]
+    alive, order = list(range(len(consumers[0][0]))), []
+    slices = [own.copy() for _, own in consumers]
     while len(alive) > 1:
         errors = {
-            j: sum(error_of(j, alive, c, own)[0] for (c, _), own in zip(readers, slices, strict=True)) for j in alive
+            j: sum(error_of(j, alive, c, own)[0] for (c, _), own in zip(consumers, slices, strict=True)) for j in alive
         }
         going = min(errors, key=errors.get)
-        for (covariance, _), own in zip(readers, slices, strict=True):
+        for (covariance, _), own in zip(consumers, slices, strict=True):
             shares = error_of(going, alive, covariance, own)[1]
             others = [k for k in alive if k != going]
             own[others] += np.outer(shares, own[going])
@@ -53,8 +53,8 @@ def check(network, example):
     subject = Subject(network, None, example)
     scores = score_channels(network, "reconstruction", example=example)
     for group in subject.free:
-        readers = readers_of(subject, group)
-        order = naive([(own.covariance, slices_of(subject.folded, own.member)) for own in readers])
+        inputs = consumer_inputs(subject, group)
+        order = naive([(own.covariance, slices_of(subject.folded, own.member)) for own in inputs])
         values = scores.values[group.name]
         assert np.argsort(values, kind="stable")[:-1].tolist() == [j for j, _ in order]
         wanted = np.maximum.accumulate([error for _, error in order])
@@ -69,12 +69,12 @@ def test_the_order_and_the_errors_are_those_of_the_naive_greedy(name):
     assert check(network, images[:1])
 
 
-def test_errors_of_several_readers_add_up():
+def test_errors_of_several_consumer_layers_add_up():
     network = read_twice(12, 7, 3, 5)
     assert check(network, torch.randn(1, 12))
 
 
-def test_the_lowest_score_is_what_the_readers_outputs_lose():
+def test_the_lowest_score_is_what_the_consumer_layers_outputs_lose():
     """On white noise, where the model is right but for its ridge: the squared error, summed over the outputs."""
     network = mlp(9, 6, 4)
     network = nn.Sequential(network[0], network[2])
@@ -117,7 +117,7 @@ def test_folding_changes_no_score():
         np.testing.assert_allclose(two[name], values, rtol=1e-4)
 
 
-def test_groups_whose_readers_inputs_are_unknown_are_skipped_with_the_reason():
+def test_groups_whose_consumer_inputs_are_unknown_are_skipped_with_the_reason():
     network = Net(
         lambda net, x: net.three(net.two(net.one(x).sin()).relu()),
         one=nn.Linear(3, 4),

@@ -1,0 +1,1 @@
+"""What other tools have, checked by running them: ``python -m benchmarks.peers``."""

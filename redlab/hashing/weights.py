@@ -1,0 +1,189 @@
+"""Data-free hashing of one tensor: every weight becomes the mode of the density that it belongs to.
+
+RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy import ndarray
+
+from redlab.hashing.cells import Cells, Rule
+from redlab.hashing.vector import Vector, as_vector, binary_scale, error_of, in_parts
+from redlab.options import plain_options
+
+_FEW = 256  # a layer of so few distinct values, and at least four weights to each, was hashed before
+
+
+@dataclass(frozen=True, eq=False)
+class Hashed:
+    """A hashed tensor.
+
+    Attributes:
+        values: the tensor with every weight replaced; shape, dtype, device and container of the one passed in.
+        codebook: (m,) the distinct values, ascending.
+        modes: how many cells of the rule hold weights (exact zeros have no cell: they stay zero).
+        unchanged: why the weights were left as they are, or "".
+
+    Example:
+        >>> hashed = hash_weights(torch.tensor([0.1, 0.1, 0.1, 0.5]), bandwidth=0.05)
+        >>> hashed.codes.tolist(), len(hashed.codebook)
+        ([0, 0, 0, 1], 2)
+        >>> torch.equal(hashed.codebook[hashed.codes.long()], hashed.values)
+        True
+    """
+
+    values: torch.Tensor | ndarray
+    codebook: torch.Tensor | ndarray
+    modes: int
+    unchanged: str = ""
+
+    @cached_property
+    def codes(self) -> torch.Tensor | ndarray:
+        """The index of each value in the codebook, in the smallest unsigned dtype; ``codebook[codes] == values``."""
+        found = np.searchsorted(as_numpy(self.codebook), as_numpy(self.values))
+        found = np.asarray(found, np.min_scalar_type(max(len(self.codebook) - 1, 0)))  # a scalar's, too
+        return torch.from_numpy(found).to(self.values.device) if isinstance(self.values, torch.Tensor) else found
+
+    def frame(self) -> pd.DataFrame:
+        """A tidy frame for ``plot_values``: each value of the codebook, and how many ``weights`` took it."""
+        counts = np.bincount(as_numpy(self.codes).ravel(), minlength=len(self.codebook))
+        return pd.DataFrame({"value": as_numpy(self.codebook), "weights": counts})
+
+
+@plain_options
+def hash_weights(
+    weights: torch.Tensor | ndarray,
+    rule: str = "kde",
+    bandwidth: str | float = "silverman/8",
+    max_error: float | None = None,
+    levels: int | None = None,
+    contrast: float = 0.0,
+    representative: str = "mode",
+    force: bool = False,
+    rounding: str = "nearest",
+) -> Hashed:
+    """Replace each weight by the value of its cell: hash(w) = M_k for w in [m_{k-1}, m_k).
+
+    Exact zeros stay zero. They belong to no cell, so that they change nothing for the others: neither bandwidth, nor
+    ``levels``, nor what comes next. A cell that one distinct weight feeds keeps that weight. All weights equal, or
+    already hashed (at most 256 distinct values and at most a quarter as many as weights): nothing changes.
+
+    Arguments:
+        weights: float8, float16, bfloat16, float32 or float64 of any shape.
+        rule: "kde" (the papers: modes and cuts of ``estimate_density``), "uniform" (round(w / step) step), "lloyd"
+            (1-D k-means); the last two are our peers for the comparison.
+        bandwidth, contrast: see ``estimate_density``. For uniform and lloyd they set how many values: that of modes.
+        max_error: instead, the largest relative L2 error ||hash(W) - W|| / ||W||; the coarsest cells within it are
+            searched (to half a per cent of the bandwidth or step). Our choice.
+        levels: for uniform and lloyd: at most so many values for the weights that are not zero.
+        representative: "mode" (the papers), or "mean" of the cell's own weights, never farther in L2 at the same cells
+            (our choice). lloyd's values are means anyway.
+        force: hash even what looks hashed.
+        rounding: "nearest": each weight takes the value of its own cell (the papers); "balanced": some take that of
+            the cell on their other side, so that the errors of each kernel, then of each row, cancel (SQuant's idea,
+            our choice: see ``rounding``). The error stays within ``max_error``.
+
+    Defaults:
+        rule, representative: the papers' choices, though others keep more on fewer values. At an error of 0.15 a layer
+            ResNet-20 keeps 77.98 of 91.73 % on 43 modes a layer, 89.91 on 37 means, 89.16 on 20 evenly spaced values,
+            88.87 on 13 by lloyd; up to 0.06 none loses 0.6 points (README.md, "What hashing does to a real network";
+            `redlab run 02 -p network cifar10/resnet20`; for ``digits/resnet`` figures/02_frontier.png).
+            On ResNet-56 means keep 92.50 and 90.95 of 92.75 % at 0.1 and 0.15, modes 90.65 and 85.95 (2,000 images); on
+            MobileNetV1 39.6 and 25.2 of 80.4 % in the cells of silverman/8 (benchmarks/defaults.md, "representative";
+            `python -m benchmarks.defaults`).
+        bandwidth, contrast: as in ``estimate_density``.
+        rounding: "nearest", the papers'; ``red_plus_plus`` balances.
+
+    Raises:
+        TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
+        ValueError: no weights, NaN or inf among them, an unknown or contradictory option.
+
+    Example:
+        >>> weights = torch.tensor([0.10, 0.11, 0.12, -0.30, -0.31])
+        >>> hashed = hash_weights(weights, bandwidth=0.05, representative="mean")
+        >>> hashed.codebook, hashed.codes.tolist()
+        (tensor([-0.3050,  0.1100]), [1, 1, 1, 0, 0])
+    """
+    return hash_vector(
+        as_vector(weights), weights, Rule(rule, bandwidth, max_error, levels, contrast, representative, rounding), force
+    )
+
+
+def relative_error(before: ndarray, after: ndarray) -> float:
+    """||after - before|| / ||before|| of two vectors in float64; 0 where ``before`` is zero and nothing changed."""
+    return error_of(zip(in_parts(before), in_parts(after), strict=True), float(max(-before.min(), before.max())))
+
+
+def hash_vector(vector: Vector, weights: torch.Tensor | ndarray, rule: Rule, force: bool = False) -> Hashed:
+    """``hash_weights`` with options that are checked, of weights whose ``vector`` is known."""
+    small, rule, exponent = in_range(vector, rule)
+    if reason := why_unchanged(small, force):
+        codebook = np.unique(vector.weights)
+        kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
+        return Hashed(kept, _like(_with_zero(codebook, vector), weights), len(codebook), reason)
+    cells = rule.cells(small)
+    values = representatives(cells, weights)
+    used = values[~np.isnan(cells.member)]
+    found, codebook = cells.assign(values), _with_zero(used, small)
+    if exponent:
+        found, codebook = np.ldexp(found, exponent), np.ldexp(codebook, exponent)
+    return Hashed(_like(found, weights).reshape(weights.shape), _like(codebook, weights), len(used))
+
+
+def in_range(vector: Vector, rule: Rule) -> tuple[Vector, Rule, int]:
+    """The two where squares neither overflow nor vanish, and the exponent of two that leads back: mostly 0."""
+    if not (exponent := binary_scale(vector)):
+        return vector, rule, 0
+    if not isinstance(rule.bandwidth, str):
+        rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
+    return vector.times_two_to(-exponent), rule, exponent
+
+
+def _with_zero(codebook: ndarray, vector: Vector) -> ndarray:
+    """The codebook of the weights, with zero where exact zeros stand beside them."""
+    return np.union1d(codebook, codebook.dtype.type(0)) if vector.zeros else codebook
+
+
+def why_unchanged(vector: Vector, force: bool = False) -> str:
+    """Why hashing leaves weights as they are, or ""."""
+    if vector.low == vector.high:
+        return "all its weights are equal" + (" or zero" if vector.zeros else "")
+    # More distinct values in a sample than a hashed layer may have: no need to sort all weights.
+    if force or len(np.unique(vector.weights[:: max(1, vector.size // 1024)])) > _FEW:
+        return ""
+    hashed = vector.distinct <= _FEW and vector.distinct <= vector.size / 4
+    zero = " and zero" if vector.zeros else ""
+    return f"already hashed: {vector.distinct} distinct values{zero}" if hashed else ""
+
+
+def representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
+    """The cells' values as the weights' dtype holds them, in the dtype of the cells' edges.
+
+    Where rounding would carry a value out of its cell, one of the cell's own weights stands for it.
+    """
+    rounded = as_numpy(_like(cells.centres, weights)).astype(cells.edges.dtype)
+    home = np.searchsorted(cells.edges, rounded, side="right") == np.arange(len(rounded))
+    home &= np.isfinite(rounded)  # the last multiple of a step may be more than the dtype holds
+    return np.where(home | np.isnan(cells.member), rounded, cells.member)
+
+
+def _like(array: ndarray, weights: torch.Tensor | ndarray) -> torch.Tensor | ndarray:
+    """``array`` in the container, dtype and device of ``weights``."""
+    if isinstance(weights, torch.Tensor):
+        return torch.from_numpy(np.ascontiguousarray(array)).to(weights.device, weights.dtype)
+    return array.astype(weights.dtype, copy=False)
+
+
+def as_numpy(tensor: torch.Tensor | ndarray) -> ndarray:
+    """As a numpy array; bfloat16 and float8, which numpy does not have, as float32."""
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
+    tensor = tensor.detach().cpu()
+    foreign = tensor.dtype.is_floating_point and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
+    return (tensor.float() if foreign else tensor).numpy()
