@@ -33,8 +33,9 @@ class Evaluation:
         count: images.
 
     Example:
-        >>> print(evaluate(load_network("digits/mlp"), load_dataset("digits", limit=100)))
-        accuracy 100.00 % of 100 images (95 % interval 96.3 to 100.0 %), cross-entropy 0.0060
+        >>> evaluation = evaluate(load_network("digits/mlp"), load_dataset("digits", limit=100))
+        >>> print(str(evaluation).split(", ")[0])
+        accuracy 100.00 % of 100 images (95 % interval 96.3 to 100.0 %)
     """
 
     accuracy: float

@@ -45,21 +45,21 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
 
         - ``tensor``, ``shape`` ("64x3x7x7"), ``dtype``, ``file``; ``weights``: how many elements, 0 for what is no
           weight of the network (an optimizer's tensors, say), which is ``skipped``; ``zeros``: how many are exactly
-          zero (they cost no product, and nothing else that is said of hashing counts them).
+          zero (they need no multiplication, and no other number of hashing counts them).
         - ``distinct_before``: how many values they take. ``distinct``: how many after ``hash_weights`` with its
           defaults (the modes of the density at bandwidth "silverman/8"); ``error``: its relative L2 error.
         - ``modes``: those of ``estimate_density``, whether or not the tensor is hashed.
         - ``duplicates``: rows along the first axis that equal a row before them, not hashed; 0 for one axis.
-        - ``expected``, ``measured``: products left when each input channel is multiplied once by each distinct weight
-          that it meets (RED++'s unit "channel"), summed over the channels: by chance (``expected_unique`` of the
-          hashed weights without replacement), and counted. Of ``weights`` without splitting. A tensor of two or more
-          axes is taken as (out, in, \\*kernel); groups and transposed layers cannot be told from a file, so that a
-          depthwise weight counts as one input channel. 0 for one axis.
+        - ``expected``, ``measured``: multiplications left when each input channel is multiplied once by each distinct
+          weight that it meets (RED++'s unit "channel"), summed over the channels: by chance (``expected_unique`` of
+          the hashed weights without replacement), and counted. Without splitting there are ``weights``. A tensor of
+          two or more axes is taken as (out, in, \\*kernel). A file does not say whether a layer is grouped or
+          transposed: a depthwise weight counts as one input channel. 0 for one axis.
         - ``entropy``: Shannon's, in bits a weight, of the hashed values, or of the values where none are hashed.
         - ``unhashed``: why a tensor is measured but not hashed: it has one axis (biases and norms are left alone by
           ``hash_network`` too), is constant, or looks hashed already; or it has more than a million weights and so
-          narrow a bandwidth that more than a sixteenth of them would be modes, which are then counted as the gaps
-          wider than 2.5 bandwidths. Its ``error`` is 0, ``distinct`` as before.
+          narrow a bandwidth that more than a sixteenth of them would be modes; the modes are then the gaps wider
+          than 2.5 bandwidths. Its ``error`` is 0, ``distinct`` as before.
         - ``shares``: the tensor before it whose bytes it shares (tied weights), or "".
         - ``skipped``: why a tensor is not measured (integers, a scalar, nothing in it, NaN), or ""; its numbers are 0.
 

@@ -43,7 +43,7 @@ def channels_of(layer: Layer) -> ndarray:
 
 
 def equal_kernels(kernels: ndarray, channels: ndarray, up_to_scale: bool = False) -> ndarray:
-    """Which kernels share their products, as ``split_inputs(unit="kernel")`` has it: those of one input channel that
+    """Which kernels share their multiplications, as in ``split_inputs(unit="kernel")``: those of one input channel that
     are equal, or multiples of one another.
 
     Arguments:
@@ -51,7 +51,7 @@ def equal_kernels(kernels: ndarray, channels: ndarray, up_to_scale: bool = False
 
     Returns:
         (outputs, inputs) the number of each kernel's group among those of its input channel, from 1; 0 for those that
-        are alone, and for those of zeros, which have no products.
+        are alone, and for those of zeros, which need no multiplications.
     """
     rows, channels, numbers = kernels.reshape(channels.size, -1), channels.ravel(), np.zeros(channels.size, int)
     alive = np.flatnonzero(rows.any(1))
@@ -68,7 +68,7 @@ def equal_kernels(kernels: ndarray, channels: ndarray, up_to_scale: bool = False
 def merged_rows(
     network: nn.Module, layer: Layer, grown: Sequence[tuple[Group, Dendrogram | None]], alpha: float
 ) -> ndarray:
-    """Which filters of ``layer`` become one where a share ``alpha`` of each coupled group merges, dead ones as well.
+    """Which filters of ``layer`` become one where a share ``alpha`` of each coupled group merges, dead ones included.
 
     Arguments:
         network: whose layer it is, and ``grown`` its ``merge_groups``.

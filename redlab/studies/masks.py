@@ -34,15 +34,15 @@ def compare_masks(
     before: float | None = None,
     **tuning: Any,
 ) -> pd.DataFrame:
-    """Train ``network`` with few of its weights by several methods, all for as long, and measure what it can.
+    """Train ``network`` with few of its weights by several methods, equally long, and measure its accuracy.
 
     Arguments:
         test: what accuracy is measured on, and ``training`` what is learnt from.
-        methods: by name options of ``sparsify``; or a data-free ``criterion`` of single weights and its ``scope``:
-            zeros are chosen once, and stay while the rest is trained with the same optimizer.
-        keeps: shares to keep, what of is said by the granularity.
+        methods: by name, options of ``sparsify``; or a data-free ``criterion`` of single weights and its ``scope``.
+            The zeros of a criterion are chosen once. The other weights are then trained with the same optimizer.
+        keeps: shares to keep, of what the granularity counts.
         seeds: of random logits, noise and the order of images.
-        before: the accuracy of the network as it came, where it is known; it is measured otherwise.
+        before: the accuracy of the network before, if known; measured otherwise.
         tuning: arguments of ``train_masks``.
 
     Returns:
@@ -99,7 +99,7 @@ def _chosen_once(
 
 
 def known_masks(n: int = 16, k: int = 4, draws: int = 4096) -> pd.DataFrame:
-    """Four rows of logits whose entropies one can tell by hand, and what their masks do.
+    """Four rows of logits whose entropies can be computed by hand, and what their masks do.
 
     Returns:
         A row a case and entry: ``case``, ``entry``, ``p`` (softmax of the logits), ``pi`` (the probability that the

@@ -126,13 +126,14 @@ def filter_pairs(layer: Layer, tree: Dendrogram, pairs: int = 1, seed: int = 0) 
     Example:
         >>> network = load_network("digits/resnet")
         >>> first, tree = next(weight_layers(network)), merge_trees(network)["conv1"]
-        >>> filter_pairs(first, tree).groupby("pair", sort=False)["distance"].first().round(2).to_dict()
-        {}
+        >>> filter_pairs(first, tree).groupby("pair", sort=False)["distance"].first().round(1).tolist()
+        [0.7, 1.0]
     """
     images, distances = _images(layer), _distances(tree)
     one, other = np.triu_indices(len(distances), 1)
     apart = distances[one, other]
-    chosen, used = {}, set()
+    chosen: dict[str, int] = {}
+    used: set[int] = set()
     for k in np.argsort(apart, kind="stable").tolist():
         if len(chosen) < pairs and not used & {one[k], other[k]}:
             used |= {one[k], other[k]}

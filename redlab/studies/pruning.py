@@ -36,7 +36,7 @@ from redlab.studies.accuracy import Reference
 
 SCORE_IMAGES = 1024  # images that a criterion sees: 16 minibatches of 64
 _CORRELATIONS = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
-_SELECTS = ("scope", "round_to", "compensation")  # options of a method that go to the selection, not to the criterion
+_SELECTS = ("scope", "round_to", "compensation")  # options of a method that the selection takes, not the criterion
 
 
 def compare_criteria(
@@ -49,17 +49,17 @@ def compare_criteria(
     fine_tune: Mapping[str, Any] | None = None,
     before: float | None = None,
 ) -> pd.DataFrame:
-    """Prune ``network`` by several methods to several shares of its products, and measure what is left of it.
+    """Prune ``network`` by several methods to several shares of its multiplications, and measure what is left.
 
     Arguments:
-        test: what accuracy is measured on, and ``training`` what criteria see and fine-tuning learns from.
+        test: the images of the accuracy; ``training``: those that criteria see and fine-tuning learns from.
         methods: by name the ``criterion``, its options, and ``scope``, ``round_to``, ``compensation``; or, with a
             ``step`` among them, arguments of ``iterative_prune``; or, with the criterion "dpp", of ``prune_by_masks``.
-        keeps: shares of the products to keep.
-        seeds: of the images that a criterion sees, of the random criterion and of fine-tuning. Where a method draws
-            nothing, the first alone.
-        fine_tune: arguments of ``train`` for what follows each pruning; by default nothing does.
-        before: the accuracy of the network as it came, where it is known; it is measured otherwise.
+        keeps: shares of the multiplications to keep.
+        seeds: of the images that a criterion sees, of the random criterion and of fine-tuning. A method that draws
+            nothing is run with the first seed only.
+        fine_tune: arguments of ``train`` after each pruning; by default nothing is trained.
+        before: the accuracy of the network before, if known; measured otherwise.
 
     Returns:
         A row a method, share, seed and stage ("pruned", "fine-tuned"): these; ``products``, ``macs`` and
@@ -97,8 +97,9 @@ def _draws(method: Mapping[str, Any], fine_tune: Mapping[str, Any] | None) -> bo
 def prune_by_method(
     network: nn.Module, training: Dataset, method: Mapping[str, Any], keeps: Sequence[float], seed: int
 ) -> Iterator[tuple[float, Result]]:
-    """Each of ``keeps``, the shares of the products to keep, and ``network`` pruned to it; arguments as in
-    ``compare_criteria``. What a method asks of the images is asked once for all shares.
+    """Each of ``keeps``, the shares of the multiplications to keep, and ``network`` pruned to it.
+
+    Arguments as in ``compare_criteria``. Scores are computed once for all shares.
     """
     if "step" in method:
         for keep in keeps:
@@ -153,19 +154,19 @@ def sensitivity(
     example: Example | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """What it costs to prune one coupled group alone, all others whole.
+    """What it costs to prune one coupled group alone.
 
     Arguments:
-        criterion: what says which channels go first, with its ``options``.
-        dataset: what accuracy and loss are measured on.
+        criterion: decides which channels are removed first, with its ``options``.
+        dataset: the images of accuracy and loss.
         ratios: shares of the group's channels to remove, each in [0, 1].
-        scored_on: what the criterion sees; by default ``dataset`` too.
+        scored_on: the images that the criterion sees; by default ``dataset``.
         compensation: as in ``prune_channels``.
 
     Returns:
-        A row a group that may lose channels and ratio: group, ratio, channels (of the group), ``removed``, the share of
-        the network's ``products`` left, the accuracy (``Evaluation.columns``), loss in nats. ``attrs["before"]`` is the
-        accuracy before.
+        A row a group with removable channels, and ratio: group, ratio, channels (of the group), ``removed``, the share
+        of the network's ``products`` left, the accuracy (``Evaluation.columns``), loss in nats. ``attrs["before"]`` is
+        the accuracy before.
 
     Raises:
         ValueError: as ``score_channels`` and ``prune_channels``.
@@ -203,7 +204,7 @@ def sensitivity(
 
 
 def inner_groups(network: nn.Module, example: Example | None = None) -> list[str]:
-    """The groups that one layer makes and one layer reads: no part of a residual stream.
+    """The groups with one producer layer and one consumer layer: no part of a residual stream.
 
     Example:
         >>> inner_groups(load_network("digits/resnet"))
@@ -225,7 +226,7 @@ def _is_kernel(network: nn.Module, name: str) -> bool:
 def oracle_agreement(
     network: nn.Module, dataset: Dataset, methods: Mapping[str, dict[str, Any]], groups: Sequence[str]
 ) -> pd.DataFrame:
-    """Scores beside what removing each channel really does to the loss, on the same images.
+    """Scores beside what removing each channel does to the loss, on the same images.
 
     Arguments:
         methods: by name the ``criterion`` and its options.
@@ -317,7 +318,7 @@ def compare_weights(
 def sizes_at(frame: pd.DataFrame, accuracy: float) -> pd.Series:
     """By method, the fewest kilobytes of ``compare_weights`` at which the accuracy is still reached.
 
-    The curve goes straight from each measured point to the next; NaN where no point reaches ``accuracy``.
+    Between two measured points the curve is a straight line; NaN where no point reaches ``accuracy``.
 
     Example:
         >>> frame = pd.DataFrame({"method": "Taylor", "kilobytes": [10.0, 20.0], "accuracy": [90.0, 100.0]})

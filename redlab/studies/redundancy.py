@@ -1,4 +1,4 @@
-"""How redundant each weight of a network is: values, filters and products in one row, cheap enough for whole zoos."""
+"""How redundant each weight of a network is: values, filters and multiplications in one row, cheap for whole zoos."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
 
 def _uses(rows: np.ndarray, unit: str) -> np.ndarray:
     """(outputs, taps): at the first non-zero weight of its value in its unit, how many there are; 0 elsewhere."""
-    first, uses = {}, np.zeros(rows.shape, int)
+    first: dict[object, tuple[int, ...]] = {}
+    uses = np.zeros(rows.shape, int)
     for (output, tap), value in np.ndenumerate(rows):
         key = {"channel": value, "tap": (tap, value), "kernel": (tap, rows[output].tobytes())}[unit]
         uses[first.setdefault(key, (output, tap))] += value != 0
@@ -66,8 +67,9 @@ def _uses(rows: np.ndarray, unit: str) -> np.ndarray:
 
 
 def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
-    """By input ``channel`` of a conv or linear layer: the ``weights`` that it meets, and the ``products`` that are left
-    at each position when equal weights of a ``unit`` share one.
+    """By input ``channel`` of a conv or linear layer: the ``weights`` that it meets, and the ``products`` left.
+
+    These are multiplications at each position when equal weights of a ``unit`` share one.
 
     Example:
         >>> layer = torch.nn.Linear(2, 3, bias=False)
@@ -86,7 +88,7 @@ def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
 
 
 def distinct_products(network: nn.Module) -> pd.DataFrame:
-    """Distinct products of each layer of a hashed network: as measured, and as chance would have it.
+    """Distinct multiplications of each layer of a hashed network: as measured, and as expected by chance.
 
     Returns:
         A row a layer and unit: layer, unit, ``weights`` in a unit, and the mean number of distinct non-zero values (or
@@ -129,7 +131,7 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
 
     Returns:
         A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
-        the products that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too,
+        the multiplications that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too,
         ``distinct`` weight values, and the accuracy (``Reference.columns``) of the same network in ordinary layers.
         ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
 
@@ -195,7 +197,7 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
         methods: by name, the steps (``red_steps``, ``red_plus_plus_steps``).
 
     Returns:
-        A row a method and step, the network as it came first: method, step, products, additions, ``operations`` (both
+        A row a method and step, the network before first: method, step, products, additions, ``operations`` (both
         together), lookups, parameters, bytes (of the folder that ``save_network`` writes; 0 where the network has no
         recipe), and the accuracy (``Reference.columns``).
 
@@ -228,7 +230,7 @@ def _left(network: nn.Module, reference: Reference, method: str, step: str) -> d
 
 
 def folder_bytes(network: nn.Module) -> int:
-    """Of the folder that ``save_network`` writes; 0 where the network has no recipe."""
+    """The bytes of the folder that ``save_network`` writes; 0 where the network has no recipe."""
     if recipe_of(network) is None:
         return 0
     with TemporaryDirectory() as folder:

@@ -20,8 +20,8 @@ from redlab.compression.strategies import STRATEGIES, block_of
 from redlab.network.evaluation import evaluate
 from redlab.network.layers import output_statistics
 from redlab.network.training import train
-from redlab.studies.merging import compare_merges, filter_distances, merged_filters
-from redlab.studies.plots.merging import plot_alphas, plot_distances, plot_filters, plot_merges
+from redlab.studies.merging import compare_merges, filter_distances, filter_pairs, merged_filters
+from redlab.studies.plots.merging import draw_pairs, plot_alphas, plot_distances, plot_filters, plot_merges
 
 SMALL = ["digits/resnet", "digits/mobilenet", "digits/mlp"]
 CIFAR, RESNET, MOBILENET, DENSENET = (
@@ -371,7 +371,38 @@ def test_comparing_merges_gives_a_row_a_setting():
     assert plot_alphas(frame.assign(method="constant")).get_xlabel()
 
 
-def test_pictures_of_merging_name_their_axes():
+def test_a_near_pair_of_filters_lies_on_the_line_and_a_random_one_does_not():
+    layer = nn.Conv2d(3, 12, 3, bias=False)
+    with torch.no_grad():
+        layer.weight[7] = layer.weight[2] + 0.01 * layer.weight[7]
+    network = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(12, 2, 1))
+    own = next(weight_layers(network))
+    frame = filter_pairs(own, merge_trees(network, example=torch.randn(1, 3, 8, 8))[own.name], pairs=2)
+    assert list(dict.fromkeys(frame["pair"])) == ["nearest 1", "nearest 2", "random 1", "random 2"]
+    first = frame[frame["pair"] == "nearest 1"]
+    assert set(zip(first["filter"], first["other"], strict=True)) == {(2, 7)}
+    assert first["value"].tolist() == layer.weight[2].flatten().tolist()
+    assert first["other_value"].tolist() == layer.weight[7].flatten().tolist()
+    distances = frame.groupby("pair")["distance"].first()
+    assert distances["nearest 1"] < 0.1 < distances["nearest 2"] <= distances[["random 1", "random 2"]].min()
+    figure = draw_pairs(frame, "title")
+    assert [ax.get_title().split(":")[0] for ax in figure.axes] == list(dict.fromkeys(frame["pair"]))
+
+
+def test_merged_filters_lists_the_weights_of_each_cluster():
+    network = fold_batchnorm(load_network("digits/resnet")).network
+    layer = next(layer for layer in weight_layers(network) if layer.name == "layer2.0.conv1")
+    tree = merge_trees(network)[layer.name]
+    frame = merged_filters(layer, tree, 6)
+    for name, part in frame.groupby("filter"):
+        assert part["value"].tolist() == layer.weight[name].flatten().tolist()
+    sizes = frame.groupby("cluster")["filter"].nunique()
+    assert (frame.groupby("cluster")["size"].first() == sizes).all()
+    assert merged_filters(layer, tree, 0).empty
+    assert list(merged_filters(layer, tree, 0)) == list(frame)
+
+
+def test_figures_of_merging_name_their_axes():
     network = fold_batchnorm(load_network("digits/resnet")).network
     layer = next(layer for layer in weight_layers(network) if layer.name == "layer2.0.conv1")
     tree = merge_trees(network)[layer.name]

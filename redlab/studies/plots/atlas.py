@@ -5,6 +5,8 @@ Trained networks are red, random initial weights blue. A band is the 95 % interv
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -80,7 +82,7 @@ def plot_atlas_filters(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
         own = layers[layers["trained"] == state]
         for column, dash, face in (("near", "-", colour), ("alike", "--", "white")) if len(own) else ():
             found = by_bins(own, depth[own.index], 100 * own[column], "mean")
-            look = {"linestyle": dash, "marker": marker, "color": colour, "markerfacecolor": face}
+            look: dict[str, Any] = {"linestyle": dash, "marker": marker, "color": colour, "markerfacecolor": face}
             ax.plot(found.index, found["middle"], **look, label=f"{column}, {name}")
             ax.fill_between(found.index, found["low"], found["high"], color=colour, alpha=0.12, linewidth=0)
     copies = int(layers["duplicates"].sum())
@@ -211,8 +213,8 @@ def _size(layers: pd.DataFrame) -> str:
 
 def _medians(ax: Axes, layers: pd.DataFrame, x: str, y: pd.Series) -> None:
     """Hexagons, the darker the more layers; over them the median by powers of two of ``x``, trained and random."""
-    look = {"xscale": "log", "yscale": "log", "bins": "log", "gridsize": 40, "mincnt": 1, "linewidths": 0.2}
-    picture = ax.hexbin(layers[x], y, **look, cmap="Greys", alpha=0.7, rasterized=True)
+    look: dict[str, Any] = {"bins": "log", "gridsize": 40, "mincnt": 1, "linewidths": 0.2, "rasterized": True}
+    picture = ax.hexbin(layers[x], y, xscale="log", yscale="log", cmap="Greys", alpha=0.7, **look)
     ax.figure.colorbar(picture, ax=ax, label="layers (log)", shrink=0.8, format="{x:,g}")
     for state, colour, marker, name in _STATES:
         own = layers[layers["trained"] == state]

@@ -1,4 +1,4 @@
-"""Pictures of guarantees: a tidy frame in, Axes out."""
+"""Figures of guarantees: a tidy frame in, Axes out."""
 
 from __future__ import annotations
 

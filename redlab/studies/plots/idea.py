@@ -57,7 +57,7 @@ def _draw_values(ax: Axes, chance: pd.DataFrame) -> None:
 
 def _draw_beyond(ax: Axes, beyond: pd.DataFrame) -> None:
     """Networks by measure, a bar each; the number stands at its end."""
-    names = []
+    names: list[str] = []
     for measure, part in beyond.groupby("measure", sort=False):
         ax.annotate(_WORDS[measure], (0, len(names) - 0.95), va="center", weight="bold")
         for row in part.itertuples():

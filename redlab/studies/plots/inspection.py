@@ -1,6 +1,6 @@
-"""Pictures of an inspected checkpoint: the frame of ``inspect_checkpoint`` in, Axes out.
+"""Figures of an inspected checkpoint: the frame of ``inspect_checkpoint`` in, Axes out.
 
-Up to forty tensors stand in a row each. More share a row with those of their role: "layers.*.mlp.weight" is every
+Up to forty tensors have a row each. If there are more, those of one role share a row: "layers.*.mlp.weight" holds every
 layer's, a dot each, the first layer's above and the last one's below.
 """
 
@@ -22,7 +22,7 @@ _MOST_ROWS, _MOST_LETTERS = 40, 56
 
 
 def save_figures(frame: pd.DataFrame, folder: Path) -> None:
-    """Every picture of this file as PNG and PDF; none where no tensor has two axes."""
+    """Every figure of this file as PNG and PDF; none where no tensor has two axes."""
     plots = {"values": plot_tensor_values, "error": plot_tensor_error}
     plots |= {"products": plot_tensor_products, "entropy": plot_tensor_entropy}
     for name, plot in plots.items() if wide_tensors(frame).any() else ():
@@ -69,19 +69,19 @@ def plot_tensor_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_tensor_products(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Products left of each tensor of two axes or more, each distinct one of an input channel computed once.
+    """Multiplications left of each tensor of two axes or more, each distinct one of an input channel done once.
 
     Example:
         >>> from redlab.paths import shipped
         >>> plot_tensor_products(inspect_checkpoint(shipped("digits/mlp.safetensors"))).get_xlabel()
-        'products left (%)'
+        'multiplications left (%)'
     """
     ax, part, place = _stage(frame, ax)
-    products = (part["weights"] - part["zeros"]).clip(lower=1)  # one with a zero is none
+    products = (part["weights"] - part["zeros"]).clip(lower=1)  # by zero there is none
     _dots(ax, 100 * part["measured"] / products, place, COLOURS[1], "D", "counted")
     _dots(ax, 100 * part["expected"] / products, place, INK, "|", "by chance")
     share = part["measured"].sum() / products.sum()
-    ax.set(xlabel="products left (%)", title=f"Of all products {share:.2%} are distinct in their channel")
+    ax.set(xlabel="multiplications left (%)", title=f"{share:.2%} of all multiplications are distinct")
     ax.set_xlim(left=0)
     legend(ax)
     return ax

@@ -1,4 +1,4 @@
-"""Pictures of masks that learn: their logits, how sure they are, and what they cost."""
+"""Figures of masks that learn: their logits, how sure they are, and what they cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of merging: a tidy frame in, Axes out."""
+"""Figures of merging: a tidy frame in, Axes out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy import ndarray
 
 from redlab.network.remainder import of_layers
 from redlab.studies.plots.lost import draw_lost
@@ -59,32 +58,45 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         >>> plot_filters(merged_filters(first, tree, merged=4)).get_title()
         'Filters that merge'
     """
-    clusters = [_images(part) for _, part in frame.groupby("cluster", sort=False)]
-    if not clusters:
+    if frame.empty:
         return _nothing(ax or axes(9, 1.5))
-    lines = _lines_of(clusters)
-    height = clusters[0][0].shape[0]
-    ax = ax or axes(9, 0.55 + 1.9 * len(lines))
-    top = float(frame["value"].abs().max()) or 1.0
-    canvas = np.full((len(lines) * (height + _gap(height)) - _gap(height) // 2, max(map(_width, lines))), np.nan)
-    places = []
-    for k, line in enumerate(lines):
-        y, x = k * (height + _gap(height)), 0
-        for cluster in line:
-            for image in cluster:
-                canvas[y : y + height, x : x + image.shape[1]] = image
-                x += image.shape[1] + 1
-            x += _space(cluster)
-            places.append((x - _space(cluster) - _width([cluster]) / 2, y + height))
-    picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
-    for place, (_, part) in zip(places, frame.groupby("cluster", sort=False), strict=True):
+    clusters = [part for _, part in frame.groupby("cluster", sort=False)]
+    places, (rows, columns), (height, width) = _lay_out(clusters)
+    ax = ax or axes(9, 0.55 + 1.9 * (1 + max(y for y, _ in places) // (height + _gap(height))))
+    canvas = np.full((rows, columns), np.nan)
+    for part, (y, x) in zip(clusters, places, strict=True):
         names = list(dict.fromkeys(part["filter"]))
+        for k, name in enumerate(names):
+            image = part.loc[part["filter"] == name, "value"].to_numpy().reshape(-1, width)
+            canvas[y : y + height, x + k * (width + 1) :][:, :width] = image.repeat(height // len(image), axis=0)
         more = f" and {part['size'].iloc[0] - len(names)} more" if part["size"].iloc[0] > len(names) else ""
-        ax.annotate(", ".join(map(str, names)) + more, place, ha="center", va="top", fontsize=9)
+        below = (x + (len(names) * (width + 1) - 1) / 2, y + height)
+        ax.annotate(", ".join(map(str, names)) + more, below, ha="center", va="top", fontsize=9)
+    top = float(frame["value"].abs().max()) or 1.0
+    picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.8)
     _bare(ax)
     ax.set(xlabel="filters by number; each a row per input channel, a column per tap", title="Filters that merge")
     return ax
+
+
+def _lay_out(clusters: list[pd.DataFrame]) -> tuple[list[tuple[int, int]], tuple[int, int], tuple[int, int]]:
+    """The corner (y, x) of each cluster, the shape of the canvas, and that of a filter on it.
+
+    Two clusters of 2 and 3 filters of 9 rows and 9 columns: corners (0, 0) and (0, 29), for the first is 2 * (9 + 1)
+    wide and 9 columns part them. A cluster that would make a line longer than ``_LINE`` filters begins the next line.
+    """
+    height, width = (int(clusters[0][name].max()) + 1 for name in ("row", "column"))
+    height *= -(-_TALL // height)
+    places, (y, x), on_line = [], (0, 0), 0
+    for part in clusters:
+        count = part["filter"].nunique()
+        if on_line and on_line + count > _LINE:
+            (y, x), on_line = (y + height + _gap(height), 0), 0
+        places.append((y, x))
+        x, on_line = x + count * (width + 1) + max(2, width) - 1, on_line + count
+    right = max(x + part["filter"].nunique() * (width + 1) - 1 for (_, x), part in zip(places, clusters, strict=True))
+    return places, (y + height + _gap(height) // 2, right), (height, width)
 
 
 @styled
@@ -163,33 +175,6 @@ def _nothing(ax: Axes) -> Axes:
     ax.annotate("no filters merge", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
     _bare(ax)
     return ax
-
-
-def _images(part: pd.DataFrame) -> list[ndarray]:
-    """The filters of one cluster, (rows, columns) each."""
-    shape = (part["row"].max() + 1, part["column"].max() + 1)
-    taller = -(-_TALL // shape[0])
-    images = (own["value"].to_numpy().reshape(shape) for _, own in part.groupby("filter", sort=False))
-    return [image.repeat(taller, axis=0) for image in images]
-
-
-def _lines_of(clusters: list[list[ndarray]]) -> list[list[list[ndarray]]]:
-    """The clusters in lines of at most ``_LINE`` filters, a larger cluster on a line of its own."""
-    lines: list[list[list[ndarray]]] = [[]]
-    for cluster in clusters:
-        if lines[-1] and sum(map(len, lines[-1])) + len(cluster) > _LINE:
-            lines.append([])
-        lines[-1].append(cluster)
-    return lines
-
-
-def _width(line: list[list[ndarray]]) -> int:
-    return sum(image.shape[1] + 1 for cluster in line for image in cluster) + sum(map(_space, line[:-1])) - 1
-
-
-def _space(cluster: list[ndarray]) -> int:
-    """Columns between two clusters."""
-    return max(2, cluster[0].shape[1])
 
 
 def _gap(height: int) -> int:

@@ -1,6 +1,8 @@
-"""Pictures of scores and of pruning: a tidy frame in, Axes out."""
+"""Figures of scores and of pruning: a tidy frame in, Axes out."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -160,7 +162,7 @@ def plot_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(1, color=INK, linewidth=0.9)
     before = frame.attrs.get("before", frame["accuracy"].max())
     for row, accuracy in enumerate(means["accuracy"]):
-        place = {"xycoords": ("axes fraction", "data"), "va": "center", "ha": "right", "fontsize": 9}
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "ha": "right", "fontsize": 9}
         ax.annotate(f"{before - accuracy:.1f}", (1.1, row), **place)
     ax.annotate("points\nlost", (1.1, 1.0), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
     rows_of(ax, [f"{method}, {keep:.0%} left" for method, keep in zip(means["method"], means["keep"], strict=True)])

@@ -37,8 +37,8 @@ def draw_real(
     """Many methods on each network.
 
     "products" and "time_ratio": a row a method. At the left those that prune to two budgets, sorted by what the larger
-    one keeps of the accuracy, or of the time; at the right RED++, RED and merging, whose rows say how many
-    multiplications are left. A bar is the 95 % interval of the accuracy over all seeds, or the range of the times.
+    one leaves of the accuracy, or of the time. At the right RED++, RED and merging; their rows name the share of the
+    multiplications left. A bar is the 95 % interval of the accuracy over all seeds, or the range of the times.
 
     "parameters" and "bytes": accuracy lost against what is left, a dot a method and setting, a panel a network.
 
@@ -112,7 +112,7 @@ def _draw_dots(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
     entries += [_entry("larger budget", color=INK), _entry("smaller budget", color=INK, markerfacecolor="white")]
     entries.append(Line2D([], [], color=INK, linewidth=0.9, label="the original"))
     if rows["star"].any():
-        star = {"marker": "*", "markersize": 9, "color": INK, "markerfacecolor": "white"}
+        star: dict[str, Any] = {"marker": "*", "markersize": 9, "color": INK, "markerfacecolor": "white"}
         entries.append(_entry("published, of macs, another protocol", **star))
     figure.legend(handles=entries, loc="outside lower center", ncols=4)
     return figure
@@ -153,7 +153,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, column: str) -> None:
         place, value, colour = titles.index(row.title), getattr(row, column), _COLOURS[row.needs]
         ax.hlines(place, getattr(row, f"{column}_low"), getattr(row, f"{column}_high"), color=colour, linewidth=1.4)
         face = "white" if getattr(row, "rank", 1) > 1 or row.star else colour
-        look = {"marker": "*", "markersize": 9} if row.star else {"marker": "o", "markersize": 5}
+        look: dict[str, Any] = {"marker": "*", "markersize": 9} if row.star else {"marker": "o", "markersize": 5}
         ax.plot(value, place, **look, color=colour, markerfacecolor=face, zorder=3)
     rows_of(ax, titles)
 
@@ -175,8 +175,10 @@ def _draw_left(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
             lost, share = before - part["accuracy"], 100 * part[x]
             bars = np.clip([part["accuracy_high"] - part["accuracy"], part["accuracy"] - part["accuracy_low"]], 0, None)
             inside = (lost <= _MOST).to_numpy()
-            look = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "", "elinewidth": 1}
-            ax.errorbar(share[inside], lost[inside], yerr=bars[:, inside], **look)
+            dots = ax.errorbar(
+                share[inside], lost[inside], yerr=bars[:, inside], color=colour, linestyle="", elinewidth=1
+            )
+            dots[0].set(marker=marker, markersize=5)
             mark_cut(ax, share[~inside], _MOST, colour)
         ax.set(xscale="log", ylim=(_MOST, -1.5), xlabel=_LEFT[x])
         plain_log(ax.xaxis)
@@ -195,4 +197,5 @@ def _kind(own: pd.DataFrame) -> pd.Series:
 
 
 def _entry(label: str, **look: Any) -> Line2D:
-    return Line2D([], [], **({"marker": "o", "linestyle": "", "markersize": 5} | look), label=label)
+    usual: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 5}
+    return Line2D([], [], **(usual | look), label=label)

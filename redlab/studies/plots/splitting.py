@@ -118,13 +118,13 @@ def draw_splits(frame: pd.DataFrame, title: str = "") -> Figure:
     """
     units, methods = list(dict.fromkeys(frame["unit"])), list(dict.fromkeys(frame["method"]))
     figure, grid = plt.subplots(1, len(units), figsize=(3.4 * len(units) + 0.4, 4.4), sharey=True, squeeze=False)
-    entries = {}
+    entries: dict[object, Line2D] = {}
     for ax, unit in zip(grid.flat, units, strict=True):
         found = _draw_splits(ax, frame[frame["unit"] == unit], methods)
         entries |= {entry.get_label(): entry for entry in found}
         ax.set_title(f"unit {unit!r}")
         ax.label_outer()
-    figure.legend(handles=list(entries.values()), loc="outside lower center", ncols=4)
+    figure.legend(handles=[*entries.values()], loc="outside lower center", ncols=4)
     figure.suptitle(title, fontsize=12)
     return figure
 

@@ -1,4 +1,4 @@
-"""Pictures of sweeps: one column over another, a line for each value of a third."""
+"""Figures of sweeps: one column over another, a line for each value of a third."""
 
 from __future__ import annotations
 

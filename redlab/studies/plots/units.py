@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,7 +64,7 @@ def _draw_unit(ax: Axes, part: pd.DataFrame) -> mpl.image.AxesImage:
     values, uses = (part[name].to_numpy().reshape(shape) for name in ("value", "uses"))
     known = np.unique(values)
     colours, codes = mpl.colors.ListedColormap(_value_colours(known)), np.searchsorted(known, values)
-    look = {"vmin": -0.5, "vmax": len(known) - 0.5, "aspect": "auto", "interpolation": "nearest"}
+    look: dict[str, Any] = {"vmin": -0.5, "vmax": len(known) - 0.5, "aspect": "auto", "interpolation": "nearest"}
     picture = ax.imshow(codes, cmap=colours, **look)
     rows, taps = np.nonzero(uses)
     outlines = [Rectangle((tap - 0.45, row - 0.43), 0.9, 0.86) for row, tap in zip(rows, taps, strict=True)]
@@ -86,6 +88,6 @@ def _value_colours(known: np.ndarray) -> np.ndarray:
 
 def _name_values(picture: mpl.image.AxesImage, axes: list[Axes], frame: pd.DataFrame) -> None:
     known = np.unique(frame["value"])
-    shown = np.unique(np.linspace(0, len(known) - 1, min(len(known), 9)).round().astype(int))
+    shown = np.linspace(0, len(known) - 1, min(len(known), 9)).round().astype(int).tolist()
     bar = axes[0].figure.colorbar(picture, ax=axes, shrink=0.9, label=f"weight ({len(known)} values, a colour each)")
     bar.set_ticks(shown, labels=[f"{known[k]:.3f}" for k in shown])
