@@ -184,8 +184,9 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     Cells that were not measured or published are empty.
 
     Returns:
-        The columns needs, method, setting, accuracy, seeds, products, macs, additions, operations (multiplications and
-        additions), parameters, bytes, count ("old": padding counts as well), ms, time (that of the original is 1), and
+        The columns needs, method, setting, accuracy, interval (95 %, over all seeds), images, seeds, products, macs,
+        additions, operations (multiplications and additions), parameters, bytes, count ("old": padding counts as
+        well), ms, time (that of the original is 1), and
         ``protocol``: how a published figure differs; empty where the row is measured here. Papers report macs.
 
     Example:
@@ -201,6 +202,9 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     rows = rows.sort_values("order", kind="stable")
     text = {name: rows[name] for name in ("needs", "method", "setting")}
     text["accuracy"] = [_accuracy(*row) for row in rows[["before", "accuracy", "sd"]].to_numpy()]
+    bounds = rows["accuracy_low"].map("{:.1f} to ".format) + rows["accuracy_high"].map("{:.1f}".format)
+    text["interval"] = bounds.where(rows["images"].notna(), "")
+    text["images"] = rows["images"].map("{:,.0f}".format).where(rows["images"].notna(), "")
     text["seeds"] = rows["seeds"].map("{:.0f}".format).where(rows["seeds"].notna(), "")
     for name in SHARES:
         text[name] = (100 * rows[name]).map("{:.1f} %".format).where(rows[name].notna(), "")

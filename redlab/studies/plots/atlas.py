@@ -83,14 +83,14 @@ def plot_atlas_filters(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for column, dash, face in (("near", "-", colour), ("alike", "--", "white")) if len(own) else ():
             found = by_bins(own, depth[own.index], 100 * own[column], "mean")
             look: dict[str, Any] = {"linestyle": dash, "marker": marker, "color": colour, "markerfacecolor": face}
-            ax.plot(found.index, found["middle"], **look, label=f"{column}, {name}")
+            ax.plot(found.index, found["middle"], **look, label=f"{column}, {name} ({own['network'].nunique()})")
             ax.fill_between(found.index, found["low"], found["high"], color=colour, alpha=0.12, linewidth=0)
     copies = int(layers["duplicates"].sum())
     ax.set(xlabel="depth (first layer 0, last 1)", ylabel="filters with a near one (%)", xlim=(0, 1))
     title = f"{copies:,} exact duplicate{'s' * (copies != 1)} among {layers['outputs'].sum():,} filters"
     ax.set_title(f"{title}\n({_size(layers)}; near: within half the median distance)")
     ax.set_ylim(bottom=0)
-    ax.legend(loc="best")
+    ax.legend(loc="best", title="mean (networks)")
     return ax
 
 
@@ -224,7 +224,15 @@ def _medians(ax: Axes, layers: pd.DataFrame, x: str, y: pd.Series) -> None:
         found = found[found["layers"] >= min(_FEW, found["layers"].max())]
         places = 2.0**found.index
         ax.fill_between(places, found["low"], found["high"], color=colour, alpha=0.25, linewidth=0)
-        ax.plot(places, found["middle"], marker, linestyle="-", color=colour, markersize=4.5, label=f"{name}, median")
+        ax.plot(
+            places,
+            found["middle"],
+            marker,
+            linestyle="-",
+            color=colour,
+            markersize=4.5,
+            label=f"{name}, median ({own['network'].nunique()} networks)",
+        )
     ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
     _plain(ax.yaxis)
 

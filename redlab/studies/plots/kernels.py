@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 from numpy import ndarray
 
-from redlab.studies.plots.style import COLOURS, axes, styled
+from redlab.studies.plots.style import COLOURS, axes, outline, styled
 
 _COLOURS = COLOURS[:-1]  # grey is taken
 _BOLD = FontProperties(family="DejaVu Sans", weight="bold")
@@ -83,11 +83,8 @@ def _outline_kernels(ax: Axes, groups: ndarray) -> None:
 
 def _outline(ax: Axes, left: ndarray, right: ndarray, rows: ndarray, numbers: ndarray) -> None:
     """A rectangle around the kernels from ``left`` to ``right`` of each of ``rows``."""
-    reach = 0.5 - _INSET
-    across = np.stack([left - reach, right + reach, right + reach, left - reach, left - reach], 1)
-    down = np.stack([rows - reach, rows - reach, rows + reach, rows + reach, rows - reach], 1)
-    colours = [colour_of(number) for number in numbers]
-    ax.add_collection(LineCollection(list(np.stack([across, down], 2)), colors=colours, linewidths=1.8), autolim=False)
+    reach, colours = 0.5 - _INSET, [colour_of(number) for number in numbers]
+    outline(ax, left - reach, rows - reach, right - left + 2 * reach, 2 * reach, colors=colours, linewidths=1.8)
 
 
 def _number(ax: Axes, x: ndarray, y: ndarray, numbers: ndarray) -> None:

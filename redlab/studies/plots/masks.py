@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from redlab.dpp.draws import largest
-from redlab.studies.plots.style import BLUE, COLOURS, DASHES, INK, MARKERS, ORANGE, RED, VIOLET, axes, legend, styled
+from redlab.studies.plots.style import BLUE, INK, ORANGE, RED, VIOLET, axes, legend, look, styled
 
 _SHARP = 128  # entries of a row, at most, that are drawn one by one
 
@@ -163,9 +163,7 @@ def plot_diversity(frame: pd.DataFrame, what: str = "diversity", ax: Axes | None
     """
     ax = ax or axes(6, 3.4)
     for number, (layer, own) in enumerate(frame.groupby("layer", sort=False)):
-        ax.plot(own["epoch"], 100 * _share(own, what), color=COLOURS[number % len(COLOURS)], label=layer,
-                linestyle=DASHES[number % len(DASHES)], marker=MARKERS[number % len(MARKERS)],
-                markersize=3)  # fmt: skip
+        ax.plot(own["epoch"], 100 * _share(own, what), **(look(number) | {"markersize": 3}), label=layer)
     titles = {
         "diversity": ("divergence (% of the most)", "Do units prefer different inputs?"),
         "hamming": ("distance (% of random masks')", "Do units keep different inputs?"),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from pandas.api.types import is_numeric_dtype
 
 from redlab.names import unknown
-from redlab.studies.plots.style import COLOURS, DASHES, MARKERS, STYLE, axes, figure_of, legend, styled
+from redlab.studies.plots.style import axes, figure_of, legend, look, style, styled
 
 
 @styled
@@ -41,10 +41,9 @@ def plot_sweep(frame: pd.DataFrame, x: str, y: str, by: str, ax: Axes | None = N
     for number, (value, own) in enumerate(frame.groupby(by, sort=False, dropna=False)):
         points = own.groupby(x, sort=order is None)[y].agg(["mean", "std"]).fillna({"std": 0})
         places = points.index if order is None else [order.index(name) for name in points.index]
-        colour, dash, marker = (cycle[number % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
-        ax.plot(places, points["mean"], color=colour, linestyle=dash, marker=marker, markersize=4.5, label=f"{value}")
+        ax.plot(places, points["mean"], **look(number), label=f"{value}")
         low, high = points["mean"] - points["std"], points["mean"] + points["std"]
-        ax.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(places, low, high, color=look(number)["color"], alpha=0.15, linewidth=0)
     if order is not None:
         ax.set_xticks(range(len(order)), order, rotation=30, ha="right")
     ax.set(xlabel=_title(x), ylabel=_title(y), title=f"{_title(y)} over {_title(x)}, a line for each {_title(by)}")
@@ -73,7 +72,7 @@ def draw_sweep(frame: pd.DataFrame, x: str, y: str, by: str, folder: Path) -> Pa
     """Write ``plot_sweep`` into ``folder``, as PNG; returns its path."""
     figure = figure_of(plot_sweep(frame, x, y, by))
     path = folder / f"{y}_over_{x}_by_{by}.png".replace("/", "-")
-    with plt.rc_context(STYLE):
+    with style():
         figure.savefig(path, dpi=300, metadata={"Software": None})
     plt.close(figure)
     return path

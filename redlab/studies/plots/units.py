@@ -9,12 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from redlab.studies.plots.style import INK, axes, styled
+from redlab.studies.plots.style import INK, axes, outline, styled
 
 _MOST_ROWS = 20  # of a unit whose counts are printed
 
@@ -67,8 +65,7 @@ def _draw_unit(ax: Axes, part: pd.DataFrame) -> mpl.image.AxesImage:
     look: dict[str, Any] = {"vmin": -0.5, "vmax": len(known) - 0.5, "aspect": "auto", "interpolation": "nearest"}
     picture = ax.imshow(codes, cmap=colours, **look)
     rows, taps = np.nonzero(uses)
-    outlines = [Rectangle((tap - 0.45, row - 0.43), 0.9, 0.86) for row, tap in zip(rows, taps, strict=True)]
-    ax.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=INK, linewidth=1.1))
+    outline(ax, taps - 0.45, rows - 0.43, 0.9, 0.86, colors=INK, linewidths=1.1)
     for row, tap in zip(rows, taps, strict=True):
         if uses[row, tap] > 1 and shape[0] <= _MOST_ROWS:
             text = ax.annotate(str(uses[row, tap]), (tap, row), ha="center", va="center", fontsize=9)
