@@ -6,8 +6,6 @@ McNemar's test against the network as it came.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 
 from redlab.network.evaluation import accuracy_interval
@@ -15,11 +13,11 @@ from redlab.network.evaluation import accuracy_interval
 LEVEL = 0.05  # of McNemar's test: a difference with a smaller p is significant
 
 
-@dataclass(frozen=True)
 class Takeaways:
     """Sentences that a notebook shows as a list."""
 
-    sentences: tuple[str, ...]
+    def __init__(self, *sentences: str) -> None:
+        self.sentences = sentences
 
     def __repr__(self) -> str:
         return "\n".join(f"- {sentence}" for sentence in self.sentences)

@@ -19,15 +19,13 @@ def tour(hashed: pd.DataFrame, chance: pd.DataFrame, steps: pd.DataFrame) -> Tak
     left = (steps.iloc[-1][columns] / steps.iloc[0][columns]).map(percent)
     share = {drawn: percent(own) for drawn, own in chance.attrs["share"].items()}
     return Takeaways(
-        (
-            f"Hashing leaves {share['trained']} of the distinct values of {first['network']}, and {share['random']} of "
-            f"random weights of the same sizes. Only the difference says something about training.",
-            f"Hashing moves the accuracy by at most {hashed['difference'].abs().max():.1f} points, over "
-            f"{len(hashed)} network{'s' * (len(hashed) != 1)}. {first['network']} has "
-            f"{in_words(first['accuracy'], first['images'])}.",
-            f"RED++ leaves {left['products']} of the multiplications, {left['operations']} of all operations and "
-            f"{left['bytes']} of the bytes, with {in_words(steps['accuracy'].iloc[-1], first['images'])}.",
-        )
+        f"Hashing leaves {share['trained']} of the distinct values of {first['network']}, and {share['random']} of "
+        f"random weights of the same sizes. Only the difference says something about training.",
+        f"Hashing moves the accuracy by at most {hashed['difference'].abs().max():.1f} points, over "
+        f"{len(hashed)} network{'s' * (len(hashed) != 1)}. {first['network']} has "
+        f"{in_words(first['accuracy'], first['images'])}.",
+        f"RED++ leaves {left['products']} of the multiplications, {left['operations']} of all operations and "
+        f"{left['bytes']} of the bytes, with {in_words(steps['accuracy'].iloc[-1], first['images'])}.",
     )
 
 
@@ -39,12 +37,10 @@ def density(costs: pd.DataFrame, counts: pd.DataFrame) -> Takeaways:
     modes = narrow.pivot_table(index="layer", columns="bandwidth", values="modes").to_numpy()
     halving = 2 ** (np.log(modes[:, 0] / modes[:, 1]) / np.log(narrow["bandwidth"].max() / narrow["bandwidth"].min()))
     return Takeaways(
-        (
-            f"The bandwidth sets the number of modes. The mean over layers is {few} and {many}.",
-            f"At the narrowest kernels, half the bandwidth gives {np.median(halving):.2f} times the modes (median over "
-            f"layers). Sampling noise alone gives 2 times.",
-            fewest(costs, "share", "distinct values", label="bandwidth"),
-        )
+        f"The bandwidth sets the number of modes. The mean over layers is {few} and {many}.",
+        f"At the narrowest kernels, half the bandwidth gives {np.median(halving):.2f} times the modes (median over "
+        f"layers). Sampling noise alone gives 2 times.",
+        fewest(costs, "share", "distinct values", label="bandwidth"),
     )
 
 
@@ -55,12 +51,10 @@ def hashing(frame: pd.DataFrame) -> Takeaways:
     wins = shares.idxmin(axis=1).value_counts()
     largest = bounded["max_error"].max()
     return Takeaways(
-        (
-            f"At the same error, **{wins.index[0]}** leaves the fewest distinct values: at {wins.iloc[0]} of "
-            f"{len(shares)} errors.",
-            fewest(bounded, "share", "distinct values"),
-            best_and_worst(bounded[bounded["max_error"] == largest], f"With an error of at most {largest:g} a layer"),
-        )
+        f"At the same error, **{wins.index[0]}** leaves the fewest distinct values: at {wins.iloc[0]} of "
+        f"{len(shares)} errors.",
+        fewest(bounded, "share", "distinct values"),
+        best_and_worst(bounded[bounded["max_error"] == largest], f"With an error of at most {largest:g} a layer"),
     )
 
 
@@ -71,13 +65,11 @@ def merging(frame: pd.DataFrame) -> Takeaways:
     first = frame["start"].iloc[0]
     last = frame[(frame["start"] == first) & (frame["alpha"] == most)]
     return Takeaways(
-        (
-            *(
-                f"{start.capitalize()}: {_lower(fewest(named.loc[own.index], 'share', 'channels'))}"
-                for start, own in starts
-            ),
-            best_and_worst(last, f"{first.capitalize()}, at alpha {most:g}"),
-        )
+        *(
+            f"{start.capitalize()}: {_lower(fewest(named.loc[own.index], 'share', 'channels'))}"
+            for start, own in starts
+        ),
+        best_and_worst(last, f"{first.capitalize()}, at alpha {most:g}"),
     )
 
 
@@ -92,12 +84,10 @@ def splitting(frame: pd.DataFrame, chance: pd.DataFrame) -> Takeaways:
     channel = chance[chance["unit"] == "channel"]
     ratio = (channel["measured"] / channel["expected"]).median()
     return Takeaways(
-        (
-            f"Multiplications left: {left}.",
-            f"With the unit channel {percent(own.loc['channel', 'operations'])} of all operations are left, since the "
-            f"additions stay. The outputs move by at most {own['difference'].max():.1g} of the largest: rounding.",
-            f"A channel has {ratio:.2f} times the distinct values that shuffled weights have (median over layers).",
-        )
+        f"Multiplications left: {left}.",
+        f"With the unit channel {percent(own.loc['channel', 'operations'])} of all operations are left, since the "
+        f"additions stay. The outputs move by at most {own['difference'].max():.1g} of the largest: rounding.",
+        f"A channel has {ratio:.2f} times the distinct values that shuffled weights have (median over layers).",
     )
 
 
@@ -111,12 +101,10 @@ def red(frame: pd.DataFrame, steps: pd.DataFrame, bound: pd.DataFrame) -> Takeaw
         for row in ends.itertuples()
     )
     return Takeaways(
-        (
-            f"All steps together leave this. {left}.",
-            fewest(frame, "share", "multiplications"),
-            f"The guarantee allows 10^{bound.attrs['log10_ratio']:.1f} times the change of the outputs that is "
-            f"measured, on {bound.attrs['images']} images.",
-        )
+        f"All steps together leave this. {left}.",
+        fewest(frame, "share", "multiplications"),
+        f"The guarantee allows 10^{bound.attrs['log10_ratio']:.1f} times the change of the outputs that is "
+        f"measured, on {bound.attrs['images']} images.",
     )
 
 
@@ -127,12 +115,10 @@ def taylor(found: pd.DataFrame, by_size: pd.DataFrame, pruned: pd.DataFrame) -> 
     moves = "; ".join(f"{own.iloc[0]:.2f} to {own.iloc[-1]:.2f} on {images}" for images, own in sizes)
     keep = pruned["keep"].min()
     return Takeaways(
-        (
-            f"**{best['method']}** ranks channels most like the oracle (Spearman {best['spearman']:.2f}), "
-            f"{worst['method']} least ({worst['spearman']:.2f}).",
-            f"From the smallest to the largest minibatch, Spearman's correlation changes from {moves}.",
-            best_and_worst(pruned[pruned["keep"] == keep], f"At {percent(keep)} of the multiplications"),
-        )
+        f"**{best['method']}** ranks channels most like the oracle (Spearman {best['spearman']:.2f}), "
+        f"{worst['method']} least ({worst['spearman']:.2f}).",
+        f"From the smallest to the largest minibatch, Spearman's correlation changes from {moves}.",
+        best_and_worst(pruned[pruned["keep"] == keep], f"At {percent(keep)} of the multiplications"),
     )
 
 
@@ -142,12 +128,10 @@ def flexrel(weights: pd.DataFrame, frame: pd.DataFrame, sizes: pd.DataFrame) -> 
     first = frame[frame["relevance"] == frame["relevance"].iloc[0]]
     ratio = first.groupby("ratio")["accuracy"].agg(np.ptp).idxmax()
     return Takeaways(
-        (
-            f"Between magnitude and relevance, Spearman's correlation is {np.median(ranks):+.2f} (median over layers; "
-            f"1 is the same order of weights).",
-            best_and_worst(first[first["ratio"] == ratio], f"The methods differ most at {percent(ratio)} zeros. There"),
-            " ".join(_smallest(own, relevance) for relevance, own in sizes.groupby("relevance", sort=False)),
-        )
+        f"Between magnitude and relevance, Spearman's correlation is {np.median(ranks):+.2f} (median over layers; "
+        f"1 is the same order of weights).",
+        best_and_worst(first[first["ratio"] == ratio], f"The methods differ most at {percent(ratio)} zeros. There"),
+        " ".join(_smallest(own, relevance) for relevance, own in sizes.groupby("relevance", sort=False)),
     )
 
 
@@ -167,12 +151,10 @@ def masks(metrics: pd.DataFrame, frame: pd.DataFrame) -> Takeaways:
     keep = frame["keep"].min()
     lean = frame.assign(share=frame["bits"] / 32, method=frame["method"] + ", keep " + frame["keep"].map("{:g}".format))
     return Takeaways(
-        (
-            f"After training, the inclusion entropy is {percent(way)} of the way from log k (the mask is certain) to "
-            f"log n (drawn at random): median over layers.",
-            best_and_worst(frame[frame["keep"] == keep], f"With {percent(keep)} kept"),
-            fewest(lean, "share", "bits a weight (1 is 32 bits)"),
-        )
+        f"After training, the inclusion entropy is {percent(way)} of the way from log k (the mask is certain) to "
+        f"log n (drawn at random): median over layers.",
+        best_and_worst(frame[frame["keep"] == keep], f"With {percent(keep)} kept"),
+        fewest(lean, "share", "bits a weight (1 is 32 bits)"),
     )
 
 
@@ -184,18 +166,16 @@ def pruning(frame: pd.DataFrame) -> Takeaways:
     columns = {"products": "mean", "accuracy": "mean", "images": "first", "p": "min"}
     means = alone.groupby(["method", "keep"], sort=False).agg(columns).reset_index()
     return Takeaways(
-        (
-            fewest(means, "products", "multiplications"),
-            best_and_worst(alone[alone["keep"] == keep], f"At {percent(keep)} of the multiplications, not fine-tuned"),
-            f"At {percent(short)} of the multiplications the methods span {stages['pruned']:.1f} points of accuracy "
-            f"before the last fine-tuning and {stages['fine-tuned']:.1f} after it.",
-        )
+        fewest(means, "products", "multiplications"),
+        best_and_worst(alone[alone["keep"] == keep], f"At {percent(keep)} of the multiplications, not fine-tuned"),
+        f"At {percent(short)} of the multiplications the methods span {stages['pruned']:.1f} points of accuracy "
+        f"before the last fine-tuning and {stages['fine-tuned']:.1f} after it.",
     )
 
 
 def real(rows: pd.DataFrame) -> Takeaways:
     """Of 10: the stored rows, each with its number of ``images``; one sentence a network."""
-    return Takeaways(tuple(_real(name, own) for name, own in rows.groupby("network", sort=False)))
+    return Takeaways(*(_real(name, own) for name, own in rows.groupby("network", sort=False)))
 
 
 def _real(name: str, rows: pd.DataFrame) -> str:
@@ -224,11 +204,9 @@ def atlas(twins: pd.DataFrame, filters: pd.DataFrame, explained: pd.DataFrame) -
     tops = tops.loc[tops.groupby("response", sort=False)["drop"].idxmax()]
     shares = [f"{percent(near.get(trained, np.nan))}" for trained in (True, False)]
     return Takeaways(
-        (
-            f"A trained layer keeps {factor:.1f} times the distinct values of its random twin (geometric mean over "
-            f"{len(twins)} layers).",
-            f"Near filters, mean share over layers: {shares[0]} in trained layers, {shares[1]} in their twins. Exact "
-            f"duplicates in the whole atlas: {int(filters['duplicates'].sum())}.",
-            "Best predictor: " + "; ".join(f"{row.predictor} for {row.response}" for row in tops.itertuples()) + ".",
-        )
+        f"A trained layer keeps {factor:.1f} times the distinct values of its random twin (geometric mean over "
+        f"{len(twins)} layers).",
+        f"Near filters, mean share over layers: {shares[0]} in trained layers, {shares[1]} in their twins. Exact "
+        f"duplicates in the whole atlas: {int(filters['duplicates'].sum())}.",
+        "Best predictor: " + "; ".join(f"{row.predictor} for {row.response}" for row in tops.itertuples()) + ".",
     )

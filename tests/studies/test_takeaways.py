@@ -12,7 +12,7 @@ def rows(**columns):
 
 
 def test_takeaways_show_as_a_list_in_a_notebook_and_in_a_terminal():
-    shown = Takeaways(("One.", "Two."))
+    shown = Takeaways("One.", "Two.")
     assert shown._repr_markdown_() == repr(shown) == "- One.\n- Two."
 
 
