@@ -53,8 +53,8 @@ def best_and_worst(frame: pd.DataFrame, when: str) -> str:
     """Which method has the highest accuracy, and which the lowest, both means over seeds."""
     images, means = int(frame["images"].iloc[0]), frame.groupby("method", sort=False)["accuracy"].mean()
     best, worst = means.idxmax(), means.idxmin()
-    if best == worst:
-        return f"{when}, {best} has {in_words(means[best], images)}."
+    if best == worst:  # all are equal
+        return f"{when}, {best if len(means) == 1 else 'every method'} has {in_words(means[best], images)}."
     apart = accuracy_interval(means[worst], images)[1] < accuracy_interval(means[best], images)[0]
     return (
         f"{when}, **{best}** keeps most accuracy, {in_words(means[best], images)}, and {worst} least, "

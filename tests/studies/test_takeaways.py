@@ -44,6 +44,8 @@ def test_the_best_and_the_worst_method_are_told_apart_by_their_intervals(worst, 
 
 def test_one_method_alone_is_neither_best_nor_worst():
     assert best_and_worst(rows(method=["a"], accuracy=[50.0]), "Alone").startswith("Alone, a has 50.0 %")
+    tied = rows(method=["a", "b"], accuracy=[50.0, 50.0])
+    assert best_and_worst(tied, "Tied").startswith("Tied, every method has 50.0 %")
 
 
 def test_hashing_names_the_rule_that_leaves_fewest_values_at_most_errors():
