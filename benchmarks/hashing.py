@@ -22,7 +22,7 @@ from redlab.hashing import bandwidth as bandwidths
 from redlab.hashing import cells as rules
 from redlab.hashing import extrema, passes_numpy
 from redlab.hashing import vector as vectors
-from redlab.hashing.contrast import strong_modes
+from redlab.hashing.density import strong_modes
 from redlab.hashing.extrema import CELLS
 from redlab.progress import progress
 

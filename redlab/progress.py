@@ -1,4 +1,4 @@
-"""Progress bars where somebody watches, silence where nobody does."""
+"""Progress bars on a terminal and in a live notebook; nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
     """Iterate over ``items`` behind a bar: on a terminal and in a live notebook.
 
     A kernel under papermill sets TQDM_DISABLE=1, so that no widget state is stored in the notebook; a pipe gets none.
-    Inside ``watched`` there is no bar, but somebody who is told.
+    Inside ``watched`` there is no bar: the watcher is called instead.
     """
     if watcher := _watcher.get():
         return _told(items, title, total, watcher)
@@ -27,9 +27,9 @@ def progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside, in this thread, ``watcher`` is told before each item what is done and which share of it is behind.
+    """Inside, in this thread, call ``watcher`` before each item with the title of the loop and the share that is done.
 
-    What it raises ends the work: that is how one cancels what is no longer wanted.
+    Raise from the callback to cancel.
     """
     token = _watcher.set(watcher)
     try:

@@ -19,10 +19,10 @@ import redlab
 from redlab.paths import checkout
 from redlab.pruning.criteria.registry import CRITERIA
 
-# The public names, and those of rarer use.
+# The public names, figures, and those of rarer use.
 NAMED = {
     name: getattr(import_module(f"redlab.{home}"), name) for name, home in (redlab._HOME | redlab._ELSEWHERE).items()
-}
+} | {name: getattr(redlab.plots, name) for name in redlab.plots.__all__}
 
 
 @pytest.fixture(scope="module")

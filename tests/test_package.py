@@ -40,6 +40,12 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
         redlab.hash_netwrok  # noqa: B018
 
 
+@pytest.mark.parametrize(("name", "home"), [("compare_masks", "studies.masks"), ("plot_alphas", "plots")])
+def test_a_name_that_is_elsewhere_says_where(name, home):
+    with pytest.raises(AttributeError, match=rf"no attribute '{name}': it is in redlab.{home}"):
+        getattr(redlab, name)
+
+
 def test_the_version_is_that_of_pyproject():
     assert redlab.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 

@@ -36,9 +36,9 @@ def public() -> dict[str, Any]:
     """{where one takes it from: the object}: the public names of redlab, and those of rarer use in their rooms."""
     found = {f"redlab.{name}": getattr(redlab, name) for name in redlab.__all__}
     for name, home in getattr(redlab, "_ELSEWHERE", {}).items():
-        thing = getattr(import_module(f"redlab.{home}"), name)
-        found[f"redlab.plots.{name}" if hasattr(redlab.plots, name) else f"redlab.{home}.{name}"] = thing
-    return found
+        found[f"redlab.{home}.{name}"] = getattr(import_module(f"redlab.{home}"), name)
+    plots = [name for name in redlab.plots.__all__ if name not in redlab.__all__]
+    return found | {f"redlab.plots.{name}": getattr(redlab.plots, name) for name in plots}
 
 
 def room_of(thing: Any) -> str:

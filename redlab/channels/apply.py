@@ -209,7 +209,7 @@ def _merge(new: Tensor, old: Tensor, dim: int, part: Part, place: Tensor) -> Non
 
 
 def _set_widths(module: nn.Module) -> None:
-    """The attributes that say how wide a module is, from its tensors."""
+    """Set the attributes for the width of a module from its tensors."""
     if isinstance(module, _ConvNd):
         _set_conv_widths(module)
     elif isinstance(module, nn.Linear):

@@ -156,7 +156,7 @@ def _group(entries: list[Entry], first: int, sets: list[_Slices], reason: str, u
 
 
 def _named(groups: Iterable[Group]) -> list[Group]:
-    """The second group of a layer gets " (2)" behind its name."""
+    """The second group of a layer gets " (2)" after its name."""
     seen: Counter[str] = Counter()
     named = []
     for group in groups:

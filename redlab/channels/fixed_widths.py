@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from redlab.channels.apply import edits_of, narrow
 from redlab.channels.groups import Group
 from redlab.channels.plan import make_plan
+from redlab.network.evaluating import evaluating
 from redlab.network.example import Inputs
-from redlab.network.trace import evaluating
 
 
 def misfits(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> dict[str, str]:
@@ -38,7 +38,7 @@ def culprits(names: Sequence[str], why_not: Callable[[Sequence[str]], str]) -> d
 
 
 def _why_not(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> str:
-    """What the network says when every one of ``groups`` has lost its first channel, "" where it runs."""
+    """The error of the network when each of ``groups`` has lost its first channel, "" if it runs."""
     plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:

@@ -112,7 +112,7 @@ def _spread(flow: Flow, node: Node, side: Tensor, sides: list[Tensor]) -> None:
 
 
 def _cast(flow: Flow, node: Node) -> Tensor:
-    """A second tensor only says which dtype."""
+    """A second tensor only gives the dtype."""
     return flow.at(node.args[0])
 
 

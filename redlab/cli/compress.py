@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from redlab.cli.completion import complete_criteria, complete_datasets, complete_networks, complete_recipes
+from redlab.cli.group import argument, option
 from redlab.cli.terminal import check_writable, exits, say, stop
 
 if TYPE_CHECKING:
@@ -22,80 +22,44 @@ if TYPE_CHECKING:
 
     Images = ImageArray | ImageFolder | None
 
+_RECIPES = "merge (fold, hash, merge neurons), red (merge, then separate kernels), red++, or prune (remove channels)."
 _ROUND_TO = 16  # what processors like: the table of latencies has a row for it
-_NO_IMAGES = "this network's images are not known or not here: name some by --dataset"
+_NO_IMAGES = "the images of this network are not known or not here: pass --dataset"
 
 
 def compress(
-    network: Annotated[
-        str,
-        typer.Argument(
-            metavar="NETWORK", help="A name, or the folder of a saved network.", autocompletion=complete_networks
-        ),
-    ],
-    recipe: Annotated[
-        str,
-        typer.Option(
-            metavar="RECIPE",
-            help="merge (fold, hash, merge neurons), red (and separate kernels), red++, prune (remove channels).",
-            autocompletion=complete_recipes,
-        ),
-    ] = "merge",
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE", help="Share of each layer's neurons that merges; default: 0, identical ones alone."
-        ),
-    ] = None,
+    network: Annotated[str, argument("NETWORK", "A name, or the folder of a saved network.", complete_networks)],
+    recipe: Annotated[str, option("RECIPE", _RECIPES, complete=complete_recipes)] = "merge",
+    alpha: Annotated[float | None, option("SHARE", "Share of neurons to merge. Default: 0, identical ones.")] = None,
     strategy: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Alpha by layer: constant (the default), ascending, descending, block."),
+        str | None, option("NAME", "Alpha by layer: constant (default), ascending, descending, block.")
     ] = None,
     hashing: Annotated[
-        bool | None,
-        typer.Option("--hash/--no-hash", help="merge: whether weights are hashed before they merge; default: yes."),
+        bool | None, option(None, "merge: hash the weights first. Default: yes.", "--hash/--no-hash")
     ] = None,
-    max_error: Annotated[
-        float | None, typer.Option(metavar="ERROR", help="red++: relative L2 error of the layers; default: its own.")
-    ] = None,
-    as_published: Annotated[bool, typer.Option("--as-published", help="red++: as the papers have it.")] = False,
+    max_error: Annotated[float | None, option("ERROR", "red++: relative L2 error allowed in each layer.")] = None,
+    as_published: Annotated[bool, option(None, "red++: as in the papers.", "--as-published")] = False,
     criterion: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="prune: what ranks channels; default reconstruction.",
-            autocompletion=complete_criteria,
-        ),
+        str | None, option("NAME", "prune: the score. Default: reconstruction.", complete=complete_criteria)
     ] = None,
-    products: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="prune: share of the products to keep; default: 0.5.")
-    ] = None,
-    round_to: Annotated[int, typer.Option(metavar="N", help="Keep a multiple of so many channels.")] = 1,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(metavar="POINTS", help="Write nothing where more points of accuracy than these are lost."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default: NAME-RECIPE in this folder.")
-    ] = None,
+    products: Annotated[float | None, option("SHARE", "prune: multiplications to keep. Default: 0.5.")] = None,
+    round_to: Annotated[int, option("N", "Round the channels kept up to a multiple of N.")] = 1,
+    max_loss: Annotated[float | None, option("POINTS", "Write nothing if the accuracy drops by more points.")] = None,
+    out: Annotated[Path | None, option("FOLDER", "Folder to write. Default: NAME-RECIPE in this folder.")] = None,
     dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Images for the accuracy; default the network's own.",
-            autocompletion=complete_datasets,
-        ),
+        str | None, option("NAME", "Images for the accuracy. Default: the network's own.", complete=complete_datasets)
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Take so many images only.")] = None,
+    limit: Annotated[int | None, option("N", "Use only this many images.")] = None,
 ) -> None:
     """Make a network smaller and save it.
 
-    Prints each layer's channels, weights and operations, their totals, the accuracy (on the dataset that the network
-    was trained for, where that is here already, or on --dataset), the latency (with and without round_to=16; of a split
-    network beside that of the same one in ordinary layers), and the sizes on disk. Criteria that need images see
-    training ones.
-    Exit codes: 0 done, 1 a step failed, or more was lost than --max-loss allows and nothing was written, 2 wrong
-    usage, and nothing was written.
+    Prints the channels, weights and operations of each layer and in total, the accuracy, the latency, and the size on
+    disk. The accuracy needs images: those the network was trained for if they are here, or --dataset. The latency is
+    measured with and without --round-to 16; a split network is timed beside the same network in ordinary layers.
+    Criteria that need images use training images.
+
+    Exit codes: 0 success. 1 a step failed, or the accuracy dropped by more than --max-loss; nothing was written.
+    2 wrong usage; nothing was written.
     """
     options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "hashing": hashing, "max_error": max_error}
     options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
@@ -189,16 +153,18 @@ def _accuracy(network: nn.Module, images: Images) -> float | None:
 
 
 def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
-    from redlab.compression.pipeline import take_steps
+    from redlab.compression.pipeline import take_all
 
     results, live = [], sys.stderr.isatty()  # a live bar takes the line until the step is done
     titles = [f"[{number}/{len(steps)}] {step.title}" for number, step in enumerate(steps, 1)]
     say("" if live else f"{titles[0]}: ", end="")
-    for _, result, seconds in take_steps(network, steps):
+    start = time.perf_counter()
+    for result in take_all(network, steps):
         results.append(result)
-        say((f"{titles[len(results) - 1]}: " if live else "") + f"done in {seconds:.1f} s")
+        say((f"{titles[len(results) - 1]}: " if live else "") + f"done in {time.perf_counter() - start:.1f} s")
         if len(results) < len(steps):
             say("" if live else f"{titles[len(results)]}: ", end="")
+        start = time.perf_counter()
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -11,6 +12,16 @@ from typer.core import TyperCommand, TyperGroup
 from redlab.cli.terminal import drop_output, stop
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
+
+def option(metavar: str | None, text: str, *names: str, complete: Callable | None = None) -> Any:
+    """An option with the word for its value, its help, and what the Tab key offers; named after its argument."""
+    return typer.Option(*names, metavar=metavar, help=text, autocompletion=complete)
+
+
+def argument(metavar: str, text: str, complete: Callable | None = None) -> Any:
+    """An argument, as ``option``."""
+    return typer.Argument(metavar=metavar, help=text, autocompletion=complete)
 
 
 class Commands(TyperGroup):

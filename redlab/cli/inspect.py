@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from redlab.cli.group import argument, option
 from redlab.cli.terminal import exits, say
 from redlab.files.atomic import replaced_folder
 
@@ -20,24 +19,16 @@ _COUNTS = ("weights", "zeros", "distinct_before", "modes", "distinct", "duplicat
 
 
 def inspect(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="A file of safetensors or torch.save by any name, model.safetensors.index.json or its folder.",
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default: NAME-inspect in this folder.")
-    ] = None,
+    checkpoint: Annotated[Path, argument("CHECKPOINT", "A safetensors or torch.save file, or a sharded folder.")],
+    out: Annotated[Path | None, option("FOLDER", "Folder to write. Default: NAME-inspect in this folder.")] = None,
 ) -> None:
-    """Look into a checkpoint of any architecture, tensor by tensor.
+    """Measure the redundancy of a checkpoint of any architecture.
 
-    Prints of each tensor how many distinct values it takes, the modes of its density, what hashing would leave and at
-    which relative error, its duplicate rows, the products left by chance and as counted, and bits a weight. The folder
-    gets the same as results.parquet, and figures. One tensor is in memory at a time, and nothing in a file is ever
-    executed. Exit codes: 0 done, 1 the folder could not be written, 2 wrong usage or a bad file, and nothing was
-    written.
+    Prints a row for each tensor: its distinct values, the modes of its density, the values and the relative error after
+    hashing, duplicate rows, the multiplications left (expected by chance, and counted), and bits a weight. The folder
+    receives results.parquet and figures. One tensor at a time is in memory. Nothing in a file is executed.
+
+    Exit codes: 0 success. 1 the folder could not be written. 2 wrong usage or a bad file; nothing was written.
     """
     with exits(2, ValueError, OSError):
         from redlab.studies.inspection import inspect_checkpoint, summarise, wide_tensors

@@ -20,9 +20,8 @@ _CONFIG = PACKAGE / "lab" / "jupyter"
 def lab(context: typer.Context) -> None:
     """Open JupyterLab on notebooks/00_start_here.ipynb.
 
-    Without a display it opens no browser, but prints the address; only this machine can reach it. Further words go to
-    JupyterLab: redlab lab --port 9999; on a server that others reach, who need the token that it prints: redlab lab
-    --ip 0.0.0.0
+    Without a display no browser opens: use the printed address, which only this machine can reach. Further options are
+    passed to JupyterLab: redlab lab --port 9999. On a server: redlab lab --ip 0.0.0.0 (others need the printed token).
     """
     try:
         folder = checkout() / "notebooks"
@@ -34,7 +33,7 @@ def lab(context: typer.Context) -> None:
 
 
 def _options(folder: Path) -> list[str]:
-    """What JupyterLab is told: where and what to open."""
+    """The options of JupyterLab: where and what to open."""
     # The address that it prints holds the page too, for those who have no browser where it runs.
     page = f"/lab/tree/{_FIRST}" if (folder / _FIRST).is_file() else "/lab"
     return [
@@ -62,10 +61,10 @@ def _given(option: str, words: list[str]) -> bool:
 
 
 def _is_root() -> bool:
-    """As in a container, where JupyterLab would not start unless it is told that this is meant."""
+    """Whether this is root, as in a container: JupyterLab then needs --allow-root."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def _has_display() -> bool:
-    """Where there is none, a browser for terminals might be found and take this one over."""
+    """Whether a browser can open a window: without one, a terminal browser might take over this terminal."""
     return not sys.platform.startswith("linux") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ))

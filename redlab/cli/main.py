@@ -10,7 +10,7 @@ import typer
 
 from redlab.cli.completion import complete_commands, complete_notebooks
 from redlab.cli.compress import compress
-from redlab.cli.group import Commands, PlainCommand
+from redlab.cli.group import Commands, PlainCommand, argument, option
 from redlab.cli.inspect import inspect
 from redlab.cli.lab import lab
 from redlab.cli.report import report
@@ -26,16 +26,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich alone would take half of the time that --help has
 )
-Names = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NOTEBOOK", help="Number, name or part of it; default: all.", autocompletion=complete_notebooks
-    ),
-]
+Names = Annotated[list[str], argument("NOTEBOOK", "Number, name or part of a name. Default: all.", complete_notebooks)]
 
 
 class _PairsCommand(PlainCommand):
-    """A command whose option -p takes two words, NAME VALUE, any number of times: typer itself knows no such option."""
+    """A command whose option -p takes two words, NAME VALUE, any number of times; typer has no such option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _join_pairs(args))
@@ -75,20 +70,17 @@ def main(
 @app.command(cls=_PairsCommand)
 def run(
     notebooks: Names = [],  # noqa: B006  typer copies it
-    parameter: Annotated[
-        list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeatable.")
-    ] = [],  # noqa: B006
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where run folders are kept; default: runs/")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of minutes: -p quick true.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Execute also what was done before.")] = False,
+    parameter: Annotated[list[str], option("NAME VALUE", "Set a parameter. Repeatable.", "-p", "--parameter")] = [],  # noqa: B006
+    out: Annotated[Path | None, option("FOLDER", "Where to keep run folders. Default: runs/")] = None,
+    quick: Annotated[bool, option(None, "Take seconds instead of minutes (-p quick true).", "--quick")] = False,
+    again: Annotated[bool, option(None, "Run even what was run before.", "--again")] = False,
 ) -> None:
-    """Execute notebooks, unless done before.
+    """Run notebooks, except those that were run before.
 
-    With default parameters their figures land in figures/, otherwise in the run's own folder. A notebook that fails
-    does not stop the others. Exit codes: 0 done, 1 some notebook failed or the disk is full (what is done stays done),
-    2 wrong usage, and nothing was executed.
+    With default parameters the figures go to figures/, otherwise to the run's folder. If a notebook fails, the others
+    still run.
+
+    Exit codes: 0 success. 1 a notebook failed, or the disk is full; finished runs are kept. 2 wrong usage; nothing ran.
     """
     from redlab.lab.parameters import typed_parameters
     from redlab.lab.runs import run_notebook
@@ -101,12 +93,12 @@ def run(
 @app.command(cls=PlainCommand)
 def refresh(
     notebooks: Names = [],  # noqa: B006
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where outputs differ.")] = False,
+    check: Annotated[bool, option(None, "Write nothing. Exit code 1 if outputs differ.", "--check")] = False,
 ) -> None:
-    """Execute notebooks and write them back with outputs.
+    """Run notebooks and save them with their outputs.
 
-    Default parameters; times, widget state and paths of this machine are left out, so that a diff is a new result.
-    With --check, cells that train in front of the reader (tagged unstable) are compared by the shape of their outputs.
+    Parameters have their defaults. Times, widget state and local paths are removed, so that a diff shows new results
+    only. With --check, cells tagged unstable (live training) are compared by the shape of their outputs.
     """
     from redlab.lab.parameters import default_parameters
     from redlab.lab.refresh import check_outputs, refresh
@@ -123,7 +115,7 @@ def refresh(
     _run_all(jobs, compare)
     lines = [f"  {name}, {line}" for name, own in changed.items() for line in own]
     if lines:
-        stop("\n".join(["outputs differ from the committed ones", *lines]), code=1)
+        stop("\n".join(["outputs differ from the committed notebooks", *lines]), code=1)
 
 
 for command in (sweep, report, compress, inspect):
@@ -134,12 +126,9 @@ app.command(cls=PlainCommand, context_settings={"allow_extra_args": True, "ignor
 @app.command("help", cls=PlainCommand)
 def show_help(
     context: typer.Context,
-    command: Annotated[
-        str | None,
-        typer.Argument(metavar="COMMAND", help="Its name; default: what there is.", autocompletion=complete_commands),
-    ] = None,
+    command: Annotated[str | None, argument("COMMAND", "Default: the list of commands.", complete_commands)] = None,
 ) -> None:
-    """Say how a command is used: the same as --help."""
+    """Show the help of a command, as --help does."""
     above: Any = context.parent
     if command is None:
         return typer.echo(above.get_help())
@@ -151,7 +140,7 @@ def show_help(
 
 
 def _checked(function: Callable, *args: Any) -> Any:
-    """Call ``function``; what it refuses is a wrong use of the command line: its message, and exit code 2."""
+    """Call ``function``. If it refuses its arguments, end with its message and exit code 2."""
     try:
         return function(*args)
     except (ValueError, TypeError, FileNotFoundError) as error:
@@ -169,8 +158,8 @@ def _found(names: list[str]) -> list[Path]:
 
 
 def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:
-    """Run each job, and end with the list of failures and exit code 1 if there are any."""
-    from redlab.cli.runs import run_each, told
+    """Run each job. If any failed, list the failures and end with exit code 1."""
+    from redlab.cli.runs import listed, run_each
     from redlab.lab.runs import RunFailed
 
     try:
@@ -178,4 +167,4 @@ def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool]
     except OSError as error:
         stop(error, code=1)
     if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
-        stop(told(failures, len(jobs)), code=1)
+        stop(listed(failures, len(jobs)), code=1)

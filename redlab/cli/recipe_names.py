@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 _MERGING = ("alpha", "strategy", "round_to")
-# What each recipe takes; ``compress.RECIPES`` holds the steps.
+# What each recipe takes; ``recipes.RECIPES`` holds the steps.
 OPTIONS = {
     "merge": (*_MERGING, "hashing"),
     "red": _MERGING,
     "red++": (*_MERGING, "max_error", "as_published"),
     "prune": ("criterion", "products", "round_to"),
 }
-# A criterion of channels -> whether it sees images; ``baselines.CRITERIA`` holds the functions.
+# A criterion of channels -> whether it needs images; ``criteria.registry.CRITERIA`` holds the functions.
 CRITERIA = {
     "random": False,
     "magnitude": False,
@@ -42,7 +42,7 @@ def check_recipe(recipe: str, options: Mapping[str, Any]) -> None:
 
 def _of_another(name: str, recipe: str) -> str:
     if name == "hashing" and recipe.startswith("red"):
-        return f"the recipe {recipe} hashes: --no-hash goes with --recipe merge"
+        return f"the recipe {recipe} always hashes: --no-hash is for --recipe merge"
     owners = [own for own, taken in OPTIONS.items() if name in taken]
     whose = f"recipe {owners[0]}" if len(owners) == 1 else f"recipes {', '.join(owners)}"
     return f"{name} belongs to the {whose}; {recipe} takes {', '.join(OPTIONS[recipe])}"

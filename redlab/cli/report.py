@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redlab.cli.group import option
 from redlab.cli.terminal import exits, shown, stop
 
 if TYPE_CHECKING:
@@ -14,20 +15,18 @@ if TYPE_CHECKING:
 
 
 def report(
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page to write; default: runs/report.html")
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option(metavar="N", help="Notebooks side by side; the cores are divided among them.")
-    ] = 1,
+    out: Annotated[Path | None, option("FILE", "The page to write. Default: runs/report.html")] = None,
+    jobs: Annotated[int, option("N", "Notebooks to run in parallel. They share the cores.")] = 1,
 ) -> None:
-    """Write all notebooks, their figures and tables into one HTML page.
+    """Write all notebooks, figures and tables into one HTML page.
 
-    Notebooks that were not executed yet are executed first, with default parameters; their figures land in figures/.
-    The page needs no network. Exit codes: 0 done, 1 some notebook failed (the page says so, the others are in it) or
-    the page could not be written (an older one is left whole), 2 wrong usage, and nothing was executed.
+    Notebooks that were not run yet run first, with default parameters; their figures go to figures/. The page opens
+    without a network.
+
+    Exit codes: 0 success. 1 a notebook failed (the page says which, and shows the others), or the page could not be
+    written (an older page stays). 2 wrong usage; nothing ran.
     """
-    from redlab.cli.runs import run_each, told
+    from redlab.cli.runs import listed, run_each
     from redlab.lab.runs import RunFailed, run_notebook
     from redlab.lab.workers import threads_each
 
@@ -41,7 +40,7 @@ def report(
         outcomes = run_each([(path, {}) for path in paths], execute, jobs)
     _write(outcomes, page)
     if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
-        stop(told(failures, len(outcomes)), 1)
+        stop(listed(failures, len(outcomes)), 1)
 
 
 def _checked(out: Path | None, jobs: int) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""How commands execute notebooks, and say how it went."""
+"""How commands run notebooks and report the outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def run_each(
     jobs: Sequence[tuple[Path, dict[str, Any]]], run_one: Callable[[Path, dict, bool], Run], at_once: int = 1
 ) -> list[Run | RunFailed]:
-    """Run each job, a notebook with its parameters, and go on where one fails; a line for each.
+    """Run each job, a notebook with its parameters, and print a line for each. A failure does not stop the others.
 
     Arguments:
         run_one: of a notebook, its parameters, and whether a bar over its cells may be shown.
@@ -41,7 +41,7 @@ def run_each(
             outcome: Run | RunFailed = run_one(path, params, live)
         except RunFailed as failed:
             outcome = failed
-        except OSError:  # a full disk, say: the next one would fare no better
+        except OSError:  # a full disk, say: the next one would fail too
             typer.echo(("" if first else title) + "stopped")
             raise
         typer.echo(("" if first else title) + _outcome(outcome))
@@ -66,7 +66,7 @@ def _outcome(run: Run | RunFailed) -> str:
     return f"{how}; {figures}; " + (f"results in {shown(results)}" if results.is_file() else "no results")
 
 
-def told(failures: Sequence[RunFailed], total: int) -> str:
+def listed(failures: Sequence[RunFailed], total: int) -> str:
     """Which of ``total`` notebooks failed, why, and where to look."""
     lines = [f"{len(failures)} of {total} notebooks failed; the next call tries them again"]
     for failed in failures:

@@ -9,47 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redlab.cli.terminal import shown, stop
+from redlab.cli.group import argument, option
+from redlab.cli.terminal import exits, shown, stop
 
 if TYPE_CHECKING:
     from redlab.lab.sweeps import Swept
 
 
 def sweep(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC.yml", help="Keys: notebook, grid, points, seeds.")],
-    jobs: Annotated[
-        int, typer.Option(metavar="N", help="Notebooks side by side; the cores are divided among them.")
-    ] = 1,
-    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where run folders are kept; default: runs/")
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Seconds that a cell may take; default: any time.")
-    ] = None,
-    plot: Annotated[
-        tuple[str, str, str] | None, typer.Option(metavar="X Y BY", help="Draw column Y over X, a line for each BY.")
-    ] = None,
-    where: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="Draw only rows that have it; repeatable.")
-    ] = [],  # noqa: B006  typer copies it
+    spec: Annotated[Path, argument("SPEC.yml", "A file with the keys notebook, grid, points, seeds.")],
+    jobs: Annotated[int, option("N", "Notebooks to run in parallel. They share the cores.")] = 1,
+    dask: Annotated[str | None, option("ADDRESS", "Run on this Dask scheduler, such as tcp://host:8786.")] = None,
+    out: Annotated[Path | None, option("FOLDER", "Where to keep run folders. Default: runs/")] = None,
+    timeout: Annotated[float | None, option("SECONDS", "Time limit of each cell. Default: none.")] = None,
+    plot: Annotated[tuple[str, str, str] | None, option("X Y BY", "Plot column Y over X, a line for each BY.")] = None,
+    where: Annotated[list[str], option("NAME=VALUE", "Plot only the rows with this value. Repeatable.")] = [],  # noqa: B006
 ) -> None:
-    """Execute a notebook at every point of a sweep.
+    """Run a notebook at every point of a sweep.
 
-    What was done before is not done again; points that failed are tried again. Exit codes: 0 done, 1 some point failed,
-    the disk is full or the plot can't be drawn (what is done stays done), 2 wrong usage, and nothing was executed.
+    Points that are done are not run again; points that failed are.
+
+    Exit codes: 0 success. 1 a point failed, the disk is full, or the plot cannot be drawn; finished points are kept.
+    2 wrong usage; nothing ran.
     """
     from redlab.lab.spec import read_spec
 
-    try:
-        found = read_spec(spec)  # before pandas is imported: what is wrong is said at once
+    with exits(1, OSError), exits(2, ValueError, TypeError, FileNotFoundError, ModuleNotFoundError):
+        found = read_spec(spec)  # before pandas is imported: an error appears at once
         from redlab.lab.sweeps import run_sweep
 
         swept = run_sweep(found, out, jobs, dask, timeout, watched=lambda done, total: _told(done, total, found.points))
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
-        stop(error, 2)
-    except OSError as error:
-        stop(error, 1)
     _finish(swept, plot, where)
 
 
@@ -78,7 +67,8 @@ def _finish(swept: Swept, plot: tuple[str, str, str] | None, where: list[str]) -
             typer.echo(f"  {failed.name}: {failed.error}: {message} ({describe(point)})", err=True)
             typer.echo(f"    {shown(failed.notebook)}", err=True)
     if swept.runs:
-        frame = _frame(swept)
+        with exits(1, ValueError):  # a file was damaged meanwhile
+            frame = swept.frame()
         folder = swept.runs[0].folder.parent
         points = "1 point" if len(swept.runs) == 1 else f"{len(swept.runs)} points"
         typer.echo(f"{points}, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
@@ -88,17 +78,8 @@ def _finish(swept: Swept, plot: tuple[str, str, str] | None, where: list[str]) -
         stop(f"{len(swept.failures)} of {len(swept.outcomes)} points failed; the next call tries them again", 1)
 
 
-def _frame(swept: Swept) -> Any:
-    try:
-        return swept.frame()
-    except ValueError as error:  # a file was damaged since
-        stop(error, 1)
-
-
 def _draw(frame: Any, plot: tuple[str, str, str], where: list[str], folder: Path) -> Path:
     from redlab.studies.plots.sweeps import draw_sweep, rows_where
 
-    try:
+    with exits(1, ValueError, OSError):  # the points are done, and are kept
         return draw_sweep(rows_where(frame, where), *plot, folder)
-    except (ValueError, OSError) as error:
-        stop(error, 1)  # the points ran, and stay

@@ -13,7 +13,7 @@ import typer
 
 
 def say(text: str = "", end: str = "\n") -> None:
-    """Print. Where nobody reads any more (``| head``), the work goes on in silence."""
+    """Print. After a reader such as ``| head`` has closed the pipe, the work continues in silence."""
     try:
         typer.echo(f"{text}{end}", nl=False)
     except BrokenPipeError:
@@ -28,7 +28,7 @@ def drop_output() -> None:
 
 def stop(message: object, code: int) -> NoReturn:
     """End the command: a message on stderr, and this exit code (1: something failed, 2: wrong usage)."""
-    if isinstance(message, BrokenPipeError):  # whoever read what we say has gone: there is nobody to tell
+    if isinstance(message, BrokenPipeError):  # the reader has closed the pipe: no message
         raise message
     typer.echo(f"redlab: {message}", err=True)
     raise typer.Exit(code)

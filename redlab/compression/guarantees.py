@@ -17,11 +17,12 @@ from torch.fx.node import map_arg
 from torch.utils.data import Dataset, Subset
 
 from redlab.compression.lipschitz import arguments, factors, joins, operator_norm, refuse, refuse_overwriting
+from redlab.network.evaluating import evaluating
 from redlab.network.example import Example, Inputs, fit_example, logits_of
 from redlab.network.layers import copy_network, unwrap
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, as_dataset, batches, first_of
-from redlab.network.trace import Graph, evaluating, in_place, is_layer, module_path, trace
+from redlab.network.trace import Graph, in_place, is_layer, module_path, trace
 from redlab.options import plain_options
 from redlab.progress import progress
 

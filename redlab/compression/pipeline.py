@@ -5,11 +5,12 @@ RED: Yvinec et al., NeurIPS 2021, arXiv 2105.14797. RED++: Yvinec et al., TPAMI 
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -35,17 +36,28 @@ _COLUMNS = ["layer", "kind", "weights", "distinct", "modes", "error", "channels_
 _COLUMNS += ["products_before", "products_after", "products_unsigned", "macs_before", "macs_after"]
 _COLUMNS += ["additions_before", "additions_after", "lookups"]
 _COLUMNS += ["parameters_before", "parameters_after", "skipped"]
-# What a reader calls the steps that leave a layer as it is.
+# Of these the last step that measured them has the word; of what was before, the first one, or the cost.
+_LAST = ["modes", "error", "channels_after", "products_after", "products_unsigned", "macs_after", "additions_after"]
+_LAST += ["lookups", "parameters_after"]
+_FIRST, _COSTS = ("channels", "parameters"), ("products", "macs", "additions")
+# What a table calls the steps that leave a layer as it is.
 _VERBS = {"fold": "fold", "hash": "hash", "correct_biases": "correct bias", "plan": "merge", "split": "split"}
 _VERBS |= {"separate": "separate"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a recipe: what a reader calls it, and the function from a network to a Result."""
+    """One step of a recipe.
+
+    Attributes:
+        title: what a person calls it.
+        take: the function from a network to a Result.
+        corrects: whether ``take`` wants the folded network too, as its second argument: what biases are corrected to.
+    """
 
     title: str
-    take: Callable[[nn.Module], Result]
+    take: Callable[..., Result]
+    corrects: bool = False
 
 
 @plain_options
@@ -65,11 +77,6 @@ def red(
         up_to_scale: as in ``separate_kernels``.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
         hashing: arguments of ``hash_network``; by default the papers' modes, under our bandwidth.
-
-    Defaults:
-        alpha, strategy, up_to_scale, hashing: those of the steps, whose docstrings say why. Together ResNet-20 keeps
-            91.69 of 91.73 % at 94.0 % of the products, ResNet-56 93.45 of 93.39 at 94.3, MobileNetV1 25.2 of 80.4 at
-            32.0 (benchmarks/real.csv; `python -m benchmarks.real`).
 
     Returns:
         ``layers`` has a row per conv and linear layer, from the network passed in to the one that comes out: layer,
@@ -91,6 +98,11 @@ def red(
     """
     options = {"alpha": alpha, "strategy": strategy, "up_to_scale": up_to_scale, **fitted(hash_network, hashing)}
     return _run("red", network, red_steps(**options, example=example), options, example)
+
+
+# The options of red_plus_plus that a plan records: always, and unless the papers' way is asked for.
+_PUBLISHED = ("alpha", "strategy", "unit", "as_published")
+_OURS = ("rule", "max_error", "budget", "rounding", "signed", "correct_bias", "input_mean")
 
 
 @plain_options
@@ -131,20 +143,6 @@ def red_plus_plus(
             it, the first layer's bias stays, and its row says so.
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
 
-    Defaults:
-        max_error: ResNet-20 keeps 91.49 of 91.73 % at 2.85 % of the products, ResNet-56 93.37 of 93.39 at 2.79; at
-            0.3 they lose 1.71 and 0.49 points. MobileNetV1 wants less: of 80.4 % it keeps 78.4 at 0.05, 74.8 at 0.1 and
-            67.2 at 0.15 (benchmarks/real.csv; `python -m benchmarks.real`).
-        rule: evenly spaced values go further than the papers' modes: alone they leave 7.1 % of ResNet-20's products at
-            91.00 %, modes (silverman/4) 12 % at 87.58 (figures/resnet20_frontier.png, benchmarks/defaults.md,
-            "bandwidth").
-        budget, rounding, correct_bias: each is needed on MobileNetV1, whose 67.2 % become 0.0 with "even", 58.4 with
-            "nearest" and 2.0 with "none" (benchmarks/defaults.md, "red_plus_plus"; `python -m benchmarks.defaults`);
-            what each brings on ResNet-20: figures/resnet20_ladder.png (`redlab run 05 -p network cifar10/resnet20`).
-            The means of images bring 0.11 points more on ResNet-20; at 0.3 0.46, on ResNet-56 0.02
-            (benchmarks/real.csv), and make it a method with data.
-        unit, signed, alpha, strategy: see ``split_inputs`` and ``merge_neurons``.
-
     Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
 
     Example:
@@ -153,15 +151,15 @@ def red_plus_plus(
         >>> f"{left:.0%} of the products are left"
         '4% of the products are left'
     """
-    options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "unit": unit, "as_published": as_published}
-    options |= fitted(hash_network, hashing)
-    if not as_published:
-        options |= {"rule": rule, "max_error": max_error, "budget": budget, "rounding": rounding, "signed": signed}
-        options |= {"correct_bias": correct_bias} | ({} if input_mean is None else {"input_mean": as_means(input_mean)})
+    asked = dict(locals())
     example = example if isinstance(correct_bias, str) else example_of(network, example, correct_bias)
-    steps = red_plus_plus_steps(**options, example=example)
-    if not isinstance(correct_bias, str) and not as_published:
-        options["correct_bias"] = type(correct_bias).__name__
+    names = _PUBLISHED if as_published else _PUBLISHED + _OURS
+    steps = red_plus_plus_steps(**{name: asked[name] for name in names}, **hashing, example=example)
+    options = {name: asked[name] for name in _PUBLISHED} | fitted(hash_network, hashing)
+    if not as_published:
+        options |= {name: asked[name] for name in names if name != "input_mean"}
+        options |= {} if isinstance(correct_bias, str) else {"correct_bias": type(correct_bias).__name__}
+        options |= {} if input_mean is None else {"input_mean": as_means(input_mean)}
     return _run("red++", network, steps, options, example)
 
 
@@ -192,23 +190,12 @@ def red_steps(
 
 
 @plain_options
-def red_plus_plus_steps(
-    alpha: float = 0.0,
-    strategy: str = "constant",
-    rule: str = "uniform",
-    max_error: float | dict[str, float] | None = MAX_ERROR,
-    budget: str = "products",
-    rounding: str = "balanced",
-    unit: str = "channel",
-    signed: bool = True,
-    correct_bias: str | Labelled = "batchnorm",
-    as_published: bool = False,
-    round_to: int = 1,
-    example: Example | None = None,
-    input_mean: Mean | None = None,
-    **hashing: Any,
-) -> list[Step]:
+def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     """The steps of ``red_plus_plus``, to be taken one after another.
+
+    Arguments:
+        round_to: as in ``merge_neurons``.
+        options: those of ``red_plus_plus``.
 
     Raises:
         ValueError: an unknown budget or ``correct_bias``.
@@ -217,81 +204,83 @@ def red_plus_plus_steps(
         >>> [step.title for step in red_plus_plus_steps(max_error=0.1)]
         ['fold batch norms', 'hash weights', 'correct biases', 'merge neurons', 'split inputs']
     """
-    if budget not in BUDGETS:
-        raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, not {budget!r}")
-    if correct_bias is None or (isinstance(correct_bias, str) and correct_bias not in ("none", "batchnorm")):
-        raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {correct_bias!r}")
-    Options(alpha, strategy, round_to=round_to)  # refused before anything is done
-    check_unit(unit)
-    if not as_published:
-        hashing |= {"rule": rule, "max_error": max_error, "rounding": rounding}
-    shared = None if as_published or budget != "products" or isinstance(max_error, dict) else max_error
-    folded: list[nn.Module] = []
+    given = signature(red_plus_plus).bind(None, **fitted(red_plus_plus, options))
+    given.apply_defaults()
+    asked = SimpleNamespace(**given.arguments)
+    if asked.budget not in BUDGETS:
+        raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, not {asked.budget!r}")
+    statistics = asked.correct_bias
+    if statistics is None or (isinstance(statistics, str) and statistics not in ("none", "batchnorm")):
+        raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {statistics!r}")
+    Options(asked.alpha, asked.strategy, round_to=round_to)  # refused before anything is done
+    check_unit(asked.unit)
+    example, hashing = asked.example, dict(asked.hashing)
+    if not asked.as_published:
+        hashing |= {"rule": asked.rule, "max_error": asked.max_error, "rounding": asked.rounding}
+    shared = not asked.as_published and asked.budget == "products" and isinstance(asked.max_error, float | int)
+    hashed = partial(_hash_within, example=example, **hashing) if shared else partial(hash_network, **hashing)
+    correct = partial(correct_biases, statistics=statistics, example=example, input_mean=asked.input_mean)
+    merge = partial(merge_neurons, alpha=asked.alpha, strategy=asked.strategy, round_to=round_to, example=example)
+    split = partial(split_inputs, unit=asked.unit, signed=asked.signed and not asked.as_published, example=example)
+    steps = [
+        Step("fold batch norms", partial(fold_batchnorm, example=example)),
+        Step("hash weights", hashed),
+        Step("correct biases", correct, corrects=True),
+        Step("merge neurons", merge),
+        Step("split inputs", split),
+    ]
+    return [step for step in steps if not step.corrects or not (asked.as_published or statistics == "none")]
 
-    def fold(network: nn.Module) -> Result:
-        result = fold_batchnorm(network, example)
-        folded[:] = [result.network]  # what the biases are corrected towards
-        return result
 
-    def hashed(network: nn.Module) -> Result:
-        errors = {} if shared is None else {"max_error": share_error(network, shared, example)}
-        return hash_network(network, **hashing | errors)
-
-    def correct(network: nn.Module) -> Result:
-        return correct_biases(network, folded[0], correct_bias, example, input_mean)
-
-    merging = partial(merge_neurons, alpha=alpha, strategy=strategy, round_to=round_to, example=example)
-    splitting = partial(split_inputs, unit=unit, signed=signed and not as_published, example=example)
-    correcting = [] if as_published or correct_bias == "none" else [Step("correct biases", correct)]
-    first = [Step("fold batch norms", fold), Step("hash weights", hashed), *correcting]
-    return [*first, Step("merge neurons", merging), Step("split inputs", splitting)]
+def _hash_within(network: nn.Module, max_error: float, example: Example | None, **hashing: Any) -> Result:
+    """Hash with one error budget for the whole network."""
+    return hash_network(network, max_error=share_error(network, max_error, example), **hashing)
 
 
 def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:
     """One step after the other: the result of each as soon as it is there."""
+    folded = network
     for step in steps:
-        result = step.take(network)
+        result = step.take(network, folded) if step.corrects else step.take(network)
         yield result
         network = result.network
+        folded = network if result.plan["step"] == "fold" else folded
 
 
 def layer_table(network: nn.Module, results: list[Result], example: Example | None = None) -> pd.DataFrame:
     """One row a conv or linear layer of ``network``: what the steps that gave ``results`` made of it.
 
-    Columns that no step measured are left out; ``distinct`` counts what is left at last, and ``skipped`` joins what
-    each step says.
+    Hashing says modes 27, merging channels_after 12 and products_after 900, splitting products_after 300: the row has
+    the modes 27, 12 channels and 300 products. Columns that no step measured are left out; ``distinct`` counts what is
+    left at last, and ``skipped`` joins what each step says.
     """
     network = unwrap(network)
     cost, paths = by_module(network, measure_cost(network, example)), {m: p for p, m in network.named_modules()}
+    left = {layer.name: layer for layer in weight_layers(as_dense(results[-1].network)) if not layer.lazy}
     steps = [_verb(result.plan) for result in results]
     tables = [result.layers.set_index("layer") for result in results]
-    left = [layer for layer in weight_layers(as_dense(results[-1].network)) if "lazy" not in layer.skipped]
-    distinct = {layer.name: count_distinct(layer.weight) for layer in left}
     rows = []
     for layer in weight_layers(network):
-        own = [table.loc[layer.name] for table in tables]
-        row = {"layer": layer.name, "kind": layer.kind, "weights": own[0]["weights"]}
-        row["distinct"] = distinct.get(layer.name, 0)
-        for part in own:
-            row |= {name: part[name] for name in _COLUMNS[4:-1] if name in part and not name.endswith("_before")}
-        row |= {f"{name}_before": _first_of(own, f"{name}_before") for name in ("channels", "parameters")}
+        parts = [table.loc[layer.name] for table in tables]
+        row = {"layer": layer.name, "kind": layer.kind, "weights": parts[0]["weights"]}
+        row["distinct"] = count_distinct(left[layer.name].weight) if layer.name in left else 0
+        for part in parts:
+            row |= {name: part[name] for name in _LAST if name in part}
+        for name in (f"{what}_before" for what in _FIRST):
+            row[name] = next(int(part[name]) for part in parts if name in part)
         # A module's projections share its cost, which stands with the first of them.
-        first = cost.pop(paths[layer.module], Counter())
-        row |= {f"{name}_before": first[name] for name in ("products", "macs", "additions")}
-        reasons = [f"{step}: {part['skipped']}" for step, part in zip(steps, own, strict=True) if part["skipped"]]
-        rows.append(row | {"skipped": "; ".join(reasons)})
+        own = cost.pop(paths[layer.module], Counter())
+        row |= {f"{what}_before": own[what] for what in _COSTS}
+        reasons = [f"{step}: {part['skipped']}" for step, part in zip(steps, parts, strict=True) if part["skipped"]]
+        row["skipped"] = "; ".join(reasons)
+        rows.append(row)
     columns = [name for name in _COLUMNS if not rows or name in rows[0]]
     return with_others(pd.DataFrame(rows, columns=columns), network, results[-1].network)
 
 
 def _verb(plan: dict[str, Any]) -> str:
-    """What a reader calls the step of this plan: one that scored its channels pruned them."""
+    """What a table calls the step of this plan: one that scored its channels pruned them."""
     return "prune" if "criterion" in plan.get("options", {}) else _VERBS[plan["step"]]
-
-
-def _first_of(rows: list[pd.Series], name: str) -> int:
-    """The first value under ``name`` that a step measured."""
-    return next(int(row[name]) for row in rows if name in row)
 
 
 def _run(name: str, network: nn.Module, steps: list[Step], options: dict, example: Example | None) -> Result:
@@ -301,12 +290,3 @@ def _run(name: str, network: nn.Module, steps: list[Step], options: dict, exampl
     if short := [result.plan["short"] for result in results if "short" in result.plan]:
         plan["short"] = "; ".join(short)
     return Result(results[-1].network, layer_table(network, results, example), plan)
-
-
-def take_steps(network: nn.Module, steps: Iterable[Step]) -> Iterator[tuple[Step, Result, float]]:
-    """Take one step after the other: each with its result and its seconds, as soon as it is done."""
-    for step in steps:
-        start = time.perf_counter()
-        result = step.take(network)
-        yield step, result, time.perf_counter() - start
-        network = result.network

@@ -1,15 +1,15 @@
 """Drawing k of n by Gumbel noise, and two gradients for it (Gonzalez-Carabarin et al., arXiv 2105.12686).
 
 The k largest of Phi + G, G standard Gumbel noise, are k draws without replacement from softmax(Phi). That is the
-forward pass of both estimators; the mask has no gradient of its own, and they differ in what stands in for it, with
+forward pass of both estimators. The mask has no gradient of its own, and they differ in what replaces it, with
 x = (Phi + c G) / T:
 
     k_step     A = sum_j soft_j,  soft_j = softmax(x + log(1 - C_j + 1e-20) / T),  C_j what draws before j took
     one_shot   A = k softmax(x)
 
-``k_step`` is the paper's. Its gradient is a sum over k softmaxes which differ in one entry from one to the next: prefix
-sums give all of them at the cost of a few, O(rows (n + k)) in time and memory (our algorithm). ``one_shot`` is
-ours: cheaper still, and another, biased, estimator.
+``k_step`` is the paper's. Its gradient is a sum over k softmaxes, each of which differs from the next in one entry.
+Prefix sums give all of them at the cost of a few, O(rows (n + k)) in time and memory (our algorithm). ``one_shot`` is
+ours: another, biased estimator that costs even less.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def largest(values: Tensor, k: int) -> Tensor:
     """A mask (rows, n), true at exactly the ``k`` largest of each row; of equal ones at those that come first.
 
     Raises:
-        FloatingPointError: where ``values``, on the CPU, holds NaN or inf, which have no gradient.
+        FloatingPointError: ``values``, on the CPU, hold NaN or inf, which have no gradient.
     """
     smallest = values.topk(k, sorted=False).values.amin(1, keepdim=True)
-    # Elsewhere a look at values costs more than it saves, or is refused.
+    # On other devices a look at values costs more than it saves, or is refused.
     if type(values) in (Tensor, nn.Parameter) and values.device.type == "cpu":
         if not all(end.isfinite() for end in values.aminmax()):
             raise FloatingPointError("the logits of a mask are NaN or inf: try a lower learning rate, or finite ones")
@@ -90,7 +90,7 @@ class _KStep(_Draw):
         soft_j = e / Z_j, after draw r q e / Z_j
         gradient = 1/T sum_j soft_j (g - b_j),  b_j = sum(soft_j g) = N_j / Z_j
 
-    so that an entry needs the sums over j of 1 / Z_j and of b_j / Z_j up to its r, and q times those beyond.
+    So an entry needs the sums over j of 1 / Z_j and of b_j / Z_j up to its r, and q times those beyond.
     """
 
     @staticmethod
@@ -117,7 +117,7 @@ def _by_sums(x: Tensor, g: Tensor, order: Tensor, mask: Tensor, q: float) -> Ten
 
 
 def _by_loop(x: Tensor, g: Tensor, order: Tensor, _: Tensor, q: float) -> Tensor:
-    """The same, draw by draw, for logits so far apart that their exponentials do not fit into one number."""
+    """The same, draw by draw, for logits so far apart that their exponentials would overflow."""
     made = torch.zeros_like(x)
     for drawn in order.T[..., None]:
         soft = torch.softmax(x, 1)

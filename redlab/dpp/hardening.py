@@ -1,4 +1,4 @@
-"""From masks that learnt to an ordinary network: ``harden``."""
+"""From trained masks to an ordinary network: ``harden``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from redlab.channels.apply import apply_plan
 from redlab.channels.plan import make_plan
 from redlab.channels.table import channel_table
 from redlab.dpp.draws import largest
-from redlab.dpp.mask_info import Sparsity, sparsity_of
-from redlab.dpp.masks import Mask, MaskedWeight, begin_pass, end_pass
+from redlab.dpp.masks import Mask, MaskedWeight, Sparsity, begin_pass, end_pass, sparsity_of
 from redlab.dpp.quantization import RoundedInput, round_input
 from redlab.network.cost import measure_cost
 from redlab.network.example import Example
@@ -30,19 +29,19 @@ from redlab.pruning.weights import weight_table
 def harden(network: nn.Module, example: Example | None = None) -> Result:
     """The ordinary network that computes what ``network``, made by ``sparsify``, computes in eval mode.
 
-    Weights that no mask keeps are zero; with granularity "filter" the channels leave (``apply_plan``). Weights of 8 or
-    1 bits have their rounded values; inputs are not rounded any more, since no ordinary layer does that.
+    Weights that no mask keeps are zero; with granularity "filter" the channels are removed (``apply_plan``). Weights of
+    8 or 1 bits have their rounded values. Inputs are no longer rounded, since no ordinary layer does that.
 
     Arguments:
         network: left untouched.
-        example: a tensor, tuple or dict that it takes, batch first, for the products of "filter"; by default what
-            ``sparsify`` was given, else ``example_input(network)``.
+        example: a tensor, tuple or dict that it takes, batch first, to count multiplications for "filter"; by default
+            what ``sparsify`` was given, else ``example_input(network)``.
 
     Returns:
         ``layers`` as of ``prune_weights``, or with "filter" of ``prune_channels``, and for every layer: ``k`` and ``n``
-        (of a row of its own mask; 0 and 0 without one), ``sparsity`` (share of
-        its weights that are zero, or left), ``bits`` of a weight that is kept, and ``bits_per_weight`` of all that
-        the network had: those bits, and for zeros that stay log2 C(n, k) a row to say where they are (our convention).
+        (of a row of its own mask; 0 and 0 without one), ``sparsity`` (the share of its weights that are zero, or were
+        removed), ``bits`` of a kept weight, and ``bits_per_weight`` of all original weights: those bits, and for zeros
+        that stay log2 C(n, k) a row for their places (our convention).
 
     Raises:
         ValueError: a network that ``sparsify`` did not make.
@@ -80,8 +79,8 @@ def _without_channels(sparsity: Sparsity, before: nn.Module, after: nn.Module, e
     table["sparsity"] = 1 - left / table["weights"].clip(lower=1)
     table = _with_bits(table, before, sparsity)
     products = measure_cost(smaller, example).attrs["products"] / max(cost.attrs["products"], 1)
-    gone = sum(where.count(-1) for where in destinations.values()) / sum(map(len, destinations.values()))
-    achieved = {"ratio": round(gone, 6), "products": round(products, 6), **_means(table)}
+    removed = sum(where.count(-1) for where in destinations.values()) / sum(map(len, destinations.values()))
+    achieved = {"ratio": round(removed, 6), "products": round(products, 6), **_means(table)}
     table = with_others(table, before, smaller)
     return Result(smaller, table, plan | {"options": sparsity.options, "achieved": achieved})
 
@@ -92,7 +91,7 @@ def _destinations(mask: Mask) -> list[int]:
 
 
 def _plain(network: nn.Module, masked: bool) -> nn.Module:
-    """A copy in ordinary layers, with the weights that eval mode computes with, or the ones behind the masks."""
+    """A copy in ordinary layers: with the weights of eval mode if ``masked``, else with those before the mask."""
     plain = copy_network(network).eval()
     for module in list(plain.modules()):
         if parametrize.is_parametrized(module, "weight") and isinstance(
@@ -108,7 +107,7 @@ def _plain(network: nn.Module, masked: bool) -> nn.Module:
 
 
 def _unmask(layer: nn.Module, masked: bool) -> None:
-    # Not remove_parametrizations: copies share their made-up class, and it would take the weight off all of them.
+    # Not remove_parametrizations: copies share one class, and it would remove the weight of all of them.
     original = layer.parametrizations.weight.original
     weight = layer.weight if masked else original
     kind = parametrize.type_before_parametrizations(layer)
@@ -116,7 +115,7 @@ def _unmask(layer: nn.Module, masked: bool) -> None:
     layer.__class__ = kind
     layer.weight = nn.Parameter(weight.detach().clone(), original.requires_grad)
     others = {name: layer._parameters.pop(name) for name in list(layer._parameters) if name != "weight"}
-    layer._parameters.update(others)  # behind the weight again
+    layer._parameters.update(others)  # after the weight again
 
 
 def _unhook(module: nn.Module) -> None:
@@ -139,7 +138,7 @@ def _with_bits(table: pd.DataFrame, before: nn.Module, sparsity: Sparsity) -> pd
 
 
 def place_bits(n: int, k: int) -> float:
-    """log2 C(n, k): what it takes to say which k of n there are."""
+    """log2 C(n, k): the bits that say which k of n are kept."""
     return (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(2)
 
 

@@ -1,4 +1,6 @@
-"""Masks as parts of a network: logits that learn which k of n to keep, and where their ones and zeros stand."""
+"""Masks as parts of a network: logits that learn which k of n to keep, where their ones and zeros stand, and which
+masks a network has.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from redlab.channels.groups import Group
 from redlab.dpp.draws import draw_mask
 
 TEMPERATURE = 5.0  # where METHODS' schedule starts
@@ -21,7 +24,7 @@ class Mask(nn.Module):
     Arguments:
         logits: Phi (rows, n).
         estimator: "k_step" or "one_shot".
-        noise: c, the scale of the Gumbel noise. ``calm``, at first 1, is what training leaves of it.
+        noise: c, the scale of the Gumbel noise. Training multiplies it by ``calm``, at first 1.
         tiles: how many rows in turn belong to one unit of the layer.
     """
 
@@ -43,7 +46,7 @@ class Mask(nn.Module):
         return drawn
 
     def keep(self, keeping: bool) -> None:
-        """From now on the same mask at every call, or a new one at each."""
+        """From now on, the same mask at every call, or a new one at each."""
         self._keeping, self._drawn = keeping, None
 
     def extra_repr(self) -> str:
@@ -57,7 +60,7 @@ def masks_in(network: nn.Module) -> list[Mask]:
 
 
 def begin_pass(network: nn.Module, _: Any) -> None:
-    """A hook before the forward pass: one mask for all that reads it until ``end_pass``."""
+    """A hook before the forward pass: all uses of a mask get the same one until ``end_pass``."""
     for mask in masks_in(network):
         mask.keep(True)
 
@@ -74,7 +77,7 @@ class Units:
 
     Attributes:
         shape: of the weight.
-        groups: of the convolution, and whether it is ``transposed``.
+        groups, transposed: of the convolution.
     """
 
     shape: tuple[int, ...]
@@ -124,7 +127,7 @@ class UnitMask(nn.Module):
 
 
 class ChannelMask(nn.Module):
-    """A mask of the channels of a coupled group, as a factor of the weight of a layer that reads them.
+    """A mask of the channels of a coupled group, as a factor of the weight of a consumer layer.
 
     Arguments:
         mask: of one row.
@@ -148,10 +151,10 @@ class ChannelMask(nn.Module):
 
 
 class MaskedWeight(nn.Module):
-    """What a layer computes with in place of its weight W: A W, rounded where that is wanted; a parametrization.
+    """What a layer computes with in place of its weight W: A W, rounded if asked for; a parametrization.
 
     Arguments:
-        parts: what makes A, as a product.
+        parts: the factors of A.
         rounding: W and A in, the weight out.
     """
 
@@ -168,3 +171,48 @@ class MaskedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.rounding(weight, self.factor(weight))
+
+
+@dataclass(frozen=True, eq=False)
+class Sparsity:
+    """What ``sparsify`` did to a network, which carries it as ``network.dpp``.
+
+    Attributes:
+        options: what was asked for, as plain data.
+        masks: by the name of the layer, or of the coupled group (granularity "filter").
+        skipped: by the name of the layer or group, why it has no mask.
+        layers: the names of those whose weight is masked.
+        groups: the coupled groups of the network (granularity "filter").
+        example: what the network takes, if ``sparsify`` was given it.
+    """
+
+    options: dict[str, Any]
+    masks: dict[str, Mask]
+    skipped: dict[str, str]
+    layers: tuple[str, ...]
+    groups: tuple[Group, ...] = ()
+    example: Any = None
+
+    @property
+    def of_channels(self) -> bool:
+        """Whether the masks remove whole channels."""
+        return self.options["granularity"] == "filter"
+
+    def count(self, layer: str) -> tuple[int, int]:
+        """k and n of a row of the layer's own mask; 0 and 0 if it has none."""
+        mask = None if self.of_channels else self.masks.get(layer)
+        return (0, 0) if mask is None else (mask.k, mask.logits.shape[1])
+
+
+def sparsity_of(network: nn.Module) -> Sparsity:
+    """The masks that ``network`` has.
+
+    Raises:
+        ValueError: it has no masks.
+        FloatingPointError: one of them has logits that are NaN or inf (on a GPU, drawing does not look).
+    """
+    if not isinstance(sparsity := getattr(network, "dpp", None), Sparsity):
+        raise ValueError(f"this {type(network).__name__} has no masks: make it with sparsify(network, keep)")
+    if bad := [name for name, mask in sparsity.masks.items() if not mask.logits.isfinite().all()]:
+        raise FloatingPointError(f"the logits of the mask of {bad[0]} are NaN or inf: try a lower learning rate")
+    return sparsity

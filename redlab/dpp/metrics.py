@@ -1,9 +1,9 @@
-"""How sure masks are, and how much they differ: entropies of logits, of inclusion, and between units.
+"""How certain masks are and how much they differ: entropies of logits, of inclusion, and between units.
 
-The definitions are ours. An entropy is in nats. With p = softmax(Phi) of a row, H(p) = log n says that all n entries
-are alike, H(p) = log k that k of them share everything equally, which is what a mask of k ones asks for. Below log k
-fewer than k entries have nearly all of p, and p alone no longer tells whether the rest of the mask is settled: pi, the
-probabilities that an entry is drawn, do, and H(pi / k) never falls below log k.
+The definitions are ours. Entropies are in nats. With p = softmax(Phi) of a row, H(p) = log n means that all n entries
+are alike, and H(p) = log k that k of them share everything equally, as a mask of k ones should. Below log k, fewer than
+k entries have nearly all of p, and p does not show whether the rest of the mask is settled. The probabilities pi that
+an entry is drawn do show it, and H(pi / k) never falls below log k.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from redlab.dpp.draws import gumbel_like, largest
-from redlab.dpp.mask_info import sparsity_of
-from redlab.dpp.masks import Mask, masks_in
+from redlab.dpp.masks import Mask, masks_in, sparsity_of
 from redlab.network.layers import unwrap
 from redlab.options import plain_options
 
-_PARTS = 8  # of the draws: the spread over them is the error of what all of them say
+_PARTS = 8  # of the draws: the spread over them gives the standard error
 
 
 def mask_entropy(network: nn.Module) -> Tensor:
@@ -46,7 +45,7 @@ def mask_entropy(network: nn.Module) -> Tensor:
 @plain_options
 @torch.no_grad()
 def mask_metrics(network: nn.Module, draws: int = 64, seed: int = 0) -> pd.DataFrame:
-    """How sure the masks of ``network``, made by ``sparsify``, are, and how much those of different units differ.
+    """How certain the masks of ``network``, made by ``sparsify``, are, and how much those of different units differ.
 
     Arguments:
         draws: of the Monte Carlo estimate of the inclusion probabilities, at least 8; 0 leaves it out.
@@ -55,14 +54,14 @@ def mask_metrics(network: nn.Module, draws: int = 64, seed: int = 0) -> pd.DataF
     Returns:
         A row a mask: ``layer`` (the coupled group, with granularity "filter"), granularity, ``rows``, ``k``, ``n``;
 
-        - ``entropy``, the mean over the rows of H(softmax(Phi)), between 0 and ``log_n``, and ``log_k`` beside it;
-        - ``confidence``, 1 - (entropy - log k) / (log n - log k): 0 where all entries are alike, 1 where k share
-          everything, more than 1 where fewer do; 1 where k = n;
-        - ``diversity``, H(mean p) - mean H(p) over the units (generalised Jensen-Shannon divergence): 0 where all
-          prefer the same entries;
-        - ``hamming``, in how many places the hard masks of two units differ, mean over all pairs: at most 2 k;
-        - ``inclusion_entropy``, mean over the rows of H(pi / k), pi the probabilities that an entry is drawn: log k
-          where the mask is certain, log n where all are drawn alike; and its standard error ``inclusion_error``.
+        - ``entropy``, the mean over the rows of H(softmax(Phi)), between 0 and ``log_n``, and ``log_k`` next to it;
+        - ``confidence``, 1 - (entropy - log k) / (log n - log k): 0 if all entries are alike, 1 if k share everything,
+          more than 1 if fewer do; 1 if k = n;
+        - ``diversity``, H(mean p) - mean H(p) over the units (generalised Jensen-Shannon divergence): 0 if all prefer
+          the same entries;
+        - ``hamming``, the number of places where the hard masks of two units differ, mean over all pairs: at most 2 k;
+        - ``inclusion_entropy``, mean over the rows of H(pi / k), pi the probabilities that an entry is drawn: log k if
+          the mask is certain, log n if all are drawn alike; and its standard error ``inclusion_error``.
 
         Units are compared tile by tile.
 
@@ -120,7 +119,7 @@ def _measure(mask: Mask) -> dict[str, float]:
 
 
 def _hamming(hard: Tensor, k: int) -> float:
-    """The mean distance of two units' masks, of (tiles, units, n) with ``k`` ones a row; 0 where there is one unit."""
+    """The mean distance of two units' masks, of (tiles, units, n) with ``k`` ones a row; 0 for one unit."""
     units = hard.shape[1]
     counts = hard.sum(1).double()  # two units that share an entry agree there
     shared = float((counts * (counts - 1) / 2).sum(1).mean()) / max(units * (units - 1) / 2, 1)
@@ -130,8 +129,8 @@ def _hamming(hard: Tensor, k: int) -> float:
 def inclusion_probabilities(mask: Mask, draws: int, generator: torch.Generator) -> Tensor:
     """(parts, rows, n) estimates of the probability that each entry is among the k, from ``draws`` / parts draws each.
 
-    An entry is drawn where Phi + c G exceeds the k-th largest of the others; given those, its probability is
-    1 - exp(-exp((Phi - threshold) / c)), the mean of which is what is estimated (it varies far less than the masks do).
+    An entry is drawn if Phi + c G exceeds the k-th largest of the others. Given those, its probability is
+    1 - exp(-exp((Phi - threshold) / c)). The mean of that is estimated: it varies far less than the masks do.
     """
     logits = mask.logits.double() if mask.logits.dtype == torch.float64 else mask.logits.float()
     rows, n = logits.shape

@@ -1,6 +1,6 @@
 """Quantization that learns with the masks: 8-bit and binary weights, 8-bit inputs.
 
-Forward they are rounded; backward the rounding is a hard tanh, whose gradient passes within the range
+They are rounded forward. Backward the rounding is a hard tanh, whose gradient passes within the range
 (Gonzalez-Carabarin et al., arXiv 2105.12686).
 """
 
@@ -37,14 +37,14 @@ def _straight_through(value: Tensor, gradient_of: Tensor) -> Tensor:
 
 
 class RoundedWeight(nn.Module):
-    """A W with 32, 8 or 1 bits a weight that is kept: as it is; on 256 levels; or sign(W) A."""
+    """A W with 32, 8 or 1 bits a kept weight: as it is; on 256 levels; or sign(W) A."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = bits
 
     def forward(self, weight: Tensor, factor: Tensor) -> Tensor:
-        """The weight and its mask, which broadcasts over it, in; what the layer computes with, out."""
+        """What the layer computes with, from the weight and its mask, which broadcasts over it."""
         if self.bits == 1:
             return signs(weight) * factor
         masked = weight * factor
@@ -55,7 +55,7 @@ class RoundedWeight(nn.Module):
 
 
 class RoundedInput(nn.Module):
-    """What a layer gets, on 256 levels up to its peak: the minibatch's in training, their running mean in eval mode."""
+    """A layer's input on 256 levels up to its peak: the minibatch's in training, their running mean in eval mode."""
 
     peak: Tensor
 

@@ -1,4 +1,4 @@
-"""What is asked of ``sparsify``, checked before anything is made."""
+"""The options of ``sparsify``, checked before anything is made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from redlab.dpp.draws import ESTIMATORS
 from redlab.dpp.quantization import ACTIVATION_BITS, WEIGHT_BITS
+from redlab.options import check_number, check_one_of, check_whole
 
 GRANULARITIES = ("weight", "kernel", "filter", "tile")
 STARTS = ("random", "magnitude")
@@ -20,7 +21,7 @@ class Request:
     """The arguments of ``sparsify``.
 
     Raises:
-        ValueError: one of them is out of range or unknown; the message says what would be right.
+        ValueError: one of them is out of range or unknown; the message says what is right.
     """
 
     keep: Keep
@@ -39,14 +40,11 @@ class Request:
         known: dict[str, tuple] = {"granularity": GRANULARITIES, "estimator": ("auto", *ESTIMATORS), "start": STARTS}
         known |= {"weight_bits": WEIGHT_BITS, "activation_bits": ACTIVATION_BITS}
         for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, not {getattr(self, name)!r}")
+            check_one_of(name, getattr(self, name), values)
         for keep in self.keep.values() if isinstance(self.keep, Mapping) else [self.keep]:
             _check_keep(keep)
-        if not 0 <= self.noise < float("inf"):
-            raise ValueError(f"noise must be a number of at least 0, not {self.noise!r}")
-        if self.tiles < 1 or self.tiles != int(self.tiles):
-            raise ValueError(f"tiles must be a whole number of at least 1, not {self.tiles!r}")
+        check_number("noise", self.noise)
+        check_whole("tiles", self.tiles)
 
     @property
     def options(self) -> dict[str, Any]:

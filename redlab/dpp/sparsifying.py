@@ -10,8 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from redlab.channels.groups import Group
-from redlab.dpp.mask_info import Sparsity
-from redlab.dpp.masks import ChannelMask, Mask, MaskedWeight, UnitMask, Units, begin_pass, end_pass
+from redlab.dpp.masks import ChannelMask, Mask, MaskedWeight, Sparsity, UnitMask, Units, begin_pass, end_pass
 from redlab.dpp.quantization import RoundedInput, RoundedWeight, round_input
 from redlab.dpp.request import Keep, Request
 from redlab.network.example import Example
@@ -53,36 +52,30 @@ def sparsify(
         network: left untouched. Biases, norms and tied weights get no masks.
         keep: a share of n in (0, 1], k = max(1, round(keep n)); or an int, k itself, at most n; or either by the name
             of a layer (for "filter" of a coupled group), and those left out stay whole.
-        granularity: what k and n count: "weight", of every output unit's weights; "kernel", of the k x k kernels that a
-            unit reads (a linear layer's are single weights); "filter", of the channels of each coupled group, by one
-            mask for all layers that read them; "tile", of the weights in each of a unit's ``tiles`` blocks.
-        whole: names of layers (groups) that get no mask: the first one, say, whose units read few weights.
-        estimator: of the gradient: "k_step", the paper's relaxation; "one_shot" (ours), in less time; "auto", k_step
-            for k <= 16, else one_shot.
+        granularity: what k and n count. "weight": the weights of each output unit. "kernel": the k x k kernels of each
+            unit (single weights in a linear layer). "filter": the channels of each coupled group, with one mask for all
+            consumer layers. "tile": the weights in each of a unit's ``tiles`` blocks.
+        whole: names of layers (groups) that get no mask, such as the first one, whose units have few weights.
+        estimator: of the gradient (docs/defaults.md): "k_step", the paper's relaxation; "one_shot" (ours), faster;
+            "auto", k_step for k <= 16, else one_shot.
         tiles: blocks of equal size in turn; layers whose units do not divide into them are skipped. An int ``keep``
             is the k of the unit, and ``tiles`` must divide it.
-        start: of the logits: "random", of standard deviation 0.5, kernels 1 (the paper's figures, read as such); or
-            "magnitude" (ours), the logarithm of the mean absolute weight, so that draws are in proportion to it.
-        noise: the scale c of the Gumbel noise, at least 0; 0 trains with the k largest.
-        weight_bits: 32, 8 or 1 (signs alone), and ``activation_bits``: 32 or 8, of what masked layers get.
+        start: of the logits (docs/defaults.md): "random", of standard deviation 0.5, kernels 1 (the paper's numbers, as
+            we read them); or "magnitude" (ours), the logarithm of the mean absolute weight: the chance to be drawn is
+            in proportion to it.
+        noise: the scale c of the Gumbel noise, at least 0; 0 trains with the k largest (docs/defaults.md).
+        weight_bits: 32, 8 or 1 (signs alone).
+        activation_bits: 32 or 8, of the inputs of masked layers.
         learn: False fixes the masks as they start: no gradient and no noise.
         seed: of random logits; torch's global generator is left alone.
         example: a tensor, tuple or dict that the network takes, for "filter"; by default ``example_input(network)``.
 
-    Defaults:
-        start, noise: the paper's. On the digits all starts are within a point of the whole network; where training is
-            short they cost: ResNet-20 reaches 31.3 % in two epochs, from "magnitude" 65.9, with noise=0.1 as well
-            81.7, with learn=False 85.4 (benchmarks/dpp.md, "cifar10/resnet20"; `python -m benchmarks.dpp`).
-        estimator: "k_step" and "one_shot" learn as well: 99.54 and 99.26 % on ``digits/mlp``, 99.54 and 99.44 on
-            ``digits/resnet``, means of three seeds (benchmarks/dpp.md); one_shot takes 31 ms where k_step takes 60 of
-            4,608 weights in 512 rows, k = 46 (README.md, "Masks that learn").
-
     Returns:
-        The network, in the mode of the one given. Its attribute ``dpp`` names the masks and what was skipped, and why.
+        The network, in the mode of the given one. Its attribute ``dpp`` has the masks, and what was skipped and why.
 
     Raises:
-        ValueError: an option out of range or unknown, a layer that isn't there, weights that are not finite, a network
-            that has masks already, or none that could get one.
+        ValueError: an option out of range or unknown, an unknown layer, weights that are not finite, a network that has
+            masks already or that can get none.
 
     Example:
         >>> masked = sparsify(load_network("digits/mlp"), keep=0.25)
@@ -117,7 +110,7 @@ def _check_finite(network: nn.Module) -> None:
 
 
 def _check_names(asked: Request, made: _Masks) -> None:
-    """Raises ValueError where ``keep`` or ``whole`` names what isn't there, or ``keep`` what cannot have a mask."""
+    """Raises ValueError if ``keep`` or ``whole`` names an unknown layer, or ``keep`` one that cannot have a mask."""
     known = ", ".join([*made.masks, *made.skipped])
     for name in [*(asked.keep if isinstance(asked.keep, Mapping) else ()), *asked.whole]:
         if name not in made.masks and name not in made.skipped:
@@ -139,13 +132,13 @@ class _Masks:
         self._generator = torch.Generator().manual_seed(asked.seed)
 
     def place(self) -> None:
-        """Put them there."""
+        """Make all masks."""
         raise NotImplementedError
 
     def mask(self, k: int, saliency: Tensor, tiles: int = 1) -> Mask:
-        """``k`` of n in each row; ``saliency`` (rows, n), as the logits shall lie, is what "magnitude" starts from."""
+        """``k`` of n in each row; ``saliency`` (rows, n), the shape of the logits, is where "magnitude" starts."""
         asked, estimator = self.asked, self.asked.estimator
-        # Logits of 16 bits could not tell close ones apart.
+        # 16 bits would make close logits equal.
         saliency = saliency if saliency.dtype == torch.float64 else saliency.float()
         if estimator == "auto":
             estimator = "k_step" if k <= _K_STEPS else "one_shot"
@@ -160,7 +153,7 @@ class _Masks:
         return mask
 
     def attach(self, name: str, layer: nn.Module, parts: list[nn.Module]) -> None:
-        """Make ``layer`` compute with its masked weight, and with rounded inputs where that is asked for."""
+        """Make ``layer`` compute with its masked weight, and with rounded inputs if asked for."""
         self.layers.append(name)
         rounding, weight = RoundedWeight(self.asked.weight_bits), layer.weight.detach()
         parametrize.register_parametrization(layer, "weight", MaskedWeight(parts, rounding), unsafe=True)
@@ -179,7 +172,7 @@ class _OfUnits(_Masks):
                 self.skipped[layer.name] = reason
 
     def _place(self, layer: Layer) -> str:
-        """Why there is no mask, or ""."""
+        """Make the mask of a layer; returns why there is none, or ""."""
         units = Units.of(layer.module)
         rows = units.rows(layer.weight.detach().abs())
         saliency = rows.mean(2) if self.asked.granularity == "kernel" else rows.flatten(1)
@@ -217,7 +210,7 @@ class _OfChannels(_Masks):
             self.attach(name.removesuffix("weight").rstrip("."), layers[name], own)
 
     def _place(self, group: Group, saliency: Tensor, layers: Mapping[str, nn.Module], parts: dict) -> str:
-        """Add a part for each layer that reads the group to ``parts``; or why there is no mask."""
+        """Add a part for each consumer layer to ``parts``; returns why there is no mask, or ""."""
         if (k := self.asked.count(group.name, group.size)) is None:
             return "it was asked to stay whole"
         if strange := [m.tensor for m in group.consumers if not isinstance(layers.get(m.tensor), _ConvNd | nn.Linear)]:

@@ -1,4 +1,4 @@
-"""Training of masks and weights together: DPP's loss, its temperature, and what the masks look like on the way."""
+"""Training of masks and weights together: DPP's loss, its temperature, and the masks epoch by epoch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import Dataset
 
 from redlab.dpp.hardening import harden
-from redlab.dpp.mask_info import sparsity_of
-from redlab.dpp.masks import masks_in
+from redlab.dpp.masks import masks_in, sparsity_of
 from redlab.dpp.metrics import mask_entropy, mask_metrics
 from redlab.dpp.sparsifying import sparsify
 from redlab.network.cost import measure_cost
@@ -25,7 +24,7 @@ from redlab.network.layers import unwrap
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, as_dataset
 from redlab.network.training import minibatches, train
-from redlab.options import plain_options
+from redlab.options import check_number, plain_options, settle
 from redlab.pruning.channels import products_of
 from redlab.pruning.scoring import score_channels
 from redlab.pruning.selection import Selector, check_share, count_of
@@ -33,13 +32,13 @@ from redlab.pruning.selection import Selector, check_share, count_of
 
 @dataclass(frozen=True, eq=False)
 class TrainedMasks:
-    """What training made.
+    """What training returns.
 
     Attributes:
         network: a trained copy, in eval mode; ``harden`` makes an ordinary network of it.
         history: of ``train``, and the ``temperature`` and ``noise`` at the end of each epoch.
         metrics: ``mask_metrics`` before the first ``epoch``, 0, and after each.
-        logits: by layer that was watched, its logits (epochs + 1, rows, n).
+        logits: by watched layer, its logits (epochs + 1, rows, n).
     """
 
     network: nn.Module
@@ -48,48 +47,74 @@ class TrainedMasks:
     logits: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class MaskTraining:
+    """How masks and weights are trained together.
+
+    Attributes:
+        mu: of the entropy in the loss, at least 0; the paper uses 5e-3 to 5e-6, less for more rows (docs/defaults.md).
+        temperatures: of the first minibatch and of the last; linear in between.
+        noises: the same for the scale of the noise, times that of the masks. Without noise at the end (ours), weights
+            and batch norms adapt to the masks that stay (docs/defaults.md).
+        learning_rate: of Adam for the weights, at its peak.
+        logit_rate: of Adam for the logits, at its peak.
+        batch_size, smoothing, shift, flip, seed: as in ``train``.
+        draws: as in ``mask_metrics``, for every epoch; 0 leaves the inclusion probabilities out.
+        watch: names of layers (or groups) whose logits are kept epoch by epoch.
+    """
+
+    mu: float = 5e-5
+    temperatures: tuple[float, float] = (5.0, 0.5)
+    noises: tuple[float, float] = (1.0, 0.0)
+    learning_rate: float = 2e-3
+    logit_rate: float = 0.3
+    batch_size: int = 64
+    smoothing: float = 0.0
+    shift: int = 0
+    flip: bool = False
+    seed: int = 0
+    draws: int = 0
+    watch: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        settle(self)
+        numbers = (self.mu, *self.noises, *self.temperatures)
+        if not all(0 <= number < math.inf for number in numbers) or min(self.temperatures) == 0:
+            what = f"not {self.mu!r}, {self.noises!r} and {self.temperatures!r}"
+            raise ValueError(f"mu and noises must be at least 0 and temperatures above 0, {what}")
+        check_number("learning_rate", self.learning_rate)
+        check_number("logit_rate", self.logit_rate)
+
+    @property
+    def of_train(self) -> dict[str, Any]:
+        """The options of ``train`` among them."""
+        return {name: getattr(self, name) for name in ("batch_size", "smoothing", "shift", "flip", "seed")}
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The rest, as plain data."""
+        own = {name: value for name, value in vars(self).items() if name not in self.of_train}
+        return own | {"watch": list(self.watch)}
+
+
 @plain_options
 def train_masks(
-    network: nn.Module,
-    dataset: Labelled,
-    epochs: int,
-    *,
-    mu: float = 5e-5,
-    temperatures: tuple[float, float] = (5.0, 0.5),
-    noises: tuple[float, float] = (1.0, 0.0),
-    learning_rate: float = 2e-3,
-    logit_rate: float = 0.3,
-    batch_size: int = 64,
-    smoothing: float = 0.0,
-    shift: int = 0,
-    flip: bool = False,
-    seed: int = 0,
-    draws: int = 0,
-    watch: Sequence[str] = (),
-    checkpoint: str | Path | None = None,
+    network: nn.Module, dataset: Labelled, epochs: int, *, checkpoint: str | Path | None = None, **options: Any
 ) -> TrainedMasks:
     """Train a copy of ``network``, made by ``sparsify``: its weights, and which of them are kept.
 
     The loss is cross-entropy plus mu times the entropy of all rows of logits, in nats (Gonzalez-Carabarin et al., arXiv
     2105.12686). Ours are the optimizer, Adam with two learning rates, and its schedule, a tenth of warm-up and a cosine
-    to zero: logits move by whole units, since the noise that they have to rise above does.
+    to zero: logits move by whole units, since they have to rise above noise of that size.
 
     Arguments:
-        network, dataset, batch_size, smoothing, shift, flip, seed, checkpoint: as in ``train``.
-        mu: at least 0; the paper uses 5e-3 to 5e-6, less for more rows.
-        temperatures: of the first minibatch and of the last; linear in between.
-        noises: the same for the scale of the noise, times that of the masks.
-        learning_rate: of Adam for the weights, at its peak, and ``logit_rate`` for the logits.
-        draws: as in ``mask_metrics``, for every epoch; 0 leaves the inclusion probabilities out.
-        watch: names of layers (or groups) whose logits are kept epoch by epoch.
-
-    Defaults:
-        noises: without noise at the end (ours) weights and batch norms get used to the masks that stay: 99.44 % on
-            ``digits/resnet`` and 99.26 on ``digits/mlp``, by the paper's (1, 1) 91.48 and 98.52, a fifth of the
-            weights, means of three seeds (benchmarks/dpp.md; `python -m benchmarks.dpp`).
-        mu: within the paper's range. No entropy in the loss does as well there: 99.26 and 99.72.
+        network, dataset, checkpoint: as in ``train``.
+        epochs: passes over ``dataset``.
+        options: the attributes of ``redlab.dpp.training.MaskTraining``: mu, temperatures, noises, learning_rate,
+            logit_rate, batch_size, smoothing, shift, flip, seed, draws and watch.
 
     Raises:
+        TypeError: an unknown option.
         ValueError: a network without masks, a number out of range, an unknown layer; and as ``train``.
 
     Example:
@@ -99,59 +124,43 @@ def train_masks(
         ([5.0, 0.5], [0, 1, 2])
     """
     network, dataset = unwrap(network), as_dataset(dataset)
-    sparsity = sparsity_of(network)
-    if unknown := [name for name in watch if name not in sparsity.masks]:
-        raise ValueError(f"no mask is called {unknown[0]!r}; there are {', '.join(sparsity.masks)}")
-    if not (all(0 <= number < math.inf for number in (mu, *noises, *temperatures)) and min(temperatures) > 0):
-        what = f"not {mu!r}, {noises!r} and {temperatures!r}"
-        raise ValueError(f"mu and noises must be at least 0 and temperatures above 0, {what}")
-    for name, rate in (("learning_rate", learning_rate), ("logit_rate", logit_rate)):
-        if not 0 <= rate < math.inf:  # NaN too
-            raise ValueError(f"{name} must be a number of at least 0, not {rate!r}")
+    asked, sparsity = MaskTraining(**options), sparsity_of(network)
+    if strange := [name for name in asked.watch if name not in sparsity.masks]:
+        raise ValueError(f"no mask is called {strange[0]!r}; there are {', '.join(sparsity.masks)}")
     if len(dataset) == 0:
         raise ValueError("training needs images, and there are none")
-    schedule = _Schedule(temperatures, noises, epochs, minibatches(dataset, batch_size))
+    schedule = _Schedule(asked.temperatures, asked.noises, epochs, minibatches(dataset, asked.batch_size))
     trained = train(
         network,
         dataset,
         epochs,
-        batch_size=batch_size,
-        smoothing=smoothing,
-        shift=shift,
-        flip=flip,
-        seed=seed,
+        **asked.of_train,
         on_batch=schedule.set,
-        penalty=partial(_penalty, mu) if mu else None,
-        observe=partial(_look, draws, tuple(watch)),
-        optimizer=adam(learning_rate, logit_rate),
+        penalty=partial(_penalty, asked.mu) if asked.mu else None,
+        observe=partial(_look, asked.draws, asked.watch),
+        optimizer=adam(asked.learning_rate, asked.logit_rate),
         checkpoint=checkpoint,
-        depends={
-            "masks": sparsity.options,
-            "mu": mu,
-            "temperatures": temperatures,
-            "noises": noises,
-            "learning_rate": learning_rate,
-        }
-        | {"logit_rate": logit_rate, "draws": draws, "watch": list(watch)},
+        depends={"masks": sparsity.options} | asked.others,
     )
-    if epochs:  # also where the training was read from its checkpoint
+    if epochs:  # also if the training was read from its checkpoint
         schedule.set(trained.network, epochs * schedule.minibatches - 1)
     seen = trained.observations
     metrics = pd.DataFrame([{"epoch": epoch} | row for epoch, own in enumerate(seen) for row in own["metrics"]])
-    logits = {name: torch.stack([own["logits"][name] for own in seen]) for name in watch}
+    logits = {name: torch.stack([own["logits"][name] for own in seen]) for name in asked.watch}
     return TrainedMasks(trained.network, trained.history.assign(**schedule.frame()), metrics, logits)
 
 
 def prune_by_masks(
     network: nn.Module, dataset: Dataset, products: float, epochs: int, start: str = "magnitude", **training: Any
 ) -> Result:
-    """Train masks of whole channels, and remove those that they shut: ``sparsify``, ``train_masks`` and ``harden``.
+    """Train masks of whole channels and remove what they shut: ``sparsify``, ``train_masks``, ``harden``.
 
     Arguments:
         network: left untouched.
-        products: the share of the network's products to keep, in [0, 1]: every coupled group keeps the same share of
-            its channels, the largest that reaches it (our choice), and at least one.
-        start: of the logits, as in ``sparsify``; ``training`` and ``epochs`` as in ``train_masks``.
+        products: the share of the network's multiplications to keep, in [0, 1]. Every coupled group keeps the same
+            share of its channels, the largest that reaches it (our choice), and at least one.
+        start: of the logits, as in ``sparsify``.
+        epochs, training: as in ``train_masks``.
 
     Example:
         >>> images = load_dataset("digits", "train", limit=64)
@@ -173,7 +182,7 @@ def prune_by_masks(
 
 @dataclass(frozen=True)
 class _Schedule:
-    """What a mask's temperature and its share of the noise are, minibatch by minibatch."""
+    """A mask's temperature and share of the noise, minibatch by minibatch."""
 
     temperatures: tuple[float, float]
     noises: tuple[float, float]
@@ -187,7 +196,7 @@ class _Schedule:
         return temperature, noise
 
     def set(self, network: nn.Module, number: int) -> None:
-        """Tell every mask."""
+        """Set both in every mask."""
         temperature, calm = self.at(number)
         for mask in masks_in(network):
             mask.temperature, mask.calm = temperature, calm
@@ -209,7 +218,7 @@ def _look(draws: int, watch: Sequence[str], network: nn.Module) -> dict[str, Any
 
 
 def adam(learning_rate: float, logit_rate: float = 0.0) -> Callable[[nn.Module], Optimizer]:
-    """What makes the optimizer of ``train_masks``."""
+    """A function that makes the optimizer of ``train_masks``."""
     return partial(_adam, learning_rate, logit_rate)
 
 

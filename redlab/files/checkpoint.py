@@ -16,7 +16,7 @@ class Weights(OrderedDict):
     """Tensors by name, as ``load_state_dict`` takes them.
 
     Attributes:
-        left_out: what the checkpoint held besides, by name: what it is, or why it was not read.
+        left_out: the other items of the checkpoint, by name: what each is, or why it was not read.
     """
 
     left_out: dict[str, str]
@@ -25,19 +25,19 @@ class Weights(OrderedDict):
 def read_checkpoint(path: str | Path) -> Weights:
     """The network's tensors in a checkpoint, by name, on the CPU; nothing in it is ever executed.
 
-    The kind of file is told by its first bytes, not by its name. Of a file of ``torch.save`` the network's part is
-    taken: what stands under ``"state_dict"``, ``"model"`` or the like, else under the only key with tensors that are
-    not an optimizer's. The prefix ``module.`` that DataParallel leaves is taken off where every name has it. PyTorch's
-    version metadata stays on the dict, as ``load_state_dict`` wants it. What stands among the tensors and is none, or
-    cannot be read (an argparse.Namespace, numpy's numbers, a sparse or expanded tensor), is left out with a warning.
+    The first bytes of a file decide its kind, not its name. From a file of ``torch.save`` the network's part is taken:
+    what is under ``"state_dict"``, ``"model"`` or the like, else under the only key with tensors that are not an
+    optimizer's. The prefix ``module.`` of DataParallel is removed if every name has it. PyTorch's version metadata
+    stays on the dict, as ``load_state_dict`` expects. Items that are no tensors or cannot be read (an
+    argparse.Namespace, numpy's numbers, a sparse or expanded tensor) are left out with a warning.
 
     Arguments:
         path: a file of safetensors or of ``torch.save``; the index of a sharded one, or the folder that holds it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is another kind of file, which is named; it is truncated or damaged; it holds code alone, which
-            is named and not run; it holds no tensors by name, or those of several networks.
+        ValueError: the file is of another kind, truncated or damaged; it holds only code, which is named and not run;
+            it holds no tensors by name, or those of several networks.
 
     Example:
         >>> from redlab.paths import shipped
@@ -77,7 +77,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str = "
         ValueError: names or shapes disagree; the message names ``source`` and the tensors.
     """
     state: Any = OrderedDict(weights)
-    # Some architectures (MNASNet) refuse weights without their version; a file without metadata is taken as current.
+    # Some architectures (MNASNet) refuse weights without a version. A file without one counts as current.
     version = getattr(network, "_version", None)
     state._metadata = getattr(weights, "_metadata", {"": {"version": version}})
     try:

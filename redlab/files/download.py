@@ -17,7 +17,7 @@ from redlab.files.file_kinds import foreign_kind
 
 @contextmanager
 def network_timeout(seconds: float = 30.0) -> Iterator[None]:
-    """Let connections opened inside give up after ``seconds`` of silence, where they would wait forever."""
+    """Connections opened inside give up after ``seconds`` of silence instead of waiting forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -27,16 +27,16 @@ def network_timeout(seconds: float = 30.0) -> Iterator[None]:
 
 
 def fetch(url: str | None, path: str | Path, sha256: str, about: str = "the file") -> Path:
-    """The file at ``path``: checked where it exists, downloaded from ``url`` and checked where it does not.
+    """The file at ``path``, checked; it is downloaded from ``url`` first if it does not exist.
 
     Arguments:
-        url: its public address, or None where it has none.
-        path: where it lies or will lie; missing parents are made.
+        url: its public address, or None.
+        path: where it is or will be; missing parents are made.
         sha256: its SHA-256 in hex, or the first digits of it (torchvision's file names hold eight).
         about: what the file is, for the error that asks to place it by hand.
 
     Raises:
-        ValueError: the file there, or the one downloaded, has another hash; the first is left alone.
+        ValueError: the file at ``path``, or the downloaded one, has another hash. The file at ``path`` is left alone.
         ConnectionError: the download failed; the message says what to put where.
         FileNotFoundError: it is missing and has no public address.
     """
@@ -68,7 +68,7 @@ def _download(url: str, path: Path, sha256: str, about: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     live = "ipykernel" in sys.modules or sys.stderr.isatty()
     try:
-        # It writes to a temporary name beside `path`, checks the hash, then moves: a broken download leaves nothing.
+        # torch writes beside `path`, checks the hash, then moves: a broken download leaves nothing.
         with network_timeout():
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256.lower(), progress=live)
     except RuntimeError as error:

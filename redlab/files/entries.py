@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint before they are read: where each lies in its file, and in which layout."""
+"""The tensors of a checkpoint before they are read: where each one is in its file, and in which layout."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ class Entry:
         stride: steps along each axis, in elements; None for one row after the other.
         shares: the tensor before it, by name, whose bytes it shares, or "".
         skipped: why it cannot be read, or "".
-        held: the tensor itself, if it is in memory already.
-        role: ``WEIGHT``, a tensor of the network by its name; ``NESTED``, one deeper in dicts and lists; ``BESIDE``,
-            one that is no weight of it: an optimizer's, say.
+        role: ``WEIGHT`` for a tensor of the network by its name; ``NESTED`` for one deeper in dicts and lists;
+            ``BESIDE`` for one that does not belong to the network (an optimizer's).
         swapped: whether the file has the other byte order than this machine.
     """
 
@@ -41,7 +40,6 @@ class Entry:
     stride: tuple[int, ...] | None = None
     shares: str = ""
     skipped: str = ""
-    held: Tensor | None = None
     role: str = WEIGHT
     swapped: bool = False
 
@@ -56,14 +54,12 @@ class Entry:
         return math.prod(self.shape)
 
     def read(self) -> Tensor:
-        """The tensor in memory of its own, once its size; what lies scattered in its file is mapped for the copy.
+        """The tensor in memory of its own. It takes its size once; a scattered one is copied from a mapped file.
 
         Raises:
             ValueError: the file ends before the tensor does.
             OSError: the file cannot be read.
         """
-        if self.held is not None:
-            return self.held.detach().clone()
         if not self.size:
             return torch.empty(self.shape, dtype=self.dtype)
         stride = torch.empty(self.shape, device="meta").stride() if self.stride is None else self.stride
@@ -107,7 +103,7 @@ class Listing:
 
     Attributes:
         entries: its tensors.
-        left_out: what else stands among them (an argparse.Namespace, say): by its name what it is.
+        left_out: the other items (an argparse.Namespace, for example), by name: what each is.
         versions: of the network's modules, as a state dict has them in ``_metadata``; or None.
     """
 

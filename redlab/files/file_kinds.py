@@ -1,4 +1,4 @@
-"""What kind of file this is, by its first bytes: names lie, and so do servers that send a web page for a checkpoint."""
+"""What kind of file this is, by its first bytes: names can be wrong, and servers send web pages for checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAVE = "save its tensors by name with torch.save or safetensors"
 _AGAIN = "download or save it again"
 _CONVERT = "convert it to safetensors first"
 
-# The bytes that a file begins with, what it is then, and what to do about it.
+# The first bytes of a file, what it is, and what to do.
 _FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull, or download the file"),
     (b"GGUF", "GGUF, the format of llama.cpp", _CONVERT),
@@ -39,7 +39,7 @@ _FOREIGN = (
 def kind_of(path: Path) -> str:
     """``SAFETENSORS``, ``ZIPPED``, ``PICKLED`` or ``SHARDED``: what kind of checkpoint a file is, whatever its name.
 
-    A file that begins as none of them passes for what its name says, so that its reader can tell what is damaged.
+    A damaged file that begins as none of them counts as what its name says; opening it reports the damage.
 
     Raises:
         ValueError: it is something else; the message says what, and what would be right.
@@ -57,7 +57,7 @@ def kind_of(path: Path) -> str:
 
 
 def foreign_kind(path: Path) -> str:
-    """What a file is that is no checkpoint ("is a web page", say), and what to do; "" where it may be a checkpoint."""
+    """What a file is instead of a checkpoint ("is a web page ..."), and what to do; "" if it may be a checkpoint."""
     try:
         return _judge(path)[1]
     except OSError:
@@ -95,7 +95,7 @@ def _zip(path: Path) -> tuple[str, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception:  # a damaged archive raises as much as a damaged pickle; its reader says what is wrong
+    except Exception:  # damaged archives raise nearly anything; opening it as a checkpoint reports the damage
         return ZIPPED, ""
     if _has(names, "constants.pkl"):
         why = "is TorchScript, which is code: redlab never runs code from a checkpoint; save its state_dict()"
@@ -138,7 +138,7 @@ def _json(path: Path) -> tuple[str, str]:
         content = None
     if path.name.lower().endswith(".index.json") or (isinstance(content, dict) and "weight_map" in content):
         return SHARDED, ""
-    return "", _no(f"is JSON (a configuration, say) and no index of shards ({INDEX})", "name the checkpoint")
+    return "", _no(f"is JSON (a configuration?) and no index of shards ({INDEX})", "name the checkpoint")
 
 
 def _by_name(path: Path, head: bytes) -> tuple[str, str]:

@@ -103,7 +103,7 @@ class Outline(_Inert):
 
 
 def _versions(metadata: dict) -> dict:
-    """The versions of a state dict's modules: what is no number would break whoever compares it."""
+    """The versions of a state dict's modules; all but numbers are dropped, as modules compare them."""
     return OrderedDict(
         (name, dict(about))
         for name, about in metadata.items()

@@ -44,11 +44,11 @@ class Pickled:
 
 
 def read_pickled(path: Path, kind: str) -> Pickled:
-    """What a file of ``torch.save`` holds, of a ``kind`` that ``kind_of`` told.
+    """What a file of ``torch.save`` holds; ``kind`` is the answer of ``kind_of``.
 
     Raises:
-        ValueError: it is truncated, damaged, a pickle of something else, or names what could only do harm (which is
-            never run); the message says what, and what would be right.
+        ValueError: the file is truncated, damaged or another pickle, or it names a function that could only do harm
+            (which is never run). The message says what to do.
         OSError: it cannot be read.
     """
     names: set[str] = set()

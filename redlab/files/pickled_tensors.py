@@ -23,13 +23,13 @@ _LONGEST = 2**63  # bytes: no offset in a file is larger
 def list_pickled(path: Path, kind: str) -> Listing:
     """The tensors of a file that ``torch.save`` wrote, in its order, whatever dicts and lists they are nested in.
 
-    Where a ``"state_dict"``, ``"model"`` or the like holds the network, its tensors come first, by their own names; all
-    others (an optimizer's, say) follow as skipped ones. The prefix ``module.`` that DataParallel leaves is taken off
-    where every name of the network has it.
+    If a ``"state_dict"``, ``"model"`` or the like holds the network, its tensors come first, by their own names. All
+    others (an optimizer's, for example) follow as skipped ones. The prefix ``module.`` of DataParallel is removed if
+    every name of the network has it.
 
     Raises:
-        ValueError: the file is truncated or no checkpoint; it wants to run code, which is named and not run; no tensor
-            in it can be read.
+        ValueError: the file is truncated or no checkpoint; it wants to run code, which is named and not run; none of
+            its tensors can be read.
         OSError: it cannot be read.
     """
     file = read_pickled(path, kind)

@@ -1,4 +1,4 @@
-"""States: how far a long computation has come, in one file, from which the same call goes on after a kill."""
+"""States: the progress of a long computation in one file. After a kill, the same call continues from it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from redlab.files.atomic import replace_file
 
 
 def write_state(path: str | Path, call: Mapping[str, Any], state: dict) -> None:
-    """Write ``state`` and what identifies the ``call`` that it belongs to; whoever is killed here leaves the old file.
+    """Write ``state`` and the ``call`` that it belongs to. A process that is killed here leaves the old file whole.
 
     Arguments:
         path: made with its parents, replaced where it exists.
-        call: by name the arguments that the result depends on.
-        state: tensors, numbers and text in dicts and lists: nothing that opening would have to execute.
+        call: the arguments that the result depends on, by name.
+        state: tensors, numbers and text in dicts and lists; opening it executes nothing.
 
     Raises:
         OSError: it could not be written (a full disk, say); what was there is unchanged.
@@ -37,7 +37,7 @@ def read_state(path: str | Path, call: Mapping[str, Any]) -> dict | None:
     """What ``write_state`` wrote for the same ``call``, its tensors on the CPU; None where there is no such file.
 
     Raises:
-        ValueError: it belongs to another call (the message says what differs), is damaged, or something else.
+        ValueError: it belongs to another call (the message says what differs), is damaged, or is another file.
         OSError: it cannot be read.
     """
     if not Path(path).exists():
@@ -63,7 +63,7 @@ def read_state(path: str | Path, call: Mapping[str, Any]) -> dict | None:
 
 
 def _plain(call: Mapping[str, Any]) -> dict:
-    """As JSON would bring it back: numpy's numbers are Python's, tuples lists, and anything else is its text."""
+    """As JSON returns it: numpy's numbers become Python's, tuples become lists, anything else becomes its text."""
     return json.loads(json.dumps(dict(call), default=repr))
 
 

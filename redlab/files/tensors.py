@@ -28,11 +28,6 @@ _DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8
 _DTYPES |= {"BF16": torch.bfloat16, "C64": torch.complex64, "BOOL": torch.bool}
 
 
-def list_tensors(path: str | Path) -> list[Entry]:
-    """The tensors of a checkpoint, none of them read yet: ``list_checkpoint`` without the rest."""
-    return list_checkpoint(path).entries
-
-
 def list_checkpoint(path: str | Path) -> Listing:
     """The tensors of a checkpoint, none of them read yet, and what else is in it.
 
@@ -42,8 +37,8 @@ def list_checkpoint(path: str | Path) -> Listing:
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
-        ValueError: it is another kind of file, a folder without an index, damaged or wants to run code; a shard is
-            missing or lacks a tensor that the index promises. The message says what, where, and what would be right.
+        ValueError: the file is of another kind, damaged or wants to run code; a folder has no index; a shard is missing
+            or lacks a tensor of the index. The message says where, and what to do.
         OSError: it cannot be read.
     """
     path = Path(path)

@@ -1,1 +1,1 @@
-"""Weights to few values: density estimates, hash rules and codebooks. Start with `networks`."""
+"""Weights to few values: density estimates, hash rules and codebooks. Start with `weights`."""

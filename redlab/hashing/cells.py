@@ -1,13 +1,8 @@
-"""How a rule parts the line of weights into cells, and the value that it gives each: KDE, uniform, Lloyd.
-
-Every rule turns one number, its *coarseness* (the bandwidth, the step, the range over the levels), into cells; the
-larger, the fewer. ``coarsest`` searches that number for a bound on the error or on the number of values.
-"""
+"""Cells of the real line, a value each: where hashing sends the weights of one layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,253 +10,112 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from redlab.hashing import passes
-from redlab.hashing.bandwidth import parse_bandwidth, resolve_bandwidth
-from redlab.hashing.contrast import check_contrast
-from redlab.hashing.density import density_of
 from redlab.hashing.rounding import balance
 from redlab.hashing.vector import Vector, error_of, in_parts
 
-RULES = ("kde", "uniform", "lloyd")
-ROUNDINGS = ("nearest", "balanced")
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """Which cell each weight is in, and what is in each cell.
+
+    Attributes:
+        weights: (N,) what was sorted into cells.
+        codes: (N,) the cell of each weight.
+        member: (c,) one of the weights in each cell, NaN in an empty one.
+        lone: (c,) whether all weights of the cell are equal.
+    """
+
+    weights: ndarray
+    codes: ndarray
+    member: ndarray
+    lone: ndarray
+
+    @cached_property
+    def tally(self) -> tuple[ndarray, ndarray]:
+        """Count and sum of each cell's weights."""
+        return passes.sums(self.weights, self.codes, len(self.member))
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
     """Cells of the real line, a value each, filled with the weights of one layer.
 
+    The weights 1 1 2 7 9 with the edges 1.5 and 4 have the codes 0 0 1 2 2. With the centres 1.2, 2.1 and 8.5 they
+    become 1.2 1.2 2.1 8.5 8.5; ``at_lone_weights`` makes the centres 1, 2 and 8.5, ``at_means`` 1, 2 and 8.
+
     Attributes:
         vector: the N weights, exact zeros not among them.
         edges: (c - 1,) ascending, of the same dtype: cell k holds the weights in [edges[k-1], edges[k]).
         centres: (c,) float64, the value of each cell.
+        filling: which weights are in which cell.
     """
 
     vector: Vector
     edges: ndarray
     centres: Float64[ndarray, " c"]
+    filling: Filling
 
-    @cached_property
-    def _assorted(self) -> tuple[ndarray, ndarray, ndarray]:
-        return passes.assort(self.vector.weights, self.vector.low, self.vector.high, self.edges)
-
-    @property
-    def codes(self) -> ndarray:
-        """(N,) the cell of each weight."""
-        return self._assorted[0]
+    @classmethod
+    def of(cls, vector: Vector, edges: ndarray, centres: ndarray) -> Cells:
+        """Cells filled with the weights of ``vector``."""
+        sorted_in = passes.assort(vector.weights, vector.low, vector.high, edges)
+        return cls(vector, edges, centres, Filling(vector.weights, *sorted_in))
 
     @property
-    def member(self) -> ndarray:
-        """(c,) one of the weights in each cell, NaN in an empty one."""
-        return self._assorted[1]
-
-    @cached_property
-    def tally(self) -> tuple[ndarray, ndarray]:
-        """Count and sum of each cell's weights."""
-        return passes.sums(self.vector.weights, self.codes, len(self.centres))
+    def holds(self) -> ndarray:
+        """(c,) which cells hold weights."""
+        return ~np.isnan(self.filling.member)
 
     @property
     def used(self) -> int:
         """How many cells hold weights."""
-        return int((~np.isnan(self.member)).sum())
+        return int(self.holds.sum())
 
     def error(self) -> float:
         """Relative L2 error ||hash(W) - W|| / ||W||; exact zeros would add nothing to either."""
-        _, member, lone = self._assorted
-        if (np.isnan(member) | (lone & (member == self.centres))).all():
+        exact = self.filling.lone & (self.filling.member == self.centres)
+        if (exact | ~self.holds).all():
             return 0.0  # every weight keeps its value; below, digits cancel near 1e-8
-        count, total = self.tally
+        count, total = self.filling.tally
         energy = self.vector.energy
         squares = energy - float((2 * self.centres * total - count * self.centres**2).sum())
         return float(np.sqrt(max(squares, 0.0) / energy)) if energy else 0.0
 
     def error_at(self, values: ndarray) -> float:
         """The error where cell k takes the value ``values[k]``, to the last digit."""
-        parts = zip(in_parts(self.vector.weights), in_parts(self.codes), strict=True)
+        parts = zip(in_parts(self.vector.weights), in_parts(self.filling.codes), strict=True)
         scale = max(-self.vector.low, self.vector.high)
         return error_of(((weights, values[codes]) for weights, codes in parts), scale)
 
     def at_means(self) -> Cells:
         """The same cells, each with the mean of its own weights as its value."""
-        count, total = self.tally
-        means = np.divide(total, count, out=self.centres.copy(), where=count > 0)
-        return self._with(means)
+        count, total = self.filling.tally
+        return replace(self, centres=np.divide(total, count, out=self.centres.copy(), where=count > 0))
 
     def at_lone_weights(self) -> Cells:
-        """The same cells; one that a single distinct weight feeds takes exactly that weight as its value."""
-        _, member, lone = self._assorted
-        return self._with(np.where(lone, member.astype(np.float64), self.centres))
+        """The same cells; a cell with a single distinct weight keeps it exactly."""
+        filling = self.filling
+        return replace(self, centres=np.where(filling.lone, filling.member.astype(np.float64), self.centres))
 
     def balanced(self) -> Cells:
         """The same cells, some weights in the one on their other side: see ``rounding``."""
-        _, member, lone = self._assorted
-        vector, beyond = self.vector, len(self.centres)
-        places = vector.whole(vector.weights), vector.whole(self.codes, beyond)  # zeros keep their places in the rows
-        codes = balance(*places, self.centres, ~np.isnan(member), vector.shape)
+        vector, old, beyond = self.vector, self.filling, len(self.centres)
+        places = vector.whole(vector.weights), vector.whole(old.codes, beyond)  # zeros keep their places in the rows
+        codes = balance(*places, self.centres, self.holds, vector.shape)
         codes = codes if vector.live is None else codes[vector.live]
-        moved = Cells(vector, self.edges, self.centres)
         count = np.bincount(codes, minlength=beyond)
-        same = lone & (count == np.bincount(self.codes, minlength=beyond))
-        moved.__dict__["_assorted"] = (codes, np.where(count > 0, member, np.nan).astype(member.dtype), same)
-        return moved
+        member = np.where(count > 0, old.member, np.nan).astype(old.member.dtype)
+        lone = old.lone & (count == np.bincount(old.codes, minlength=beyond))
+        return replace(self, filling=Filling(vector.weights, codes, member, lone))
 
     def assign(self, values: ndarray) -> ndarray:
         """Each weight's value out of ``values`` (c,), in the order of the tensor; exact zeros stay zero."""
-        if self.vector.live is None:
-            return passes.take(values, self.codes)
-        found, taken = np.zeros(self.vector.live.size, values.dtype), 0
-        for part, live in zip(in_parts(found), in_parts(self.vector.live), strict=True):  # no copy of all values
-            count = int(np.count_nonzero(live))
-            part[live] = values[self.codes[taken : taken + count]]
+        codes, live = self.filling.codes, self.vector.live
+        if live is None:
+            return passes.take(values, codes)
+        found, taken = np.zeros(live.size, values.dtype), 0
+        for part, own in zip(in_parts(found), in_parts(live), strict=True):  # no copy of all values
+            count = int(np.count_nonzero(own))
+            part[own] = values[codes[taken : taken + count]]
             taken += count
         return found
-
-    def _with(self, centres: ndarray) -> Cells:
-        moved = Cells(self.vector, self.edges, centres)
-        for known in ("_assorted", "tally"):  # same cells, same weights
-            if known in self.__dict__:
-                moved.__dict__[known] = self.__dict__[known]
-        return moved
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The options of ``hash_weights``, checked once; ``cells`` applies them to a layer."""
-
-    rule: str = "kde"
-    bandwidth: str | float = "silverman/8"
-    max_error: float | None = None
-    levels: int | None = None
-    contrast: float = 0.0
-    representative: str = "mode"
-    rounding: str = "nearest"
-
-    def __post_init__(self) -> None:
-        parse_bandwidth(self.bandwidth)
-        check_contrast(self.contrast)
-        if self.rule not in RULES:
-            raise ValueError(f"unknown rule {self.rule!r}: use one of {', '.join(RULES)}")
-        if self.representative not in ("mode", "mean"):
-            raise ValueError(f"unknown representative {self.representative!r}: use mode or mean")
-        if self.rounding not in ROUNDINGS:
-            raise ValueError(f"unknown rounding {self.rounding!r}: use one of {', '.join(ROUNDINGS)}")
-        if self.max_error is not None and not 0 < self.max_error < np.inf:
-            raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {self.max_error}")
-        if self.levels is not None and (self.rule == "kde" or self.levels < 1):
-            raise ValueError(
-                f"levels must be at least 1 and belongs to the rules uniform and lloyd, not be {self.levels} with the "
-                f"rule {self.rule}"
-            )
-
-    def options(self) -> dict:
-        """What differs from the defaults, the rule always: plain data."""
-        default = asdict(Rule())
-        return {name: value for name, value in asdict(self).items() if name == "rule" or value != default[name]}
-
-    def cells(self, vector: Vector) -> Cells:
-        """The cells for a layer's weights, which are not all equal."""
-        if self.levels is None and self.max_error is not None:
-            start = self.max_error * vector.spread  # where sampling noise dominates, a KDE errs by 2h/sd
-            fits = lambda made: made.error() <= self.max_error  # noqa: E731
-            cells, h = coarsest(lambda h: self._at(vector, h), start, fits)
-            if self.rounding == "balanced":  # searched from there, since balancing takes time
-                cells, _ = coarsest(lambda h: self._at(vector, h).balanced(), h, fits)
-            return cells
-        cells = self._of_size(vector)
-        return cells.balanced() if self.rounding == "balanced" else cells
-
-    def _of_size(self, vector: Vector) -> Cells:
-        """The cells of ``bandwidth``, or as many as there may be levels."""
-        if self.rule == "kde":
-            return self._at(vector, resolve_bandwidth(vector, self.bandwidth))
-        levels = self.levels or self._modes(vector)
-        if self.rule == "lloyd":
-            return lloyd(vector, levels)
-        # The finest step that needs no more values than allowed: the search runs over reciprocals of the step.
-        fits = lambda made: made.used <= levels  # noqa: E731
-        return coarsest(lambda finer: self._at(vector, 1 / finer), 1 / vector.spread, fits)[0]
-
-    def _at(self, vector: Vector, coarseness: float) -> Cells:
-        made = cells_of(vector, self.rule, coarseness, self.contrast)
-        return made.at_means() if self.representative == "mean" else made
-
-    def _modes(self, vector: Vector) -> int:
-        return cells_of(vector, "kde", resolve_bandwidth(vector, self.bandwidth), self.contrast).used
-
-
-def cells_of(vector: Vector, rule: str, coarseness: float, contrast: float = 0.0) -> Cells:
-    """The cells of ``rule`` at a coarseness: the bandwidth (kde), the step (uniform), range / levels (lloyd)."""
-    if rule == "kde":
-        density = density_of(vector, coarseness, contrast)
-        return Cells(vector, round_up(density.cuts, vector.weights.dtype), density.modes).at_lone_weights()
-    if rule == "uniform":
-        return _uniform(vector, coarseness)
-    return lloyd(vector, max(1, round((vector.high - vector.low) / coarseness)))
-
-
-def _uniform(vector: Vector, step: float) -> Cells:
-    """Round to the nearest multiple of ``step``, so that zero is a value."""
-    first, last = np.rint(vector.low / step), np.rint(vector.high / step)
-    few = last - first < 4 * vector.size + 1024
-    multiples = np.arange(first, last + 1) if few else np.unique(np.rint(vector.weights / np.float64(step)))
-    edges = (0.5 * (multiples[1:] + multiples[:-1])) * step
-    return Cells(vector, round_up(edges, vector.weights.dtype), multiples * step)
-
-
-def lloyd(vector: Vector, levels: int) -> Cells:
-    """One-dimensional k-means by Lloyd's iteration (1982): the better of two starts, each carried to its local optimum.
-
-    One start spreads levels in proportion to the cube root of the density, as an optimal fine quantizer does (Panter &
-    Dite 1951), the other evenly, as the uniform rule does: small layers need it. The starts are our choice.
-    """
-    ordered = np.sort(vector.weights)
-    low, high = map(float, ordered[[0, -1]])  # in float32 their difference may overflow
-    even = np.linspace(low, high, 2 * levels + 1)[1::2]
-    centres = (_iterate(ordered, start) for start in (_panter_dite(ordered, levels), even))
-    return min((Cells(vector, _between(c, ordered.dtype), c).at_means() for c in centres), key=Cells.error)
-
-
-def _iterate(ordered: ndarray, centres: ndarray, rounds: int = 300) -> ndarray:
-    """Centres to means of their cells, until no edge passes a weight; sorted weights make a round O(levels log N)."""
-    sums = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
-    ends = None
-    for _ in range(rounds):
-        moved = np.concatenate([[0], np.searchsorted(ordered, _between(centres, ordered.dtype)), [ordered.size]])
-        if ends is not None and np.array_equal(moved, ends):
-            break
-        ends = moved[np.concatenate([[True], np.diff(moved) > 0])]  # an empty cell goes
-        centres = np.diff(sums[ends]) / np.diff(ends)
-    return centres
-
-
-def _between(centres: ndarray, dtype: np.dtype) -> ndarray:
-    return round_up(0.5 * (centres[1:] + centres[:-1]), dtype)
-
-
-def _panter_dite(ordered: ndarray, levels: int) -> ndarray:
-    counts, places = np.histogram(ordered.astype(np.float64), bins=4096)
-    share = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
-    return np.interp((np.arange(levels) + 0.5) / levels * share[-1], share, places)
-
-
-def round_up(cuts: ndarray, dtype: np.dtype) -> ndarray:
-    """Cuts in the weights' dtype such that w >= cut says the same as in float64."""
-    edges = cuts.astype(dtype)
-    return np.where(edges.astype(np.float64) < cuts, np.nextafter(edges, dtype.type(np.inf)), edges)
-
-
-def coarsest(
-    make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool]
-) -> tuple[Cells, float]:  # fmt: skip
-    """``make`` of the largest number, to half a per cent, that fits: doubled or halved from ``start``, then bisected.
-
-    The condition may wobble between neighbouring numbers: what is returned, with its number, fits, though a larger one
-    may fit as well. Where nothing within a factor of 2^60 fits, the smallest number tried is taken.
-    """
-    good, bad, best, number = 0.0, np.inf, None, start
-    while bad > 1.005 * good and 2.0**-60 < number / start < 2.0**60:
-        made = make(number)
-        if fits(made):
-            good, best = number, made
-        else:
-            bad = number
-        number = 2 * good if bad == np.inf else bad / 2 if good == 0.0 else float(np.sqrt(good * bad))
-    return (best, good) if best is not None else (made, bad)

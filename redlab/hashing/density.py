@@ -6,6 +6,9 @@ looks at weights. Exact zeros belong to no mode, so that they set no bandwidth (
 
 from __future__ import annotations
 
+import heapq
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +17,12 @@ import torch
 from jaxtyping import Float64
 from numpy import ndarray
 
-from redlab.hashing.bandwidth import parse_bandwidth, resolve_bandwidth
-from redlab.hashing.contrast import check_contrast, strong_modes
+from redlab.hashing import passes
 from redlab.hashing.extrema import find_extrema
 from redlab.hashing.vector import Vector, as_vector, binary_scale
 from redlab.options import plain_options
+
+_BANDWIDTH = re.compile(r"(median_gap|mean_gap|scott|silverman)(?:/([0-9.eE+-]+))?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +73,10 @@ def estimate_density(
     Arguments:
         bandwidth: "median_gap" or "mean_gap" (of consecutive distinct weights), "scott" = 1.06 sd N^(-1/5),
             "silverman" = 0.9 min(sd, IQR/1.34) N^(-1/5) (Silverman 1986, eq. 3.31; sd with N - 1; sd alone where the
-            IQR is 0), any of them over a number, or h itself. The papers leave it open; the default is our choice.
+            IQR is 0), any of them over a number, or h itself. The papers leave it open; the default is our choice
+            (docs/defaults.md).
         contrast: in [0, 1): modes that rise above their higher neighbouring cut by at most this share of their own
-            height are dropped, weakest first (our choice). 0 keeps all.
-
-    Defaults:
-        bandwidth: ours. At silverman/4, /6, /8, /10 and /16 ResNet-20 keeps 87.58, 91.57, 91.69, 91.60 and 91.69 of
-            91.73 % at 11, 16, 21, 24 and 33 % of the products; ResNet-56 is level from /6 on, MobileNetV1 keeps 2.8,
-            25.2 and 72.4 of 80.4 % at /6, /8 and /16 (benchmarks/defaults.md, "bandwidth";
-            `python -m benchmarks.defaults`).
-            With as many values as at /8 ResNet-20 and MobileNetV1 keep 91.78 and 0.00 % by scott, 11.06 and 0.00 by
-            mean_gap: gaps do not carry over from layer to layer (benchmarks/defaults.md, "bandwidth, equal values").
-        contrast: 0, the papers' modes, all of them; 0.05 keeps 91.64 and 0.00 % there, on as many values.
+            height are dropped, weakest first (our choice). 0, the papers' choice, keeps all (docs/defaults.md).
 
     Raises:
         TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
@@ -115,3 +111,116 @@ def _times(density: Density, exponent: int) -> Density:
     """The density of the weights times 2^exponent, exactly."""
     grid, modes, cuts = (np.ldexp(part, exponent) for part in (density.grid, density.modes, density.cuts))
     return Density(grid, np.ldexp(density.values, -exponent), modes, cuts, float(np.ldexp(density.bandwidth, exponent)))
+
+
+def resolve_bandwidth(vector: Vector, bandwidth: str | float) -> float:
+    """The bandwidth h that a rule or number means for these weights; 0.0 where all are equal and a rule was given."""
+    rule, number = parse_bandwidth(bandwidth)
+    return _rule_of_thumb(vector, rule) / number if rule else number
+
+
+def parse_bandwidth(bandwidth: str | float) -> tuple[str, float]:
+    """("silverman", 8.0) for "silverman/8"; ("", 0.05) for 0.05.
+
+    Raises:
+        ValueError: neither a known rule nor a positive number.
+    """
+    if not isinstance(bandwidth, str):
+        if not 0 < bandwidth < np.inf:
+            raise ValueError(f"bandwidth must be a positive finite number, not {bandwidth}")
+        return "", float(bandwidth)
+    match = _BANDWIDTH.fullmatch(bandwidth)
+    divisor = _positive(match[2] or "1") if match else None
+    if match is None or divisor is None:
+        raise ValueError(
+            f"unknown bandwidth {bandwidth!r}: use median_gap, mean_gap, scott or silverman, any of them over a "
+            "positive number (silverman/8), or a positive number"
+        )
+    return match[1], divisor
+
+
+def _positive(text: str) -> float | None:
+    try:
+        return number if 0 < (number := float(text)) < np.inf else None
+    except ValueError:
+        return None
+
+
+def _rule_of_thumb(vector: Vector, rule: str) -> float:
+    if rule.endswith("_gap"):
+        gaps = np.diff(np.unique(vector.weights).astype(np.float64))
+        return 0.0 if gaps.size == 0 else float(np.median(gaps) if rule == "median_gap" else gaps.mean())
+    if vector.low == vector.high:
+        return 0.0
+    if rule == "scott":
+        return 1.06 * vector.spread * vector.size**-0.2
+    first, third = passes.quartiles(vector.weights)
+    return 0.9 * min(vector.spread, (third - first) / 1.34 or vector.spread) * vector.size**-0.2
+
+
+def strong_modes(
+    turns: Float64[ndarray, " n"], heights: Float64[ndarray, " n"], contrast: float
+) -> tuple[ndarray, ndarray]:
+    """The modes and cuts that stay when the weak ones are removed.
+
+    A mode's contrast is its height above its higher neighbouring cut, divided by its own height. The mode with the
+    smallest contrast is removed together with its higher cut, until all contrasts exceed ``contrast``. One mode always
+    stays. Our choice: the papers keep every mode.
+
+    The heights 5 1 3 2 8 (modes 5, 3, 8; cuts 1, 2) have the contrasts 0.8, 0.33 and 0.75. At ``contrast`` 0.5 the mode
+    3 is removed with the cut 2: 5 1 8 stay.
+
+    Arguments:
+        turns: positions of alternating maxima and minima, ascending, a maximum at either end (n odd).
+        heights: the density there.
+        contrast: in [0, 1); 0 keeps every mode.
+
+    Raises:
+        ValueError: a contrast outside [0, 1).
+    """
+    check_contrast(contrast)
+    if contrast == 0:
+        return turns[::2], turns[1::2]
+    kept = _prune(heights.tolist(), contrast)
+    return turns[::2][kept[::2] // 2], turns[1::2][kept[1::2] // 2]
+
+
+def check_contrast(contrast: float) -> None:
+    """Raises ValueError outside [0, 1)."""
+    if not 0 <= contrast < 1:  # NaN too
+        raise ValueError(f"contrast must lie in [0, 1), not be {contrast}")
+
+
+def _prune(heights: list[float], limit: float) -> ndarray:
+    """Indices of the extrema that stay; neighbours are a linked list, contrasts a heap with stale entries."""
+    n = len(heights)
+    left, right = list(range(-1, n - 1)), [*range(1, n), -1]
+    alive = [True] * n
+
+    def contrast(mode: int) -> float:
+        return 1 - max(heights[cut] for cut in (left[mode], right[mode]) if cut >= 0) / heights[mode]
+
+    heap = [(contrast(mode), mode) for mode in range(0, n, 2)] if n > 1 else []
+    heapq.heapify(heap)
+    while heap and heap[0][0] <= limit:
+        value, mode = heapq.heappop(heap)
+        if not alive[mode] or (left[mode] < 0 and right[mode] < 0) or value != contrast(mode):
+            continue  # removed, the last one, or its neighbours changed since (a fresh entry is in the heap then)
+        cut = max((c for c in (left[mode], right[mode]) if c >= 0), key=heights.__getitem__)
+        alive[mode] = alive[cut] = False
+        before, after = (left[cut], right[mode]) if cut < mode else (left[mode], right[cut])
+        if before >= 0:
+            right[before] = after
+        if after >= 0:
+            left[after] = before
+        for near in [near for near in (before, after) if near >= 0]:
+            _refresh(heap, near, left, right, contrast)
+    return np.flatnonzero(alive)
+
+
+def _refresh(heap: list, near: int, left: list[int], right: list[int], contrast: Callable) -> None:
+    """Push the new contrast of the mode at ``near``, or of the modes beside it where a cut stands there."""
+    modes = (near,) if near % 2 == 0 else (left[near], right[near])
+    for mode in modes:
+        if mode >= 0 and (left[mode] >= 0 or right[mode] >= 0):
+            heapq.heappush(heap, (contrast(mode), mode))

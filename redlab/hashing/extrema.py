@@ -7,6 +7,7 @@ the quartic through five cells places each extremum between them. A grid too lon
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,7 +23,6 @@ _HALF_KERNEL = _KERNEL[REACH:] / _KERNEL.sum()
 _JUMP = 2 * REACH + 8  # cells that a gap between weights is shortened to, where the density falls to zero in it
 _WHOLE_GRID = 1 << 22  # up to here the grid is one array; beyond it is walked tile by tile
 _TILE = 1 << 20
-_BLOCK = 1 << 20  # weights whose places are worked out together
 _FLAT = 1e-11  # relative differences below are rounding: a plateau
 _NOISE = 1e-10  # heights below this share of the weights' number are zero: the kernel's cut tail wiggles there
 
@@ -57,73 +57,34 @@ def find_extrema(vector: Vector, h: float) -> Extrema:
     if high - low <= 2 * h:  # within two bandwidths there is one mode, which the grid would place to h/1000 only
         mode = _only_mode(vector, h)
         return Extrema(np.array([mode]), np.interp([mode], grid, density), grid, density)
-    cells, heights = _extrema(*_slopes(values, 0, size - 1))
+    cells, heights = _extrema(_steps(values, 0, size - 1))
     return Extrema(np.clip(origin + cells * step, low, high), heights * scale, grid, density)
 
 
 def on_tiles(vector: Vector, h: float) -> Extrema:
     """The same for a grid of any length: sort, shorten the gaps that no kernel reaches across, walk tile by tile."""
-    places = _Places(np.sort(vector.weights), h / CELLS)
-    last: list[ndarray] = [np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)]
-    found = []
-    for start in range(0, places.size, _TILE):
-        tile = _tile_slopes(places, start, min(start + _TILE, places.size))
-        slopes = [np.concatenate(pair) for pair in zip(last, tile, strict=True)]
-        found.append(_extrema(*slopes))
-        last = [part[-1:] for part in slopes]  # whether the next tile goes on as this one ends
+    ordered = np.sort(vector.weights)
+    places = _places(ordered, h / CELLS)
+    size = int(places[-1]) + REACH + 3
+    before, found = _NO_STEPS, []
+    for start in range(0, size, _TILE):
+        steps = _joined(before, _tile_steps(places, start, min(start + _TILE, size)))
+        found.append(_extrema(steps))
+        before = Steps(*(part[-1:] for part in steps))  # does the next tile continue in the direction of this one?
     turns, heights = (np.concatenate(part) for part in zip(*found, strict=True))
-    turns, heights = places.weights_at(turns), heights * CELLS / (vector.size * h)
+    near = np.searchsorted(places, turns)
+    near = np.unique(np.clip([near - 1, near], 0, ordered.size - 1))  # interpolation needs these weights only
+    turns, heights = np.interp(turns, places[near], ordered[near]), heights * CELLS / (vector.size * h)
     return Extrema(turns, heights, turns, heights)
 
 
-class _Places:
-    """Ascending weights on a grid whose empty stretches are shortened, worked out block by block: never all at once.
-
-    Attributes:
-        ordered: (N,) the weights.
-        starts: (b,) the place of the first weight of each block, in cells.
-        size: how many cells there are.
-    """
-
-    def __init__(self, ordered: ndarray, step: float) -> None:
-        self.ordered, self._step, self._begins = ordered, step, [0.0]
-        self._last = (-1, np.empty(0), np.empty(0))
-        for k in range(max(1, -(-(len(ordered) - 1) // _BLOCK))):
-            self._begins.append(self._block(k)[2][-1])
-        self.starts = np.array(self._begins[:-1]) + REACH + 1
-        self.size = int(self._begins[-1] + REACH + 1) + REACH + 3
-
-    def block(self, k: int) -> tuple[ndarray, ndarray]:
-        """The weights of block k, with the first of the next one, and their places."""
-        _, own, cells = self._block(k)
-        return own, cells + REACH + 1
-
-    def _block(self, k: int) -> tuple[int, ndarray, ndarray]:
-        if self._last[0] != k:
-            own = self.ordered[k * _BLOCK : (k + 1) * _BLOCK + 1].astype(np.float64)
-            with np.errstate(over="ignore"):  # an infinite gap is a jump as well
-                gaps = np.minimum(np.diff(own) / self._step, _JUMP)
-            self._last = (k, own, np.cumsum(np.concatenate([self._begins[k : k + 1], gaps])))
-        return self._last
-
-    def binned(self, first: float, last: float, origin: float, size: int) -> ndarray | None:
-        """The weights with places in [first, last) on the cells from ``origin`` on, or None where there are none."""
-        counts = None
-        begin, end = np.searchsorted(self.starts, [first, last])
-        for k in range(max(begin - 1, 0), end):
-            cells = self.block(k)[1]
-            cells = cells if k == len(self.starts) - 1 else cells[:-1]
-            low, high = np.searchsorted(cells, [first, last])
-            if low < high:
-                part = passes.bin_cubic(cells[low:high], origin, 1.0, size)
-                counts = part if counts is None else counts + part
-        return counts
-
-    def weights_at(self, places: ndarray) -> ndarray:
-        """The weights that ascending places stand for, linear between neighbours."""
-        ends = np.searchsorted(places, self.starts[1:])
-        parts = np.split(places, ends)
-        return np.concatenate([np.interp(part, *self.block(k)[::-1]) for k, part in enumerate(parts)])
+def _places(ordered: ndarray, step: float) -> ndarray:
+    """(N,) ascending weights in cells of a grid whose empty stretches are shortened: no gap is longer than _JUMP."""
+    places = np.zeros(ordered.size)
+    with np.errstate(over="ignore"):  # an infinite gap is shortened as well
+        np.subtract(ordered[1:], ordered[:-1], out=places[1:], dtype=np.float64)
+        places /= step
+    return np.cumsum(np.minimum(places, _JUMP, out=places), out=places) + (REACH + 1)
 
 
 def _smooth(counts: Float64[ndarray, " m"], weights: int) -> Float64[ndarray, " m"]:
@@ -132,36 +93,61 @@ def _smooth(counts: Float64[ndarray, " m"], weights: int) -> Float64[ndarray, " 
     return heights
 
 
-def _slopes(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """Where the curve changes direction in cells [start, stop): index, slope to the next, height, vertex; no plateaus.
+class Steps(NamedTuple):
+    """Steps of a curve from one cell to the next, ascending: those beside a change of direction.
 
-    Kept are the slopes beside a change of sign, and the first and last, so that tiles can be joined. ``vertex`` is
-    where an extremum at that cell lies, in cells from it.
+    The heights 0 1 4 3 1 make the steps +1 +3 -1 -2. The direction changes between the steps at cells 1 and 2: there is
+    a maximum at cell 2, moved by its vertex, say 2 - 0.1.
+
+    Attributes:
+        cell: (n,) where the step begins.
+        rise: (n,) how much higher the next cell is, never 0. Only its sign is used.
+        height: (n,) the curve at the cell.
+        vertex: (n,) where an extremum at that cell lies, in cells from it.
     """
-    slope = np.diff(heights[start : stop + 1])
-    index = np.flatnonzero(np.abs(slope) > _FLAT * heights[start:stop])
-    slope = slope[index]
-    turn = np.flatnonzero((slope[1:] > 0) != (slope[:-1] > 0))
-    kept = np.unique(np.concatenate([turn, turn + 1, [0, len(slope) - 1]])) if len(slope) else turn
-    index = index[kept] + start
-    found = (index, slope[kept], heights[index], _vertex(heights, index))
-    hidden = _hidden(heights, start, stop)
-    if not len(hidden[0]):
-        return found
-    index, slope, height, place = (np.concatenate(pair) for pair in zip(found, hidden, strict=True))
-    order = np.argsort(index, kind="stable")
-    return index[order], slope[order], height[order], place[order]
+
+    cell: ndarray
+    rise: ndarray
+    height: ndarray
+    vertex: ndarray
+
+    @property
+    def turns(self) -> ndarray:
+        """After which steps the direction changes."""
+        return np.flatnonzero((self.rise[1:] > 0) != (self.rise[:-1] > 0))
 
 
-def _hidden(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """A maximum and a minimum between two cells, which no slope from cell to cell shows, as such slopes.
+_NO_STEPS = Steps(np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0))
 
-    They are there where the derivative, a parabola through the middles of three cells, comes near zero and changes sign
-    twice. Each pair becomes three slopes: as the curve goes, the other way, and as it goes again.
+
+def _joined(first: Steps, second: Steps) -> Steps:
+    return Steps(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
+
+
+def _steps(heights: ndarray, start: int, stop: int) -> Steps:
+    """The steps in cells [start, stop), plateaus left out; the first and the last stay, so that tiles can be joined."""
+    rise = np.diff(heights[start : stop + 1])
+    cell = np.flatnonzero(np.abs(rise) > _FLAT * heights[start:stop])
+    steps = Steps(cell + start, rise[cell], heights[cell + start], np.zeros(len(cell)))
+    ends = [0, len(cell) - 1] if len(cell) else []
+    kept = np.unique(np.concatenate([steps.turns, steps.turns + 1, ends])).astype(np.int64)
+    cell = steps.cell[kept]
+    seen = Steps(cell, steps.rise[kept], steps.height[kept], _vertex(heights, cell))
+    steps = _joined(seen, _hidden_steps(heights, start, stop))
+    order = np.argsort(steps.cell, kind="stable")
+    return Steps(*(part[order] for part in steps))
+
+
+def _hidden_steps(heights: ndarray, start: int, stop: int) -> Steps:
+    """Steps that stand for a maximum and a minimum between two cells, where the heights alone only rise or only fall.
+
+    Between cells 7 and 8 a rising curve may peak at 7.3 and dip at 7.6 before it rises on. Three steps say so: up at
+    cell 6, down at cell 7 (vertex 0.3: the peak), up at cell 8 (vertex -0.4: the dip).
+    Such a pair is there where the derivative, a parabola through the middles of three cells, has two roots nearby.
     """
     first, last = max(start, 2), min(stop, len(heights) - 4)
-    slope = np.diff(heights[first - 1 : last + 2])  # of the cells before, at and after each of [first, last)
-    before, here, after = slope[:-2], slope[1:-1], slope[2:]
+    rise = np.diff(heights[first - 1 : last + 2])
+    before, here, after = rise[:-2], rise[1:-1], rise[2:]  # the steps before, at and after each of [first, last)
     size = np.abs(here)
     near = (size <= np.abs(before)) & (size <= np.abs(after)) & (before * after > 0)
     cell = first + np.flatnonzero(near & (size < 0.2 * np.abs(before + after)))
@@ -176,11 +162,11 @@ def _hidden(heights: ndarray, start: int, stop: int) -> tuple[ndarray, ndarray, 
         middle = cell + 0.5 - tilt / (2 * bend)
     real = (root > 0) & (np.sign(bend) == np.sign(b)) & (np.abs(middle - cell - 0.5) < 1)
     cell, root, middle, way = cell[real], root[real], middle[real], np.sign(b[real])
-    index = np.concatenate([cell - 1, cell, cell + 1])
-    vertex = np.concatenate([np.zeros(len(cell)), middle - root - cell, middle + root - cell - 1])
-    level = heights[cell]
-    height = np.concatenate([level, level, level * (1 - 1e-12 * way)])
-    return index, np.concatenate([way, -way, way]), height, vertex
+    level, still = heights[cell], np.zeros(len(cell))
+    on = Steps(cell - 1, way, level, still)
+    back = Steps(cell, -way, level, middle - root - cell)
+    again = Steps(cell + 1, way, level * (1 - 1e-12 * way), middle + root - cell - 1)
+    return _joined(_joined(on, back), again)
 
 
 def _vertex(heights: ndarray, index: ndarray) -> ndarray:
@@ -196,13 +182,13 @@ def _vertex(heights: ndarray, index: ndarray) -> ndarray:
     return x
 
 
-def _extrema(index: ndarray, slope: ndarray, height: ndarray, vertex: ndarray) -> tuple[ndarray, ndarray]:
+def _extrema(steps: Steps) -> tuple[ndarray, ndarray]:
     """Positions (in cells) and heights of the alternating maxima and minima, the first and last of them maxima."""
-    turn = np.flatnonzero((slope[1:] > 0) != (slope[:-1] > 0))
-    left, right = index[turn] + 1, index[turn + 1]
+    turn = steps.turns
+    left, right = steps.cell[turn] + 1, steps.cell[turn + 1]
     # One cell between rise and fall: its vertex. A plateau: its middle.
-    position = np.where(left == right, left + vertex[turn + 1], 0.5 * (left + right))
-    return position, height[turn + 1]
+    position = np.where(left == right, left + steps.vertex[turn + 1], 0.5 * (left + right))
+    return position, steps.height[turn + 1]
 
 
 def _only_mode(vector: Vector, h: float) -> float:
@@ -223,11 +209,12 @@ def _only_mode(vector: Vector, h: float) -> float:
     return mode
 
 
-def _tile_slopes(places: _Places, start: int, stop: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+def _tile_steps(places: ndarray, start: int, stop: int) -> Steps:
+    """The steps in cells [start, stop) of a long grid: only the weights whose kernels reach there are looked at."""
     halo = REACH + 4
-    counts = places.binned(start - halo, stop + halo, float(start - halo - 2), stop - start + 2 * halo + 6)
-    if counts is None:
-        return np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)
-    heights = _smooth(counts, len(places.ordered))
-    index, slope, height, vertex = _slopes(heights, halo + 2, halo + 2 + stop - start)
-    return index + start - halo - 2, slope, height, vertex
+    low, high = np.searchsorted(places, [start - halo, stop + halo])
+    if low == high:
+        return _NO_STEPS
+    counts = passes.bin_cubic(places[low:high], float(start - halo - 2), 1.0, stop - start + 2 * halo + 6)
+    steps = _steps(_smooth(counts, places.size), halo + 2, halo + 2 + stop - start)
+    return steps._replace(cell=steps.cell + start - halo - 2)

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from redlab.hashing.cells import Rule
 from redlab.hashing.random_twin import Draw, RandomTwin
+from redlab.hashing.rules import Rule
 from redlab.hashing.vector import as_vector
 from redlab.hashing.weights import as_numpy, hash_vector, relative_error
 from redlab.network.layers import Layer, copy_network, count_distinct, unwrap, weight_layers

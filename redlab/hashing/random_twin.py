@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from numpy import ndarray
 
-from redlab.hashing.cells import Rule
+from redlab.hashing.rules import Rule
 from redlab.hashing.vector import as_vector
 from redlab.hashing.weights import hash_vector
 from redlab.network.remainder import of_layers
@@ -47,7 +47,7 @@ def random_counts(draw: Draw) -> tuple[int, int]:
     """How many distinct values Gaussian random weights have, before and after hashing; the seed is fixed.
 
     Example:
-        >>> from redlab.hashing.cells import Rule
+        >>> from redlab.hashing.rules import Rule
         >>> random_counts(Draw(2304, torch.float32, Rule()))
         (2304, 57)
     """

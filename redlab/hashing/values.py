@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from redlab.hashing.bandwidth import resolve_bandwidth
-from redlab.hashing.cells import Rule, cells_of
 from redlab.hashing.chance import expected_unique
-from redlab.hashing.density import density_of
+from redlab.hashing.density import density_of, resolve_bandwidth
+from redlab.hashing.rules import Rule, cells_of
 from redlab.hashing.vector import AT_ONCE, Vector, as_vector, in_parts
 from redlab.hashing.weights import as_numpy, in_range, representatives, why_unchanged
 
@@ -83,7 +82,7 @@ def measure_values(weight: torch.Tensor, bandwidth: str | float = "silverman/8")
     hashed = torch.from_numpy(cells.assign(values)).reshape(weight.shape)
     # Two cells may have the same value in a short type, and zeros join the cell whose value is zero.
     taken, place = np.unique(np.append(values, 0), return_inverse=True)
-    counts = np.bincount(place, np.append(cells.tally[0], vector.zeros)).astype(np.int64)
+    counts = np.bincount(place, np.append(cells.filling.tally[0], vector.zeros)).astype(np.int64)
     taken, counts = taken[counts > 0], counts[counts > 0]
     error, bits = cells.error_at(values), _bits(counts, weight.numel())
     often = _how_often(counts[taken != 0])

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from numpy import ndarray
 
-from redlab.hashing.cells import Cells, Rule
+from redlab.hashing.cells import Cells
+from redlab.hashing.rules import Rule
 from redlab.hashing.vector import Vector, as_vector, binary_scale, error_of, in_parts
 from redlab.options import plain_options
 
@@ -70,35 +71,24 @@ def hash_weights(
 ) -> Hashed:
     """Replace each weight by the value of its cell: hash(w) = M_k for w in [m_{k-1}, m_k).
 
-    Exact zeros stay zero. They belong to no cell, so that they change nothing for the others: neither bandwidth, nor
-    ``levels``, nor what comes next. A cell that one distinct weight feeds keeps that weight. All weights equal, or
-    already hashed (at most 256 distinct values and at most a quarter as many as weights): nothing changes.
+    Exact zeros stay zero. They belong to no cell and change nothing for the others: neither bandwidth nor ``levels``.
+    A cell with a single distinct weight keeps it exactly. Nothing changes where all weights are equal, or where they
+    look hashed already (at most 256 distinct values, and at most a quarter as many as weights).
 
     Arguments:
         weights: float8, float16, bfloat16, float32 or float64 of any shape.
         rule: "kde" (the papers: modes and cuts of ``estimate_density``), "uniform" (round(w / step) step), "lloyd"
-            (1-D k-means); the last two are our peers for the comparison.
-        bandwidth, contrast: see ``estimate_density``. For uniform and lloyd they set how many values: that of modes.
-        max_error: instead, the largest relative L2 error ||hash(W) - W|| / ||W||; the coarsest cells within it are
-            searched (to half a per cent of the bandwidth or step). Our choice.
-        levels: for uniform and lloyd: at most so many values for the weights that are not zero.
-        representative: "mode" (the papers), or "mean" of the cell's own weights, never farther in L2 at the same cells
-            (our choice). lloyd's values are means anyway.
+            (1-D k-means). The last two are for comparison.
+        bandwidth, contrast: see ``estimate_density``. The rules uniform and lloyd take as many values as it has modes.
+        max_error: instead of a bandwidth, the largest relative L2 error ||hash(W) - W|| / ||W||. The coarsest cells
+            within it are searched (to half a per cent of the bandwidth or step). Our choice.
+        levels: for uniform and lloyd: the most values for the weights that are not zero.
+        representative: "mode" (the papers; docs/defaults.md), or "mean" of the cell's own weights (our choice), which
+            never has a larger L2 error in the same cells. lloyd's values are means anyway.
         force: hash even what looks hashed.
-        rounding: "nearest": each weight takes the value of its own cell (the papers); "balanced": some take that of
+        rounding: "nearest": each weight takes the value of its own cell (the papers). "balanced": some take that of
             the cell on their other side, so that the errors of each kernel, then of each row, cancel (SQuant's idea,
             our choice: see ``rounding``). The error stays within ``max_error``.
-
-    Defaults:
-        rule, representative: the papers' choices, though others keep more on fewer values. At an error of 0.15 a layer
-            ResNet-20 keeps 77.98 of 91.73 % on 43 modes a layer, 89.91 on 37 means, 89.16 on 20 evenly spaced values,
-            88.87 on 13 by lloyd; up to 0.06 none loses 0.6 points (README.md, "What hashing does to a real network";
-            `redlab run 02 -p network cifar10/resnet20`; for ``digits/resnet`` figures/02_frontier.png).
-            On ResNet-56 means keep 92.50 and 90.95 of 92.75 % at 0.1 and 0.15, modes 90.65 and 85.95 (2,000 images); on
-            MobileNetV1 39.6 and 25.2 of 80.4 % in the cells of silverman/8 (benchmarks/defaults.md, "representative";
-            `python -m benchmarks.defaults`).
-        bandwidth, contrast: as in ``estimate_density``.
-        rounding: "nearest", the papers'; ``red_plus_plus`` balances.
 
     Raises:
         TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
@@ -129,7 +119,7 @@ def hash_vector(vector: Vector, weights: torch.Tensor | ndarray, rule: Rule, for
         return Hashed(kept, _like(_with_zero(codebook, vector), weights), len(codebook), reason)
     cells = rule.cells(small)
     values = representatives(cells, weights)
-    used = values[~np.isnan(cells.member)]
+    used = values[cells.holds]
     found, codebook = cells.assign(values), _with_zero(used, small)
     if exponent:
         found, codebook = np.ldexp(found, exponent), np.ldexp(codebook, exponent)
@@ -170,7 +160,7 @@ def representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
     rounded = as_numpy(_like(cells.centres, weights)).astype(cells.edges.dtype)
     home = np.searchsorted(cells.edges, rounded, side="right") == np.arange(len(rounded))
     home &= np.isfinite(rounded)  # the last multiple of a step may be more than the dtype holds
-    return np.where(home | np.isnan(cells.member), rounded, cells.member)
+    return np.where(home | ~cells.holds, rounded, cells.filling.member)
 
 
 def _like(array: ndarray, weights: torch.Tensor | ndarray) -> torch.Tensor | ndarray:

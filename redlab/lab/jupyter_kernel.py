@@ -65,7 +65,7 @@ def execute(
             resources={"metadata": {"path": str(path.parent)}},  # the kernel's folder; `cwd` changes this process's
             kernel_manager_class=manager,
             execution_timeout=None if timeout is None else math.ceil(timeout),
-            extra_arguments=["--log-level=CRITICAL"],  # one that is told to stop calls that an error, on our terminal
+            extra_arguments=["--log-level=CRITICAL"],  # a kernel that is asked to stop prints an error otherwise
             on_cell_executed=_tidy,
         )
     except BaseException as error:
@@ -77,7 +77,7 @@ def execute(
 
 
 def stop_kernels() -> None:
-    """End every kernel of this process, in whatever thread: what waits for one is interrupted, as by Ctrl-C."""
+    """End every kernel of this process, in any thread; whoever waits for one is interrupted, as by Ctrl-C."""
     for manager, pid in list(_RUNNING.items()):
         if pid != _STOPPED:
             _RUNNING[manager] = _STOPPED
@@ -90,7 +90,7 @@ def _tidy(cell: Any, **_: Any) -> None:
 
 
 def _kernel_environment(work: Path, threads: int | None) -> dict[str, str]:
-    # Without MPLBACKEND a kernel draws into the notebook, whatever the caller's shell asked for.
+    # Without MPLBACKEND a kernel draws into the notebook, also where the caller's shell sets it.
     inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return {
         "PYTHONHASHSEED": "0",  # the order of a set shows in outputs, which are to be the same in every run
@@ -113,7 +113,7 @@ def _kernel_manager(environment: dict[str, str]) -> type:
     class Manager(AsyncKernelManager):
         @default("kernel_spec_manager")
         def _this_interpreter(self) -> KernelSpecManager:
-            # With no folder to look in, "python3" is the running Python, whatever the user has registered under it.
+            # With no folder to look in, "python3" is the running Python, not what the user registered under that name.
             return KernelSpecManager(parent=self, kernel_dirs=[])
 
         @default("transport_encryption")
@@ -182,7 +182,7 @@ def tidy_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
 def _ordered(outputs: list[NotebookNode]) -> list[NotebookNode]:
     names = [output.get("name", "") if output["output_type"] == "stream" else "" for output in outputs]
     for k, pair in enumerate(pairwise(names)):
-        if pair == ("stderr", "stdout"):  # which of them came first is chance
+        if pair == ("stderr", "stdout"):  # which of them came first is random
             outputs[k : k + 2] = outputs[k + 1], outputs[k]
     return outputs
 

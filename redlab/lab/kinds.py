@@ -87,7 +87,7 @@ def _is(value: Any, own: Any) -> bool:
         return isinstance(value, list | tuple) and all(fits(item, own.kind) for item in value)
     if own is object:
         return True
-    if isinstance(value, bool):  # an int to Python, to nobody else
+    if isinstance(value, bool):  # an int to Python, but no number here
         return own is bool
     if own is float and isinstance(value, int):  # which may be too large for one
         return abs(value) <= sys.float_info.max

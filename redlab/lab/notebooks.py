@@ -104,8 +104,8 @@ def known_network(name: str | None) -> str | None:
 def scrub(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
     """``notebook`` as it is committed: the same bytes in every run, on every machine. Changed in place, and returned.
 
-    Outputs, their counts and the ids of cells stay; times, widget state, injected parameters, the version of Python
-    and the ``paths`` of this machine (each with what stands for it) go.
+    Outputs, their counts and the ids of cells stay. Times, widget state, injected parameters and the version of Python
+    are removed. The local ``paths`` are replaced.
     """
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:

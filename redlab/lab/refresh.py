@@ -1,4 +1,4 @@
-"""Notebooks executed anew: written back with their outputs, or compared with what is committed."""
+"""Run notebooks again, and save them with their outputs or compare these with the committed ones."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _scrubbed(run: Run, notebooks: Path) -> NotebookNode:
 
 
 def private_paths(folder: Path, root: Path) -> dict[str, str]:
-    """The paths that would tell where this machine keeps things, each with what the reader sees instead."""
+    """The local paths to remove from outputs, each with its replacement."""
     home, data = str(Path.home()), str(data_root())
     paths = {str(part_of(folder)): "", str(folder): "", str(root): "", str(PACKAGE.parent): "", sys.prefix: ".venv"}
     return {**paths, data: "$REDLAB_DATA", **({home: "~"} if home != "/" else {})}
@@ -71,8 +71,8 @@ def private_paths(folder: Path, root: Path) -> dict[str, str]:
 def changed_cells(committed: dict, fresh: dict) -> list[str]:
     """A line for each code cell whose outputs differ between two executions, both scrubbed; [] where none do.
 
-    Outputs must be equal; those of cells tagged ``unstable`` (training in front of the reader), which differ from
-    processor to processor, must have the same shape: as many of the same kinds, pictures of the same size.
+    Outputs must be equal. Cells tagged ``unstable`` (live training) differ between processors. Their outputs must have
+    the same shape: as many of the same kinds, images of the same size.
     """
     pairs = zip(_code(committed), _code(fresh), strict=False)
     lines = [line for number, (old, new) in enumerate(pairs, 1) if (line := _difference(number, old, new))]
@@ -99,6 +99,6 @@ def _shapes(cell: dict) -> list[Any]:
 
 
 def _shape(data: dict) -> list[Any]:
-    """The kinds of one output; of a picture its width and height too, which stand in a PNG's first bytes."""
+    """The kinds of one output; of an image also its width and height, from the first bytes of the PNG."""
     png = "".join(data.get("image/png", ""))
     return [sorted(data), struct.unpack(">II", base64.b64decode(png[:32])[16:24]) if png else None]

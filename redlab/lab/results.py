@@ -17,8 +17,8 @@ _FACTS: dict[str, Any] = {"notebook": str, "parameters": dict, "seconds": int | 
 def load_runs(folder: str | Path) -> pd.DataFrame:
     """The results of every finished run below ``folder``, one under the other.
 
-    Of several runs of one point (the package has changed in between) the last one counts. Runs that failed, that go
-    on, or that recorded nothing are left out; ``attrs["without"]`` lists the folders of those that recorded nothing.
+    Of several runs of one point (the package has changed in between) the last one counts. Runs that failed, that still
+    run, or that recorded nothing are left out; ``attrs["without"]`` lists the folders of those that recorded nothing.
 
     Returns:
         The columns that the notebooks recorded, and levels of their index that have a name; before them ``notebook``,
@@ -67,7 +67,7 @@ def join_runs(folders: Sequence[Path], root: Path | None = None) -> pd.DataFrame
 
 
 def _marks(folder: Path) -> Iterator[Path]:
-    """The ``run.json`` of every finished run; what is under a temporary name is passed by, and may go meanwhile."""
+    """The ``run.json`` of every finished run; folders with a temporary name are skipped."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if "run.json" in files and os.path.isfile(mark := Path(place, "run.json")):  # no link that leads nowhere

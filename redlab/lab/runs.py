@@ -164,7 +164,7 @@ def record(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def output_folder() -> Path:
-    """Where figures go: ``$REDLAB_OUT/figures`` in a run, ``figures/`` of the checkout in a live notebook."""
+    """The folder for figures: ``$REDLAB_OUT/figures`` in a run, ``figures/`` of the checkout in a live notebook."""
     if out := os.environ.get("REDLAB_OUT"):
         return Path(out) / "figures"
     return checkout() / "figures"
@@ -209,7 +209,7 @@ def _execute(
 
 
 def give_up(notebook: Path, changed: dict[str, Any], out: Path, error: str, message: str) -> Run | RunFailed:
-    """Mark a run as failed whose process can't do so itself, for it is gone; the run where that had ended it before."""
+    """Mark a run as failed whose process has died; returns the run itself where it had finished before."""
     folder = out / notebook.stem / run_key(notebook, changed)
     if run := _finished(folder):
         return run
@@ -222,7 +222,7 @@ def give_up(notebook: Path, changed: dict[str, Any], out: Path, error: str, mess
 
 @contextmanager
 def _room(work: Path, name: str) -> Iterator[None]:
-    """Where the disk is full inside, or Ctrl-C ends it, ``work`` goes; the error says what happened."""
+    """Remove ``work`` if the disk is full or Ctrl-C ends the block; the error says what happened."""
     try:
         yield
     except BaseException as error:
@@ -259,9 +259,9 @@ def part_of(folder: Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time works on ``folder``; the lock goes with its process, however that ends.
+    """One process at a time works on ``folder``; the lock ends with its process, also a killed one.
 
-    Ctrl-C takes the lock away too, and the folders that were made for it.
+    Ctrl-C removes the lock too, and the folders that were made for it.
     """
     lock = folder.with_name(f".{folder.name}.lock")
     folders = (lock.parent, *lock.parent.parents)

@@ -92,13 +92,10 @@ def _dotted(expression: ast.expr, names: Mapping[str, str]) -> str:
 def _place(dotted: str) -> _Place | None:
     """Where the function of that full name is; None for redlab itself, one of its rooms, or nothing of redlab's."""
     module, _, name = dotted.removeprefix("redlab").removeprefix(".").rpartition(".")
-    if module:
-        return (
-            (f"studies.plots.{plots._HOME[name]}", name)
-            if module == "plots" and name in plots._HOME
-            else (module, name)
-        )
-    return (redlab._HOME[name], name) if name in redlab._HOME else None
+    if module == "plots" and name in plots._HOME:
+        module = f"studies.plots.{plots._HOME[name]}"
+    module = module or redlab._HOME.get(name, "")
+    return (module, name) if module else None
 
 
 def _used(nodes: Sequence[ast.AST]) -> set[_Place]:

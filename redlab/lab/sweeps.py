@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Swept:
-    """What became of the points of a sweep, in their order.
+    """The outcomes of the points of a sweep, in their order.
 
     Attributes:
         spec: the sweep.
@@ -75,7 +75,7 @@ def sweep(
     Raises:
         ValueError, TypeError, FileNotFoundError: the specification is wrong; nothing has run.
         OSError: the disk is full, or no Dask scheduler answers. What is done stays done. A point at which worker after
-            worker dies has failed; the others go on.
+            worker dies has failed; the others continue.
 
     Example:
         >>> import tempfile

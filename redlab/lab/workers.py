@@ -57,12 +57,14 @@ class Killed:
 def map_unordered(
     function: Callable[..., Any], calls: Iterable[tuple], jobs: int, dask: str | None
 ) -> Generator[Any, None, None]:
-    """What ``function`` returns for each tuple of arguments, as it comes; closing it stops what goes on here.
+    """The results of ``function`` for each tuple of arguments, in the order in which they finish.
+
+    Close the generator to stop the calls that still run here.
 
     Arguments:
         jobs: calls at once, in threads: a notebook's kernel is a process of its own anyway.
         dask: the address of a Dask scheduler, whose workers make the calls instead; both must find the same files. For
-            a call at which they die it yields ``Killed``, and goes on with the others.
+            a call at which they die it yields ``Killed``, and continues with the others.
 
     Raises:
         ConnectionError: no scheduler there, no worker, or none like this process; or they went away.
@@ -77,7 +79,7 @@ def map_unordered(
 
 
 def _in_threads(function: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> Iterator[Any]:
-    """Where the caller is interrupted, or goes away, kernels are stopped, and their threads clear up behind them."""
+    """If the caller is interrupted or closes the generator, kernels are stopped and their threads clean up."""
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(function, *call) for call in calls]
         try:
@@ -107,7 +109,7 @@ def _on_cluster(function: Callable[..., Any], calls: Iterable[tuple], address: s
                 what = f"the cluster at {address} lacks what this process has: {error.__cause__ or error}"
                 raise ConnectionError(f"{what}; its scheduler and workers need the same environment") from error
             except CancelledError as error:
-                raise ConnectionError(f"the Dask scheduler at {address} went away; call again to go on") from error
+                raise ConnectionError(f"the Dask scheduler at {address} went away; call again to continue") from error
             yield done
 
 
@@ -122,7 +124,7 @@ def _connected(address: str) -> Iterator[Client]:
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: it must talk TLS, and does not
         failure = str(error) or type(error).__name__
     if failure:
-        gc.collect()  # closes the client that failed; by chance inside the next one, it would wait for itself for ever
+        gc.collect()  # closes the client that failed; inside the next one it would wait for itself for ever
         raise ConnectionError(f"no Dask scheduler answers at {address} ({failure})")
     with client:
         try:

@@ -1,4 +1,4 @@
-"""Images as training sees them: moved and mirrored by chance, drawn from torch's global generator."""
+"""Images moved and mirrored at random, for training; drawn from torch's global generator."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def shift_images(images: Tensor, shift: int) -> Tensor:
-    """Each image moved by its own random whole pixels in [-shift, shift], both ways; (n, c, h, w) stays that shape.
+    """Each image (n, c, h, w) moved by random whole pixels in [-shift, shift], along both axes; zeros fill the gap.
 
-    Zeros come in. With a shift of 0 nothing is drawn.
+    With a shift of 0 nothing is drawn.
     """
     if shift == 0:
         return images
@@ -24,7 +24,7 @@ def shift_images(images: Tensor, shift: int) -> Tensor:
 
 
 def flip_images(images: Tensor, flip: bool) -> Tensor:
-    """Each image (n, c, h, w) mirrored left to right, or not, by a coin of its own; without ``flip`` none is tossed."""
+    """Each image (n, c, h, w) mirrored left to right with probability 1/2; without ``flip`` nothing is drawn."""
     if not flip:
         return images
     mirrored = torch.rand(len(images)) < 0.5

@@ -1,4 +1,4 @@
-"""What one input costs a network, layer by layer: parameters, products, macs, additions, lookups and bytes."""
+"""The cost of one input, layer by layer: parameters, products, macs, additions, lookups and bytes."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ COUNTED = ("products", "macs", "additions")  # what tables of layers hold before
 def measure_cost(network: nn.Module, example: Example | None = None) -> pd.DataFrame:
     """The cost of one input: a row for every module that owns parameters or multiplies, in the order of the modules.
 
-    A product is one multiplication of an input value by a weight that is not zero and that a valid output uses. What
-    convolutions, transposed or not, pad with zeros has none; zeros that the network itself makes beforehand
-    (``F.pad``, ``ZeroPad2d``) are values like any other, and so are reflected or repeated borders. Linear, bilinear and
-    recurrent layers count by the same rule; a weight that is computed at every call counts as if it had no zeros. Batch
-    norm, activations, pooling and embeddings count nothing.
-    A module with a ``cost`` and ``macs`` of its own, a split layer, is asked for them with the shape of its input.
+    A product is one multiplication of an input value by a weight that is not zero and that a valid output uses. The
+    zero padding of convolutions, transposed or not, has no products. Zeros that the network adds beforehand (``F.pad``,
+    ``ZeroPad2d``) are values like any other, and so are reflected or repeated borders. Linear, bilinear and recurrent
+    layers count by the same rule. A weight that is computed at every call counts as if it had no zeros. Batch norm,
+    activations, pooling and embeddings count nothing. A module with its own ``cost`` and ``macs``, such as a split
+    layer, is asked for them with the shape of its input.
 
     Arguments:
-        network: left untouched; it runs on fake tensors, so that neither its size nor its device matters.
+        network: left untouched; it runs on fake tensors, so its size and device do not matter.
         example: what the network takes, batch first: a tensor, a tuple of positional inputs or a dict of keyword
             inputs; by default ``example_input(network)``. Its first input is counted.
 
     Returns:
-        The columns ``layer``, ``kind``, and as int64 ``parameters`` (shared ones once, where they come first),
-        ``products``, ``macs`` (multiplications as PyTorch's ``FlopCounterMode`` and papers count them: padding and
-        zeros too, and those of attention between two inputs, which are no products; of a split layer those of the
-        ordinary one), ``additions`` (one for each term summed into an output, biases apart; as many as products in a
-        dense layer), ``lookups`` (0 in a dense layer) and ``bytes`` (of the parameters as stored). ``skipped`` says
-        what a row leaves out, or "". ``.attrs`` holds the totals of the numbers under the same names.
+        The columns ``layer``, ``kind``, and as int64 ``parameters`` (shared ones once, in the first row),
+        ``products``, ``macs`` (multiplications as PyTorch's ``FlopCounterMode`` and papers count them: with padding,
+        zeros, and those of attention between two inputs; of a split layer those of the ordinary one), ``additions``
+        (one for each term summed into an output, without biases; as many as products in a dense layer), ``lookups`` (0
+        in a dense layer) and ``bytes`` (of the parameters as stored). ``skipped`` says what a row leaves out, or "".
+        ``.attrs`` holds the totals of the numbers under the same names.
 
     Warns:
-        UserWarning: where modules multiply by weights in a way that is not counted; it names them, as ``skipped`` does.
+        UserWarning: some modules multiply by weights in a way that is not counted; ``skipped`` names them too.
 
     Raises:
-        ValueError: where the network doesn't accept ``example``.
+        ValueError: the network does not accept ``example``.
 
     Example:
         >>> cost = measure_cost(load_network("cifar10/resnet20", weights=None))
@@ -80,14 +80,14 @@ def measure_cost(network: nn.Module, example: Example | None = None) -> pd.DataF
 
 
 def by_module(network: nn.Module, cost: pd.DataFrame) -> dict[str, Counter[str]]:
-    """What ``measure_cost`` says of each module of ``network``, by its path; modules without a cost are left out."""
+    """The row of ``measure_cost`` of each module of ``network``, by its path; modules without a cost are left out."""
     counts = {row["layer"]: Counter({name: row[name] for name in COSTS}) for row in cost.to_dict("records")}
     names = {path: path or type_before_parametrizations(network).__name__ for path, _ in network.named_modules()}
     return {path: counts[name] for path, name in names.items() if name in counts}
 
 
 def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module by its path, but for the parts of those that answer for themselves."""
+    """Every module by its path, without the parts of modules that have a cost of their own."""
     inside: set[nn.Module] = set()
     for path, module in network.named_modules():
         if module not in inside:
@@ -101,7 +101,7 @@ def _stored(parameters: list[Tensor]) -> dict[str, int]:
 
 
 def _own_cost(module: nn.Module, products: int, macs: int, calls: list[torch.Size]) -> dict[str, int]:
-    """In a dense module each product is one term of one sum, and nothing is looked up."""
+    """In a dense module, each product is one term of one sum and nothing is looked up."""
     if not hasattr(module, "cost"):
         return {"products": products, "macs": macs, "additions": products, "lookups": 0}
     total = sum((Counter(module.cost(shape)) for shape in calls), Counter())
@@ -110,7 +110,7 @@ def _own_cost(module: nn.Module, products: int, macs: int, calls: list[torch.Siz
 
 
 def _why_not(found: Multiplied, path: str) -> str:
-    """What is not counted of the module at ``path``, or ""."""
+    """What is not counted in the module at ``path``, or ""."""
     names = ", ".join(sorted(found.unknown.get(path, ())))
     return f"its multiplications by {names} are not counted" if names else ""
 
@@ -124,14 +124,14 @@ def _warn(table: pd.DataFrame) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a trial forward multiplied, and by module the shapes of the inputs of those that count themselves."""
+    """What a trial run multiplied, and by module with its own cost, the shapes of its inputs."""
 
     multiplied: Multiplied
     calls: dict[str, list[torch.Size]]
 
 
 def run_once(network: nn.Module, example: Example | None = None) -> Run:
-    """A forward of one input on a copy of ``network``; arguments and errors as of ``measure_cost``."""
+    """Runs one input through a copy of ``network``; arguments and errors as of ``measure_cost``."""
     runs: list[Run] = []
 
     def run(copied: nn.Module, inputs: Inputs) -> None:
@@ -150,7 +150,7 @@ def run_once(network: nn.Module, example: Example | None = None) -> Run:
 
 
 def _stand_in(module: nn.Module, calls: list[torch.Size]) -> None:
-    """Let a module that counts itself take down what it is called with, and compute nothing."""
+    """Let a module with its own cost record the shape of its input, and compute nothing."""
 
     def forward(input: Tensor) -> Tensor:
         calls.append(input.shape)
@@ -160,7 +160,7 @@ def _stand_in(module: nn.Module, calls: list[torch.Size]) -> None:
 
 
 def _follow(network: nn.Module, mode: Multiplications) -> None:
-    """Let ``mode`` know which module of ``network``, a copy that may be hooked, is running; TorchScript can't be."""
+    """Let ``mode`` know which module of ``network``, a copy, is running. TorchScript modules cannot be hooked."""
     running = [""]
 
     def started(path: str) -> None:

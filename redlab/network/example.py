@@ -15,16 +15,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 from redlab.network.layers import unwrap
 from redlab.network.recipe import recipe_of
 
-# What a caller gives: a tensor, a tuple of positional inputs, a dict of keyword inputs; or what was made of it.
+# A tensor, a tuple of positional inputs, a dict of keyword inputs; or the ``Inputs`` made of one.
 Example: TypeAlias = "Tensor | tuple | list | Mapping[str, Any] | Inputs"
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The arguments of one call of a network: tensors, also in lists, tuples and dicts; the rest is handed over as is.
+    """The arguments of one call of a network: tensors, also in lists, tuples and dicts; others pass unchanged.
 
     Attributes:
-        args: by position, and ``kwargs`` by name.
+        args: by position.
+        kwargs: by name.
     """
 
     args: tuple = ()
@@ -32,10 +33,10 @@ class Inputs:
 
     @classmethod
     def of(cls, given: Example) -> Inputs:
-        """Those that are meant.
+        """The inputs that ``given`` holds.
 
         Raises:
-            ValueError: it is nothing of that kind, or holds no tensor.
+            ValueError: it is none of these kinds, or holds no tensor.
 
         Example:
             >>> Inputs.of((torch.zeros(1, 3), torch.zeros(1, 4))).describe()
@@ -61,7 +62,7 @@ class Inputs:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of them, those in containers too."""
+        """All tensors, also those in containers."""
         return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
@@ -76,14 +77,14 @@ class Inputs:
 
     @property
     def batch(self) -> int | None:
-        """How many inputs: the length of the first tensor that is an argument itself; None where there is none."""
+        """How many inputs: the length of the first tensor that is an argument itself; None if there is none."""
         own = [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor) and value.ndim > 0]
         return len(own[0]) if own else None
 
     def first(self) -> Inputs:
-        """The first input of the batch: of every tensor as long as the batch its first part.
+        """The first input of the batch: the first part of every tensor as long as the batch.
 
-        Where only containers hold tensors (a list of images, say), all is left as it is.
+        If only containers hold tensors (a list of images, for example), all stays as it is.
         """
         return self.each(lambda t: t[:1] if t.ndim > 0 and len(t) == self.batch else t)
 
@@ -92,11 +93,11 @@ class Inputs:
         return self.each(lambda t: t.repeat(batch, *[1] * (t.ndim - 1)) if t.ndim > 0 and len(t) == 1 else t)
 
     def run(self, network: nn.Module) -> Any:
-        """What ``network`` makes of them."""
+        """The output of ``network``."""
         return network(*self.args, **self.kwargs)
 
     def describe(self) -> str:
-        """For messages: the shapes."""
+        """The shapes, for messages."""
         if len(self.args) == 1 and not self.kwargs and isinstance(self.args[0], Tensor):
             return f"an input of shape {tuple(self.args[0].shape)}"
         unnamed = [_shapes(value) for value in self.args]
@@ -112,7 +113,7 @@ def fit_example(network: nn.Module, example: Example | None) -> Inputs:
     """``example``, by default ``example_input(network)``, on the network's device and in its floating dtype.
 
     Raises:
-        ValueError: where it isn't a batch of at least one input, or no inputs at all.
+        ValueError: it is no batch of at least one input, or holds no inputs.
     """
     inputs = Inputs.of(example_input(network) if example is None else example)
     alone = len(inputs.args) == 1 and not inputs.kwargs
@@ -122,7 +123,7 @@ def fit_example(network: nn.Module, example: Example | None) -> Inputs:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The one tensor of an answer: itself, or its ``logits``, as an attribute or by that key.
+    """The logits of an answer: itself if it is a tensor, else its ``logits``, as an attribute or by that key.
 
     Raises:
         ValueError: there is none.
@@ -144,8 +145,8 @@ def answer(network: nn.Module, inputs: Example) -> Tensor:
 def example_input(network: nn.Module) -> Tensor:
     """A batch of one that ``network`` accepts: on its device, in its floating dtype, always the same values.
 
-    Its shape is the one in the network's stamp; else torchvision's image size for its class; else it is guessed from
-    the first layer: three channels 1x3x224x224, one channel 1x1x28x28, Linear 1 x in_features.
+    Its shape is the one in the network's recipe; else torchvision's image size for its class; else a guess from the
+    first layer: three channels 1x3x224x224, one channel 1x1x28x28, Linear 1 x in_features.
 
     Raises:
         ValueError: none of these applies; the message asks for ``example=``.
@@ -160,14 +161,14 @@ def example_input(network: nn.Module) -> Tensor:
     shape = _shape_of(network)
     if shape is None:
         raise ValueError(
-            f"no telling what {type(network).__name__} takes as input: pass example=, a batch of one, "
-            "or stamp it: network.redlab = Recipe(name, input_shape)"
+            f"the input shape of {type(network).__name__} is not known: pass example=, a batch of one, "
+            "or set network.redlab = Recipe(name, input_shape)"
         )
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(**place_of(network))
 
 
 def place_of(network: nn.Module) -> dict[str, Any]:
-    """The device and floating dtype of ``network``, as arguments for ``Tensor.to``; none if it has no tensors."""
+    """The device and floating dtype of ``network``, as arguments for ``Tensor.to``; empty if it has no tensors."""
     tensors = (t for t in [*network.parameters(), *network.buffers()] if t.is_floating_point())
     own = next(tensors, None)
     return {} if own is None else {"device": own.device, "dtype": own.dtype}
@@ -184,7 +185,7 @@ def _shape_of(network: nn.Module) -> tuple[int, ...] | None:
     return _shape_for(next((m for m in network.modules() if isinstance(m, _FIRST_LAYERS)), None))
 
 
-# The first layer decides, also where it is one whose input cannot be guessed.
+# The first layer decides, even if its input cannot be guessed.
 _FIRST_LAYERS = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)
 
 

@@ -1,4 +1,4 @@
-"""Fingerprints: a few letters that tell whether a network is the one that something was measured on."""
+"""Fingerprints: a few letters that show whether a network is the one that something was measured on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn.parameter import is_lazy
 
 
 def fingerprint(network: nn.Module, training: bool = True) -> str:
-    """16 hex digits that stand for a network's tensors: names, shapes, dtypes and values, on whatever device.
+    """16 hex digits for the tensors of a network: names, shapes, dtypes and values, whatever the device.
 
     Arguments:
-        training: its buffers, and which parameters would be trained, count too.
+        training: also count its buffers and which parameters would be trained.
     """
     digest = hashlib.sha256()
     named = [*network.named_parameters(), *(network.named_buffers() if training else ())]

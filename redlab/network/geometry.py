@@ -1,4 +1,4 @@
-"""Where a convolution or linear layer looks: its shape without its weights."""
+"""The shape of a convolution or linear layer without its weights: which inputs each output uses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Geometry:
 
     @classmethod
     def of(cls, layer: nn.Module) -> Geometry:
-        """That of a plain linear or (not transposed) conv layer."""
+        """The geometry of a plain linear or (not transposed) conv layer."""
         if isinstance(layer, nn.Linear):
             return cls("Linear", layer.in_features, layer.out_features)
         sides = layer._reversed_padding_repeated_twice  # the last dimension first; padding="same" is spelt out
@@ -98,22 +98,22 @@ class Geometry:
         return tuple((size - span) // step + 1 for size, span, step in zip(whole, spans, self.stride, strict=True))
 
     def at_tap(self, x: Tensor, tap: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
-        """What one tap sees of a padded (a, b, *space): (a, b, *sizes), a view."""
+        """The part of a padded (a, b, *space) that one tap meets: (a, b, *sizes), a view."""
         steps = zip(tap, self.dilation, self.stride, sizes, strict=True)
         parts = [slice(t * d, t * d + (size - 1) * s + 1, s) for t, d, s, size in steps]
         return x[(slice(None), slice(None), *parts)]
 
     def reach(self, space: tuple[int, ...]) -> Iterator[tuple[int, ndarray]]:
-        """Which taps meet an input position in some output: (how many positions, (taps,) bool)."""
+        """The sets of taps that meet an input position in some output: (how many positions, (taps,) bool)."""
         return _joint([self._reach_along(axis, size) for axis, size in enumerate(space)])
 
     def views(self, space: tuple[int, ...]) -> Iterator[tuple[int, ndarray]]:
-        """Which taps meet an input and no zero of the padding for an output: (how many outputs, (taps,) bool)."""
+        """The sets of taps that meet an input, not padding, for an output: (how many outputs, (taps,) bool)."""
         return _joint([self._places_along(axis, size) >= 0 for axis, size in enumerate(space)])
 
     def _places_along(self, axis: int, size: int) -> ndarray:
-        """(outputs, kernel) the input that a tap meets, -1 where it meets a zero of the padding."""
-        # Padding by other values than zeros shows an input position a second time.
+        """(outputs, kernel) the input that a tap meets, -1 for a zero of the padding."""
+        # Padding with other values than zeros repeats input positions.
         numpy_modes: dict[str, Any] = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}
         mode = numpy_modes.get(self.padding_mode, self.padding_mode)
         fill: dict[str, Any] = {"constant_values": -1} if mode == "constant" else {}

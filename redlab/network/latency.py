@@ -1,8 +1,13 @@
-"""How long a network takes, measured so that two of them can be compared."""
+"""How long a network takes, measured so that two networks can be compared.
+
+The clock is that of ``timeit``, which stops the garbage collector meanwhile. ``torch.utils.benchmark.Timer`` would make
+two more calls before each measurement, and so triple the rounds of slow networks.
+"""
 
 from __future__ import annotations
 
 import time
+import timeit
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,19 +18,19 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from redlab.network.evaluating import refusal
 from redlab.network.example import Example, Inputs, fit_example, place_of
 from redlab.network.layers import copy_network
-from redlab.network.trace import refusal
-from redlab.options import plain_options
+from redlab.options import check_one_of, check_whole, plain_options
 from redlab.progress import progress
 
-# What is asked for -> what is tried.
+# The option -> the layouts that are tried.
 LAYOUTS = {"best": ("nchw", "channels_last"), "nchw": ("nchw",), "channels_last": ("channels_last",)}
 _FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-# The processor's time of this thread alone does not grow while other work has the processor.
+# The processor time of this thread does not grow while other work has the processor.
 CLOCKS = {"wall": time.perf_counter, "processor": time.thread_time}
-_WARM_UP = 3  # calls before the first one that counts
-_SHORTEST = 1.0  # ms: what is faster is called several times in one measurement, or the clock would be measured
+_WARM_UP = 3  # calls before the first measurement
+_SHORTEST = 1.0  # ms: faster calls are repeated within a measurement, or the clock itself would be measured
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,9 @@ def measure_latency(
 ) -> Latency:
     """The time of one batch through ``network``, in eval mode and without gradients, on the network's own device.
 
-    A copy is measured, after a warm-up, on a GPU by its own clock; the network and PyTorch's settings stay as they
-    were. To compare networks use ``compare_latency``: a machine's speed drifts between two calls of this one.
+    A copy is measured, after a warm-up; on a GPU until its work is done. The network and PyTorch's settings stay as
+    they were. To compare networks use ``compare_latency``: the speed of a machine drifts between two calls of this
+    function.
 
     Arguments:
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``. Its
@@ -79,7 +85,7 @@ def measure_latency(
         batch: inputs at once.
         repeats: measurements; calls shorter than a millisecond are made several times in each.
         threads: of PyTorch on the CPU while it is measured; by default as many as it has now.
-        layout: "nchw", "channels_last", or "best": both in turns, and the faster one is reported.
+        layout: "nchw", "channels_last", or "best": both in turns; the faster one is reported.
 
     Raises:
         ValueError: an option that makes no sense, or an example that the network doesn't accept.
@@ -103,18 +109,18 @@ def compare_latency(
     layout: str = "best",
     clock: str = "wall",
 ) -> pd.DataFrame:
-    """Several networks against the first one, in turns, so that a slow moment of the machine falls on all alike.
+    """Several networks against the first one, in turns, so that a slow moment of the machine slows all of them.
 
     Arguments:
         networks: by name; the others as in ``measure_latency``.
-        clock: "wall"; or "processor", the time that one thread has the processor, as long as the other on an idle
-            machine and the same on a busy one, where networks that outlast a slice of time seem slower than they are.
+        clock: "wall"; or "processor", the time that one thread has the processor. On an idle machine they agree. On a
+            busy one only the second stays the same: other work interrupts slow networks more often.
 
     Returns:
         A row a network: ``network``, ``median``, ``q25``, ``q75`` in milliseconds, ``ratio`` (the median over the
         rounds of its time over the first one's: below 1 it is faster), ``faster``, ``layout`` (each network's better
-        one), ``batch``, ``threads``, ``device``. ``faster`` says "yes" where three quarters of the rounds do, "no"
-        where three quarters say the opposite, else "within noise"; it is "" for the first.
+        one), ``batch``, ``threads``, ``device``. ``faster`` is "yes" if three quarters of the rounds say so, "no" if
+        three quarters say the opposite, else "within noise"; it is "" for the first.
 
     Raises:
         ValueError: no networks, an unknown clock, the processor's for several threads or another device, or as in
@@ -144,8 +150,7 @@ def compare_latency(
 
 
 def _check_clock(clock: str, contestants: dict[tuple[str, str], _Contestant]) -> None:
-    if clock not in CLOCKS:
-        raise ValueError(f"unknown clock {clock!r}; known: {', '.join(CLOCKS)}")
+    check_one_of("clock", clock, CLOCKS)
     devices = {contestant.device.type for contestant in contestants.values()}
     if clock == "processor" and (torch.get_num_threads() > 1 or devices != {"cpu"}):
         raise ValueError("the processor's clock times one thread on a CPU: pass threads=1")
@@ -178,10 +183,8 @@ def _contestants(
     networks: Mapping[str, nn.Module], example: Example | None, batch: int, layout: str
 ) -> dict[tuple[str, str], _Contestant]:
     """By (name, layout)."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, not {batch!r}")
+    check_one_of("layout", layout, LAYOUTS)
+    check_whole("batch", batch)
     found = {}
     for name, network in networks.items():
         _check_compiled(network)
@@ -191,7 +194,7 @@ def _contestants(
             raise ValueError(f"channels_last is a layout of images, and the example is {one.describe()}")
         for each in LAYOUTS[layout] if of_images else ("nchw",):
             copied = copy_network(network).eval()
-            # Weights of other ranks keep their order; those of 3-D convolutions have no channels_last of this kind.
+            # Weights of other ranks keep their order: 3-D convolutions have another channels_last.
             copied = copied.to(memory_format=_FORMATS[each]) if of_images else copied
             found[name, each] = _Contestant(copied, one.repeat(batch).each(partial(_laid_out, _FORMATS[each])))
     return found
@@ -202,7 +205,7 @@ def _laid_out(layout: torch.memory_format, tensor: Tensor) -> Tensor:
 
 
 def _check_compiled(network: nn.Module) -> None:
-    """What is compiled is timed compiled; by ``Module.compile`` a copy would not be."""
+    """Raises ValueError for a network compiled in place: its copy would not be compiled."""
     if compiled := [path for path, module in network.named_modules() if module._compiled_call_impl is not None]:
         raise ValueError(
             f"{compiled[0] or type(network).__name__} was compiled in place, by its method compile, which no copy "
@@ -212,8 +215,7 @@ def _check_compiled(network: nn.Module) -> None:
 
 def _rounds(contestants: dict[tuple[str, str], _Contestant], repeats: int, clock: str = "wall") -> pd.DataFrame:
     """Milliseconds a call: a row a round, a column a contestant."""
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, not {repeats!r}")
+    check_whole("repeats", repeats)
     with torch.inference_mode():
         calls = {key: _warm_up(contestant) for key, contestant in contestants.items()}
         rounds = [
@@ -247,30 +249,22 @@ def _latency(
 
 
 def _milliseconds(run: Callable[[], object], device: torch.device, calls: int, clock: str) -> float:
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        with torch.cuda.device(device):
-            torch.cuda.synchronize()
-            start.record()
-            for _ in range(calls):
-                run()
-            end.record()
-            torch.cuda.synchronize()
-        return start.elapsed_time(end)
-    begin = CLOCKS[clock]()
-    for _ in range(calls):
-        run()
-    return 1000 * (CLOCKS[clock]() - begin)
+    def now() -> float:
+        if device.type == "cuda":  # it works on after a call has returned
+            torch.cuda.synchronize(device)
+        return CLOCKS[clock]()
+
+    return 1000 * timeit.Timer(run, timer=now).timeit(calls)
 
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
     """PyTorch on ``count`` threads inside, on as many as before afterwards."""
-    if count is not None and count < 1:
-        raise ValueError(f"threads must be at least 1, not {count!r}")
     before = torch.get_num_threads()
+    count = before if count is None else count
+    check_whole("threads", count)
     try:
-        torch.set_num_threads(before if count is None else count)
+        torch.set_num_threads(count)
         yield
     finally:
         torch.set_num_threads(before)

@@ -30,8 +30,8 @@ class Layer:
         name: the module's dotted name; a projection of a MultiheadAttention appends its own (``attn.in_proj``).
         kind: the module's class.
         module: the module itself, and ``parameter`` the name of the weight in it.
-        skipped: why steps that rewrite weights must leave it alone, or "".
-        shared: the names of the other parameters that are the same tensor (an embedding's weight, say).
+        skipped: why steps that rewrite weights must skip it, or "".
+        shared: the names of the other parameters that are the same tensor, such as the weight of an embedding.
     """
 
     name: str
@@ -88,7 +88,7 @@ def parameter_names(network: nn.Module) -> dict[int, list[str]]:
 
 
 def row_parameters(layers: Iterable[Layer]) -> dict[str, int]:
-    """How many parameters each row of a table tells of; those of several rows count once, in the first of them."""
+    """How many parameters each row of a table has; shared ones count once, in the first row."""
     counts: dict[str, int] = {}
     seen: dict[int, nn.Parameter] = {}
     for layer in layers:
@@ -100,7 +100,7 @@ def row_parameters(layers: Iterable[Layer]) -> dict[str, int]:
 
 
 def kind_of(module: nn.Module) -> str:
-    """The class of a module as a reader knows it."""
+    """The class of a module, under the name that was written."""
     # A parametrized module's class is made on the fly; its base is the one that was written.
     return type(module).__mro__[1].__name__ if parametrize.is_parametrized(module) else type(module).__name__
 
@@ -119,7 +119,7 @@ def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
     if parametrize.is_parametrized(module, parameter):
         return "its weight is parametrized: remove the parametrization first"
     if parameter not in module._parameters:
-        return "its weight is computed at every call: make it a parameter first (torch.nn.utils.prune.remove, say)"
+        return "its weight is computed at every call: make it a parameter first (by torch.nn.utils.prune.remove)"
     if owner is not None:
         return f"shares its weight with {owner}"
     return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""
@@ -155,7 +155,7 @@ def copy_network(network: nn.Module, instead: dict[int, torch.Tensor] | None = N
         instead: by the ``id`` of a parameter or buffer, the one that the copy gets in its place.
 
     Raises:
-        ValueError: where PyTorch can't copy it: weights computed by hooks (``torch.nn.utils.prune``, ``weight_norm``).
+        ValueError: PyTorch cannot copy it: weights computed by hooks (``torch.nn.utils.prune``, ``weight_norm``).
     """
     memo: dict[int, Any] = {} if instead is None else dict(instead)
     try:
@@ -171,7 +171,7 @@ def copy_network(network: nn.Module, instead: dict[int, torch.Tensor] | None = N
 
 
 def _complete(copied: nn.Module, own: dict[str, Any]) -> None:
-    """Give the copy of a ``torch.fx`` module what its own deep copy leaves out: all that its graph doesn't name."""
+    """Give the copy of a ``torch.fx`` module what its own deep copy leaves out: all that its graph does not name."""
     for name, value in own.items():
         if name not in vars(copied):
             vars(copied)[name] = value
@@ -184,12 +184,12 @@ def _complete(copied: nn.Module, own: dict[str, Any]) -> None:
 def unwrap(network: nn.Module) -> nn.Module:
     """``network`` without ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, around it or in it.
 
-    The layers have their own names then, without ``_orig_mod.`` and ``module.``, and compiled kernels, which end the
-    process where they meet tensors without values, don't run. The parameters and buffers are the network's own.
+    The layers then have their own names, without ``_orig_mod.`` and ``module.``. Compiled kernels do not run: they end
+    the process when they meet tensors without values. The parameters and buffers are the network's own.
 
     Returns:
-        ``network`` itself where nothing wraps it, what is inside where one wrapper does; where modules in it are
-        wrapped, a copy of the modules that shares every tensor.
+        ``network`` itself if nothing wraps it, the inner network if a wrapper does. If modules in it are wrapped, a
+        copy of the modules that shares every tensor.
 
     Example:
         >>> network = load_network("digits/mlp")
@@ -218,5 +218,5 @@ def _innermost(module: nn.Module) -> nn.Module:
 def _inside(module: nn.Module) -> nn.Module | None:
     if isinstance(module, DataParallel | DistributedDataParallel):
         return module.module
-    # Of torch.compile: by name, since to import the class takes a second.
+    # Of torch.compile: by name, since importing the class takes a second.
     return module._orig_mod if type(module).__name__ == "OptimizedModule" else None

@@ -1,4 +1,4 @@
-"""What a forward multiplies: each product with a weight as the network runs, and the weights' zeros afterwards."""
+"""The multiplications of a forward pass: uses of weights while the network runs, and zeros of weights afterwards."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from redlab.network.origins import COMPUTED, Origins, leaves, storage_key
 aten = torch.ops.aten
 _LAYERS = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 _CONVOLUTIONS = {aten.convolution, aten._convolution}
-# Where the first of two matrices, or of a matrix and a vector, stands among the arguments.
+# The place of the first of two matrices, or of a matrix and a vector, among the arguments.
 _MATRICES = {aten.mm: 0, aten.bmm: 0, aten.mv: 0, aten.addmm: 1, aten.baddbmm: 1, aten.addmv: 1}
-# Those that PyTorch's counter has no formula for: of the first factor and the second.
+# Operations that PyTorch's counter has no formula for.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.mv: lambda matrix, _: matrix.numel(),
     aten.addmv: lambda _, matrix, __: matrix.numel(),
     aten._trilinear: lambda x, weight, *_: len(x) * weight.numel(),
 }
-# What does no more than move, add or compare a weight, or norms, multiplies nothing by our convention.
+# By our convention, to move, add or compare a weight multiplies nothing, and neither does a norm.
 _HARMLESS = {
     *("add", "sub", "rsub", "eq", "ne", "lt", "le", "gt", "ge", "maximum", "minimum"),
     *("cat", "stack", "where", "copy", "clone", "masked_fill", "topk", "sort", "argmax", "argmin"),
@@ -40,7 +40,7 @@ _HARMLESS = {
     *("embedding", "embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"),
     *("native_layer_norm", "native_group_norm", "_fused_rms_norm"),
 }
-# What PyTorch asks of nested tensors.
+# Questions that PyTorch asks nested tensors.
 _QUESTIONS = {
     *(aten.is_contiguous, aten.is_strides_like_format, aten.is_non_overlapping_and_dense, aten.sym_is_contiguous),
     *(aten.size, aten.sym_size, aten.stride, aten.sym_stride, aten.storage_offset, aten.sym_storage_offset),
@@ -66,14 +66,14 @@ class Use(NamedTuple):
     spatial: int
 
     def terms(self, values: Mapping[str, Tensor]) -> ndarray:
-        """(*kernel) how many weights that are not zero stand at each tap; all of them where values are not known."""
+        """(*kernel) how many non-zero weights each tap has; all of them if the values are not known."""
         inner = len(self.shape) - self.spatial
         every = np.full(self.shape[inner:], prod(self.shape[:inner]), np.int64)
         real = values.get(self.weight)
         if real is None or real.is_meta:
             return every
         view = real.detach().as_strided(self.shape, self.stride, real.storage_offset() + self.offset)
-        # In the order in which they lie in memory: a transposed matrix would take ten times as long.
+        # In the order of memory: a transposed matrix would take ten times as long.
         order = sorted(range(len(self.shape)), key=self.stride.__getitem__, reverse=True)
         if int(view.permute(order).count_nonzero()) == view.numel():
             return every
@@ -85,9 +85,9 @@ class Multiplied:
     """What a forward multiplied.
 
     Attributes:
-        uses: by each use of a weight, (*kernel) how many inputs every tap of it is multiplied by.
+        uses: by each use of a weight, (*kernel) how many inputs each of its taps is multiplied by.
         macs: by module, multiplications as PyTorch's ``FlopCounterMode`` counts them.
-        unknown: by module, the operations of weights, or of what a library has packed, that no rule counts.
+        unknown: by module, the operations on weights, or on what a library has packed, that no rule counts.
     """
 
     uses: dict[Use, ndarray]
@@ -95,7 +95,7 @@ class Multiplied:
     unknown: dict[str, set[str]]
 
     def products(self, values: Mapping[str, Tensor]) -> Counter[str]:
-        """By module, where the parameters have these ``values``."""
+        """By module, with these ``values`` of the parameters."""
         found: Counter[str] = Counter()
         for use, positions in self.uses.items():
             found[use.module] += int((use.terms(values) * positions).sum())
@@ -103,13 +103,13 @@ class Multiplied:
 
 
 class Multiplications(TorchDispatchMode):
-    """Inside ``counting()`` every product is taken down, whichever code of a network asks for it.
+    """Inside ``counting()`` every product is recorded, whichever code of a network computes it.
 
-    Products of two tensors of which neither is a weight, as in attention, are macs alone; so are those of two weights.
+    Products of two tensors that are no weights, as in attention, are only macs; so are those of two weights.
 
     Attributes:
         running: the dotted name of the module that runs, as the caller sets it.
-        found: what was taken down.
+        found: what was recorded.
     """
 
     supports_higher_order_operators = True
@@ -122,7 +122,7 @@ class Multiplications(TorchDispatchMode):
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Recurrent layers are written out meanwhile: to the libraries that compute them they are one operation."""
+        """Recurrent layers run as separate operations inside: libraries would compute each as one."""
         libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
         enabled = [library.enabled for library in libraries]
         try:
@@ -148,7 +148,7 @@ class Multiplications(TorchDispatchMode):
         return out
 
     def _count(self, packet: Any, args: tuple, kwargs: dict, out: Any) -> bool:
-        """Whether ``packet`` multiplies tensors with one another; if so, it is taken down."""
+        """Whether ``packet`` multiplies tensors with one another; if so, it is recorded."""
         formula = flop_registry.get(packet) or _FORMULAS.get(packet)
         if formula is None:
             self._look_at(packet, [*args, *kwargs.values()])
@@ -178,7 +178,7 @@ class Multiplications(TorchDispatchMode):
         self._use(weight, positions)
 
     def _multiply(self, first: Tensor, second: Tensor) -> None:
-        """Of a matrix and a matrix, in batches too, or a vector."""
+        """A matrix times a matrix, in batches too, or a vector."""
         weight = self._weight_of(first, second)
         if weight is first:
             self._use(first, np.array(second.shape[-1] if second.ndim > 1 else 1))
@@ -198,7 +198,7 @@ class Multiplications(TorchDispatchMode):
         self.found.uses[use] = self.found.uses.get(use, 0) + positions
 
     def _look_at(self, packet: Any, given: list[Any]) -> None:
-        """Note what may multiply by a weight in a way of its own."""
+        """Note an operation that may multiply by a weight in another way."""
         tensors = list(leaves(given, Tensor))
         if packet.__name__.rstrip("_") in _HARMLESS or all(self._origins.rank(t) != COMPUTED for t in tensors):
             return
@@ -208,12 +208,11 @@ class Multiplications(TorchDispatchMode):
 
 
 class _Layer(TorchFunctionMode):
-    """What can't be told from the operations that the function of a layer is made of.
+    """What the operations inside the function of a layer do not show.
 
     Attributes:
         weight: the storage of the weight of the linear layer that runs, or None.
-        space: of the convolution that runs with padding="same" the sizes of the input, which is padded before that;
-            or None.
+        space: of a running convolution with padding="same", the sizes of the input before padding; or None.
     """
 
     def __init__(self) -> None:

@@ -13,18 +13,18 @@ COMPUTED, CONSTANT, PARAMETER = range(3)
 
 
 class Origins:
-    """The origin of every tensor of a forward, told apart by its storage, which views share.
+    """The origin of every tensor of a forward pass, by its storage, which views share.
 
     Arguments:
         tensors: the parameters and buffers by name, and other tensors that the network holds.
-        inputs: what the network gets.
+        inputs: of the network.
     """
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]], inputs: Iterable[Tensor]) -> None:
         self._parameters: dict[int, tuple[str, Tensor]] = {}
         self._sources: dict[int, frozenset[str]] = {}
         self._computed: set[int] = set()
-        self._pins: list[StorageWeakRef] = []  # while it is referred to, no other storage gets its number
+        self._pins: list[StorageWeakRef] = []  # while it is referenced, no other storage gets its number
         for name, tensor in tensors:
             if (key := self._pinned(tensor)) is not None and key not in self._parameters:
                 self._parameters[key] = name, tensor
@@ -39,18 +39,18 @@ class Origins:
         return PARAMETER if key in self._parameters else CONSTANT
 
     def place(self, tensor: Tensor) -> tuple[str, int]:
-        """The parameter that ``tensor`` is a view of, and how far behind its first number it begins; "" for none."""
+        """The parameter that ``tensor`` is a view of, and the offset from its first number; "" for none."""
         name, parameter = self._parameters.get(storage_key(tensor) or 0, ("", None))
         if parameter is None or self.rank(tensor) != PARAMETER or parameter.dtype != tensor.dtype:
             return "", 0
         return name, int(tensor.storage_offset() - parameter.storage_offset())
 
     def sources(self, tensor: Tensor) -> frozenset[str]:
-        """The parameters of two or more dimensions that ``tensor`` is made of, none where the input is too."""
+        """The parameters of two or more dimensions that ``tensor`` is made of; none if the input is part of it."""
         return self._sources.get(storage_key(tensor) or 0, frozenset())
 
     def follow(self, given: Iterable[Any], out: Any, made: bool) -> None:
-        """Take down what an operation gave; ``made``: by a product of tensors, of whatever origin."""
+        """Record the outputs of an operation; ``made``: by a product of tensors, of whatever origin."""
         given, outputs = list(leaves(given, Tensor)), list(leaves([out], Tensor))
         computed = made or any(self.rank(tensor) == COMPUTED for tensor in given)
         names = frozenset().union(*(self.sources(tensor) for tensor in given))
@@ -70,7 +70,7 @@ class Origins:
 
 
 def storage_key(tensor: Tensor) -> int | None:
-    """What views of one storage have in common; None where a tensor has no single storage."""
+    """A number that views of one storage share; None if a tensor has no single storage."""
     if isinstance(tensor, UninitializedTensorMixin):
         return None
     try:
@@ -80,12 +80,12 @@ def storage_key(tensor: Tensor) -> int | None:
 
 
 def _is_matrix(tensor: Tensor) -> bool:
-    """Whether it is a parameter of two or more dimensions that have a length: a scale a channel has one."""
+    """Whether it is a parameter of two or more dimensions longer than 1; a scale a channel has one."""
     return isinstance(tensor, nn.Parameter) and sum(size > 1 for size in tensor.shape) > 1
 
 
 def leaves(values: Iterable[Any], kind: type) -> Iterator[Any]:
-    """Those of a ``kind`` among the arguments of an operation, in lists too."""
+    """The arguments of a ``kind`` of an operation, in lists too."""
     for value in values:
         if isinstance(value, kind):
             yield value

@@ -12,14 +12,14 @@ from torch import nn
 class Recipe:
     """How to build a network again: a fresh ``architecture``, then each of ``steps`` in order.
 
-    ``load_network`` stamps it as ``network.redlab``. For a network of your own, stamp it yourself:
+    ``load_network`` sets it as ``network.redlab``. For a network of your own, set it yourself:
     ``network.redlab = Recipe("torchvision/resnet18", (3, 224, 224))``.
 
     Attributes:
         architecture: a name that ``load_network`` knows.
         input_shape: the shape of one input, without the batch.
         steps: plain data (JSON), one dict a step, each with the key ``step``.
-        input_mean: the mean of what goes in, as it goes in: a number a channel, or one for all; None: not known.
+        input_mean: the mean of the network's input, one number a channel or one for all; None: not known.
 
     Example:
         >>> load_network("digits/resnet").redlab
@@ -37,7 +37,7 @@ class Recipe:
 
 
 def recipe_of(network: nn.Module) -> Recipe | None:
-    """The network's recipe, or None where it was never stamped."""
+    """The network's recipe, or None if it has none."""
     return getattr(network, "redlab", None)
 
 
@@ -48,12 +48,12 @@ def input_mean_of(network: nn.Module) -> tuple[float, ...] | None:
 
 
 def append_step(network: nn.Module, step: dict) -> None:
-    """Append one step to the recipe of ``network``, a copy that its caller owns; an unstamped network stays so."""
+    """Append one step to the recipe of ``network``, a copy that its caller owns, if it has a recipe."""
     if (recipe := recipe_of(network)) is not None:
         network.redlab = replace(recipe, steps=(*recipe.steps, step))
 
 
 def drop_steps(network: nn.Module, kinds: Collection[str]) -> None:
-    """Take the steps of these kinds out of the recipe of ``network``, a copy that its caller owns."""
+    """Remove the steps of these kinds from the recipe of ``network``, a copy that its caller owns."""
     if (recipe := recipe_of(network)) is not None:
         network.redlab = replace(recipe, steps=tuple(step for step in recipe.steps if step["step"] not in kinds))

@@ -1,4 +1,4 @@
-"""The remainder: the parameters of a network that no step looks at, in the table of every step."""
+"""The remainder: the parameters that are no conv or linear weights, as rows in the table of every step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _TEXTS = ("group", "folded")
 
 
 def with_others(table: pd.DataFrame, before: nn.Module, after: nn.Module) -> pd.DataFrame:
-    """The table of a step, and below it a row for every parameter of two or more dimensions that no layer's row tells.
+    """The table of a step, with a row for every parameter of two or more dimensions that is in no layer's row.
 
     Arguments:
-        table: a row a conv or linear layer of ``before``; and ``after`` is what the step made of it.
+        table: a row a conv or linear layer of ``before``.
+        before, after: the network before and after the step.
 
     Returns:
         The same columns. ``layer`` is the parameter's name, ``kind`` "other", ``weights`` and ``distinct`` how many
@@ -40,7 +41,7 @@ def with_others(table: pd.DataFrame, before: nn.Module, after: nn.Module) -> pd.
 
 
 def of_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a step's table that tell of layers."""
+    """The rows of layers in a step's table."""
     return table[table["kind"] != OTHER] if "kind" in table else table
 
 
@@ -54,7 +55,7 @@ def _row(name: str, before: Tensor, after: Tensor, why: str, columns: pd.Index) 
 
 
 def _others(network: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
-    """Name and tensor of each such parameter, and what it belongs to; an empty tensor where a layer's row counts it."""
+    """Name and tensor of each such parameter, and what it belongs to; an empty tensor if a layer's row counts it."""
     layers = {id(layer.weight): layer.name for layer in weight_layers(network) if not layer.skipped}
     own = tuple(_names_of_layers(network))
     seen: dict[int, Tensor] = {}
@@ -70,7 +71,7 @@ def _others(network: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
 
 
 def _names_of_layers(network: nn.Module) -> Iterator[str]:
-    """How names of parameters begin that are a layer's weight or what it is computed from; a space ends a name."""
+    """The beginnings of the names of layers' weights and of what they are computed from; a space ends a name."""
     paths = {module: path for path, module in network.named_modules()}
     for layer in weight_layers(network):
         name = f"{paths[layer.module]}.{layer.parameter}".lstrip(".")

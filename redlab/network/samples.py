@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, defau
 from redlab.network.example import Example, Inputs
 from redlab.network.recipe import recipe_of
 
-# What may be given for a dataset: see ``as_dataset``.
+# What may be passed as a dataset: see ``as_dataset``.
 Labelled: TypeAlias = "Dataset | DataLoader | Sequence | Mapping[str, Any]"
-LABELS = ("labels", "label", "label_ids")  # what they are called where a sample is a dict
+LABELS = ("labels", "label", "label_ids")  # the keys of labels in a sample that is a dict
 
 
 class Pair(Dataset):
@@ -33,7 +33,7 @@ class Pair(Dataset):
 
 
 class Loaded(Dataset):
-    """What a DataLoader reads, in its order and with its collation, by index."""
+    """The samples of a DataLoader by index, in its order and with its collation."""
 
     def __init__(self, dataset: Dataset, order: Sequence[Any], collate: Callable) -> None:
         self.dataset, self.order, self.collate = dataset, order, collate
@@ -46,13 +46,13 @@ class Loaded(Dataset):
 
 
 def as_dataset(given: Any) -> Dataset:
-    """A map-style dataset of what is given, which has a length and an order of its own.
+    """What is given, as a map-style dataset: with a length and an order of its own.
 
     Arguments:
-        given: such a dataset, or a list of samples; a DataLoader, of which the samples, their order and the collation
-            are taken, whatever its batch size; or a pair (inputs, labels) of tensors or arrays of one length, the
-            inputs a tensor, a tuple of them or a dict by name. A sample is (inputs, label), its inputs of these kinds
-            too, or a dict with its label under "labels", "label" or "label_ids".
+        given: such a dataset, or a list of samples; a DataLoader, whose samples, order and collation are used, not its
+            batch size; or a pair (inputs, labels) of tensors or arrays of one length, where inputs are a tensor, a
+            tuple of them or a dict by name. A sample is (inputs, label), with inputs of the same kinds, or a dict with
+            its label under "labels", "label" or "label_ids".
 
     Raises:
         ValueError: it is none of these: it has no length, no labels, or lengths that differ.
@@ -69,13 +69,13 @@ def as_dataset(given: Any) -> Dataset:
     if isinstance(given, tuple | list) and len(given) == 2 and any(isinstance(p, Tensor | np.ndarray) for p in given):
         return _pair(*given)
     if isinstance(given, str):
-        raise ValueError(f"a dataset is meant, and not its name: pass load_dataset({given!r})")
+        raise ValueError(f"pass a dataset, not its name: load_dataset({given!r})")
     if isinstance(given, Tensor | np.ndarray):
         raise ValueError("a dataset needs labels: pass a pair (inputs, labels)")
     if isinstance(given, IterableDataset) or not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
         raise ValueError(
             "a dataset must be map-style (with a length, read by index), a DataLoader over one, or a pair of tensors "
-            f"(inputs, labels): {type(given).__name__} can be read in its own order only; list(...) of it will do"
+            f"(inputs, labels): {type(given).__name__} has no samples by index; pass list(...) of it"
         )
     return given
 
@@ -83,21 +83,21 @@ def as_dataset(given: Any) -> Dataset:
 def batches(dataset: Dataset, size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
     """The samples of ``as_dataset`` in batches (Inputs, labels) of ``size``, in their order; the labels as they come.
 
-    torch's global generator is left alone unless they are to be shuffled.
+    torch's global generator is used only to shuffle.
     """
-    generator = None if shuffle else torch.Generator()  # a DataLoader draws a seed from torch's own otherwise
+    generator = None if shuffle else torch.Generator()  # otherwise a DataLoader draws a seed from torch's own
     collate = _Collation(_collation(dataset))
     return DataLoader(dataset, size, shuffle, drop_last=drop_last, collate_fn=collate, generator=generator)
 
 
 def placed(network: nn.Module, batch: tuple[Inputs, Any]) -> tuple[Inputs, Tensor]:
-    """A batch where ``network`` lies, its labels whole numbers."""
+    """A batch on the device of ``network``, with labels as whole numbers."""
     inputs, labels = batch[0].to(network), whole(batch[1])
     return inputs, labels.to(inputs.tensors[0].device)
 
 
 def whole(labels: Any) -> Tensor:
-    """(n,) int64 labels; ValueError where they are something else."""
+    """(n,) int64 labels; ValueError if they are no whole numbers."""
     labels = torch.as_tensor(labels)
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
@@ -160,7 +160,7 @@ def _loaded(loader: DataLoader) -> Loaded:
 
 
 def _order(loader: DataLoader) -> list:
-    """The indices in the order in which the loader reads them; all generators are left as they were."""
+    """The indices in the order in which the loader reads them; all generators stay as they were."""
     generators = {id(g): g for part in (loader, loader.sampler) if (g := getattr(part, "generator", None)) is not None}
     states = [(generator, generator.get_state()) for generator in generators.values()]
     with torch.random.fork_rng(devices=[]):
@@ -182,7 +182,7 @@ def first_of(dataset: Dataset, count: int) -> Inputs:
 
 
 def example_of(network: nn.Module, example: Example | None, dataset: Labelled | None) -> Example | None:
-    """``example``; where there is none, and no recipe says what ``network`` takes, the first inputs of ``dataset``."""
+    """``example``; without one and without a recipe of ``network``, the first input of ``dataset``."""
     if example is not None or dataset is None or recipe_of(network) is not None:
         return example
     samples = as_dataset(dataset)

@@ -5,13 +5,8 @@ Tracing runs on fake tensors: shapes and data flow, no arithmetic, no memory, wh
 
 from __future__ import annotations
 
-import io
-import logging
 import operator
-import sys
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +15,14 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from redlab.network.example import Example, Inputs, fit_example
+from redlab.network.evaluating import evaluating, quiet, refusal
+from redlab.network.example import Example, fit_example
 from redlab.network.layers import Layer, unwrap, weight_layers
 from redlab.network.operations import KINDS
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLVES = {getattr(kind, "_conv_forward", None) for kind in _LAYERS}
-# A subclass with a forward of its own may do more than its name says: an activation after the norm, say.
+# A subclass with a forward of its own may do more than its name says: an activation after the norm, for example.
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward, *(kind.forward for kind in _LAYERS)}
 
 
@@ -63,7 +59,7 @@ class Graph:
         return list(self.tensors[name].users) if name in self.tensors else []
 
     def calls(self, layer: Layer) -> list[Node]:
-        """The convolutions or products that use the weight of ``layer``, but for those of others that share it."""
+        """The convolutions or products that use the weight of ``layer``, except those of layers that share it."""
         name = tensor_name(self.network, layer)
         calls = [node for node in self.users(name) if is_layer(node) and node.args[1] is self.tensors[name]]
         others = [node for node in calls if getattr(self.caller(node), "weight", None) is layer.weight]
@@ -74,14 +70,14 @@ class Graph:
         return self.network.get_submodule(module_path(node))
 
     def is_plain(self, node: Node) -> bool:
-        """Whether ``node`` is all that its module does: a layer or batch norm with PyTorch's own forward, no hooks."""
+        """Whether its module does nothing but ``node``: a layer or batch norm with PyTorch's own forward, no hooks."""
         return not has_own_forward(self.caller(node))
 
     def why_fixed(self, node: Node) -> str:
-        """Why no step may rewrite the weight and bias of the conv or linear ``node`` for this call, or ""."""
+        """Why no step may rewrite the weight and bias of the conv or linear ``node``, or ""."""
         layer, users = self.layers.get(node.args[1]), list(node.args[1].users)
         if layer is None:
-            return f"the {operation(node)} beside it computes its weight at every call"
+            return f"the {operation(node)} next to it computes its weight at every call"
         if layer.skipped:
             return f"{layer.name}: {layer.skipped}"
         if len(users) > 1 and layer.shared:
@@ -100,18 +96,18 @@ class Graph:
 def trace(network: nn.Module, example: Example | None = None) -> Graph:
     """The graph of ``network`` in eval mode on inputs like ``example`` (batch first, as the network takes it).
 
-    The network is left as it was, on whatever device it lies. Source: ``torch.export``, without strict mode.
+    The network is left as it was, on any device. Source: ``torch.export``, without strict mode.
 
     Arguments:
         example: a tensor, a tuple of positional inputs or a dict of keyword inputs.
 
     Raises:
-        ValueError: where the network can't be exported, or doesn't accept ``example``.
+        ValueError: the network cannot be exported, or does not accept ``example``.
     """
     network = unwrap(network)
     inputs = fit_example(network, example)
     try:
-        with evaluating(network), _quiet():
+        with evaluating(network), quiet():
             program = torch.export.export(network, inputs.args, inputs.kwargs, strict=False)
     except Exception as error:  # torch.export raises whatever the network's own code does
         raise ValueError(refusal(network, inputs, "be traced", error)) from error
@@ -128,7 +124,7 @@ def trace(network: nn.Module, example: Example | None = None) -> Graph:
 
 
 def _drop_assertions(graph: torch.fx.Graph) -> None:
-    """Take out what computes nothing: ``x.float()`` leaves a check of its input's dtype in the graph, say."""
+    """Remove what computes nothing, such as the check of a dtype that ``x.float()`` leaves in the graph."""
     for node in graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and not in_place(node) and not node.target._schema.returns:
             graph.erase_node(node)
@@ -139,78 +135,8 @@ def tensor_name(network: nn.Module, layer: Layer, which: str = "weight") -> str:
     return which if layer.module is network else f"{layer.name}.{which}"
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Inside: eval mode, no gradients, attention written out as operations, nothing compiled, no cache of keys and
-    values. After: all as it was before.
-    """
-    training = [module for module in network.modules() if module.training]
-    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
-    caching = [config for config in configs if _caches(config)]
-    fused = torch.backends.mha.get_fastpath_enabled()
-    # The fast path of nn.MultiheadAttention is one opaque operation, in which products can be neither seen nor counted.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        for config in caching:
-            config.use_cache = False
-        # Compiled kernels end the process where they meet tensors without values.
-        with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"), _unlogged():
-            yield network.eval()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for config in caching:
-            config.use_cache = True
-        for module in training:
-            module.training = True
-
-
-def _caches(config: Any) -> bool:
-    """Whether a decoder, as in the transformers library, would answer with its keys and values too."""
-    return getattr(config, "use_cache", None) is True
-
-
-_ONE_AT_A_TIME = threading.RLock()  # stderr belongs to the whole process
-_LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Inside, torch logs nothing of what cannot be traced or run: our own errors say it."""
-    loggers = [logger for name in _LOGGERS if not (logger := logging.getLogger(name)).disabled]
-    try:
-        for logger in loggers:
-            logger.disabled = True
-        yield
-    finally:
-        for logger in loggers:
-            logger.disabled = False
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What ``torch.export`` can't do it prints on stderr, half a graph long; what else is printed there is kept."""
-    said, dump = io.StringIO(), ""
-    with _ONE_AT_A_TIME:
-        try:
-            with redirect_stderr(said):
-                yield
-        except Exception as error:
-            dump = f"{getattr(error, 'partial_fx_graph', '')}\n"
-            raise
-        finally:
-            sys.stderr.write(said.getvalue().replace(dump, "") if dump else said.getvalue())
-
-
-def refusal(network: nn.Module, inputs: Inputs, what: str, error: Exception) -> str:
-    """The message of a ValueError: ``network`` can't ``what`` on ``inputs``, and the first line of the reason."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        reason = "TorchScript hides its layers: pass the module that it was made from"
-    return f"{type(network).__name__} cannot {what} on {inputs.describe()}: {reason}"
-
-
 def operation(node: Node) -> str:
-    """What ``node`` does, for a reader: ``relu`` for ``aten.relu_.default``, and so on."""
+    """The name of what ``node`` does: ``relu`` for ``aten.relu_.default``, and so on."""
     if node.op != "call_function":
         return "the network's input" if node.op == "placeholder" else "the network's output"
     if node.target is operator.getitem:  # one of several outputs
@@ -220,7 +146,7 @@ def operation(node: Node) -> str:
 
 
 def argument(node: Node, name: str, default: Any = None) -> Any:
-    """The argument of ``node`` that its operation calls ``name``; ``default`` where the operation has none so called.
+    """The argument of ``node`` that its operation calls ``name``; ``default`` if the operation has none of that name.
 
     Example: of ``aten.mean.dim(x, [2, 3])``, whose schema is (self, dim, keepdim=False, ...), "dim" is [2, 3] and
     "keepdim" False.
@@ -242,7 +168,7 @@ def is_layer(node: Node) -> bool:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether a layer or batch norm does more than PyTorch's class: by a forward of its own, or by a hook."""
+    """Whether a layer or batch norm does more than PyTorch's class, by a forward of its own or by a hook."""
     plain = getattr(module.forward, "__func__", None) in _FORWARDS
     plain &= getattr(type(module), "_conv_forward", None) in _CONVOLVES
     return not plain or bool(module._forward_hooks or module._forward_pre_hooks)

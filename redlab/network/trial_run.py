@@ -1,4 +1,4 @@
-"""Which layers of a network are really called, and with what: a trial run on fake tensors, shapes only."""
+"""Which layers of a network are really called, and with which shapes: a trial run on fake tensors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from redlab.network.evaluating import evaluating, refusal
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import copy_network, unwrap, weight_layers
-from redlab.network.trace import Graph, evaluating, operations, refusal
+from redlab.network.trace import Graph, operations
 
 
 def try_out(network: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], None]) -> None:
-    """Call ``run`` with a copy of ``network``, which it may hook, and inputs: both fake where that is possible.
+    """Call ``run`` with a copy of ``network``, which it may hook, and with inputs: both fake if possible.
 
-    Fake tensors have shapes and no values; a network whose path depends on values runs for real.
+    Fake tensors have shapes and no values. A network whose path depends on values runs with real ones.
 
     Raises:
         ValueError: where the network doesn't accept ``inputs``.
@@ -44,7 +45,7 @@ def try_out(network: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs
 def record_calls(network: nn.Module, example: Example | None = None) -> dict[str, list[torch.Size]]:
     """By the name of every conv and linear layer that a forward in eval mode calls: the shapes of its inputs.
 
-    Layers whose weight is used without a call of theirs, such as the projections of attention, are not among them.
+    Layers whose weight is used without a call, such as the projections of attention, are not among them.
 
     Arguments:
         example: what the network takes, batch first: a tensor, a tuple of positional inputs or a dict of keyword
@@ -60,7 +61,7 @@ def record_calls(network: nn.Module, example: Example | None = None) -> dict[str
         found: dict[str, list[torch.Size]] = defaultdict(list)
         for layer in weight_layers(copied):
             if layer.parameter == "weight":
-                hook = partial(_take_down, found[layer.name])
+                hook = partial(_record_shape, found[layer.name])
                 layer.module.register_forward_pre_hook(hook, with_kwargs=True)
         inputs.run(copied)
         calls.update({name: shapes for name, shapes in found.items() if shapes})
@@ -69,15 +70,15 @@ def record_calls(network: nn.Module, example: Example | None = None) -> dict[str
     return calls
 
 
-def _take_down(shapes: list[torch.Size], module: nn.Module, args: tuple, kwargs: dict) -> None:
+def _record_shape(shapes: list[torch.Size], module: nn.Module, args: tuple, kwargs: dict) -> None:
     shapes.append((args[0] if args else kwargs["input"]).shape)
 
 
 def why_not_run(network: nn.Module, inputs: Inputs, change: Callable[[nn.Module], None] | None = None) -> str:
-    """What ``network`` says when it is called, "" where it runs; layers that know their ``output_shape`` do no work.
+    """The error of ``network`` when it is called, "" if it runs; layers that know their ``output_shape`` do no work.
 
     Arguments:
-        change: what is done to a copy first, in place.
+        change: changes a copy in place before the call.
     """
 
     def run(copied: nn.Module, inputs: Inputs) -> None:
@@ -103,9 +104,9 @@ NEVER = "never called in eval mode"
 
 
 def record_uses(network: nn.Module, example: Example | None = None) -> dict[str, list[str]]:
-    """By the dotted name of every parameter and buffer that a forward in eval mode uses, the functions that do.
+    """By the dotted name of every parameter and buffer that a forward in eval mode uses, the functions that use it.
 
-    A tensor goes by the first of its names. Raises ValueError as ``record_calls`` does.
+    A tensor has the first of its names. Raises ValueError as ``record_calls`` does.
 
     Example:
         >>> record_uses(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()))
@@ -125,9 +126,9 @@ def record_uses(network: nn.Module, example: Example | None = None) -> dict[str,
 
 
 def why_unseen(graph: Graph, tensors: Sequence[str], example: Example | None = None) -> dict[str, str]:
-    """By the dotted name of each of ``tensors``, which no layer or norm of ``graph`` reads as its own, why that is.
+    """By the dotted name of each of ``tensors``, why no layer or norm of ``graph`` reads it as its own.
 
-    "never called in eval mode" is said only of what a trial run doesn't use.
+    "never called in eval mode" is said only of tensors that a trial run does not use.
     """
     first = {node: name for name, node in reversed(graph.tensors.items())}
     unread = [name for name in tensors if not graph.users(name)]
@@ -142,13 +143,13 @@ def why_unseen(graph: Graph, tensors: Sequence[str], example: Example | None = N
         else:
             what = name.rpartition(".")[2]
             reasons[name] = (
-                f"its {what} goes to {operations(graph.users(name))}, not straight to a conv or linear layer"
+                f"its {what} is passed to {operations(graph.users(name))}, not straight to a conv or linear layer"
             )
     return reasons
 
 
 class _Uses(TorchFunctionMode):
-    """Inside, what functions are called with a parameter is noted."""
+    """Inside, the functions that are called with a parameter are recorded."""
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
@@ -164,5 +165,5 @@ class _Uses(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# What asks for a shape or a dtype uses no values.
+# To ask for a shape or a dtype uses no values.
 _QUESTIONS = frozenset(("__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "__len__"))

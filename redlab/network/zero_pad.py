@@ -10,7 +10,7 @@ class ZeroPadShortcut(nn.Module):
     """Shortcut "option A": every ``stride``-th pixel, the missing channels zero, no parameters.
 
     Arguments:
-        before, after: channels of its input and of its output; the zeros go half before and half after.
+        before, after: channels of its input and of its output; half of the zeros are before, half after.
         stride: 1 or 2.
 
     ``zeros_before`` and ``zeros_after`` are plain attributes: a step that removes channels sets their new widths.

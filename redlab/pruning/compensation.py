@@ -134,26 +134,26 @@ def _shift(removed: Tensor, constant: Tensor) -> Tensor:
     return torch.einsum("gj,jgo->go", constant, per_group).flatten()
 
 
-def _absorbed(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | None) -> list[Share] | str:
+def _absorbed(subject: Subject, group: Group, kept: ndarray, targets: ndarray | None) -> list[Share] | str:
     """The merge target does the work of the channel."""
-    if heirs is None:
+    if targets is None:
         return "its criterion names no merge targets"
     shares = np.zeros((group.size, group.size))
     for channel in np.flatnonzero(~kept):
-        target = merge_target(heirs, kept, int(channel))
+        target = merge_target(targets, kept, int(channel))
         if target >= 0:
             shares[channel, target] = 1
     return [Share(member, shares[np.ix_(~kept, kept)]) for member in group.consumers]
 
 
-def merge_target(heirs: ndarray, kept: ndarray, channel: int) -> int:
+def merge_target(targets: ndarray, kept: ndarray, channel: int) -> int:
     """The kept channel that ``channel`` merges into, or -1. A target that is removed too passes on to its own."""
     while channel >= 0 and not kept[channel]:
-        channel = heirs[channel]
+        channel = targets[channel]
     return int(channel)
 
 
-def _nearest(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | None) -> list[Share] | str:
+def _nearest(subject: Subject, group: Group, kept: ndarray, targets: ndarray | None) -> list[Share] | str:
     """The kept channel of most similar direction, scaled by the lengths; none where all directions are opposite.
 
     A depthwise convolution that the channels pass through counts as one more layer that makes them: there the scale is
@@ -168,7 +168,7 @@ def _nearest(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | Non
     return [Share(member, shares) for member in group.consumers]
 
 
-def _reconstructed(subject: Subject, group: Group, kept: ndarray, heirs: ndarray | None) -> list[Share] | str:
+def _reconstructed(subject: Subject, group: Group, kept: ndarray, targets: ndarray | None) -> list[Share] | str:
     """Least squares: B = C_removed,kept C_kept,kept^-1, c = the means that B misses."""
     inputs = consumer_inputs(subject, group)
     return inputs if isinstance(inputs, str) else [_least_squares(own, kept) for own in inputs]

@@ -1,4 +1,4 @@
-"""Fine-tuning: what a network learns between two removals of channels, and after the last."""
+"""Fine-tuning: training between two removals of channels, and after the last."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from redlab.network.training import OnBatch, Trained, check_training, train
-from redlab.options import settle
+from redlab.options import check_whole, settle
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,8 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         settle(self)
-        for name in ("every", "epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be a whole number of at least 0, not {getattr(self, name)!r}")
+        check_whole("every", self.every, 0)
+        check_whole("epochs", self.epochs, 0)
         check_training(self.learning_rate, self.batch_size, self.weight_decay, self.shift)
 
     @classmethod
@@ -51,12 +50,12 @@ class FineTuning:
     def some(
         self, network: nn.Module, dataset: Dataset, minibatches: int, seed: int, on_batch: OnBatch | None = None
     ) -> Trained:
-        """So many minibatches, of images drawn by ``seed``; the optimizer starts afresh."""
+        """Train for so many minibatches of images drawn by ``seed``, with a new optimizer."""
         images = draw(dataset, minibatches * self.batch_size, seed)
         return train(network, images, 1, **self._options, seed=seed, schedule="constant", on_batch=on_batch)
 
     def finish(self, network: nn.Module, dataset: Dataset, seed: int, checkpoint: Path | None) -> nn.Module:
-        """The final training, as ``network`` is where there is none."""
+        """The final training; ``network`` itself if there is none."""
         if self.epochs == 0:
             return network
         return train(network, dataset, self.epochs, **self._options, seed=seed, checkpoint=checkpoint).network
@@ -67,12 +66,12 @@ class FineTuning:
 
 
 def draw(dataset: Dataset, count: int, seed: int) -> Subset:
-    """``count`` images in random order; where there are not so many, all are drawn before one is drawn again."""
+    """``count`` images in random order; all are drawn before one is drawn again."""
     random = np.random.default_rng(seed)
     orders = [random.permutation(len(dataset)) for _ in range(-(-count // len(dataset)))]
     return Subset(dataset, np.concatenate(orders)[:count].tolist())
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed for each sequence of numbers of 0 or more, as if independent of those of others."""
+    """One seed for each sequence of numbers of 0 or more, practically independent of the seeds of others."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

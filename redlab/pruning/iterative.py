@@ -1,4 +1,4 @@
-"""Iterative pruning: a few channels go, the network learns for a while, and what is left is scored again."""
+"""Iterative pruning: a few channels are removed, the network learns for a while, and what is left is scored again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from redlab.network.layers import unwrap
 from redlab.network.recipe import Recipe, recipe_of
 from redlab.network.result import Result
 from redlab.network.samples import as_dataset, example_of
-from redlab.options import fitted, plain_options
+from redlab.options import check_number, check_one_of, check_whole, fitted, plain_options
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.criteria.registry import CRITERIA, find_criterion
 from redlab.pruning.fine_tuning import FineTuning, draw, seed_of
-from redlab.pruning.rounds import Rounds
+from redlab.pruning.rounds import Asked, Rounds
 from redlab.pruning.scores import Scores
 from redlab.pruning.scoring import score_channels
-from redlab.pruning.selection import Selector, check_share, count_of
+from redlab.pruning.selection import SCOPES, Selector, count_of
 from redlab.pruning.spp import spp
 
 
@@ -57,27 +57,28 @@ def iterative_prune(
 
     The way of Molchanov et al. (CVPR 2019, arXiv 1906.10771), for any criterion. Our choices: scores are measured in
     eval mode, on images of their own; each stretch of learning starts a new optimizer, without warm-up; the last round
-    removes only as many channels as bring the products to ``target``. Batch norms are not folded.
+    removes only as many channels as it takes to reach ``target``. Batch norms are not folded.
 
     Arguments:
         network: left untouched, as is torch's global random state.
-        criterion: one of ``score_channels``; or "spp", for which ``redlab.pruning.spp`` says what differs.
-        dataset: of (inputs, label), as for ``evaluate``, for scores and learning; None where neither needs any.
-        target: the share of the network's products to keep, in [0, 1]; each coupled group keeps its best channel.
-        step: channels that go in a round, or their share of those that may go, in (0, 1), at least one. Where
-            ``round_to`` or scope "layer" let none go, two steps go at once, or three, ...
-        fine_tune: None, no learning at all; or a dict with any of ``FineTuning``'s attributes: ``every`` (minibatches
-            between two removals, 10), ``learning_rate`` (0.01), ``batch_size`` (64), ``weight_decay`` (5e-4),
-            ``epochs`` (of a final training, 0), ``shift``, ``flip``.
+        criterion: one of ``score_channels``; or "spp", and ``redlab.pruning.spp`` says what differs.
+        dataset: of (inputs, label), as for ``evaluate``, for scores and learning; None if neither needs images.
+        target: the share of the network's multiplications to keep, in [0, 1]; each coupled group keeps its best
+            channel.
+        step: channels to remove in a round, at least one, or their share, in (0, 1), of those that may be removed. If
+            ``round_to`` or scope "layer" allow none, two steps are removed at once, or three, ...
+        fine_tune: None for no learning at all; or a dict with any of ``FineTuning``'s attributes: ``every``
+            (minibatches between two removals, 10), ``learning_rate`` (0.01), ``batch_size`` (64), ``weight_decay``
+            (5e-4), ``epochs`` (of a final training, 0), ``shift``, ``flip``.
         momentum: of the scores' running average over the rounds, in [0, 1); by default 0.9 for taylor, else 0.
-        score_images: how many images the scores of a round see, other ones in each; at most all.
-        seed: of all that is random, in the criterion too; images and their order are functions of it and the round.
-        folder: keeps the state of every round; the same call goes on from there, to the same result bit for bit.
+        score_images: how many images the scores of a round use, others in each round; at most all.
+        seed: of all that is random, also in the criterion; images and their order depend on it and the round only.
+        folder: keeps the state of every round. The same call goes on from there, to the same result bit for bit.
         round_to, scope: as in ``prune_channels``, and ``example``; ``options`` are the criterion's.
 
     Returns:
         ``layers`` as of ``prune_channels``, from the original network to the last. ``plan`` holds ``options``,
-        ``achieved``, and ``history``, one dict a round: ``round``, ``channels`` (left, of those that may go),
+        ``achieved``, and ``history``, one dict a round: ``round``, ``channels`` (left, of those that may be removed),
         ``products`` (the share left), ``loss`` (in nats, mean over the minibatches after the removal; None without).
         The recipe of the network holds the plan of every round.
 
@@ -97,7 +98,7 @@ def iterative_prune(
         _check_spp(momentum, options)
         return spp(network, dataset, target, step, tuning, seed, folder, round_to, example, **options)
     momentum = (0.9 if criterion == "taylor" else 0.0) if momentum is None else momentum
-    asked = _Asked(criterion, options, target, step, tuning, momentum, score_images, seed, round_to, scope)
+    asked = _Asked(target, step, tuning, seed, round_to, criterion, options, momentum, score_images, scope)
     if tuning is not None and not dataset:
         raise ValueError("fine-tuning needs images: pass a dataset that holds some, or fine_tune=None")
     with torch.random.fork_rng():
@@ -112,18 +113,11 @@ def _check_spp(momentum: float | None, options: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What was asked for, checked when it is put together."""
-
+class _Asked(Asked):
     criterion: str
     criterion_options: dict[str, Any]
-    target: float
-    step: int | float
-    fine_tune: FineTuning | None
     momentum: float
     score_images: int
-    seed: int
-    round_to: int
     scope: str
 
     def __post_init__(self) -> None:
@@ -132,15 +126,12 @@ class _Asked:
             object.__setattr__(self, "criterion_options", fitted(scorer, self.criterion_options))
         except ValueError as error:
             raise ValueError(f"{error}, spp" if self.criterion not in CRITERIA else str(error)) from None
-        Selector({}, self.scope, self.round_to)
-        check_share("target", self.target)
+        super().__post_init__()
+        check_one_of("scope", self.scope, SCOPES)
         if not (0 < self.step < 1 or (self.step >= 1 and self.step == int(self.step))):
             raise ValueError(f"step must be a number of channels or a share in (0, 1), not {self.step!r}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), not be {self.momentum!r}")
-        for name, least in (("score_images", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)!r}")
+        check_number("momentum", self.momentum, below=1)
+        check_whole("score_images", self.score_images)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -155,13 +146,13 @@ class _Asked:
 
 
 class _ByScores(Rounds):
-    """Rounds in each of which the channels of lowest scores go."""
+    """Rounds that each remove the channels of lowest scores."""
 
     asked: _Asked
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        if recipe_of(self.network) is None:  # what is done to it is written down there
+        if recipe_of(self.network) is None:  # it records what is done to the network
             self.network.redlab = Recipe("", tuple(self.example.tensors[0].shape[1:]))
         self._averages = np.full(self.lineage.total, np.nan)
         self._before = len(self._recipe.steps)
@@ -201,7 +192,7 @@ class _ByScores(Rounds):
         return self._averages[channels]
 
     def _count(self, scores: Scores) -> int:
-        """How many channels go: a step, or the fewest steps at which one can; 0 where none can."""
+        """How many channels to remove: a step, or the fewest steps that remove any; 0 if none can be removed."""
         step = int(self.asked.step) if self.asked.step >= 1 else max(1, count_of(self.asked.step, self.lineage.free))
         selector = Selector(scores.values, self.asked.scope, self.asked.round_to)
         counts = range(step, selector.total + step, step)

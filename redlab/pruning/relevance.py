@@ -1,18 +1,18 @@
-"""Relevance: how much of a network's answer rests on what goes into each layer, and on what comes out of it.
+"""Relevance: how much of a network's answer rests on the inputs and on the outputs of each layer.
 
     gradient: rel(x) = |x dL/dx|
     lrp:      rel(a_k) = sum_j a_k w_kj / (b_j + epsilon sign(b_j)) rel(b_j),  b with its bias, sign(0) = 1
 
-L is the logit of the predicted class: no label is asked for. The second is the epsilon rule of layer-wise relevance
-propagation (Bach et al., PLoS ONE 2015, doi:10.1371/journal.pone.0130140). It runs as ordinary backpropagation in
-which some slopes are others (Ancona et al., ICLR 2018, arXiv 1711.06104), and rel(x) = x dL/dx, with its sign. With
-ReLUs only, and as epsilon goes to 0, it is therefore the signed form of the first.
+L is the logit of the predicted class, so no labels are needed. The second is the epsilon rule of layer-wise relevance
+propagation (Bach et al., PLoS ONE 2015, doi:10.1371/journal.pone.0130140). It runs as ordinary backpropagation with
+some slopes replaced (Ancona et al., ICLR 2018, arXiv 1711.06104), and rel(x) = x dL/dx with its sign. With ReLUs only,
+and as epsilon approaches 0, it is the signed form of the first.
 
-Our choices, where the rule says nothing: batch norms are folded first. Activations hand their relevance on unchanged.
-A gate (a sigmoid or hard sigmoid that multiplies another activation) counts as a constant, so that all relevance goes
-to what it multiplies, and the layers that open the gate get none. Sums, poolings and batch norms that do not fold have
-their own slopes, which conserves relevance but for what shifts take. So have layer norms, softmax and other products of
-two activations, which do not conserve it.
+Where the rule says nothing, the choices are ours. Batch norms are folded first. Activations hand their relevance on
+unchanged. A gate (a sigmoid or hard sigmoid that multiplies another activation) counts as a constant: all relevance
+goes to the other factor, and the layers that compute the gate get none. Sums, poolings and batch norms that do not fold
+keep their own slopes, which conserves relevance except for what shifts take. So do layer norms, softmax and other
+products of two activations, which do not conserve it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from redlab.network.example import Example, answer
 from redlab.network.operations import named
+from redlab.options import check_one_of
 from redlab.pruning.gates import LAYERS, Call, Watch
 from redlab.pruning.subject import Subject
 
@@ -78,7 +79,7 @@ class Trace:
 
     Attributes:
         name: the dotted name of its weight, "" where that is no parameter of the network.
-        inputs, outputs: as the layer gets and gives them, batch first: the layer's own share of what goes to several.
+        inputs, outputs: relevance of the layer's input and output, batch first; of a shared input, the layer's share.
         layer: the layer without its bias, as a function of (input, weight); ``transposed`` if it is of that kind.
         shape: of its weight.
     """
@@ -95,8 +96,8 @@ class Trace:
         """Over images and positions."""
         given, made = self._over_images(self.inputs), self._over_images(self.outputs)
         groups = (made if self.transposed else given).shape[1] // self.shape[1]
-        # What lies under each tap, summed, is the gradient of its weight: of one output channel a group, or of one a
-        # group for each input channel.
+        # The sum of what lies under each tap is the gradient of its weight: of one output channel a group, or of a
+        # transposed convolution one a group for each input channel.
         rows = (self.shape[0], 1) if self.transposed else (groups, self.shape[1])
         ones = given.new_ones((*rows, *self.shape[2:])).requires_grad_()
         (under,) = torch.autograd.grad(self.layer(given, ones).sum(), ones)
@@ -106,7 +107,7 @@ class Trace:
         return LayerRelevance(under.unsqueeze(axis), made.unsqueeze(3 - axis), self.shape)
 
     def _over_images(self, values: Tensor) -> Tensor:
-        """float64 (1, channels, *positions), or (1, features): what is before the channels counts as images."""
+        """float64 (1, channels, *positions), or (1, features): axes before the channels count as images."""
         axis = values.ndim - len(self.shape) + 1
         return values.double().reshape(-1, *values.shape[axis:]).sum(0, keepdim=True)
 
@@ -118,8 +119,8 @@ def layer_relevance(
     """By the dotted name of its weight the relevance of every layer that is called, summed over all images.
 
     Arguments:
-        subject: its labels are not looked at. Of each image only the logit of the class that the network predicts
-            counts, the largest along axis 1 of the network's answer.
+        subject: its labels are not used. Of each image only the logit of the predicted class counts, the largest along
+            axis 1 of the network's answer.
         backend: "lrp" or "gradient".
         epsilon: of "lrp", in units of a layer's output; relevance of outputs much smaller than it is absorbed.
         chunk: images at once; memory only.
@@ -139,8 +140,7 @@ def layer_relevance(
 
 def check_options(backend: str, epsilon: float) -> None:
     """Raises ValueError where ``layer_relevance`` would."""
-    if backend not in BACKENDS:
-        raise ValueError(f"relevance must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    check_one_of("relevance", backend, BACKENDS)
     if not 0 < epsilon < math.inf:  # NaN too
         raise ValueError(f"epsilon must be positive and finite, not {epsilon!r}")
 
@@ -155,12 +155,12 @@ def trace_relevance(network: nn.Module, inputs: Example, backend: str = "lrp", e
     """
     with _Recorder(network, epsilon if backend == "lrp" else None) as watch:
         logits = answer(network, inputs)
-    tensors = [tensor for call, *_ in watch.records for tensor in (call.input, call.output)]
+    tensors = [tensor for record in watch.records for tensor in (record.call.input, record.call.output)]
     gradients = torch.autograd.grad(logits.max(1).values.sum(), tensors, allow_unused=True, materialize_grads=True)
     values = [(t * g).detach() for t, g in zip(tensors, gradients, strict=True)]
     values = [value.abs() for value in values] if backend == "gradient" else values
     rows = zip(watch.records, values[::2], values[1::2], strict=True)
-    return [Trace(name, given, made, *rest) for (_, name, *rest), given, made in rows]
+    return [Trace(own.name, given, made, own.layer, own.transposed, own.shape) for own, given, made in rows]
 
 
 class _Slope(torch.autograd.Function):
@@ -176,38 +176,54 @@ class _Slope(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0], None, None
 
 
-class _Recorder(Watch):
-    """Takes down the calls of layers; with an ``epsilon``, slopes are those of LRP, or else their own.
+@dataclass(frozen=True, eq=False)
+class _Record:
+    """One call of a layer, whose tensors nothing changes afterwards; the rest as in ``Trace``."""
 
-    ``records`` has for every call: the call, whose tensors nothing changes afterwards, and what a ``Trace`` is made of.
+    call: Call
+    name: str
+    layer: Callable[[Tensor, Tensor], Tensor]
+    transposed: bool
+    shape: torch.Size
+
+
+class _Recorder(Watch):
+    """Records the calls of layers. With an ``epsilon``, backpropagation uses the slopes of LRP, else the true ones.
+
+    Example of slopes, with epsilon 1: x = 3 enters a layer with weight 2 and bias -2, and a GELU follows.
+        layer: b = 2 * 3 - 2 = 4. Its output passes with slope b / (b + epsilon) = 4 / 5, by ``_layer``.
+        GELU: 4 becomes 3.9999. It passes with slope 3.9999 / 4 in place of its derivative, by ``_activation``. So
+            x dL/dx = 4 * 3.9999 / 4: the relevance of its output goes on unchanged.
+        gate: of sigmoid(u) * v, the factor sigmoid(u) is a constant, by ``_without_gates``. All relevance goes to v.
     """
 
     def __init__(self, network: nn.Module, epsilon: float | None) -> None:
         super().__init__(network)
         self._epsilon = epsilon
-        self._open: dict[int, Tensor] = {}  # gates by their memory, which a view of them shares
-        self.records: list[tuple[Call, str, Callable, bool, torch.Size]] = []
+        self._gates: dict[int, Tensor] = {}  # outputs of sigmoids by their memory, which a view of them shares
+        self.records: list[_Record] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func in LAYERS:
             return self._layer(func, super().__torch_function__(func, types, args, kwargs), args, kwargs)
-        if self._epsilon is not None and args and isinstance(args[0], Tensor) and args[0].requires_grad:
-            if func in _ACTIVATIONS:
-                return self._activation(func, args, kwargs)
-            args = self._without_gates(func, args) if func in _PRODUCTS else args
-        return func(*args, **kwargs)
+        if self._epsilon is None or not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
+            return func(*args, **kwargs)
+        if func in _ACTIVATIONS:
+            return self._activation(func, args, kwargs)
+        return func(*(self._without_gates(func, args) if func in _PRODUCTS else args), **kwargs)
 
     def _layer(self, func: Callable, output: Tensor, args: tuple, kwargs: dict) -> Tensor:
-        name = self._names.get(id(args[1]), "")
+        weight = args[1]
+        name = self._names.get(id(weight), "")
         call = self.calls[name][-1]
         if self._epsilon is not None:
-            # z / (z + epsilon sign(z)), and 0 where z is 0.
+            # b / (b + epsilon sign(b)), and 0 if b is 0.
             output = _Slope.apply(output, output.detach(), 1 / (1 + self._epsilon / output.detach().abs()))
         call.output = output
         options = {key: value for key, value in kwargs.items() if key != "bias"}
         layer = partial(_call, func, args[3:], options)
-        self.records.append((call, name, layer, func in _TRANSPOSED, args[1].shape))
+        self.records.append(_Record(call, name, layer, func in _TRANSPOSED, weight.shape))
         return output.clone()  # the next function may work in place
 
     def _activation(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
@@ -215,27 +231,27 @@ class _Recorder(Watch):
         output = func(own, *args[1:], **kwargs).detach()
         tiny = torch.finfo(before.dtype).tiny
         passed = _Slope.apply(given, output, torch.where(before.abs() > tiny, output / before, 0))
-        in_place = output.data_ptr() == own.data_ptr()
-        passed = given.copy_(passed) if in_place else passed
+        if output.data_ptr() == own.data_ptr():  # it works in place
+            passed = given.copy_(passed)
         if func in _GATES:
-            self._open[passed.untyped_storage().data_ptr()] = passed
+            self._gates[passed.untyped_storage().data_ptr()] = passed
         return passed
 
     def _without_gates(self, func: Callable, args: tuple) -> tuple:
-        """The factors of a product, a gate of something else as a constant."""
+        """The factors of a product, with the one that is a gate of the other as a constant."""
         one, other, *rest = args
         if not (_varies(one) and _varies(other)) or self._is_gate(one) == self._is_gate(other):
             return args
         if self._is_gate(other):
             return (one, other.detach(), *rest)
-        return args if func.__name__.endswith("_") else (one.detach(), other, *rest)
+        return args if func.__name__.endswith("_") else (one.detach(), other, *rest)  # in place, ``one`` stays itself
 
     def _is_gate(self, tensor: Tensor) -> bool:
-        return tensor.untyped_storage().data_ptr() in self._open
+        return tensor.untyped_storage().data_ptr() in self._gates
 
 
 def _varies(factor: Any) -> bool:
-    """With the image, that is."""
+    """Whether a factor depends on the image."""
     return isinstance(factor, Tensor) and factor.requires_grad and not isinstance(factor, nn.Parameter)
 
 

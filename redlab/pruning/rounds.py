@@ -1,12 +1,12 @@
-"""Rounds: what all pruning that takes many steps has in common: its state, its end, and its result."""
+"""Rounds: what every way of pruning in many steps has in common: its state, its end and its result."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -23,37 +23,43 @@ from redlab.network.layers import copy_network
 from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
+from redlab.options import check_whole
 from redlab.progress import progress
 from redlab.pruning.fine_tuning import FineTuning, seed_of
-from redlab.pruning.selection import count_of
+from redlab.pruning.selection import check_share, count_of
 
 
-class Asked(Protocol):
-    """What every way of pruning in rounds is asked for; ``options`` is all of it as plain data."""
+@dataclass(frozen=True)
+class Asked:
+    """What every way of pruning in rounds is asked for; arguments as in ``iterative_prune``."""
+
+    target: float
+    step: int | float
+    fine_tune: FineTuning | None
+    seed: int
+    round_to: int
+
+    def __post_init__(self) -> None:
+        check_share("target", self.target)
+        check_whole("seed", self.seed, 0)
+        check_whole("round_to", self.round_to)
 
     @property
-    def target(self) -> float: ...
-
-    @property
-    def fine_tune(self) -> FineTuning | None: ...
-
-    @property
-    def seed(self) -> int: ...
-
-    @property
-    def options(self) -> dict[str, Any]: ...
+    def options(self) -> dict[str, Any]:
+        """All of it, as plain data."""
+        return asdict(self)
 
 
 class Rounds(ABC):
     """A network that is pruned round after round.
 
     Attributes:
-        original: the network that was passed in, and ``cost`` its own by ``measure_cost``.
-        network: what has become of it: a copy.
+        original: the network that was passed in, and ``cost``, its ``measure_cost``.
+        network: a copy, as pruned so far.
         lineage: of its channels.
         skipped: by original group, why it stays whole.
         history: a row of plain data a round.
-        achieved: what the result should tell beside shares and the number of rounds.
+        achieved: what the result reports besides shares and the number of rounds.
     """
 
     def __init__(
@@ -71,15 +77,15 @@ class Rounds(ABC):
 
     @abstractmethod
     def rounds(self) -> Iterator[dict[str, Any]]:
-        """Prune, and give the row of each round, until all is done; where the history has rows, go on behind them."""
+        """Prune until all is done, and yield the row of each round; go on after the rows that the history has."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """All that the next round depends on beside the history."""
+        """All that the next round depends on besides the history."""
 
     @abstractmethod
     def resume(self, state: dict[str, Any]) -> None:
-        """Take over what ``state`` gave."""
+        """Take over what ``state`` returned."""
 
     def finish(self) -> None:
         """What is left to do between the last round and the final training."""
@@ -95,7 +101,7 @@ class Rounds(ABC):
         rows = progress(self.rounds(), "pruning")
         for row in rows:
             self.history.append(row)
-            if isinstance(rows, tqdm):  # where somebody else watches, there is no bar
+            if isinstance(rows, tqdm):  # there is no bar if another watcher is set
                 rows.set_postfix(channels=row["channels"], products=row["products"])
             if self.folder:
                 write_state(self.folder / "rounds.pt", call, self.state() | {"history": self.history})
@@ -113,7 +119,7 @@ class Rounds(ABC):
         return measure_cost(self.network, self.example).attrs["products"]
 
     def row(self, channels: int, products: int, loss: float | None) -> dict[str, Any]:
-        """Of the round that is ending."""
+        """The row of the round that is ending."""
         share = round(products / max(self.cost.attrs["products"], 1), 6)
         return {"round": len(self.history) + 1, "channels": channels, "products": share, "loss": loss}
 
@@ -127,8 +133,8 @@ class Rounds(ABC):
         destinations = self.lineage.destinations()
         table = channel_table(self.original, self.network, groups, destinations, self.example, self.cost)
         share = round(self.products() / max(self.cost.attrs["products"], 1), 6)
-        gone = 1 - self.lineage.left / max(self.lineage.free, 1)
-        achieved = {"ratio": round(gone, 6), "products": share, "rounds": len(self.history)}
+        removed = 1 - self.lineage.left / max(self.lineage.free, 1)
+        achieved = {"ratio": round(removed, 6), "products": share, "rounds": len(self.history)}
         plan = {"step": "iterative_prune", "options": self.asked.options, "achieved": achieved | self.achieved}
         left = {name: why for name, why in self.skipped.items() if why}
         plan |= report_short("products", 1 - self.asked.target, 1 - share, left, self.asked.options.get("round_to", 1))

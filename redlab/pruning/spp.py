@@ -1,20 +1,19 @@
-"""Structured probabilistic pruning (Wang et al., BMVC 2018, arXiv 1709.06994): channels are shut by chance while the
+"""Structured probabilistic pruning (Wang et al., BMVC 2018, arXiv 1709.06994): channels are shut at random while the
 network learns, small ones ever more often, until as many as wanted are always shut.
 
     every t iterations, in each group:  p(c) <- p(c) + Delta(rank of c by its L1 norm), within [0, 1]
     Delta(r) = A exp(-alpha r),  r <= N;   2uA - A exp(-alpha (2N - r)),  r > N
     alpha = (ln 2 - ln u) / (R n),  N = -ln(u) / alpha:   Delta(0) = A, Delta(N) = uA, Delta(R n) = 0
 
-As in code that we take for the authors' (Caffe_IncReg, a copy): a channel with p = 1 is out for good and is not ranked
-any more, and R n counts those that are still to go. So never more than R n go, and the last one needs no more updates
-than the first.
+As in code that we take for the authors' (Caffe_IncReg, a copy): a channel with p = 1 is shut for good and no longer
+ranked, and R n counts those that are still to be shut. So never more than R n are shut, and the last one needs no more
+updates than the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,49 +29,51 @@ from redlab.channels.plan import make_plan
 from redlab.files.state import assign, tensors_of
 from redlab.network.example import Example, Inputs, place_of
 from redlab.network.result import Result
-from redlab.options import plain_options
+from redlab.options import check_whole, plain_options
 from redlab.pruning.channels import products_of
 from redlab.pruning.fine_tuning import FineTuning, seed_of
 from redlab.pruning.gates import gated
-from redlab.pruning.rounds import Rounds
+from redlab.pruning.rounds import Asked, Rounds
 from redlab.pruning.scoring import score_channels
-from redlab.pruning.selection import Selector, check_share, lowest
+from redlab.pruning.selection import Selector, lowest
 from redlab.pruning.subject import Subject, per_channel
 
 _SURE = 1 - 1e-9  # twenty times 0.05 need not be 1 in binary
 
 
-def delta(rank: ndarray, going: int, a: float = 0.05, u: float = 0.25) -> ndarray:
-    """By how much p rises for the channels of these ranks, the smallest has rank 0; falling, and 0 at ``going``.
+def delta(rank: ndarray, to_shut: int, a: float = 0.05, u: float = 0.25) -> ndarray:
+    """By how much p rises for the channels of these ranks; the smallest has rank 0. It falls with the rank, to 0 at
+    ``to_shut``.
 
     Arguments:
-        going: how many channels are to go, R n, at least 1.
+        to_shut: how many channels are still to be shut, R n, at least 1.
         a: Delta(0), and ``u``, in (0, 1), where it turns: Delta(N) = u a.
     """
-    alpha = (np.log(2) - np.log(u)) / going
+    alpha = (np.log(2) - np.log(u)) / to_shut
     turn = -np.log(u) / alpha
-    late = 2 * u * a - a * np.exp(np.minimum(alpha * (rank - 2 * turn), 50))  # below -1 it is all the same
+    late = 2 * u * a - a * np.exp(np.minimum(alpha * (rank - 2 * turn), 50))  # all below -1 have the same effect
     return np.where(rank <= turn, a * np.exp(-alpha * rank), late)
 
 
 def raised(p: ndarray, norms: ndarray, goal: int, a: float = 0.05, u: float = 0.25) -> ndarray:
     """(n,) the probabilities after an update of a group of which ``goal`` channels are to be shut for good.
 
-    Once they are, p of all the others is 0: what is left learns undisturbed while other groups go on (our choice).
+    Once they are, p of all the others is 0: the rest learns undisturbed while other groups go on (our choice).
     """
     p, rest = p.copy(), np.flatnonzero(p < 1)
-    if (going := goal - (len(p) - len(rest))) > 0:
+    if (to_shut := goal - (len(p) - len(rest))) > 0:
         order = rest[lowest(norms[rest], len(rest))]
-        p[order] = np.clip(p[order] + delta(np.arange(len(order)), going, a, u), 0, 1)
+        p[order] = np.clip(p[order] + delta(np.arange(len(order)), to_shut, a, u), 0, 1)
         p[p > _SURE] = 1
     return p if (p == 1).sum() < goal else np.where(p == 1, 1.0, 0.0)
 
 
 class Masked(nn.Module):
-    """``network``, in which the layers that read a channel get 0 of it where the last ``draw`` shut it.
+    """``network``, whose consumer layers get 0 of each channel that the last ``draw`` shut.
 
     Arguments:
-        groups: of ``network``, and ``p``, by their names, how probable it is that each channel is shut (size,).
+        groups: of ``network``.
+        p: by their names, the probability that each channel is shut (size,).
     """
 
     def __init__(self, network: nn.Module, groups: Sequence[Group], p: Mapping[str, ndarray]) -> None:
@@ -91,27 +92,20 @@ class Masked(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What was asked for, checked when it is put together."""
-
-    target: float
-    step: int | float
+class _Asked(Asked):
     fine_tune: FineTuning
-    seed: int
-    round_to: int
     a: float
     u: float
     cap: int
 
     def __post_init__(self) -> None:
-        check_share("target", self.target)
-        for name, value in (("step", self.step), ("cap", self.cap)):
-            if value < 1 or value != int(value):
-                raise ValueError(f"spp: {name} must be a whole number of at least 1, not {value!r}")
+        super().__post_init__()
+        check_whole("spp: step", self.step)
+        check_whole("spp: cap", self.cap)
         if not (0 < self.a <= 1 and 0 < self.u < 1):
             raise ValueError(f"spp: a must lie in (0, 1] and u in (0, 1), not be {self.a!r} and {self.u!r}")
 
-    @cached_property
+    @property
     def options(self) -> dict[str, Any]:
         """As plain data."""
         return {"criterion": "spp", **asdict(self)}
@@ -132,19 +126,19 @@ def spp(
     u: float = 0.25,
     cap: int = 1000,
 ) -> Result:
-    """``iterative_prune(network, "spp", ...)``, which says what the arguments mean, but for the following.
+    """``iterative_prune(network, "spp", ...)``, which says what the arguments mean, except for the following.
 
-    A round is an update of p and ``step`` iterations under it. A shut channel is read as 0, which is what removing it
-    does. Our choices: L1 norms are means over the layers that make a channel, and over all updates so far; R is the
-    same share of every group, the smallest that brings the products to ``target``, whatever ``scope`` says; each round
-    starts a new optimizer; ``momentum`` is refused and ``score_images`` not used.
+    A round is an update of p and ``step`` iterations under it. A shut channel is read as 0, as if it were removed. Our
+    choices: L1 norms are means over the layers that make a channel, and over all updates so far; R is the same share of
+    every group, the smallest that reaches ``target``, whatever ``scope`` says; each round starts a new optimizer;
+    ``momentum`` is refused and ``score_images`` not used.
 
     Arguments:
-        step: iterations between two updates, t; where the images run out they come again.
-        fine_tune: how it learns; ``every`` is not used. None: by the defaults, for without learning it is nothing.
+        step: iterations between two updates, t; the images are repeated as needed.
+        fine_tune: how it learns; ``every`` is not used. None: the defaults, since SPP cannot do without learning.
         a, u: of ``delta``.
-        cap: updates at most: ranks that keep changing may keep every p below 1. Groups that have not reached R then
-            lose their channels of highest p, and ``achieved`` says under "completed" how many those were.
+        cap: the most updates: ranks that keep changing may keep every p below 1. Groups that have not reached R then
+            lose their channels of highest p; ``achieved`` has their number under "completed".
 
     Raises: as ``iterative_prune``.
     """
@@ -177,12 +171,12 @@ class _Shutting(Rounds):
             self._update()
             loss = self._learn()
             kept = {name: p < 1 for name, p in self._p.items()}
-            gone = sum(int((~mask).sum()) for mask in kept.values())
-            yield self.row(self.lineage.free - gone, self._cost(kept), loss)
+            shut = sum(int((~mask).sum()) for mask in kept.values())
+            yield self.row(self.lineage.free - shut, self._cost(kept), loss)
 
     @property
     def _open(self) -> dict[str, int]:
-        """By group, how many channels are not shut for good yet that should be."""
+        """By group, how many channels are still to be shut for good."""
         short = {name: goal - int((self._p[name] == 1).sum()) for name, goal in self._goals.items()}
         return {name: count for name, count in short.items() if count}
 
@@ -208,7 +202,7 @@ class _Shutting(Rounds):
         destinations = {}
         for name, goal in self._goals.items():
             kept = np.ones(len(self._p[name]), bool)
-            # The highest p goes first; of equal ones, the smallest channel.
+            # The highest p is removed first; of equal ones, the smallest channel.
             kept[np.lexsort((self._norms[name], -self._p[name]))[:goal]] = False
             destinations[name] = np.where(kept, np.cumsum(kept) - 1, -1).tolist()
         plan = make_plan(self.lineage.groups, destinations)

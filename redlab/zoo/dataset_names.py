@@ -1,4 +1,4 @@
-"""The datasets that a user may name, and where they lie, known before torch is loaded: a missing one is reported."""
+"""The names of datasets and where they are, without torch, so that a missing one is reported at once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _ANSWERS = 3.0  # seconds that an address has to answer
 
 @dataclass(frozen=True)
 class Place:
-    """Where a dataset lies.
+    """Where a dataset is.
 
     Attributes:
-        folder: of its own, under the data root.
-        needed: what must be in that folder; "" where nothing must, as it ships.
-        by_hand: what to put where, ``{root}`` standing for the folder.
-        source: its public address, or None where it has none.
+        folder: its own folder under the data root.
+        needed: what must be in that folder; "" if it ships.
+        by_hand: what to put where; ``{root}`` is the folder.
+        source: its public address, or None.
     """
 
     folder: str
@@ -70,13 +70,13 @@ def check_dataset(name: str) -> None:
 
 
 def is_here(name: str) -> bool:
-    """Whether the images lie under the data root, or ship."""
+    """Whether the images are under the data root, or ship."""
     place = PLACES[name]
     return not place.needed or (data_root() / place.folder / place.needed).exists()
 
 
 def by_hand(name: str, root: Path) -> str:
-    """What to put where, so that ``root`` holds the dataset."""
+    """What to put into ``root``, so that it holds the dataset."""
     return PLACES[name].by_hand.format(root=root)
 
 
@@ -86,7 +86,7 @@ def has_training(name: str) -> bool:
 
 
 def check_at_hand(name: str) -> None:
-    """Refuse a dataset that is neither here nor to be had, without loading anything.
+    """Refuse a dataset that is neither here nor can be downloaded, without loading anything.
 
     Raises:
         ValueError: an unknown name.
@@ -104,7 +104,7 @@ def check_at_hand(name: str) -> None:
 
 
 def _silent(address: str) -> str:
-    """Why nothing answers there; "" where something does, whatever it says."""
+    """Why nothing answers there; "" for any answer."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
@@ -118,6 +118,6 @@ def _silent(address: str) -> str:
 
 
 def own_dataset(architecture: str) -> str | None:
-    """The images that a network of this name was trained for, where they are here; ImageNet's have to be named."""
+    """The images that a network of this name was trained for, if they are here; ImageNet's must be named."""
     name = FAMILIES.get(architecture.partition("/")[0])
     return name if name in ("digits", "cifar10") and is_here(name) else None

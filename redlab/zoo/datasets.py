@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from redlab.files.download import network_timeout
-from redlab.network.recipe import recipe_of
 from redlab.paths import data_root
-from redlab.zoo.dataset_names import FAMILIES, PLACES, by_hand, check_dataset, own_dataset
+from redlab.zoo.dataset_names import FAMILIES, PLACES, by_hand, check_dataset
 from redlab.zoo.image_folder import MEAN, STD, ImageFolder, read_image_folder
 
 SPLITS = ("test", "train")
@@ -23,7 +23,7 @@ SPLITS = ("test", "train")
 
 @dataclass(frozen=True, eq=False)
 class ImageArray(Dataset):
-    """Images in memory as bytes, normalised one by one when asked for: a float copy would be four times as large.
+    """Images in memory as bytes, each normalised when it is read: a float copy would be four times as large.
 
     Attributes:
         name: of the dataset.
@@ -101,7 +101,7 @@ def default_dataset(network_name: str) -> str:
     """The name of the images that a network of this name was trained for: "cifar10" for "cifar10/resnet20".
 
     Raises:
-        ValueError: it is not of one of the families; then the dataset has to be named.
+        ValueError: it belongs to none of the families; name the dataset instead.
 
     Example:
         >>> default_dataset("cifar10/resnet20")
@@ -123,15 +123,8 @@ def _digits(split: str, root: Path) -> ImageArray:
     return ImageArray("digits", images, digits.target, 16.0, (0.0,), (1.0,)).take(test if split == "test" else train)
 
 
-def _mnist(split: str, root: Path) -> ImageArray:
-    return _idx("mnist", "MNIST", split, root, 0.1307, 0.3081)
-
-
-def _fashion_mnist(split: str, root: Path) -> ImageArray:
-    return _idx("fashion_mnist", "FashionMNIST", split, root, 0.2860, 0.3530)
-
-
-def _idx(name: str, kind: str, split: str, root: Path, mean: float, std: float) -> ImageArray:
+def _idx(name: str, kind: str, mean: float, std: float, split: str, root: Path) -> ImageArray:
+    """MNIST, or another dataset in the format of its files."""
     from torchvision import datasets
 
     missing = by_hand(name, root)
@@ -159,8 +152,8 @@ def _found_or_downloaded(kind: Callable, split: str, root: Path, missing: str):
     try:
         return kind(root, train=train)
     except Exception as error:
-        # "Dataset not found" is torchvision's word for "not there" and for "its md5 is wrong". Anything else is a file
-        # without a checksum of its own that is not what its name says.
+        # torchvision says "Dataset not found" of a missing file and of a wrong md5. Any other error means a damaged
+        # file without a checksum.
         if "not found" not in str(error).lower():
             raise ValueError(f"{root} holds damaged files ({error}): {missing}") from error
     try:
@@ -174,22 +167,15 @@ def _found_or_downloaded(kind: Callable, split: str, root: Path, missing: str):
 
 def _imagenet_folder(split: str, root: Path) -> ImageFolder:
     if split != "test":
-        raise ValueError("imagenet_folder has one split, 'test': for other images pass root=, the folder that has them")
+        raise ValueError("imagenet_folder has one split, 'test'. For other images pass their folder as root=")
     return read_image_folder(root)
 
 
-# name -> the function that reads a split of it from a folder; ``dataset_names`` says where they lie.
+# name -> the function that reads a split from a folder; ``dataset_names`` has the folders.
 _LOADERS: dict[str, Callable[[str, Path], ImageArray | ImageFolder]] = {
     "digits": _digits,
-    "mnist": _mnist,
-    "fashion_mnist": _fashion_mnist,
+    "mnist": partial(_idx, "mnist", "MNIST", 0.1307, 0.3081),
+    "fashion_mnist": partial(_idx, "fashion_mnist", "FashionMNIST", 0.2860, 0.3530),
     "cifar10": _cifar10,
     "imagenet_folder": _imagenet_folder,
 }
-
-
-def dataset_of(network: nn.Module, limit: int | None = None) -> ImageArray | ImageFolder | None:
-    """The test images that ``network`` was trained for, where they are known and here already; nothing is fetched."""
-    recipe = recipe_of(network)
-    name = own_dataset(recipe.architecture) if recipe else None
-    return None if name is None else load_dataset(name, limit=limit)

@@ -1,4 +1,4 @@
-"""The networks that ship: one recipe, and a card beside the weights; ``python -m redlab.zoo.digits NAME`` runs it."""
+"""Training the networks that ship: one recipe, and a card beside the weights. ``python -m redlab.zoo.digits NAME``."""
 
 from __future__ import annotations
 

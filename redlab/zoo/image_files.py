@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 RESIZE, CROP = 256, 224
-FLATTEST = 100  # how often the longer side of a picture may hold the shorter
+FLATTEST = 100  # the longer side of an image is less than so many times the shorter
 _SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 _SYSTEM |= {"system volume information", "lost+found"}
 _ORIENTATION = 0x0112  # of EXIF
@@ -18,12 +18,12 @@ _COLOURS = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBX", "La", "RGBa")
 
 
 def is_stray(name: str) -> bool:
-    """Whether a file or folder of this name was put there by a system or an editor, and not by people."""
+    """Whether a name is that of a hidden file, or of one that an operating system writes."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def why_no_image(path: Path, inside: PurePath) -> str:
-    """Why a file is not to be taken for an image, judged by its name ``inside`` a folder, or ""."""
+    """Why a file is not taken for an image, by its name ``inside`` a folder, or ""."""
     if any(map(is_stray, inside.parts)):
         return "hidden or of the operating system"
     if not os.path.isfile(path):
@@ -34,14 +34,14 @@ def why_no_image(path: Path, inside: PurePath) -> str:
 
 
 def look_at(path: Path) -> tuple[str, str]:
-    """Why an image cannot be decoded, and what decoding it will change: "" for nothing.
+    """Why an image cannot be decoded, and what decoding will change; "" for nothing.
 
-    A JPEG that ends as it should is not decoded for that, any other image is.
+    A JPEG with a proper end is not decoded to find out; any other image is.
     """
     try:
         with Image.open(path) as image:
             _check_sides(image)
-            changes = [*_changes_of_mode(image), *_changes_of_frames(image)]  # EXIF may load it, mode looks before
+            changes = [*_changes_of_mode(image), *_changes_of_frames(image)]  # the mode first: EXIF may load the image
             if image.format != "JPEG" or not _ends_as_jpeg(path):
                 image.load()
             return "", ", ".join(changes)
@@ -65,7 +65,7 @@ def decode(path: Path) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # whose message is the whole path again
+    if isinstance(error, UnidentifiedImageError):  # its message is the whole path again
         return "it is no image, or one of a kind that Pillow does not know"
     return str(error) or type(error).__name__
 
@@ -77,7 +77,7 @@ def as_colour(image: Image.Image) -> Image.Image:
     to 255. Transparency is ignored, as torchvision does: the colours below it show.
 
     Raises:
-        ValueError: its values are beyond those ranges, so that nobody knows which one is white.
+        ValueError: its values are beyond those ranges, so that white is unknown.
 
     Example:
         >>> from PIL import Image
@@ -94,7 +94,7 @@ def as_colour(image: Image.Image) -> Image.Image:
 
 
 def _scaled(values: np.ndarray, scales: dict[int, float]) -> Image.Image:
-    """Grey values of 8 bits, by the scale of the least white that none of the values is beyond."""
+    """Grey values of 8 bits. White is the smallest of the keys of ``scales`` that no value exceeds."""
     low, high = values.min(), values.max()
     for white, scale in scales.items():
         if low >= 0 and high <= white:
@@ -115,7 +115,7 @@ def _changes_of_frames(image: Image.Image) -> list[str]:
 
 def _changes_of_mode(image: Image.Image) -> list[str]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        as_colour(image)  # its values may be beyond any range
+        as_colour(image)  # raises if its values are beyond any range
         return [f"its {'real' if image.mode == 'F' else '16-bit'} grey values are scaled to 8 bits"]
     if any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         return ["its 16 bits a channel are cut to 8"]
@@ -133,8 +133,8 @@ def _ends_as_jpeg(path: Path) -> bool:
 
 
 def _check_sides(image: Image.Image) -> None:
-    if max(image.size) >= FLATTEST * min(image.size):  # resized, a few kilobytes would fill the memory
-        raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are a line rather than a picture")
+    if max(image.size) >= FLATTEST * min(image.size):  # resizing it would fill the memory
+        raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are a line, not an image")
 
 
 def _cropped(image: Image.Image) -> Image.Image:

@@ -31,7 +31,7 @@ class ImageFolder(Dataset):
         labels: one int a file.
         name: of the dataset.
         left_out: the files of the folder that are not in the dataset, and why.
-        altered: the files of the dataset that decoding changes (16-bit grey to 8 bits, say), and how.
+        altered: the files of the dataset that decoding changes (16-bit grey to 8 bits, for example), and how.
         empty: the class folders without an image; they keep their labels.
     """
 
@@ -51,7 +51,7 @@ class ImageFolder(Dataset):
         return _normalised(decode(self.root / self.files[index])), self.labels[index]
 
     def take(self, indices: np.ndarray) -> ImageFolder:
-        """The images at ``indices``, in that order; what was left out or altered stays that of the whole folder."""
+        """The images at ``indices``, in that order; ``left_out`` and ``altered`` stay those of the whole folder."""
         files, labels = (tuple(of[i] for i in indices) for of in (self.files, self.labels))
         return replace(self, files=files, labels=labels)
 
@@ -68,9 +68,9 @@ def read_image_folder(root: Path) -> ImageFolder:
     its shorter side is over 256 or under 224 it is resized to 256 on that side, then the centre 224x224 is taken.
     ``image_files.as_colour`` says what becomes of 16-bit grey, palettes, transparency and CMYK.
 
-    Files that are no images, hidden, damaged or not in ``labels.csv`` are left out. One warning sums up what was left
-    out or will be altered, and the dataset's ``left_out``, ``altered`` and ``empty`` list it all. An image that
-    ``labels.csv`` names and that is damaged is not left out: it raises ValueError when it is read.
+    Files that are no images, hidden, damaged or not in ``labels.csv`` are left out. One warning sums up what is left
+    out or altered; the dataset's ``left_out``, ``altered`` and ``empty`` list it all. A damaged image that
+    ``labels.csv`` names is not left out: reading it raises ValueError.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -136,7 +136,7 @@ def _outside(root: Path, folders: list[str]) -> dict[str, str]:
 
 
 def _inside(root: Path, folder: str, left_out: dict[str, str]) -> Iterator[str]:
-    """The files below a folder of ``root``, sorted as torchvision does: it would follow a link in a circle."""
+    """The files below a folder of ``root``, sorted as torchvision does; unlike there, links in a circle end."""
     seen: set[str] = set()
     found: list[tuple[str, str]] = []
     for here, folders, files in os.walk(root / folder, followlinks=True):
@@ -151,7 +151,7 @@ def _inside(root: Path, folder: str, left_out: dict[str, str]) -> Iterator[str]:
 
 
 def _is_taken(root: Path, file: str, left_out: dict[str, str], altered: dict[str, str]) -> bool:
-    """Whether a file becomes part of the dataset; it is noted where not, or where decoding changes it."""
+    """Whether a file becomes part of the dataset. Notes why not, and what decoding changes."""
     why, change = why_no_image(root / file, Path(file)), ""
     if not why:
         why, change = look_at(root / file)
@@ -163,13 +163,14 @@ def _is_taken(root: Path, file: str, left_out: dict[str, str], altered: dict[str
 
 
 def _why_deep(root: Path, filled: set[str], rows: list[tuple[str, int]]) -> str:
-    """What to say where the class folders hold folders alone: they may be one level too high."""
+    """What to say if the class folders hold only folders: they may be one level too high."""
     if not rows or any(len(Path(file).parts) < 3 for file, _ in rows):
         return ""
     deeper = sorted({Path(file).parts[1] for file, _ in rows})
     if {name.lower() for name in filled} <= _SPLITS:
         one = root / min(filled, key=lambda name: ("train" in name.lower(), name))
-        raise ValueError(f"{root} holds splits ({', '.join(sorted(filled))}), not classes: name one of them, {one} say")
+        splits = ", ".join(sorted(filled))
+        raise ValueError(f"{root} holds splits ({splits}), not classes: name one of them, such as {one}")
     held = ", ".join(deeper[:3]) + (", ..." if len(deeper) > 3 else "")
     return f"all images lie one level deeper ({held}): if those are the classes, name the folder that holds them"
 
@@ -178,7 +179,7 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing",
 
 
 def _warn(dataset: ImageFolder, note: str) -> None:
-    """Say in one warning what is not as it lies in the folder."""
+    """Warn once of all that is left out, altered or empty."""
     said = [note] if note else []
     for what, found in (("left out", dataset.left_out), ("altered", dataset.altered)):
         if found:

@@ -37,10 +37,10 @@ def read_table(root: Path) -> list[tuple[str, int]]:
 
 def _checked_row(root: Path, row: dict[str, str | None], where: str) -> tuple[str, int]:
     file, label = row["file"] or "", (row["label"] or "").strip()
-    # Judged by its name alone, so that a link inside the folder to images elsewhere is fine.
+    # Only the name counts: a link inside the folder may point to images elsewhere.
     if not file or os.path.isabs(file) or ".." in PurePosixPath(file.replace("\\", "/")).parts:
         raise ValueError(f"{where}: {file!r} is not a file inside the folder")
-    if not os.path.isfile(root / file):  # False for any text that no file can be called, too
+    if not os.path.isfile(root / file):  # False for impossible names, too
         raise ValueError(f"{where}: there is no file {file!r}")
     return file, _checked_label(label, where)
 
@@ -55,15 +55,15 @@ def _add(found: dict[str, tuple[str, int, int]], file: str, label: int, line: in
     before = found.setdefault(os.path.normpath(file), (file, label, line))
     if before[2] != line:
         other = "" if before[1] == label else f" with label {before[1]}"
-        raise ValueError(f"{table}, line {line}: {file!r} stands in line {before[2]} already{other}: keep one of them")
+        raise ValueError(f"{table}, line {line}: {file!r} is in line {before[2]} already{other}: keep one of them")
 
 
 def labels_of(root: Path, folders: list[str]) -> list[int]:
     """The label of each class folder, of sorted names.
 
     Raises:
-        ValueError: a number is no label, stands twice (4 and 04) or among names; WordNet ids whose place in the list
-            of all is not known, or that stand among other names; too many folders.
+        ValueError: a number is no label, appears twice (4 and 04) or is mixed with names; the list of all WordNet ids
+            is missing, or ids are mixed with names; there are too many folders.
     """
     _check_alike(root, folders)
     if all(folder.isdecimal() for folder in folders):
@@ -82,7 +82,7 @@ def labels_of(root: Path, folders: list[str]) -> list[int]:
 
 
 def _check_alike(root: Path, folders: list[str]) -> None:
-    """One folder of another kind among them would move the labels of all after it."""
+    """Refuse mixed kinds: one folder of another kind would move the labels of all after it."""
     numbers = [folder for folder in folders if folder.isdecimal()]
     ids = [folder for folder in folders if _WORDNET_ID.fullmatch(folder)]
     in_order = sorted(numbers) == sorted(numbers, key=int)

@@ -32,7 +32,7 @@ def write_facts(
         tied, packed: as ``packing.pack`` returns them.
 
     Raises:
-        ValueError: the recipe holds something else than plain data.
+        ValueError: the recipe holds more than plain data (JSON).
     """
     facts = {
         "format": FORMAT,
@@ -51,7 +51,7 @@ def write_facts(
     try:  # one line a fact: indented, long lists would take a line a number
         lines = ",\n".join(f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in facts.items())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the recipe holds something else than plain data: {error}") from error
+        raise ValueError(f"the recipe holds more than plain data (JSON): {error}") from error
     path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
@@ -59,7 +59,7 @@ def read_facts(path: Path) -> tuple[dict[str, Any], Recipe]:
     """What ``write_facts`` wrote, checked, its dtype as torch's, and the recipe in it.
 
     Raises:
-        ValueError: it is damaged, foreign or newer; the message names the file and what would be right.
+        ValueError: the file is damaged, from another program or newer. The message names it and says what to do.
     """
     try:
         facts = json.loads(path.read_bytes(), parse_constant=_no_number)
@@ -119,13 +119,13 @@ def _refuse(path: Path, why: str) -> NoReturn:
 
 
 def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
-    """The network that ``recipe`` describes, in eval mode and unstamped; its values mean nothing yet.
+    """The network that ``recipe`` describes, in eval mode and without a recipe set; its values mean nothing yet.
 
-    It lies on the meta device, which takes no memory, where its architecture can be built there.
+    It is on the meta device, which takes no memory, if its architecture can be built there.
 
     Arguments:
         dtype: of its floating tensors.
-        source: where the recipe stands, for the errors.
+        source: the file of the recipe, for the errors.
 
     Raises:
         ValueError: an unknown architecture, or a step that doesn't fit it.
@@ -137,7 +137,7 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
     for number, step in enumerate(recipe.steps, 1):
         try:
             network = take_step(network, step)
-        except Exception as error:  # a plan that was tampered with may break anything: a name, a shape, an index
+        except Exception as error:  # a changed plan may break anything: a name, a shape, an index
             what = f"step {number} of its recipe, {step['step']!r}, does not fit {recipe.architecture}"
             raise ValueError(f"{source}: {what} ({type(error).__name__}: {error})") from error
     return network.to(dtype).eval()
@@ -152,5 +152,5 @@ def _blank(architecture: str) -> nn.Module:
     # Buffers outside the state dict get their values from the constructor alone.
     if network is not None and not any(module._non_persistent_buffers_set for module in network.modules()):
         return network
-    with torch.random.fork_rng(devices=[]):  # opening a file draws no random numbers that the caller would miss
+    with torch.random.fork_rng(devices=[]):  # opening a file must not change the random numbers of the caller
         return networks.build(architecture)

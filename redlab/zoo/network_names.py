@@ -1,4 +1,4 @@
-"""The networks that a user may name, known before torch is loaded: a wrong name is refused at once."""
+"""The names of networks, without torch, so that a wrong name is refused at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redlab.files.atomic import set_aside
 
 FACTS, WEIGHTS = "redlab.json", "weights.safetensors"  # the files of a saved network; the first makes it one
 TORCHVISION = "torchvision/"
-# redlab's own; ``networks`` builds each of them.
+# redlab's own; ``networks`` builds them.
 OWN = (
     "digits/resnet",
     "digits/mobilenet",
@@ -20,7 +20,7 @@ OWN = (
     "cifar10/resnet56",
     "imagenet/mobilenet_v1_0.75",
 )
-# torchvision's classifiers: to ask it for them takes seconds. A test compares the two.
+# torchvision's classifiers, listed here because importing torchvision takes seconds. A test compares the two.
 CLASSIFIERS = tuple(
     """
     alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201
@@ -62,7 +62,7 @@ def folder_of(name_or_path: str | Path) -> Path | None:
         ValueError: it is neither; the message holds the names that are known.
     """
     name, folder = str(name_or_path), Path(name_or_path).absolute()
-    # os.path takes any text for a path that may not exist: too long a name, say.
+    # os.path accepts any text, even a name that is too long.
     if not os.path.exists(folder) and folder.name and os.path.isfile(set_aside(folder) / FACTS):
         folder = set_aside(folder)  # a save was killed between its two moves
     saved = bool(name) and os.path.isfile(folder / FACTS)
@@ -107,4 +107,4 @@ def architecture_of(name_or_path: str) -> str | None:
     try:
         return str(json.loads((folder / FACTS).read_text(encoding="utf-8"))["recipe"]["architecture"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None  # damaged: whoever opens it says how
+        return None  # opening it reports the damage

@@ -1,4 +1,4 @@
-"""The networks that redlab knows by name: how to build them, what goes in, where their weights come from."""
+"""The networks that redlab knows by name: how to build them, their input, and the source of their weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pre
 
 @dataclass(frozen=True)
 class _Download:
-    """A file of weights under the data root: where it lies, its SHA-256 (or the start of it), its public address."""
+    """A file of weights: its path under the data root, its SHA-256 (or the start of it), its public address."""
 
     path: str
     sha256: str
@@ -90,7 +90,7 @@ def list_networks() -> list[str]:
 
 
 def networks_here() -> list[str]:
-    """redlab's own networks whose weights ship or lie under the data root."""
+    """redlab's own networks whose weights ship or are under the data root."""
     return [name for name, own in _KNOWN.items() if not own.download or (data_root() / own.download.path).is_file()]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 # No name in a state dict holds a colon.
 _CODES, _CODEBOOK = ":codes", ":codebook"
-# Matches (Z_FILTERED) win where most codes are equal or filters repeat; a reader need not know which it was.
+# Matches (Z_FILTERED) win if most codes are equal or filters repeat. Both are read alike.
 _STRATEGIES = (zlib.Z_HUFFMAN_ONLY, zlib.Z_FILTERED)
 _FOREIGN = "it holds a code beyond its codebook"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -29,13 +29,13 @@ def pack(network: nn.Module, hashed: bool) -> tuple[dict[str, Tensor], dict[str,
     """What to store of ``network``: contiguous tensors on the CPU that share no memory.
 
     Arguments:
-        hashed: store weights of few distinct values as codes and codebook, where that is smaller.
+        hashed: store weights of few distinct values as codes and codebook if that is smaller.
 
     Returns:
         The tensors by name; the name of the stored tensor for each one tied to it; the names that are packed.
 
     Raises:
-        ValueError: the state dict holds something else than dense tensors with values.
+        ValueError: an item of the state dict is no dense tensor with values.
     """
     tensors: dict[str, Tensor] = {}
     first: dict[int, str] = {}  # by the id of a tensor, its first name
@@ -54,10 +54,10 @@ def pack(network: nn.Module, hashed: bool) -> tuple[dict[str, Tensor], dict[str,
 
 
 def unpack(network: nn.Module, tensors: dict[str, Tensor], tied: dict, packed: list, source: Path) -> None:
-    """Put stored tensors into ``network``, whatever its device: every name and shape must agree, dtypes are theirs.
+    """Put stored tensors into ``network``, on any device. Names and shapes must agree; the stored dtypes are kept.
 
     Raises:
-        ValueError: they don't fit the network or each other; the message names ``source``.
+        ValueError: they do not fit the network or each other; the message names ``source``.
     """
     # Clones are no longer the file's own pages.
     state: Any = OrderedDict((name, tensor.clone()) for name, tensor in tensors.items())
@@ -77,7 +77,7 @@ def unpack(network: nn.Module, tensors: dict[str, Tensor], tied: dict, packed: l
 
 
 def measure(network: nn.Module, tensors: dict[str, Tensor], packed: list[str]) -> list[dict]:
-    """What each packed tensor takes: one row a tensor, its columns those of ``storage.stored_bits``.
+    """The bits of each packed tensor: one row a tensor, with the columns of ``saving.stored_bits``.
 
     Arguments:
         network: that ``tensors`` were unpacked into.
@@ -98,7 +98,7 @@ def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _bits(tensor: Tensor) -> ndarray:
-    """The bits of floating numbers, as whole numbers of the same shape: they tell -0.0 and every NaN apart."""
+    """The bits of floating numbers as whole numbers of the same shape: -0.0 and every NaN stay distinct."""
     return tensor.detach().view(_BITS[tensor.element_size()]).numpy()
 
 
@@ -170,8 +170,8 @@ def decode(stream: bytes, count: int, distinct: int) -> ndarray:
 def _bases(distinct: int) -> list[int]:
     """The bases of the digits, the lowest first, none above 256.
 
-    The low digits are as few as can be (even or odd, for 300 values): neighbours share the high one, which then tells
-    nearly nothing about the low one, so that nothing is lost by coding them apart.
+    The lowest digit takes as few values as possible (2 for 300 values). Neighbours then share the high digit, which
+    says nearly nothing about the low one, so that coding them apart loses nothing.
     """
     bases = []
     while distinct > 256:
@@ -197,7 +197,7 @@ def _powers(base: int, per_byte: int) -> ndarray:
 
 
 def _deflate(content: bytes, strategy: int) -> bytes:
-    # Raw, for the checksum stands elsewhere; 9 is the longest block, so that the fewest tables are written.
+    # Raw: the checksum is elsewhere. 9 is the longest block, which writes the fewest tables.
     packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, strategy)
     return packer.compress(content) + packer.flush()
 
@@ -208,14 +208,14 @@ def _expand(stream: bytes, count: int, base: int) -> tuple[ndarray, bytes]:
     if per_byte not in _shares(base):
         raise ValueError(f"it is truncated or damaged ({per_byte} codes in a byte)")
     size, unpacker = -(-count // per_byte), zlib.decompressobj(-15)
-    try:  # a few bytes can expand to gigabytes: never more than one beyond what is due
+    try:  # a few bytes can expand to gigabytes: read one byte more than expected at most
         content = unpacker.decompress(stream[1:], size + 1)
     except zlib.error as error:
         raise ValueError(f"it is damaged ({error})") from error
     if len(content) > size:
-        raise ValueError(f"it expands beyond the {count:,} codes that are due")
+        raise ValueError(f"it expands beyond the {count:,} codes expected")
     if len(content) < size or not unpacker.eof:
-        raise ValueError(f"it ends before the {count:,} codes that are due")
+        raise ValueError(f"it ends before the {count:,} codes expected")
     together = np.frombuffer(content, np.uint8)
     if together.max(initial=0) >= base**per_byte:
         raise ValueError(_FOREIGN)

@@ -1,7 +1,7 @@
 """Opening networks, by name or from a folder that ``save_network`` wrote, and saving them.
 
-A folder holds ``weights.safetensors`` and ``redlab.json``. Nothing in it can run code: it is opened by building the
-architecture afresh, repeating the recorded steps, and assigning the tensors.
+A folder holds ``weights.safetensors`` and ``redlab.json``. Nothing in it can run code. To open it, redlab builds the
+architecture anew, repeats the recorded steps and assigns the tensors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from redlab.zoo.packing import measure, pack, unpack
 
 
 def load_network(name_or_path: str | Path, weights: str | None = "default") -> nn.Module:
-    """A network by name, or from a folder that ``save_network`` wrote; in eval mode, stamped with its recipe.
+    """A network by name, or from a folder that ``save_network`` wrote; in eval mode, with its recipe set.
 
     ``digits/*`` ship with redlab; the others are fetched into the data root once and checked by SHA-256. Nothing in a
     file of weights or a saved folder is ever executed.
@@ -70,13 +70,13 @@ def load_network(name_or_path: str | Path, weights: str | None = "default") -> n
 def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> Path:
     """Write a network into ``folder``, from which ``load_network`` opens it: bit for bit the same tensors and dtypes.
 
-    Tied tensors are stored once, split layers as the ordinary ones that they stand for, weights of a hashed network as
-    a codebook and entropy-coded codes where that is smaller. Everything is written and opened again beside ``folder``
-    and moved there last, so that a save that is killed leaves the old network or the new one, and at worst a hidden
-    folder ``.NAME.*.part`` to delete.
+    Tied tensors are stored once. Split layers are stored as the ordinary ones that they replace. Weights of a hashed
+    network are stored as a codebook and entropy-coded codes if that is smaller. Everything is written and opened again
+    beside ``folder``, and moved there last. A killed save leaves the old network or the new one whole, and at worst a
+    hidden folder ``.NAME.*.part`` to delete.
 
     Arguments:
-        folder: made with its parents; an empty folder or a saved network that is there is replaced, nothing else is.
+        folder: made with its parents. An empty folder or a saved network is replaced; anything else is refused.
 
     Returns:
         The absolute path of the folder.
@@ -96,7 +96,7 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
     network = unwrap(result_or_network.network if isinstance(result_or_network, Result) else result_or_network)
     folder = Path(folder).resolve()
     check_target(folder)
-    recipe = _stamp_of(network)
+    recipe = _recipe_of(network)
     with replaced_folder(folder) as part:
         _write(network, recipe, part)
         _check_alike(network, part)
@@ -104,7 +104,7 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
 
 
 def stored_bits(folder: str | Path) -> pd.DataFrame:
-    """What the hashed weights in a folder take on disk, beside the least that an entropy coder could reach.
+    """The disk space of the hashed weights in a folder, beside the least that an entropy coder could reach.
 
     The folder is opened and checked as ``load_network`` does.
 
@@ -132,14 +132,13 @@ def stored_bits(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(measure(*_read(found)), columns=columns)
 
 
-def _stamp_of(network: nn.Module) -> Recipe:
+def _recipe_of(network: nn.Module) -> Recipe:
     if hasattr(network, "dpp"):
-        raise ValueError("this network has masks that learn, which no folder keeps: save harden(network)")
+        raise ValueError("Cannot save masks that learn: save harden(network) instead.")
     if (recipe := recipe_of(network)) is None:
         raise ValueError(
-            f"this {type(network).__name__} has no recipe, so that nobody could build it again. Stamp it before the "
-            'first step, with a name that load_network knows: network.redlab = Recipe("torchvision/resnet18", '
-            "(3, 224, 224))"
+            f"Cannot save: this {type(network).__name__} has no recipe. Set it before the first step, with a name that "
+            'load_network knows: network.redlab = Recipe("torchvision/resnet18", (3, 224, 224))'
         )
     return recipe
 
@@ -157,11 +156,11 @@ def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
 
 
 def _check_alike(network: nn.Module, part: Path) -> None:
-    """Open what was written: a recipe that doesn't rebuild the network is found now, not when it is needed."""
+    """Open what was written, so that a recipe that doesn't rebuild the network is reported now."""
     try:
         opened = _open(part)
     except ValueError as error:
-        what = str(error).replace(f"{part}{os.sep}", "")  # a folder that is gone by the time of the message
+        what = str(error).replace(f"{part}{os.sep}", "")  # the folder is removed before anybody reads the message
         raise ValueError(f"the recipe does not rebuild this network: {what}") from error
     for mine, rebuilt in zip(_outline(network), _outline(opened), strict=False):
         if mine != rebuilt:
@@ -169,7 +168,7 @@ def _check_alike(network: nn.Module, part: Path) -> None:
 
 
 def _outline(network: nn.Module) -> list[str]:
-    """One line a module, with all that it prints of itself; running in place changes no value."""
+    """One line a module, as it prints itself. ``inplace`` is dropped: it changes no value."""
     return [line.strip() for line in re.sub(r"(, )?inplace=(True|False)", "", str(network)).splitlines()]
 
 
@@ -203,7 +202,7 @@ def _sha256(path: Path) -> str:
 
 
 def bytes_of(place: nn.Module | Path) -> int:
-    """Of a network: its tensors as they are, tied ones once. Of a folder: its files."""
+    """The bytes of a network's tensors, tied ones once; or of a folder's files."""
     if isinstance(place, Path):
         return sum(path.stat().st_size for path in place.iterdir())
     tensors = {id(tensor): tensor for tensor in place.state_dict(keep_vars=True).values()}

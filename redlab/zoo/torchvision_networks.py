@@ -11,14 +11,14 @@ from torchvision import models
 
 from redlab.zoo.image_folder import MEAN
 
-# Two of them change with their weights: what the pretrained ones are, said out loud.
+# Two of them change with their weights: the options of the pretrained ones.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
     "inception_v3": {"aux_logits": True, "transform_input": True, "init_weights": False},
 }
 # DenseNet's files are older than the rule that module names hold no dots: norm.1 is norm1 now.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-# GoogLeNet's file holds two training heads that the pretrained network goes without.
+# GoogLeNet's file holds two training heads that the pretrained network does not have.
 _TRAINING_HEAD = re.compile(r"aux[12]\.")
 
 

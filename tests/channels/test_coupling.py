@@ -477,8 +477,8 @@ def test_never_called_is_said_of_what_a_trial_run_does_not_use_and_of_nothing_el
     assert found["idle"] == "never called in eval mode"
     assert found["tied"] == "shares its weight with embed.weight"
     assert found["embed"] == "tied shares its weight with embed.weight"
-    assert found["turned"] == "its weight goes to numpy_T, not straight to a conv or linear layer"
-    assert found["scaled"] == "its weight goes to mul, not straight to a conv or linear layer"
+    assert found["turned"] == "its weight is passed to numpy_T, not straight to a conv or linear layer"
+    assert found["scaled"] == "its weight is passed to mul, not straight to a conv or linear layer"
     assert found["aside"] == ""
 
 

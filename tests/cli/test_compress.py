@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from redlab import evaluate, load_dataset, load_network, measure_cost, save_network
 from redlab.cli import compress as cli_compress
 from redlab.cli import main as cli
-from redlab.cli import recipes as compress
-from redlab.compression.pipeline import layer_table
+from redlab.cli.recipes import steps_of
+from redlab.compression.pipeline import layer_table, take_all
 from redlab.network.example import example_input
 from redlab.zoo.saving import FACTS
 
@@ -164,7 +164,7 @@ def test_round_to_reaches_the_network():
         (["digits/mlp", "--alpha", "nan"], "alpha must lie in [0, 1)"),
         (["digits/mlp", "--strategy", "zigzag"], "strategy must be one of constant, ascending, descending, block"),
         (["digits/mlp", "--round-to", "0"], "round_to must be a whole number of at least 1"),
-        (["digits/mlp", "--recipe", "red++", "--no-hash"], "--no-hash goes with --recipe merge"),
+        (["digits/mlp", "--recipe", "red++", "--no-hash"], "--no-hash is for --recipe merge"),
         (["digits/mlp", "--recipe", "red++", "--max-error", "0"], "max_error must be a positive number"),
         (["digits/mlp", "--recipe", "red++", "--max-error", "0.1", "--as-published"], "there is no max_error"),
         (["digits/mlp", "--recipe", "red", "--max-error", "0.1"], "max_error belongs to the recipe red++"),
@@ -195,7 +195,6 @@ def test_wrong_usage_exits_with_2_and_writes_nothing(words, message, tmp_path, m
 
 def test_images_that_do_not_fit_the_network_are_wrong_usage(tmp_path, monkeypatch):
     save_network(load_network("digits/resnet"), "mine")
-    monkeypatch.setattr(compress, "load_dataset", None)
     from redlab.zoo import datasets
 
     wrong = [(torch.zeros(3, 32, 32), 0)] * 4
@@ -259,22 +258,18 @@ def test_a_save_that_is_interrupted_leaves_the_network_that_was_there(tmp_path, 
 
 
 def test_nothing_is_downloaded_just_to_measure_accuracy(tmp_path, monkeypatch):
-    from redlab.network.recipe import Recipe
+    from redlab.zoo.dataset_names import own_dataset
 
+    assert own_dataset("digits/mlp") == "digits"
     monkeypatch.setenv("REDLAB_DATA", str(tmp_path / "empty"))
-    network = load_network("digits/mlp")
-    network.redlab = Recipe("cifar10/resnet20", (3, 32, 32))
-    assert compress.dataset_of(network) is None
-    network.redlab = Recipe("torchvision/resnet18", (3, 224, 224))
-    assert compress.dataset_of(network) is None
-    del network.redlab
-    assert compress.dataset_of(network) is None
-    assert len(compress.dataset_of(load_network("digits/mlp"), limit=7)) == 7
+    assert own_dataset("cifar10/resnet20") is None
+    assert own_dataset("torchvision/resnet18") is None
+    assert own_dataset("somebody/network") is None
 
 
 def test_the_table_counts_what_is_left_after_the_last_step():
     original = load_network("digits/resnet")
-    results = [r for _, r, _ in compress.take_steps(original, compress.steps_of("merge", 0.25))]
+    results = list(take_all(original, steps_of("merge", 0.25)))
     table = layer_table(original, results).set_index("layer")
     network = results[-1].network
     assert table.loc["conv1", "distinct"] == len(network.conv1.weight.unique())

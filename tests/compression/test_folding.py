@@ -152,7 +152,7 @@ LEFT = {
     "its weight is also used by mean": Net(
         lambda net, x: net.norm(net.conv(x)) * net.norm.weight.mean(), norm=NORM, conv=CONV
     ),
-    "the conv2d beside it computes its weight at every call": nn.Sequential(
+    "the conv2d next to it computes its weight at every call": nn.Sequential(
         parametrizations.weight_norm(nn.Conv2d(3, 3, 3)), NORM
     ),
 }

@@ -230,11 +230,14 @@ def test_red_passes_its_options_on():
 
 
 def test_every_option_of_the_steps_has_the_default_of_the_whole():
-    for whole, steps in ((red, red_steps), (red_plus_plus, red_plus_plus_steps)):
-        wanted, got = (inspect.signature(function).parameters for function in (whole, steps))
-        shared = wanted.keys() & got.keys() - {"hashing"}
-        assert shared == wanted.keys() - {"network", "hashing"}
-        assert all(wanted[name].default == got[name].default for name in shared)
+    wanted, got = (inspect.signature(function).parameters for function in (red, red_steps))
+    shared = wanted.keys() & got.keys() - {"hashing"}
+    assert shared == wanted.keys() - {"network", "hashing"}
+    assert all(wanted[name].default == got[name].default for name in shared)
+    split, hashed = red_plus_plus_steps()[-1].take, red_plus_plus_steps()[1].take
+    defaults = inspect.signature(red_plus_plus).parameters
+    assert split.keywords["unit"] == defaults["unit"].default
+    assert all(hashed.keywords[name] == defaults[name].default for name in ("rule", "max_error", "rounding"))
 
 
 def test_the_steps_can_be_taken_one_by_one():

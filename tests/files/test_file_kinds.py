@@ -71,7 +71,7 @@ OTHERS = {
     "gzip": gzip.compress(b"x" * 100),
     "a tar archive": _tar(),
     "an ONNX model": b"\x08\x08\x12\x07pytorch\x1a\x052.1.0" + bytes(100),
-    "JSON (a configuration, say)": json.dumps({"hidden_size": 3}).encode(),
+    "JSON (a configuration?)": json.dumps({"hidden_size": 3}).encode(),
     "text, which begins 'Entry not found'": b"Entry not found",
     "empty": b"",
     "a pickle that torch.save did not write": pickle.dumps({"a": 1}),

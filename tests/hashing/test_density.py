@@ -10,8 +10,7 @@ from scipy.stats import gaussian_kde
 
 from redlab import estimate_density, load_network, weight_layers
 from redlab.hashing import extrema, passes_numba, passes_numpy
-from redlab.hashing.bandwidth import resolve_bandwidth
-from redlab.hashing.contrast import strong_modes
+from redlab.hashing.density import resolve_bandwidth, strong_modes
 from redlab.hashing.vector import as_vector
 
 
@@ -107,11 +106,10 @@ def test_many_tiles_join_without_a_seam(monkeypatch):
 
 
 @pytest.mark.parametrize("weights", [2, 3, 1000, 1001, 3000])
-def test_blocks_of_weights_change_nothing(monkeypatch, weights):
+def test_tiles_and_order_change_nothing(monkeypatch, weights):
     vector = as_vector(np.random.default_rng(0).standard_normal(weights) ** 3)
     one = extrema.on_tiles(vector, 0.01)
     monkeypatch.setattr(extrema, "_TILE", 700)
-    monkeypatch.setattr(extrema, "_BLOCK", 100)
     for ascending in (vector, replace(vector, weights=np.sort(vector.weights))):
         many = extrema.on_tiles(ascending, 0.01)
         np.testing.assert_allclose(many.turns, one.turns, rtol=1e-12, atol=1e-15)
@@ -302,7 +300,7 @@ def test_exact_zeros_set_no_density(bandwidth, dtype):
 def test_density_without_numba_is_the_same(monkeypatch):
     w = np.random.default_rng(5).standard_normal(5000).astype(np.float32)
     compiled = estimate_density(w)
-    for module in ("redlab.hashing.bandwidth", "redlab.hashing.extrema", "redlab.hashing.vector"):
+    for module in ("redlab.hashing.density", "redlab.hashing.extrema", "redlab.hashing.vector"):
         monkeypatch.setattr(f"{module}.passes", passes_numpy)
     plain = estimate_density(w)
     np.testing.assert_allclose(plain.modes, compiled.modes, atol=1e-9)

@@ -22,9 +22,9 @@ from redlab import (
     sparsify,
     weight_layers,
 )
-from redlab.hashing import cells as rules
 from redlab.hashing import passes_numpy
-from redlab.hashing.contrast import strong_modes
+from redlab.hashing.density import strong_modes
+from redlab.hashing.rules import RULES as NAMES
 from redlab.network.evaluation import evaluate
 
 RULES = [
@@ -366,7 +366,7 @@ def test_numpy_arrays_come_back_as_numpy_arrays():
 def test_without_numba_the_values_are_the_same(weights, monkeypatch):
     compiled = [hash_weights(weights, **options).values for options in RULES]
     for module in (
-        "redlab.hashing.bandwidth.passes",
+        "redlab.hashing.density.passes",
         "redlab.hashing.extrema.passes",
         "redlab.hashing.cells.passes",
         "redlab.hashing.vector.passes",
@@ -516,7 +516,7 @@ def test_hashed_resnet20_keeps_half_a_point_on_all_of_cifar10(real_data):
 
 
 def test_rules_are_known():
-    assert rules.RULES == ("kde", "uniform", "lloyd")
+    assert NAMES == ("kde", "uniform", "lloyd")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

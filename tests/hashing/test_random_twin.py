@@ -9,8 +9,8 @@ from torch import nn
 
 from redlab import compare_with_random, hash_network, hash_weights, load_network
 from redlab.hashing import random_twin
-from redlab.hashing.cells import Rule
 from redlab.hashing.random_twin import Draw, random_counts
+from redlab.hashing.rules import Rule
 
 
 def gaussian(*shape: int, seed: int = 7) -> torch.Tensor:

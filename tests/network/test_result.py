@@ -33,7 +33,7 @@ def test_steps_are_plain_data_and_accumulate():
     assert json.loads(json.dumps(network.redlab.steps)) == list(network.redlab.steps)
 
 
-def test_an_unstamped_network_stays_unstamped():
+def test_a_network_without_a_recipe_gets_none():
     network = nn.Linear(2, 2)
     append_step(network, {"step": "hash"})
     assert recipe_of(network) is None

@@ -184,7 +184,7 @@ WRONG = {
     "a dict without labels": ({"x": IMAGES, "y": LABELS}, "labels under one of labels, label, label_ids; it has x, y"),
     "shares for labels": ((IMAGES, torch.rand(24)), r"whole numbers, one a sample; .*float32"),
     "one-hot labels": ((IMAGES, torch.eye(24).long()), r"one a sample; .*\(.*, 24\)"),
-    "iterable": (Endless(), "map-style .* Endless can be read in its own order only"),
+    "iterable": (Endless(), "map-style .* Endless has no samples by index"),
     "a generator": ((sample for sample in PLAIN), "generator can be read"),
     "a loader of an iterable": (DataLoader(Endless()), r"iterable dataset .*list\(loader.dataset\)"),
     "a loader without batches": (DataLoader(PLAIN, batch_size=None), "batch_size=None"),

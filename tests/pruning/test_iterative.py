@@ -202,7 +202,7 @@ def test_network_and_generator_are_left_alone():
     assert kept.plan["history"] == []
 
 
-def test_an_unstamped_network_stays_so():
+def test_a_network_without_a_recipe_stays_so():
     result = iterative_prune(_mlp(), "taylor", _blobs(), 0.6, 1, LEARN, example=torch.ones(1, 4))
     assert not hasattr(result.network, "redlab")
 
@@ -296,7 +296,7 @@ def test_residual_stages_go_on_too(tmp_path, monkeypatch):
     _assert_alike(iterative_prune(*given, folder=tmp_path), iterative_prune(*given))
 
 
-def test_so_does_an_unstamped_network_that_gains_biases(tmp_path, monkeypatch):
+def test_so_does_a_network_without_a_recipe_that_gains_biases(tmp_path, monkeypatch):
     network = _mlp()
     network[5].register_parameter("bias", None)
     given, example = (network, "reconstruction", _blobs(), 0.4, 2, LEARN), {"example": torch.ones(1, 4)}
@@ -381,7 +381,7 @@ def test_a_full_disk_stops_it_and_the_last_state_stays(tmp_path, monkeypatch):
         ("step must be a number of channels or a share", {"step": 0}),
         ("step must be a number of channels or a share", {"step": 1.5}),
         ("momentum must lie in", {"momentum": 1.0}),
-        ("score_images must be at least 1", {"score_images": 0}),
+        ("score_images must be a whole number of at least 1", {"score_images": 0}),
         ("scope must be one of global, layer", {"scope": "all"}),
         ("round_to must be a whole number", {"round_to": 0}),
     ],

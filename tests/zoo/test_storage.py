@@ -444,8 +444,8 @@ def _bomb(codes: torch.Tensor) -> torch.Tensor:
 
 
 STREAMS = {
-    "bomb": (_bomb, "expands beyond the 144 codes"),
-    "truncated": (lambda codes: codes[:-1], "ends before the 144 codes"),
+    "bomb": (_bomb, "expands beyond the 144 codes expected"),
+    "truncated": (lambda codes: codes[:-1], "ends before the 144 codes expected"),
     "empty": (lambda codes: codes[:0], "truncated or damaged"),
     "garbage": (lambda codes: torch.cat([codes, codes[:7]]), "7 bytes follow"),
     "noise": (lambda codes: torch.full_like(codes, 255) - 254 * (torch.arange(len(codes)) == 0), "is damaged"),

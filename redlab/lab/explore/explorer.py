@@ -1,4 +1,4 @@
-"""A picture and the choices that make it: drawn anew whenever a slider moves, or once, for paper."""
+"""A figure and the choices that make it: redrawn when a slider moves, or drawn once, for paper."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from redlab.lab.explore.panel import Panel
 
 Values = Mapping[str, Any]
-_DPI = 96  # of pictures on the screen
+_DPI = 96  # of figures on the screen
 _MOST = 40  # options that a message lists: all layers of most networks, and not all channels
 
 
@@ -30,7 +30,7 @@ class Choice:
 
     Attributes:
         name: of the argument that it sets.
-        label: what the reader sees, with its unit.
+        label: what is shown, with its unit.
         options: what it may be, by what is written beside it, given the choices before it.
         slider: whether the options have an order that one slides along.
         prefer: which option to take where nothing else is said, given the choices before it; else the first.
@@ -53,7 +53,7 @@ class Choice:
         return self.prefer(before) if self.prefer else options[0]
 
     def refused(self, asked: Any, before: Values) -> str:
-        """What to say to somebody who asked for something else, given the choices before it."""
+        """The message for another value, given the choices before it."""
         reason = self.why_not(asked, before) if self.why_not else ""
         options = self.options(before)
         close = get_close_matches(asked, map(str, options.values()), n=1) if isinstance(asked, str) else []
@@ -62,10 +62,10 @@ class Choice:
 
 
 class Explorer:
-    """What ``explore_...`` and ``browse_...`` return: choices, and the picture that they make.
+    """What ``explore_...`` and ``browse_...`` return: choices, and the figure that they make.
 
-    As the last line of a cell it shows sliders in JupyterLab, and one line elsewhere: nothing of a slider is stored in
-    a notebook that is executed without a reader. ``figure`` draws the same picture once.
+    As the last line of a cell it shows sliders in JupyterLab, and one line elsewhere: a notebook that a runner executes
+    stores no sliders. ``figure`` draws the same figure once.
 
     Arguments:
         title: what is explored.
@@ -74,7 +74,7 @@ class Explorer:
         start: by name what is chosen first; None leaves it to the choice.
         measure: what takes long and is done on demand, of the same keyword arguments; returns words.
         asks: what the button says that starts it.
-        size: of the picture, inches.
+        size: of the figure, inches.
 
     Raises:
         ValueError: ``start`` names an option that there is not.
@@ -122,7 +122,7 @@ class Explorer:
 
     @styled
     def figure(self, **changes: Any) -> Figure:
-        """The picture that the start makes, or other values of some choices, drawn once.
+        """The figure of the first values, or of other values of some choices, drawn once.
 
         Raises:
             ValueError: there is no such choice, or not that option.
@@ -133,7 +133,7 @@ class Explorer:
 
     @styled
     def png(self, values: Values) -> tuple[bytes, str]:
-        """The picture that ``values`` make, one for each choice, as a PNG; and in words."""
+        """The figure of ``values``, one for each choice, as a PNG; and its result in words."""
         figure, image = Figure(figsize=self.size), BytesIO()
         words = self.see(figure, **values)
         figure.savefig(image, dpi=_DPI)
@@ -147,7 +147,7 @@ class Explorer:
 
     @cached_property
     def panel(self) -> Panel:
-        """The sliders and the picture, live."""
+        """The sliders and the figure, live."""
         from redlab.lab.explore.panel import Panel
 
         return Panel(self)
@@ -158,17 +158,17 @@ class Explorer:
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         if is_live():
-            # In words it is what a reader sees who opens the notebook without its kernel.
+            # The text is shown where the notebook is opened without its kernel.
             return {**self.panel.view._repr_mimebundle_(**options), "text/plain": repr(self)}
         return {"text/plain": repr(self)}
 
 
 def is_live() -> bool:
-    """Whether somebody is there to move a slider: a kernel that no runner started."""
+    """Whether sliders can be moved: in a kernel that no runner started."""
     return "ipykernel" in sys.modules and "REDLAB_OUT" not in os.environ
 
 
 def _listed(options: Mapping[str, Any]) -> str:
-    """The options as an argument names them; of those that go on and on the first few and the last."""
+    """The options as an argument names them; of very many the first ones and the last."""
     said = [str(value) if str(value) == label else f"{value} ({label})" for label, value in options.items()]
     return ", ".join(said if len(said) <= _MOST else [*said[: _MOST // 2], "...", said[-1]])

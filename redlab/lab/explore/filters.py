@@ -1,4 +1,4 @@
-"""Browsing the kernels of a network, page by page, those that do the same work outlined."""
+"""Browse the kernels of a network page by page, with redundant ones outlined."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def browse_filters(
     first_filter: int | None = None,
     first_channel: int | None = None,
 ) -> Explorer:
-    """Leaf through the kernels of a layer, those that go together outlined: a row a filter, a column an input channel.
+    """Browse the kernels of a layer, with redundant ones outlined: a row a filter, a column an input channel.
 
     Arguments:
         network: the one to begin with, by name, or a network of your own; batch norm is folded.
         layer: the one to begin with; by default that of most weights.
         outline: "filters that merge" into one, as ``merge_neurons`` compares them: with the rows of all layers that
             they are coupled with; "equal kernels" of one input channel once the layer is hashed, which then share
-            their products (``split_inputs`` with unit "kernel"); "kernels equal up to a factor", the same as
+            their multiplications (``split_inputs`` with unit "kernel"); "kernels equal up to a factor", the same as
             ``separate_kernels(up_to_scale=True)`` finds them; or "nothing".
-        alpha: of merging, the share of a coupled group's filters that is gone; and its ``linkage``.
+        alpha: the share of a coupled group's filters that is merged away; and its ``linkage``.
         bandwidth: of hashing.
-        together: whether filters that merge stand together, before the others; else all stand by their numbers.
+        together: True: filters that merge stand together, before the others. False: all are in the order of numbers.
         first_filter, first_channel: the page to begin with, by places in that order, from 0; multiples of 16 and 24.
 
     Raises:
@@ -62,7 +62,7 @@ def browse_filters(
         >>> browser = browse_filters("digits/resnet", layer="conv1", alpha=0.3)
         >>> [choice.name for choice in browser.choices][:4]
         ['network', 'layer', 'outline', 'alpha']
-        >>> picture, words = browser.png(browser.values)
+        >>> image, words = browser.png(browser.values)
         >>> words
         '16 filters become 12: 8 of them merge, into 4; drawn: 16 filters, 1 input channels'
     """
@@ -85,7 +85,7 @@ def browse_filters(
 
 
 class _Book:
-    """The kernels of the networks on a shelf and which of them go together, each worked out once."""
+    """The kernels of the networks on a shelf and their groups, each computed once."""
 
     def __init__(self, shelf: Shelf, linkage: str):
         self.shelf, self.linkage = shelf, linkage
@@ -114,7 +114,7 @@ class _Book:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is drawn of a layer, for ``kernel_frame``; the picture's title, and what there is in words."""
+    """What is drawn of a layer, for ``kernel_frame``; the figure's title, and the result in words."""
 
     kernels: ndarray
     groups: ndarray

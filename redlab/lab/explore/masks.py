@@ -1,4 +1,4 @@
-"""Browsing masks that learn, epoch by epoch."""
+"""Browse masks that learn, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from redlab.dpp.draws import largest
-from redlab.dpp.mask_info import sparsity_of
+from redlab.dpp.masks import sparsity_of
 from redlab.dpp.training import TrainedMasks
 from redlab.lab.explore import choices
 from redlab.lab.explore.explorer import Choice, Explorer, Values
@@ -33,7 +33,7 @@ def browse_masks(
 
     Arguments:
         trained: what ``train_masks(..., watch=[...])`` returned; or logits by layer, (epochs + 1, rows, n).
-        k: how many entries of a row stay, one number or by layer; of ``trained`` the network tells.
+        k: how many entries of a row stay, one number or by layer. Not needed with what ``train_masks`` returned.
         layer, epoch: where to begin; by default the first layer that was watched, after its last epoch.
         since: what the mask is compared with, "the epoch before" or "epoch 0".
 

@@ -1,4 +1,4 @@
-"""The live side of an explorer: its choices as sliders and menus, its picture drawn anew at every step."""
+"""The live side of an explorer: sliders and menus beside a figure that is redrawn at every step."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from redlab.progress import watched
 if TYPE_CHECKING:
     from redlab.lab.explore.explorer import Choice, Explorer
 
-_PAUSE = 0.1  # seconds between two words on how far it is
+_PAUSE = 0.1  # seconds between two reports
 _STYLE = """<style>
 /* The controls stand beside the figure, each below its label; in a narrow window the figure is below them. */
 .redlab-panel { flex-flow: row wrap; align-items: flex-start; gap: 1em; }
-.redlab-controls { flex: 0 0 17em; }
+.redlab-controls { flex: 0 0 19em; }
 .redlab-figure { flex: 1 1 28em; min-width: 0; }
 .redlab-figure img { max-width: 100%; height: auto; }
 .redlab-controls .widget-inline-hbox { flex-flow: column; align-items: stretch; width: auto; height: auto; }
 .redlab-controls .widget-inline-hbox > * { flex: none; width: auto; max-width: 100%; text-align: left; }
+.redlab-controls .widget-label { white-space: normal; height: auto; line-height: 1.4; }
+.redlab-controls .slider-container { margin: 0.4em 0.6em 0; }
 .redlab-controls .widget-readout { pointer-events: none; }
 </style>"""
 
@@ -35,10 +37,10 @@ class _Outdated(Exception):
 
 
 class Background:
-    """Runs one piece of work in a thread of its own; the next one, or ``cancel``, ends it at its next step.
+    """Runs one piece of work in its own thread; the next one, or ``cancel``, ends it at its next step.
 
-    Steps are the items of every loop behind ``progress``: a layer that is hashed, a minibatch of images. What outdated
-    work has to say is never delivered.
+    Steps are the items of every loop behind ``progress``: a layer that is hashed, a minibatch of images. Results of
+    outdated work are dropped.
     """
 
     def __init__(self) -> None:
@@ -49,27 +51,27 @@ class Background:
     def start(
         self,
         work: Callable[[], Any],
-        tell: Callable[[str, float], None],
+        report: Callable[[str, float], None],
         done: Callable[[Any], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        """Begin ``work``, in place of what goes on.
+        """Begin ``work`` and cancel the work before it.
 
         Arguments:
-            tell: is called now and then with what is done and the share of it that is behind.
-            done: is called with the result, and ``failed`` with the error if there is one. All in the other thread.
+            report: called now and then with the title of a loop and the share that is done.
+            done: called with the result; ``failed`` is called with an error. All are called in the other thread.
         """
         self.cancel()
         number = self._current
-        self.thread = threading.Thread(target=self._run, args=(number, work, tell, done, failed), daemon=True)
+        self.thread = threading.Thread(target=self._run, args=(number, work, report, done, failed), daemon=True)
         self.thread.start()
 
     def cancel(self) -> None:
-        """Drop what goes on; returns at once."""
+        """Cancel the work; returns at once."""
         with self._lock:
             self._current += 1
 
-    def _run(self, number: int, work: Callable, tell: Callable, done: Callable, failed: Callable) -> None:
+    def _run(self, number: int, work: Callable, report: Callable, done: Callable, failed: Callable) -> None:
         last = 0.0
 
         def watcher(title: str, share: float) -> None:
@@ -78,14 +80,14 @@ class Background:
                 raise _Outdated
             if time.monotonic() - last > _PAUSE:
                 last = time.monotonic()
-                self._deliver(number, tell, title, share)
+                self._deliver(number, report, title, share)
 
         try:
             with watched(watcher):
                 result = work()
         except _Outdated:
             return
-        except Exception as error:  # whatever it is, the reader is told
+        except Exception as error:  # any error: it is shown
             self._deliver(number, failed, error)
         else:
             self._deliver(number, done, result)
@@ -99,8 +101,8 @@ class Background:
 class Panel:
     """One explorer's widgets; ``view`` holds them all.
 
-    Whatever moves ends the measurement that goes on, for its answer would be that to another question. JupyterLab may
-    tell of one control in one thread and of the next in another: they take turns.
+    A move of any control cancels the measurement, whose answer would be outdated. JupyterLab may report controls in
+    several threads: they take turns.
     """
 
     def __init__(self, explorer: Explorer):
@@ -116,27 +118,27 @@ class Panel:
         self.show(self.values)
 
     def show(self, wanted: dict[str, Any]) -> None:
-        """Draw what ``wanted`` makes; where that is refused, say why and stay where we are."""
+        """Draw ``wanted``; if it is refused, say why and keep the figure and the choices."""
         self.background.cancel()
         self.outcome.value = ""
         try:
             with watched(_silent):
                 values = self.explorer.settle(wanted)
                 image, words = self.explorer.png(values)
-        except Exception as error:  # whatever it is: nobody would see what is raised out of a slider
+        except Exception as error:  # any error: one that a slider raises is not shown
             self._offer(wanted)
             self.words.value = _alert(error)
             return
         self.values = values
         self._offer(wanted)
         self.words.value = f'<div role="status">{escape(words)}</div>'
-        width, height = self.explorer.pixels  # said, so that what is below does not jump while the next one loads
+        width, height = self.explorer.pixels  # fixed, so that the text below does not jump while the next one loads
         source = f"data:image/png;base64,{b64encode(image).decode()}"
         alt = escape(f"{self._where()}: {words}")
         self.picture.value = f'<img alt="{alt}" width="{width}" height="{height}" src="{source}">'
 
     def _where(self) -> str:
-        """What is seen, for those who see neither the picture nor where the sliders stand."""
+        """The figure and the choices in words, for readers who cannot see them."""
         inputs = (f"{made.description} {made.options[made.index][0]}" for made in self.inputs.values())
         return f"{self.explorer.title}, {', '.join(inputs)}"
 
@@ -149,14 +151,14 @@ class Panel:
         return [ipywidgets.VBox([button, self.outcome])]
 
     def measure(self) -> None:
-        """Begin what takes long."""
+        """Begin the measurement."""
         if (measure := self.explorer.measure) is None:
             return
         with self._turn:
             self.outcome.value = "measuring …"
             self.background.start(
                 partial(measure, **self.values),
-                tell=lambda title, share: self._say(f"measuring … {escape(title)}, {share:.0%}"),
+                report=lambda title, share: self._say(f"measuring … {escape(title)}, {share:.0%}"),
                 done=lambda words: self._say(f'<span role="status">{escape(words)}</span>'),
                 failed=lambda error: self._say(_alert(error)),
             )
@@ -181,9 +183,9 @@ class Panel:
                 self.show({**self.values, name: value})
 
     def _offer(self, wanted: dict[str, Any]) -> None:
-        """Let every input offer what the values before it allow, and stand at its own.
+        """Update the options and the value of every input.
 
-        One that already does is left alone: it may have been moved again meanwhile, and waits for its turn.
+        An input that is up to date is left alone: it may have moved again, and waits for its turn.
         """
         self._offering = True
         offered = self.explorer.offered(self.values)
@@ -191,7 +193,7 @@ class Panel:
             made, value = self.inputs[choice.name], self.values[choice.name]
             options = _pairs(choice, offered[choice.name])
             if made.options != options:
-                made.index = 0  # a slider that stands beyond its new end would move there, and tell us so
+                made.index = 0  # a slider beyond its new end would move there, and report a move
                 made.options = options
                 made.value = value
             elif wanted[choice.name] != value:
@@ -201,7 +203,7 @@ class Panel:
 
 def _pairs(choice: Choice, options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     pairs = tuple(options.items())
-    # A slider of one option is an error in the browser; one of twice the same goes nowhere.
+    # A slider of one option is an error in the browser; one of twice the same option works.
     return pairs * 2 if choice.slider and len(pairs) == 1 else pairs
 
 

@@ -20,34 +20,34 @@ from redlab.lab.explore.explorer import Choice, Explorer, Values, is_live
 from redlab.lab.results import facts_of, last_runs, results_of
 from redlab.paths import checkout
 
-_COLUMNS = 5  # of results, whose means are told
-_FINE = 1400  # pixels across, of each picture
+_COLUMNS = 5  # of results, whose means are shown
+_FINE = 1400  # pixels across, of each figure
 _WIDTH = 60  # characters of a title
 _HOW = "`redlab sweep notebooks/sweeps/hash_rules.yml` makes some"
 
 
 def compare_runs(folder: str | Path | None = None) -> RunPair:
-    """Choose two runs of one notebook, and see what they drew side by side, and what they recorded.
+    """Choose two runs of one notebook, and see their figures side by side and their results.
 
-    Runs are called by the parameters that differ between them. As the last line of a cell it looks for runs only where
-    somebody is there to choose: elsewhere it shows one line, and the disk is left alone.
+    Runs are named by the parameters that differ between them. As the last line of a cell it reads the disk in a live
+    notebook only; elsewhere it shows one line.
     ``compare_runs("runs").figure(left="rule=kde", right="rule=lloyd", picture="02_error")`` draws a pair once.
 
     Arguments:
         folder: of a sweep, or any that holds runs; None: ``runs/`` of the checkout.
 
     Raises:
-        TypeError: ``folder`` is no path. What is wrong with what lies there is said when it is read (``RunPair``).
+        TypeError: ``folder`` is no path. Other errors are raised when the folder is read (``RunPair``).
 
     Example:
         >>> compare_runs("runs")
-        Two runs side by side: live in JupyterLab (redlab lab), where one chooses both and a picture.
+        Two runs side by side: live in JupyterLab (redlab lab), where one chooses both and a figure.
     """
     return RunPair(folder)
 
 
 class RunPair:
-    """What ``compare_runs`` returns; ``folder`` is read when it is shown for the first time."""
+    """What ``compare_runs`` returns; it reads ``folder`` when it is shown for the first time."""
 
     def __init__(self, folder: str | Path | None):
         if not isinstance(folder, str | Path | None):
@@ -56,47 +56,47 @@ class RunPair:
 
     @cached_property
     def explorer(self) -> Explorer:
-        """Menus of the notebook, the left and the right run, and the picture.
+        """Menus of the notebook, the left and the right run, and the figure.
 
         Raises:
-            ValueError: no two runs of one notebook drew the same picture, or a file of a run is damaged.
+            ValueError: no two runs of one notebook drew the same figure, or a file of a run is damaged.
         """
         return _explorer(_found(checkout() / "runs" if self.folder is None else Path(self.folder)))
 
     def figure(self, **changes: Any) -> Figure:
-        """The picture of both, drawn once.
+        """The figures of both, drawn once.
 
         Arguments:
             changes: of ``notebook``, ``left``, ``right`` and ``picture``; by default the first two runs, and the first
-                picture that both drew.
+                figure that both drew.
 
         Raises:
-            ValueError: as ``explorer``; or there is no such run or picture.
+            ValueError: as ``explorer``; or there is no such run or figure.
         """
         return self.explorer.figure(**changes)
 
     def __repr__(self) -> str:
-        return "Two runs side by side: live in JupyterLab (redlab lab), where one chooses both and a picture."
+        return "Two runs side by side: live in JupyterLab (redlab lab), where one chooses both and a figure."
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         if not is_live():
             return {"text/plain": repr(self)}
         try:
             return self.explorer._repr_mimebundle_(**options)
-        except ValueError as error:  # a reader who has no runs yet is told how to make some
+        except ValueError as error:  # no runs yet: the message says how to make some
             return {"text/plain": str(error)}
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A finished run that drew something: its folder, its parameters, the names of its pictures."""
+    """A finished run that drew something: its folder, its parameters, the names of its figures."""
 
     folder: Path
     parameters: dict[str, Any]
     pictures: tuple[str, ...]
 
     def shares(self, other: _Drawn) -> bool:
-        """Whether both drew some picture."""
+        """Whether both drew the same figure."""
         return not set(self.pictures).isdisjoint(other.pictures)
 
 

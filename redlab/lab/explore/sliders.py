@@ -1,4 +1,4 @@
-"""Exploring redundancy by hand: sliders in JupyterLab, the same pictures on paper."""
+"""Explore redundancy by hand: sliders in JupyterLab, the same figures on paper."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from redlab.channels.groups import Group
 from redlab.compression.merging import merge_groups, merge_neurons
 from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at
 from redlab.compression.units import UNITS
-from redlab.hashing.cells import RULES
 from redlab.hashing.density import estimate_density
 from redlab.hashing.networks import hash_network
+from redlab.hashing.rules import RULES
 from redlab.hashing.weights import Hashed, hash_weights, relative_error
 from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
@@ -140,7 +140,7 @@ def _see_hashing(shelf: Shelf, figure: Figure, network: str, layer: str, **rule:
     _hold(above, shelf, network, layer)
     above.set(title=f"{network}, {layer}: {above.get_title()} at bandwidth {rule['bandwidth']}", xlabel="")
     plot_values(hashed.frame(), below)
-    below.set(yscale="log", ylim=(80 / weight.numel(), 130), ylabel="weights (%, log)")  # whatever the bandwidth
+    below.set(yscale="log", ylim=(80 / weight.numel(), 130), ylabel="weights (%, log)")  # at any bandwidth
     below.set_title(f"hashed by {rule['rule']}: {below.get_title()}")
     return _collapse(shelf, network, layer, hashed)
 
@@ -170,7 +170,7 @@ def explore_merging(
 ) -> Explorer:
     """Slide alpha, and see which filters of one layer merge, side by side.
 
-    On demand: products and accuracy of the network with that share of every group's channels merged.
+    On demand: multiplications and accuracy of the network with that share of every group's channels merged.
 
     Arguments:
         layer: the first layer of a coupled group; by default the one whose nearest two filters are nearest, in units
@@ -199,11 +199,13 @@ def explore_merging(
         choices.alpha(alpha),
     ]
     see, measure = partial(_see_merging, trees), partial(_merged_accuracy, trees)
-    return Explorer("Output merging", offered, see, start, measure, "Measure products and accuracy", size=(9, 4.6))
+    return Explorer(
+        "Output merging", offered, see, start, measure, "Measure multiplications and accuracy", size=(9, 4.6)
+    )
 
 
 class _Trees:
-    """Of the networks on a shelf, as they are and hashed, the dendrograms of their groups, grown once."""
+    """The dendrograms of the groups of the networks on a shelf, as trained and hashed, each computed once."""
 
     def __init__(self, shelf: Shelf, bandwidth: str | float):
         self.shelf, self.bandwidth = shelf, bandwidth
@@ -217,7 +219,7 @@ class _Trees:
         return merge_groups(self.own(network, hashed), linkage)
 
     def own(self, network: str, hashed: bool) -> nn.Module:
-        """A copy to trace: while that goes on in one thread, another one finds fake tensors in place of the weights."""
+        """A copy to trace: during the trace another thread would find fake tensors in place of the weights."""
         return copy.deepcopy(self.start(network, hashed))
 
     def of(self, network: str, hashed: bool, linkage: str) -> dict[str, Dendrogram]:
@@ -237,7 +239,7 @@ class _Trees:
         return max(trees, key=lambda name: trees[name].closeness)
 
     def why_not(self, layer: str, at: Values) -> str:
-        """Of a layer that no group is called after: whose filters its own go with, or why they stay."""
+        """Why a layer cannot be chosen: its filters merge with those of another layer, or stay for a reason."""
         network = at["network"]
         if (own := self.shelf.layers(network).get(layer)) is None:
             return ""
@@ -250,23 +252,23 @@ class _Trees:
 
 def _see_merging(trees: _Trees, figure: Figure, layer: str, alpha: float, **at: Any) -> str:
     tree = trees.of(**at)[layer]
-    gone = count_of(alpha, len(tree.first))
+    merged = count_of(alpha, len(tree.first))
     weights = {own.name: own for own in weight_layers(trees.start(at["network"], at["hashed"]))}[layer]
-    filters, clusters = merged_filters(weights, tree, gone), clusters_at(tree, gone)
+    filters, clusters = merged_filters(weights, tree, merged), clusters_at(tree, merged)
     ax = plot_filters(filters, figure.add_subplot())
     choices.hold_colours(ax, weights.weight)
     ax.set_title(f"{at['network']}, {layer}: filters that merge at alpha {alpha:g}")
     after, joint = clusters.max() + 1, int((np.bincount(clusters) > 1).sum())
     drawn = filters["cluster"].nunique()
     several = f"{joint} of them stand for several" + (f" (the tightest {drawn} are drawn)" if drawn < joint else "")
-    left = f"{after / len(clusters):.0%} of this layer's products are left"
+    left = f"{after / len(clusters):.0%} of this layer's multiplications are left"
     return f"{len(clusters)} filters become {after}, {several}; {left}"
 
 
 def _merged_accuracy(trees: _Trees, network: str, hashed: bool, linkage: str, layer: str, alpha: float) -> str:
     result = merge_neurons(trees.own(network, hashed), alpha, linkage=linkage)
     left = result.layers["products_after"].sum() / result.layers["products_before"].sum()
-    return f"{left:.1%} of the products left, {trees.shelf.accuracy(network, result.network)}"
+    return f"{left:.1%} of the multiplications left, {trees.shelf.accuracy(network, result.network)}"
 
 
 def explore_splitting(
@@ -279,7 +281,7 @@ def explore_splitting(
     dataset: str | Dataset | None = None,
     limit: int | None = None,
 ) -> Explorer:
-    """Slide the bandwidth, choose a unit, and see which weights are multiplied and how many products are left.
+    """Slide the bandwidth, choose a unit, and see which weights are multiplied and how many multiplications are left.
 
     On demand: the accuracy of the network with every layer hashed that way; splitting itself changes nothing.
 
@@ -303,7 +305,7 @@ def explore_splitting(
         choices.layer(shelf),
         choices.menu("rule", "rule", RULES),
         choices.bandwidth(bandwidth),
-        choices.menu("unit", "unit that shares products", UNITS),
+        choices.menu("unit", "unit that shares multiplications", UNITS),
         Choice("channel", "input channel", lambda at: _channels(shelf, **at), slider=True),
     ]
     hashed = lru_cache(8)(partial(_hashed_layer, shelf))
@@ -329,9 +331,9 @@ def _see_splitting(hashed: Callable[..., Layer], figure: Figure, unit: str, chan
     plot_unit(unit_map(own, channel, (unit,)), left)
     left.set_title(f"input channel {channel}:\n{left.get_title()}")
     plot_channels(products, right)
-    figure.suptitle(f"{at['network']}, {at['layer']}, {at['rule']}: one product for equal weights of a {unit}")
+    figure.suptitle(f"{at['network']}, {at['layer']}, {at['rule']}: one multiplication for equal weights of a {unit}")
     multiplied, weights = products["products"].sum(), products["weights"].sum()
-    return f"{multiplied:,} products left of {weights:,} a position ({multiplied / weights:.1%})"
+    return f"{multiplied:,} multiplications left of {weights:,} a position ({multiplied / weights:.1%})"
 
 
 def _split_accuracy(

@@ -193,7 +193,7 @@ def _chapter(html: str, formulas: list[str], anchor: str, known: Collection[str]
     sections = _number_headings(soup, anchor)
     _frame_tables(soup)
     done = [(id_, show_math(text, formulas)) for id_, text in sections]
-    return Chapter(anchor, show_math(title, formulas), show_math(str(soup), formulas), done)
+    return Chapter(anchor, show_math(title, formulas), show_math(break_headings(str(soup)), formulas), done)
 
 
 def _replace_images(soup: BeautifulSoup) -> None:
@@ -236,6 +236,11 @@ def _describe(soup: BeautifulSoup, title: str) -> None:
             heading = image.find_previous(re.compile(r"^h[2-6]$"))
             image["alt"] = f"Figure of {heading.get_text()}, {title}" if heading else f"Figure of {title}"
         image["alt"] = drop_math(str(image["alt"]))
+
+
+def break_headings(html: str) -> str:
+    """``html`` whose column names may break behind an underscore: ``products_before`` in two lines."""
+    return re.sub(r"<th>[^<]*</th>", lambda heading: heading[0].replace("_", "_<wbr>"), html)
 
 
 def _frame_tables(soup: BeautifulSoup) -> None:

@@ -1,4 +1,4 @@
-"""The runs that a report is made of, and the facts about them that stand beside their numbers."""
+"""The runs in a report, and the facts about them that are shown beside their numbers."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ class Source:
 
 
 def other_runs(notebook: Path, known: Run | RunFailed, left_out: Counter) -> Iterator[Source]:
-    """The runs of ``notebook`` with other parameters that lie beside ``known``, if they are still what their command
-    would give: of the same cells and the same package. ``left_out`` counts the others, by why.
+    """The runs of ``notebook`` with other parameters beside ``known``, if their cells and package are today's.
+
+    ``left_out`` counts the others, by reason.
     """
     for mark in sorted(known.folder.parent.glob("[!.]*/run.json")):
         if mark.parent == known.folder:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from redlab.lab.report.html import break_headings
 from redlab.lab.report.sources import Source
 
 TOLERANCE = 1.0  # points of accuracy; a larger loss is in italics
@@ -199,4 +200,5 @@ def installed(runs: Sequence[Source]) -> list[str]:
 
 
 def _html(frame: pd.DataFrame, **options: Any) -> str:
-    return frame.to_html(index=False, border=0, **options).replace(' border="0"', "")  # pandas can't leave it out
+    table = frame.to_html(index=False, border=0, **options)
+    return break_headings(table.replace(' border="0"', ""))  # pandas can't leave it out

@@ -1,16 +1,16 @@
-"""FlexRel: magnitude, which training tells, mixed with relevance, which use tells (Chiasserini et al. 2024,
-arXiv 2405.13088; known to us at second hand).
+"""FlexRel: magnitude, from training, mixed with relevance, from use (Chiasserini et al. 2024, arXiv 2405.13088; known
+to us second-hand).
 
     weights:  score(w_kj) = (1 - delta) M + delta R
     channels: score(c) = mean of the scores of the weights of filter c
 
-M is |w_kj| and R is rel(w_kj) = sum_i [rel(a_ik) + rel(b_ij)], with the layer as B = A W, each brought to [0, 1] within
-its layer. Relevance is told from images alone, by the network's own answers: labels are not looked at. By LRP it has a
-sign: what speaks against the answer scores lowest.
+M is |w_kj| and R is rel(w_kj) = sum_i [rel(a_ik) + rel(b_ij)], with the layer as B = A W. Each is scaled to [0, 1]
+within its layer. Relevance needs images but no labels: the network's own answers are used. By LRP it has a sign, and
+what speaks against the answer scores lowest.
 
-Ours are LRP as the default, the normalisation by each layer's least and greatest value, and all that is said of
-channels. Of values that are all the same, those above zero become 1 and others 0. In a layer that no relevance reaches
-(it is never called where it can be seen, or only opens a gate: see ``relevance``) M alone is the score.
+Ours are LRP as the default, the scaling by each layer's smallest and largest value, and the scores of channels. Equal
+values become 1 if they are above zero, else 0. In a layer that no relevance reaches (its call is not seen, or it only
+computes a gate: see ``relevance``) M alone is the score.
 """
 
 from __future__ import annotations
@@ -36,23 +36,16 @@ def flexrel(
 ) -> Scored:
     """The mean score of the weights of every filter.
 
-    With delta = 0 the channels of a group that one layer makes have the order of their L1 norms; where several make
-    them, each layer's norms are brought to its own scale before they are averaged.
+    With delta = 0, the channels of a group that one layer makes have the order of their L1 norms. If several layers
+    make them, each layer's norms are scaled before they are averaged.
 
     Arguments:
-        delta: the share of relevance, in [0, 1].
-        relevance: "lrp", by the epsilon rule, or "gradient", |x dlogit/dx|.
+        delta: the share of relevance, in [0, 1] (docs/defaults.md).
+        relevance: "lrp" (docs/defaults.md), by the epsilon rule, or "gradient", |x dlogit/dx|.
         epsilon: of the epsilon rule, in units of a layer's output.
         folded: magnitudes of the weights as batch norm scales them; relevance is always that of the folded network.
         chunk: images at once; memory only, no score depends on it.
         reduction: over the layers of a coupled group.
-
-    Defaults:
-        delta, relevance: ours, an even mixture by the rule that keeps the sum of relevance; others measure better. With
-            half of all weights set to zero ResNet-20 keeps 16.30 % so, 54.05 by gradient at 0.25, 82.95 by magnitude
-            alone (2,000 images), ``digits/mobilenet`` 45.56, 93.61 and 93.89, ``digits/mlp`` 96.11, 98.89 and 97.22
-            (benchmarks/defaults.md, "flexrel"); on ``digits/resnet`` gradient at 0.25 saves most bytes
-            (figures/07_bytes.png; `redlab run 07`).
 
     Raises:
         ValueError: a delta outside [0, 1], another ``relevance``, an epsilon that is not positive and finite.
@@ -72,8 +65,8 @@ def flexrel_of_weights(
     """The score of every weight, in [0, 1]; arguments and errors as above.
 
     With delta = 0 a layer's weights have the order of their magnitudes: ``scope="layer"`` prunes what magnitude prunes.
-    ``scope="global"`` then compares weights by where they stand between the least and the greatest of their layer, so
-    that layers of small weights lose no more than others.
+    ``scope="global"`` then compares weights by their place between the smallest and the largest of their layer, so that
+    layers of small weights lose no more than others.
     """
     scores = _scores(subject, delta, relevance, epsilon, folded, chunk)
     return {layer.name: scores[name].cpu().numpy() for name, layer in subject.layers.items()}
@@ -96,13 +89,13 @@ def _scores(
 
 
 def _to_unit(values: Tensor) -> Tensor:
-    """From the least to the greatest value, to [0, 1]."""
+    """Scaled to [0, 1] by the smallest and the largest value."""
     low, high = values.min(), values.max()
     return torch.full_like(values, float(high > 0)) if low == high else (values - low) / (high - low)
 
 
 def _averaged(scores: dict[str, Tensor], group: Group) -> dict[str, Tensor]:
-    """What sums up, over the weights that a channel has in a layer, to the mean of their scores."""
+    """Scores over the number of weights that a channel has in a layer: their sum is the mean score."""
     own = [member for member in group.producers if member.tensor in scores]
     each = {m.tensor: scores[m.tensor].numel() // m.width * m.index.shape[1] for m in own}
     return {name: scores[name] / count for name, count in each.items()}

@@ -1,4 +1,4 @@
-"""The oracle: the channel is really taken out, and the loss measured (Molchanov et al., CVPR 2019, arXiv 1906.10771).
+"""The oracle: each channel is taken out and the loss measured (Molchanov et al., CVPR 2019, arXiv 1906.10771).
 
 score(c) = mean over minibatches of (L - L without c)^2,  L the mean cross-entropy of a minibatch; or of all images
 """
@@ -21,7 +21,7 @@ from redlab.pruning.subject import Subject
 def oracle(
     subject: Subject, only: Collection[str] | None = None, batch_size: int | None = None, chunk: int = 100
 ) -> Scored:
-    """What other criteria try to tell without paying for it: a pass over the images for every channel.
+    """What other criteria estimate, measured: one pass over the images for every channel.
 
     Arguments:
         only: the names of the groups whose channels are taken out; by default all.
@@ -52,7 +52,7 @@ def removal_changes(subject: Subject, only: Collection[str] | None = None, chunk
 
 
 def _losses_without(network: nn.Module, group: Group, channel: int, batches: list[tuple[Inputs, Tensor]]) -> Tensor:
-    """The losses while nobody reads ``channel``; the weights come back afterwards."""
+    """The losses without ``channel`` in its consumer layers; the weights are restored afterwards."""
     taken = []
     for member in group.consumers:
         slices = network.get_parameter(member.tensor).movedim(member.dim, 0)

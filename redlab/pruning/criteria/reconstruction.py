@@ -37,11 +37,11 @@ def _scores(states: list[_State]) -> ndarray:
     scores, alive, top = np.zeros(n), np.ones(n, bool), 0.0
     for _ in range(n - 1):
         errors = np.where(alive, sum(state.errors() for state in states), np.inf)
-        going = int(errors.argmin())
-        alive[going], top = False, turn(float(errors[going]), top)
-        scores[going] = top
+        removed = int(errors.argmin())
+        alive[removed], top = False, turn(float(errors[removed]), top)
+        scores[removed] = top
         for state in states:
-            state.remove(going)
+            state.remove(removed)
     scores[alive] = last_turn(top)
     return scores
 

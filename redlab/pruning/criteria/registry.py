@@ -1,4 +1,4 @@
-"""Criteria to compare with, one a file. Adding one: a function of a ``Subject``, and a line in ``CRITERIA``."""
+"""All criteria, one a file. To add one, write a function of a ``Subject`` and a line in ``CRITERIA``."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Criterion:
     """One way to score.
 
     Attributes:
-        channels, weights: of a ``Subject`` and its own options, the scores of what it says.
+        channels, weights: functions of a ``Subject`` and options of their own that return the scores.
         data: whether it needs a dataset.
-        compensation: what is done for the layers that read a channel when it goes (see ``prune_channels``).
+        compensation: what the consumer layers get in place of a removed channel (see ``prune_channels``).
     """
 
     channels: Callable[..., Scored] | None = None

@@ -1,4 +1,4 @@
-"""Taylor importance: by how much the loss changes when a channel goes, told from its gradient (Molchanov et al.,
+"""Taylor importance: by how much the loss changes when a channel is removed, from its gradient (Molchanov et al.,
 CVPR 2019, arXiv 1906.10771; the authors' code was read).
 
     gate:        score(c) = mean over minibatches of (z dL/dz)^2,  z = 1 after batch norm, dL/dz = gamma dL/dgamma + beta dL/dbeta
@@ -7,7 +7,7 @@ CVPR 2019, arXiv 1906.10771; the authors' code was read).
     independent: score(c) = mean over minibatches of the sum over the weights w of filter c of (w dL/dw)^2
     weights:     score(w) = mean over minibatches of (w dL/dw)^2
 
-L is the mean cross-entropy of a minibatch, so that its size is part of the criterion.
+L is the mean cross-entropy of a minibatch, so the size of a minibatch is part of the criterion.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from redlab.network.example import answer
-from redlab.options import check_whole
+from redlab.options import check_one_of, check_whole
 from redlab.pruning.curvature import expected_change
 from redlab.pruning.gates import gate_gradients
 from redlab.pruning.scores import Scored
@@ -44,28 +44,19 @@ def taylor(
     """The squared change of the loss that a Taylor expansion expects of removing each channel.
 
     Arguments:
-        form: "gate", the paper's best, or "joint" or "independent" over the weights of the producing layers.
+        form: "gate", the paper's best, or "joint" or "independent" over the weights of the producing layers
+            (docs/defaults.md).
         order: 1, or 2 (gate only): diagonal Hessian, exact up to 1,000 gates, above by ``probes`` random vectors.
-        skip_fix: what happens to channels of a residual stage. "producers" (our choice): one gate on everything that
-            reads them, the exact first-order term of removal. The others put a gate after each of the B sums, whose
-            gradients are added: "none"; "mean", divided by B; "official", the score divided by B as the authors do.
-        batch_size: images in a minibatch; dL/dz is averaged over them before it is squared.
+        skip_fix: the gates of a residual stage. "producers" (our choice, docs/defaults.md): one gate a channel for all
+            consumer layers, the exact first-order term of removal. The others put a gate after each of the B sums and
+            add the gradients: "none"; "mean", divided by B; "official", the score divided by B as the authors do.
+        batch_size: images in a minibatch; dL/dz is averaged over them before it is squared (docs/defaults.md).
         chunk: images at once; memory only, no score depends on it.
 
-    Defaults:
-        form: the paper's best. At 75 % of the products gate, joint and independent keep 74.20, 36.80 and 27.95 % of
-            ResNet-20 (one seed, 2,000 images); on the digits the order differs: 94.81, 84.54 and 95.65 on
-            ``digits/resnet``, 93.98, 98.24 and 98.33 on ``digits/mobilenet`` (benchmarks/defaults.md, "taylor").
-        order: the second takes a Hessian product a channel and minibatch, though it agrees better with the oracle on
-            ``digits/resnet``: Spearman 0.89 to 0.81 (figures/06_agreement.png; `redlab run 06`).
-        skip_fix: producers, mean and official keep 74.20, 68.00 and 72.15 % of ResNet-20, 94.81, 77.41 and 94.91 of
-            ``digits/resnet`` (benchmarks/defaults.md, "taylor").
-        batch_size: with 16, 64 and 256 ResNet-20 keeps 72.20, 74.20 and 71.10 %, ``digits/resnet`` 89.44, 94.81 and
-            82.87, ``digits/mobilenet`` 98.52, 93.98 and 96.48, with spreads of up to 9 over seeds (the same table).
     """
     _check(form, order, skip_fix)
     check_whole("batch_size", batch_size)
-    check_whole("probes", probes, 2)  # one tells no error
+    check_whole("probes", probes, 2)  # one has no standard error
     if form != "gate":
         return _of_rows(subject, form, batch_size, chunk)
     if order == 2:
@@ -79,8 +70,7 @@ def taylor(
 
 def _check(form: str, order: int, skip_fix: str) -> None:
     for name, value, known in (("form", form, FORMS), ("order", order, (1, 2)), ("skip_fix", skip_fix, SKIP_FIXES)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {value!r}")
+        check_one_of(name, value, known)
     if order == 2 and (form, skip_fix) != ("gate", "producers"):
         raise ValueError("the second order is that of one gate a channel: form='gate', skip_fix='producers'")
 

@@ -14,7 +14,7 @@ class Reader:
 
     def listening(self):
         return {
-            "tell": lambda title, share: self.told.append((title, share)),
+            "report": lambda title, share: self.told.append((title, share)),
             "done": self.results.append,
             "failed": self.errors.append,
         }
