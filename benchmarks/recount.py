@@ -32,6 +32,7 @@ from benchmarks.real_methods import methods, share
 from redlab import evaluate, load_network, measure_cost
 from redlab.studies.pruning import left_of, prune_by_method
 from redlab.studies.real import measure_left
+from redlab.studies.splitting import ordinary
 
 Made = Iterator[tuple[str, nn.Module, dict[str, float]]]
 
@@ -84,7 +85,7 @@ def recount(job: real.Job, rows: pd.DataFrame, criteria: pd.DataFrame, again: bo
             continue
         new = measure_left(original, network)
         if again or not all(np.isclose(old[name], new[name], rtol=1e-5) for name in ("parameters", "bytes")):
-            plain = real.as_dense(network) if real.is_split(network) else network
+            plain = ordinary(network)
             new["accuracy"] = evaluate(plain, real.images_of(job.network)[0]).accuracy
         write(rows, at, new)
         at = (criteria["network"] == job.network) & (criteria["method"] == job.method) & (criteria["seed"] == job.seed)

@@ -143,7 +143,7 @@ def filter_pairs(layer: Layer, tree: Dendrogram, pairs: int = 1, seed: int = 0) 
     median = float(np.median(apart)) or 1.0
     frames = [
         pd.DataFrame({"value": images[one[k]].ravel(), "other_value": images[other[k]].ravel()}).assign(
-            pair=pair, filter=one[k], other=other[k], distance=apart[k] / median
+            pair=pair, filter=one[k], other=other[k], distance=float(apart[k]) / median
         )
         for pair, k in chosen.items()
     ]

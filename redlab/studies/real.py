@@ -9,22 +9,16 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
-from redlab.compression.folding import fold_batchnorm
-from redlab.compression.split_layers import SplitLayer
-from redlab.compression.splitting import as_dense
 from redlab.network.cost import measure_cost
 from redlab.network.evaluation import accuracy_interval, evaluate
-from redlab.network.latency import compare_latency
 from redlab.paths import checkout
 from redlab.studies.atlas import twin_layers
-from redlab.studies.splitting import folder_bytes
+from redlab.studies.splitting import folder_bytes, ordinary
 
 # What a method needs beyond the trained network. Compare methods only within one of these.
 NEEDS = ("nothing", "data", "fine-tuning")
 SHARES = ("products", "macs", "additions", "operations", "parameters", "bytes")
 _TIMES = ("milliseconds", "time_ratio")
-_ROUNDS = {False: 40, True: 9}  # of timing, by whether layers are split: those take ten times as long and more
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 # A setting in words, as numbers of the columns that other frames have too.
 _SETTINGS = {
     "keep": r"^([\d.]+)% of products$",
@@ -58,34 +52,12 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
     row = {name: after[name] / before[name] for name in SHARES[:-1]}
     row["bytes"] = folder_bytes(network) / folder_bytes(original)
     if dataset is not None:
-        row["accuracy"] = evaluate(as_dense(network) if is_split(network) else network, dataset).accuracy
+        row["accuracy"] = evaluate(ordinary(network), dataset).accuracy
     return row
 
 
 def _with_operations(cost: dict[str, int]) -> dict[str, int]:
     return cost | {"operations": cost["products"] + cost["additions"]}
-
-
-def time_left(original: nn.Module, network: nn.Module) -> dict[str, float]:
-    """``milliseconds`` of one image on one thread, and their ``time_ratio`` to the original's, measured in turns.
-
-    It is the processor's time, without that of other work on the machine. Batch norms are folded first in both, as for
-    any use of a network; no method here gains by folding.
-    """
-    contestants = {"original": _folded(original), "network": _folded(network)}
-    table = compare_latency(contestants, repeats=_ROUNDS[is_split(network)], threads=1, clock="processor")
-    table = table.set_index("network")
-    return {"milliseconds": table.loc["network", "median"], "time_ratio": table.loc["network", "ratio"]}
-
-
-def is_split(network: nn.Module) -> bool:
-    """Whether any layer is split or separated: that saves multiplications, and hardly any additions."""
-    return any(isinstance(module, SplitLayer) for module in network.modules())
-
-
-def _folded(network: nn.Module) -> nn.Module:
-    has_norms = any(isinstance(module, _NORMS) for module in network.modules())
-    return fold_batchnorm(network).network if has_norms else network
 
 
 def read_real(path: str | Path | None = None) -> pd.DataFrame:
@@ -96,11 +68,12 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
 
     Returns:
         A row a network, method, setting, seed and stage: these; ``needs``, one of ``NEEDS``; ``split``, whether its
-        layers are split; the columns of ``measure_left`` and ``time_left``; ``before``, the accuracy of the
-        original; ``images`` of the test; ``count``, "new" where shares are by the rule of ``measure_cost``, "old" where
-        multiplications by padding are counted too; the ``command`` that makes the row; ``seconds``, ``machine``,
-        ``threads``; ``accuracy_low`` and ``accuracy_high``, the 95 % Wilson interval; and
-        the setting as ``keep``, ``max_error``, ``alpha`` (else NaN) and ``bandwidth`` (else "").
+        layers are split; the columns of ``measure_left``; ``milliseconds`` of one image and their ``time_ratio`` to the
+        original's; ``before``, the accuracy of the original; ``images`` of the test; ``accuracy_low`` and
+        ``accuracy_high``, the 95 % Wilson interval; ``count``, "new" where shares are by the rule of ``measure_cost``,
+        "old" where multiplications by padding are counted too; the ``command`` that makes the row; ``seconds``,
+        ``machine``, ``threads``; and the setting as ``keep``, ``max_error``, ``alpha`` (else NaN) and ``bandwidth``
+        (else "").
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import pruning
-from benchmarks.real import all_jobs, command
+from benchmarks.real import all_jobs, command, time_left
 from benchmarks.real_methods import KEEPS, methods
 from redlab import (
     compare_with_random,
@@ -28,15 +28,14 @@ from redlab.studies.real import (
     NEEDS,
     beside_stored,
     beyond_chance,
-    is_split,
     left_out,
     measure_left,
     published_figures,
     read_real,
     summarise_real,
     table_real,
-    time_left,
 )
+from redlab.studies.splitting import is_split
 
 MEASURED = ["parameters", "bytes", "milliseconds", "time_ratio"]
 KEY = ["network", "method", "setting", "seed", "stage"]
