@@ -45,7 +45,7 @@ def channel_table(
     rows = []
     for old, new in zip(weight_layers(before), weight_layers(after), strict=True):
         path = paths[old.module]
-        row = {"layer": old.name, "kind": old.kind, "weights": _weights(old)}
+        row = {"layer": old.name, "kind": old.kind, "weights": old.size}
         row |= _counts(old, f"{path}.{old.parameter}".lstrip("."), groups, destinations)
         row |= {"channels_before": _channels(old), "channels_after": _channels(new)}
         row |= {f"parameters_{when}": counts[old.name] for when, counts in parameters}
@@ -72,12 +72,8 @@ def _counts(layer: Layer, tensor: str, groups: list[Group], destinations: dict[s
     return counts | {"skipped": "; ".join(dict.fromkeys(filter(None, reasons)))}
 
 
-def _weights(layer: Layer) -> int:
-    return 0 if "lazy" in layer.skipped else layer.weight.numel()
-
-
 def _channels(layer: Layer) -> int:
     """How many outputs the layer has."""
     if getattr(layer.module, "transposed", False):
         return layer.module.out_channels
-    return 0 if "lazy" in layer.skipped else len(layer.weight)
+    return 0 if layer.lazy else len(layer.weight)

@@ -60,36 +60,23 @@ RECIPES: dict[str, Callable[..., list[Step]]] = {
 }
 
 
-def steps_of(
-    recipe: str,
-    alpha: float | None = None,
-    strategy: str | None = None,
-    hashing: bool | None = None,
-    round_to: int = 1,
-    max_error: float | None = None,
-    as_published: bool | None = None,
-    criterion: str | None = None,
-    products: float | None = None,
-    images: Dataset | None = None,
-) -> list[Step]:
-    """The steps of a recipe; an option that is None is not given.
+def steps_of(recipe: str, *, round_to: int = 1, images: Dataset | None = None, **options: Any) -> list[Step]:
+    """The steps of a recipe.
 
     Arguments:
         recipe: "merge": fold batch norms, hash unless ``hashing`` is False, merge neurons; "red": the same, then
             separate kernels; "red++": fold, hash and correct biases, merge, split inputs; "prune": remove channels.
-        alpha, strategy, round_to: as in ``merge_neurons``; ``round_to`` of "prune" as in ``prune_channels``.
-        max_error, as_published: as in ``red_plus_plus``, for "red++" alone.
-        criterion, products, images: as in ``score_channels`` and ``prune_channels``, for "prune" alone.
+        round_to: as in ``merge_neurons``, or in ``prune_channels`` for "prune".
+        images: what a criterion of "prune" scores on.
+        options: of the recipe (``recipe_names.OPTIONS``). ``alpha`` and ``strategy`` as in ``merge_neurons``;
+            ``max_error`` and ``as_published`` as in ``red_plus_plus``; ``criterion`` as in ``score_channels``;
+            ``products`` as in ``prune_channels``.
 
     Raises:
         ValueError: an unknown recipe or criterion (the message lists the known ones), an option out of range or of
             another recipe.
     """
-    options = {"alpha": alpha, "strategy": strategy, "hashing": hashing, "max_error": max_error}
-    options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
-    given = {name: value for name, value in options.items() if value is not None}
-    check_recipe(recipe, given)
-    named = "constant" if strategy is None else strategy
-    Options(alpha or 0.0, named, round_to=round_to)  # refuses what is out of range
-    seeing = {} if images is None else {"images": images}
-    return RECIPES[recipe](**given, **seeing, round_to=round_to)
+    check_recipe(recipe, options)
+    Options(options.get("alpha", 0.0), options.get("strategy", "constant"), round_to=round_to)  # checks the ranges
+    seen = {} if images is None else {"images": images}
+    return RECIPES[recipe](**options, **seen, round_to=round_to)

@@ -211,6 +211,5 @@ def _per_channel(out: Tensor, layer: nn.Module) -> Tensor:
 def _row(layer: Layer, shifts: dict[str, Tensor], unknown: dict[str, str]) -> tuple:
     never = "it is never called" if layer.parameter == "weight" else "its weight is used without a call of the layer"
     why = layer.skipped or unknown.get(layer.name, "") or ("" if layer.name in shifts else never)
-    count = 0 if "lazy" in layer.skipped else layer.weight.numel()
     shift = float(shifts[layer.name].abs().max()) if layer.name in shifts and not why else 0.0
-    return layer.name, layer.kind, count, shift, why
+    return layer.name, layer.kind, layer.size, shift, why

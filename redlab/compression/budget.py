@@ -11,7 +11,7 @@ from torch import nn
 
 from redlab.hashing.chance import expected_unique
 from redlab.network.example import Example
-from redlab.network.layers import Layer, unwrap, weight_layers
+from redlab.network.layers import Layer, is_depthwise, unwrap, weight_layers
 from redlab.network.trial_run import record_calls
 from redlab.options import plain_options
 
@@ -51,17 +51,13 @@ def share_error(network: nn.Module, max_error: float, example: Example | None = 
     network = unwrap(network)
     calls = record_calls(network, example)
     layers = [layer for layer in weight_layers(network) if not layer.skipped]
-    errors = {layer.name: 0.0 if _is_depthwise(layer.module) else max_error for layer in layers}
+    errors = {layer.name: 0.0 if is_depthwise(layer.module) else max_error for layer in layers}
     layers = [layer for layer in layers if errors[layer.name] and layer.name in calls]
     costs = [_expected_products(layer, calls[layer.name], max_error) for layer in layers]
     if layers:
         factors = _cheapest(np.array(costs) / max(np.sum(costs), 1.0))
         errors |= {layer.name: float(max_error * own) for layer, own in zip(layers, factors, strict=True)}
     return errors
-
-
-def _is_depthwise(layer: nn.Module) -> bool:
-    return getattr(layer, "groups", 1) > 1 and layer.groups == layer.in_channels
 
 
 def _expected_products(layer: Layer, shapes: list[torch.Size], max_error: float) -> ndarray:

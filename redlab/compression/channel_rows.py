@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from redlab.channels.coupling import Group, Member
 from redlab.compression.folding import scale_and_shift
-from redlab.network.layers import OUTPUT_STATISTICS, output_statistics
+from redlab.network.layers import OUTPUT_STATISTICS, is_depthwise, output_statistics
 
 # A norm whose scale is below this lets nothing through. Folded, it makes a filter 1e-4 / sqrt(eps) = 0.03 times as
 # large at most: a filter that is longer today, or has a larger bias, was changed since.
@@ -87,11 +87,10 @@ def _outputs(module: nn.Module, member: Member) -> bool:
     return isinstance(module, nn.Linear) and member.dim == 0
 
 
-def is_depthwise(network: nn.Module, member: Member) -> bool:
-    """Whether ``member`` is the weight of a convolution that filters each channel for itself, and makes none anew."""
+def passes_through(network: nn.Module, member: Member) -> bool:
+    """Whether ``member`` is the weight of a depthwise convolution, which filters channels and makes none anew."""
     path, name = _split(member)
-    module = network.get_submodule(path)
-    return name == "weight" and isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
+    return name == "weight" and is_depthwise(network.get_submodule(path))
 
 
 def slices_of(tensor: Tensor, index: Tensor, dim: int = 0) -> ndarray:

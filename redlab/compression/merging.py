@@ -1,14 +1,14 @@
 """Output merging: neurons of a layer that compute nearly the same become one, and the network gets smaller.
 
 The second step of RED (NeurIPS 2021, arXiv 2105.14797) and RED++ (TPAMI 2022, arXiv 2110.01397). Which neurons: here.
-Removing them: ``apply_plan``, which averages their rows and sums the slices of those that read them.
+Removing them: ``apply_plan``, which averages their rows and sums the slices of their consumer layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from redlab.network.layers import unwrap, weight_layers
 from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
+from redlab.network.shares import count_of
 from redlab.options import plain_options, settle
 from redlab.progress import progress
 
@@ -45,47 +46,36 @@ def merge_neurons(
     round_to: int = 1,
     example: Example | None = None,
 ) -> Result:
-    """Merge neurons (filters) of nearly equal weights into their mean, and sum the input slices that read them.
+    """Merge neurons (filters) of nearly equal weights into their mean, and sum the input slices of their consumers.
 
-    Layers whose channels must stay in step are one coupled group, whose neurons are compared by the rows of all its
-    layers side by side. Identical neurons always merge, which is exact; here they are identical if everything that
-    they own is, batch norm included. How far apart others are is measured on their weights and biases as batch norm
-    makes them (``fold_batchnorm`` on a copy): fold first if alpha > 0, since the mean of a weight and the mean of its
-    scale do not make the mean of their product. Hashing is left to the caller as well.
+    Layers whose channels must stay in step are one coupled group. Its neurons are compared by the rows of all its
+    layers side by side. Identical neurons always merge, which is exact. They are identical if everything that they own
+    is, batch norm included. The distance of other neurons is measured on weights and biases with batch norm folded in
+    (``fold_batchnorm`` on a copy). Fold first if alpha > 0: the mean of a weight times the mean of its scale is not the
+    mean of weight times scale. Hashing is left to the caller too.
 
     Arguments:
         network: left untouched.
-        alpha: in [0, 1), how much merges beyond identical neurons; what of, says ``alpha_of``.
+        alpha: in [0, 1), how much merges beyond identical neurons; ``alpha_of`` says of what (docs/defaults.md).
         strategy: alpha of group l of the L that may merge, in the order of their first layers. "constant";
             "ascending": alpha l / L, l from 1; "descending": the same backwards; "block": alpha b / B for all groups of
             block b of B, where a block is what the first two parts of a layer's path name (``layer1.0``): our choice.
         linkage: how far two clusters are apart: "complete", their farthest neurons; "single", their nearest.
         alpha_of: "share" of the group's neurons that is merged away, rounded down (our choice); or "pairs": all merges
             up to the alpha-quantile of the distances of the group's pairs, so that above 0 the nearest pair merges.
-        dead: also remove channels that are 0: all that produce them have |gamma| < 1e-4 and beta <= 0, and a ReLU
+        dead: also remove channels that are always 0: all their producers have |gamma| < 1e-4 and beta <= 0, and a ReLU
             follows. They come on top of alpha.
-        round_to: keep a multiple of so many channels, by undoing the last merges; where that is not enough, identical
+        round_to: keep a multiple of so many channels. The last merges are undone; where that is not enough, identical
             and then dead channels stay.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
-    Defaults:
-        alpha: 0, with dead channels, costs nothing: 91.73 % on ResNet-20 as before at 97.5 % of the products, 93.39 on
-            ResNet-56 at 97.4. Near filters cost: alpha=0.05 costs ResNet-20 2.59 points, ResNet-56 0.46 and
-            MobileNetV1 78.8 of its 80.4 (benchmarks/real.csv; `python -m benchmarks.real`).
-        strategy: no other is better on both ResNets. With nine tenths of the channels left constant, ascending,
-            descending and block keep 71.05, 58.50, 69.50 and 65.10 of ResNet-20's 90.95 % on 2,000 images, and 71.70,
-            86.15, 52.25 and 85.80 of ResNet-56's 92.75 (benchmarks/defaults.md, "merging").
-        linkage: "single" keeps 70.40 and 63.65 % there, no more than "complete".
-        alpha_of: "pairs" keeps about as much there, 69.65 and 73.35 %, but has no small steps: at alpha=0.0001 5 % of
-            the channels are gone, and ResNet-56 keeps 80.35 %.
-
     Returns:
         ``layers`` has a row per conv or linear layer: layer, kind, weights, its ``group``, channels, parameters and
-        products before and after, the channels ``merged`` and ``dead`` that are gone, ``skipped``. ``plan`` says where
-        each channel goes.
+        products before and after, how many channels were ``merged`` away and ``dead``, ``skipped``. ``plan`` says what
+        becomes of each channel.
 
     Warns:
-        where more than a tenth of the merges that were asked for is missing, and why: ``plan["short"]`` says so too.
+        where more than a tenth of the merges that were asked for is missing, and why. ``plan["short"]`` says it too.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; an option out of range or unknown; no tracing.
@@ -172,41 +162,42 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class _Neurons:
-    """The n neurons of a group that are not dead (``alive``, a mask over all its channels)."""
+    """The neurons of a group that may merge: all its channels but the dead ones.
 
-    merger: _Merger
-    group: Group
+    Attributes:
+        size: channels of the group.
+        alive: (size,) which of them are not dead; n of them.
+        first: (n,) the first neuron identical to each.
+        grow: the function that makes their dendrogram.
+    """
+
+    size: int
     alive: ndarray
-    linkage: str
-
-    @cached_property
-    def first(self) -> ndarray:
-        """(n,) the first neuron identical to each."""
-        rows = own_rows(self.merger.network, self.group)[self.alive]
-        return exact_duplicates(rows) if len(rows) else np.zeros(0, int)
+    first: ndarray
+    grow: Callable[[], Dendrogram]
 
     @cached_property
     def tree(self) -> Dendrogram:
         """Grown only where neurons merge that are not identical: large layers take a second."""
-        return dendrogram(effective_rows(self.merger.folded, self.group)[self.alive], self.linkage, self.first)
+        return self.grow()
 
     def __len__(self) -> int:
         return len(self.first)
 
-    @property
+    @cached_property
     def distinct(self) -> int:
         return len(np.unique(self.first))
 
 
 class _Merger:
-    """What merging the same network in several ways has in common."""
+    """What merging the same network in several ways has in common: its groups, their neurons and dendrograms."""
 
     def __init__(self, network: nn.Module, example: Example | None) -> None:
         _check_weights(network)
         self.network, self.example = network, example
         self.all = couple(network, example)
         self.groups = [group for group in self.all if not group.frozen]
-        self._grown: dict[tuple, _Neurons] = {}
+        self._known: dict[tuple, _Neurons] = {}
 
     @cached_property
     def folded(self) -> nn.Module:
@@ -217,63 +208,71 @@ class _Merger:
         return measure_cost(self.network, self.example)
 
     def neurons(self, group: Group, linkage: str, dead: bool) -> _Neurons:
-        """The neurons to be merged, without dead ones where ``dead`` says so; with their tree, once it is grown."""
-        if (key := (group.name, linkage, dead)) not in self._grown:
-            zero = dead_channels(self.folded, group) if dead else np.zeros(group.size, bool)
-            self._grown[key] = _Neurons(self, group, ~zero, linkage)
-        return self._grown[key]
+        """The neurons of a group, without dead ones where ``dead`` says so. Asked again, they keep their tree."""
+        if (key := (group.name, linkage, dead)) not in self._known:
+            alive = ~dead_channels(self.folded, group) if dead else np.ones(group.size, bool)
+            rows = own_rows(self.network, group)[alive]
+            first = exact_duplicates(rows) if len(rows) else np.zeros(0, int)
+            grow = partial(self._tree, group, alive, linkage, first)
+            self._known[key] = _Neurons(group.size, alive, first, grow)
+        return self._known[key]
+
+    def _tree(self, group: Group, alive: ndarray, linkage: str, first: ndarray) -> Dendrogram:
+        return dendrogram(effective_rows(self.folded, group)[alive], linkage, first)
 
     def merge(self, options: Options) -> Result:
-        destinations, wanted, gone = {}, 0, 0
+        destinations, wanted, removed = {}, 0, 0
         shares = STRATEGIES[options.strategy](self.groups, options.alpha)
         for group, share in progress(list(zip(self.groups, shares, strict=True)), "merging"):
             neurons = self.neurons(group, options.linkage, options.dead)
-            going = _gone(neurons, share, options.alpha_of)
-            where = _destinations(neurons, going, options.round_to)
-            wanted, gone = wanted + going, gone + len(neurons) - (max(where) + 1)
+            merges = _count_merges(neurons, share, options.alpha_of)
+            where = _destinations(neurons, merges, options.round_to)
+            wanted, removed = wanted + merges, removed + len(neurons) - (max(where) + 1)
             if where != list(range(group.size)):
                 destinations[group.name] = where
         plan = make_plan(self.all, destinations) | {"options": asdict(options)}
         merged = apply_plan(self.network, plan)
         table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)
-        return Result(merged, with_others(table, self.network, merged), plan | self._short(options, wanted, gone))
+        return Result(merged, with_others(table, self.network, merged), plan | self._short(options, wanted, removed))
 
-    def _short(self, options: Options, wanted: int, gone: int) -> dict[str, str]:
-        """Where no group may merge, alpha of nothing is nothing: that too is less than was asked for."""
+    def _short(self, options: Options, wanted: int, removed: int) -> dict[str, str]:
+        """What is missing of alpha; where no group may merge, all of it is."""
         if options.alpha == 0:
             return {}
         left = {group.name: group.frozen for group in self.all if group.frozen}
         size = sum(group.size for group in self.groups)
         asked = wanted / size if size else options.alpha
-        return report_short("channels that may merge", asked, gone / size if size else 0.0, left, options.round_to)
+        return report_short("channels that may merge", asked, removed / size if size else 0.0, left, options.round_to)
 
 
-def _gone(neurons: _Neurons, alpha: float, alpha_of: str) -> int:
-    """How many neurons merging takes away; never all, and all but one of identical ones."""
+def _count_merges(neurons: _Neurons, alpha: float, alpha_of: str) -> int:
+    """How many neurons merging removes: never all, and of identical ones all but one."""
     n = len(neurons)
     if alpha == 0 or n < 2:
         return n - neurons.distinct
     if alpha_of == "share":
-        # 0.29 * 100 is a little less than 29 in binary.
-        return min(max(int(alpha * neurons.group.size + 1e-9), n - neurons.distinct), n - 1)
+        return min(max(count_of(alpha, neurons.size), n - neurons.distinct), n - 1)
     tree = neurons.tree
     place = np.searchsorted(tree.leaves, tree.first)
     pairs = tree.distances[np.ix_(place, place)][np.triu_indices(n, 1)]
     return tree.merged_within(float(np.quantile(pairs, alpha)))
 
 
-def _destinations(neurons: _Neurons, gone: int, round_to: int) -> list[int]:
-    """The new index of every channel of a group, -1 for those that go; new channels stand as their first members."""
-    size, alive, zero = len(neurons.alive), len(neurons), ~neurons.alive
-    wanted = min(-(-max(alive - gone, 1) // round_to) * round_to, size)
+def _destinations(neurons: _Neurons, merges: int, round_to: int) -> list[int]:
+    """The new index of every channel of a group, -1 for removed ones. New channels are ordered by first members.
+
+    Of six channels let 2 be dead, 0 and 3 identical, and 1 and 5 merge: the destinations are 0 1 -1 0 2 1. With
+    ``round_to`` 4 one more channel must stay: the last merge is undone, 0 1 -1 0 2 3.
+    """
+    alive, live = neurons.alive, len(neurons)
+    wanted = min(-(-max(live - merges, 1) // round_to) * round_to, neurons.size)
+    clusters = np.full(neurons.size, -1)
+    clusters[alive] = _clusters(neurons, min(wanted, live))
     # More channels are wanted than live: the first dead ones stay, each by itself.
-    stay = np.flatnonzero(zero)[: max(wanted - alive, 0)]
-    clusters = np.full(size, -1)
-    clusters[~zero] = _clusters(neurons, min(wanted, alive))
-    clusters[stay] = alive + np.arange(len(stay))
-    kept = clusters[clusters >= 0]
-    leaders = list(dict.fromkeys(kept.tolist()))
-    return [leaders.index(cluster) if cluster >= 0 else -1 for cluster in clusters.tolist()]
+    stay = np.flatnonzero(~alive)[: max(wanted - live, 0)]
+    clusters[stay] = live + np.arange(len(stay))
+    places = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters[clusters >= 0].tolist()))}
+    return [places.get(cluster, -1) for cluster in clusters.tolist()]
 
 
 def _clusters(neurons: _Neurons, wanted: int) -> ndarray:
@@ -290,6 +289,6 @@ def _clusters(neurons: _Neurons, wanted: int) -> ndarray:
 
 def _check_weights(network: nn.Module) -> None:
     for layer in weight_layers(network):
-        tensors = () if "lazy" in layer.skipped else (layer.weight, getattr(layer.module, "bias", None))
+        tensors = () if layer.lazy else (layer.weight, getattr(layer.module, "bias", None))
         if not all(tensor is None or tensor.isfinite().all() for tensor in tensors):
             raise ValueError(f"layer {layer.name}: NaN or inf among its weights or biases")

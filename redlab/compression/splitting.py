@@ -169,7 +169,7 @@ def _take(network: nn.Module, step: dict, example: Example | None) -> Result:
     called = record_calls(network, example)
     layers = list(weight_layers(split))
     for layer in layers:
-        if "lazy" not in layer.skipped and not layer.weight.isfinite().all():
+        if not layer.lazy and not layer.weight.isfinite().all():
             raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
     skipped = {layer.name: _why_not(layer, called) for layer in layers}
     if NEVER in skipped.values():
@@ -279,7 +279,7 @@ def _cost(module: SplitLayer, shapes: list[torch.Size]) -> Counter:
 
 
 def _sizes(layer: Layer) -> dict[str, int]:
-    if "lazy" in layer.skipped:
+    if layer.lazy:
         return dict.fromkeys(("weights", "distinct", "channels_before", "channels_after"), 0)
     weight = layer.weight.detach()
     channels = layer.module.out_channels if getattr(layer.module, "transposed", False) else len(weight)

@@ -105,7 +105,7 @@ def sparsify(
 
 def _check_finite(network: nn.Module) -> None:
     for layer in weight_layers(network):
-        if "lazy" not in layer.skipped and not layer.weight.isfinite().all():
+        if not layer.lazy and not layer.weight.isfinite().all():
             raise ValueError(f"{layer.name}: its weights hold NaN or inf")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ from redlab.network.cost import measure_cost
 from redlab.network.layers import unwrap
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, as_dataset
+from redlab.network.shares import count_of
 from redlab.network.training import minibatches, train
 from redlab.options import check_number, plain_options, settle
 from redlab.pruning.channels import products_of
 from redlab.pruning.scoring import score_channels
-from redlab.pruning.selection import Selector, check_share, count_of
+from redlab.pruning.selection import Selector, check_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +150,16 @@ def train_masks(
     metrics = pd.DataFrame([{"epoch": epoch} | row for epoch, own in enumerate(seen) for row in own["metrics"]])
     logits = {name: torch.stack([own["logits"][name] for own in seen]) for name in asked.watch}
     return TrainedMasks(trained.network, trained.history.assign(**schedule.frame()), metrics, logits)
+
+
+def _with_options(function: Callable, options: type) -> inspect.Signature:
+    """The signature of ``function`` with the fields of ``options`` in place of its ``**options``, for ``help``."""
+    own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
+    named = [each.replace(kind=each.KEYWORD_ONLY) for each in inspect.signature(options).parameters.values()]
+    return inspect.Signature([*own, *named], return_annotation=TrainedMasks)
+
+
+train_masks.__signature__ = _with_options(train_masks, MaskTraining)  # type: ignore[attr-defined]
 
 
 def prune_by_masks(

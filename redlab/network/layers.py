@@ -105,6 +105,11 @@ def kind_of(module: nn.Module) -> str:
     return type(module).__mro__[1].__name__ if parametrize.is_parametrized(module) else type(module).__name__
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a layer is a convolution that filters each channel for itself."""
+    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
+
+
 def _weight_names(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, _ConvNd | nn.Linear):
         return ("weight",)

@@ -34,7 +34,7 @@ def with_others(table: pd.DataFrame, before: nn.Module, after: nn.Module) -> pd.
     rows = pd.DataFrame(made, columns=table.columns)
     table = pd.concat([table, rows], ignore_index=True) if len(table) and made else rows if made else table
     sizes = {id(p): 0 if is_lazy(p) else p.numel() for p in before.parameters()}
-    weights = [layer.weight for layer in weight_layers(before) if "lazy" not in layer.skipped]
+    weights = [layer.weight for layer in weight_layers(before) if not layer.lazy]
     covered = {id(weight): weight.numel() for weight in weights}
     table.attrs |= {"parameters": sum(sizes.values()), "covered": sum(covered.values())}
     return table

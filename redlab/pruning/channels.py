@@ -22,11 +22,12 @@ from redlab.network.layers import unwrap, weight_layers
 from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
+from redlab.network.shares import count_of
 from redlab.options import plain_options
 from redlab.pruning.compensation import COMPENSATIONS, compensate, merge_target
 from redlab.pruning.criteria.registry import CRITERIA
 from redlab.pruning.scores import Scores
-from redlab.pruning.selection import Products, Selector, check_share, count_of
+from redlab.pruning.selection import Products, Selector, check_share
 
 
 @plain_options

@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from redlab.channels.groups import Group, Member
-from redlab.compression.channel_rows import is_depthwise, slices_of
+from redlab.compression.channel_rows import passes_through, slices_of
 from redlab.compression.moments import MeanInputs
 from redlab.network.layers import output_statistics
 from redlab.pruning.subject import Subject
@@ -81,7 +81,7 @@ def _correlation(subject: Subject, group: Group) -> ndarray:
     the cosine of its own two filters, 1 for equal ones. The ReLU after that makes 0.57 of it.
     """
     layers = [member for member in group.producers if member.tensor in subject.layers]
-    makers = [member for member in layers if not is_depthwise(subject.folded, member)]
+    makers = [member for member in layers if not passes_through(subject.folded, member)]
     correlation = _cosines(subject, makers) if makers else np.eye(group.size)
     rectified = group.relu and len(makers) == 1
     if rectified:

@@ -23,10 +23,11 @@ from redlab.network.layers import copy_network
 from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
+from redlab.network.shares import count_of
 from redlab.options import check_whole
 from redlab.progress import progress
 from redlab.pruning.fine_tuning import FineTuning, seed_of
-from redlab.pruning.selection import check_share, count_of
+from redlab.pruning.selection import check_share
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.channels.groups import Group
+from redlab.network.shares import count_of
 from redlab.options import check_one_of, check_whole
 
 SCOPES = ("global", "layer")
@@ -26,11 +27,6 @@ def check_share(name: str, share: float) -> None:
     """Raises ValueError if ``share`` is no share."""
     if not 0 <= share <= 1:  # NaN too
         raise ValueError(f"{name} must lie in [0, 1], not be {share!r}")
-
-
-def count_of(ratio: float, n: int) -> int:
-    """``ratio`` of n, rounded down."""
-    return int(ratio * n * (1 + 1e-12))  # 0.29 * 100 is a little less than 29 in binary
 
 
 @dataclass(frozen=True, eq=False)

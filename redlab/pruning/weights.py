@@ -16,9 +16,10 @@ from redlab.network.reasons import report_short
 from redlab.network.recipe import append_step
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
+from redlab.network.shares import count_of
 from redlab.options import check_one_of, plain_options
 from redlab.pruning.scores import Scores
-from redlab.pruning.selection import SCOPES, check_share, count_of, lowest
+from redlab.pruning.selection import SCOPES, check_share, lowest
 
 _COLUMNS = ["layer", "kind", "weights", "zeros", "distinct", "error"]
 _COLUMNS += ["parameters_before", "parameters_after", "skipped"]
@@ -84,7 +85,7 @@ def _zeros(scores: Scores, ratio: float, scope: str) -> dict[str, ndarray]:
 
 
 def _check_layers(network: nn.Module, scores: Scores) -> None:
-    shapes = {layer.name: tuple(layer.weight.shape) for layer in weight_layers(network) if "lazy" not in layer.skipped}
+    shapes = {layer.name: tuple(layer.weight.shape) for layer in weight_layers(network) if not layer.lazy}
     for name, values in scores.values.items():
         if shapes.get(name) != values.shape:
             raise ValueError(f"the scores are of another network: {name} is {shapes.get(name)}, not {values.shape}")
@@ -98,7 +99,7 @@ def weight_table(before: nn.Module, after: nn.Module, skipped: Mapping[str, str]
 
 
 def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
-    before, after = (torch.zeros(0) if "lazy" in layer.skipped else layer.weight for layer in (old, new))
+    before, after = (torch.zeros(0) if layer.lazy else layer.weight for layer in (old, new))
     length = float(before.double().norm())
     return {
         "layer": old.name,
@@ -141,7 +142,7 @@ def sparse_bytes(network: nn.Module) -> int:
         >>> sparse_bytes(network), sparse_bytes(pruned)
         (207928, 32680)
     """
-    weights = {id(layer.weight) for layer in weight_layers(network) if "lazy" not in layer.skipped}
+    weights = {id(layer.weight) for layer in weight_layers(network) if not layer.lazy}
     tensors = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
     return sum(_sparse(tensor) if key in weights else _dense(tensor) for key, tensor in tensors.items())
 

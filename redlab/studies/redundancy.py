@@ -17,7 +17,7 @@ from redlab.compression.similarity import count_duplicates, pairwise_distances
 from redlab.hashing.values import count_products, measure_values
 from redlab.hashing.vector import NotFinite, in_parts
 from redlab.network.example import Example
-from redlab.network.layers import Layer, unwrap, weight_layers
+from redlab.network.layers import Layer, is_depthwise, unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.progress import progress
 
@@ -126,7 +126,7 @@ def _kind(network: nn.Module, layer: Layer, shape: Shape) -> str:
     if module.transposed:
         return "transposed"
     if shape.groups > 1:
-        return "depthwise" if shape.groups == shape.inputs else "grouped"
+        return "depthwise" if is_depthwise(module) else "grouped"
     return "conv" if shape.taps > 1 else "pointwise"
 
 

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
+from commands import redlab_says
 from nbformat import v4, write
 from servers import free_port, lab
-from typer.testing import CliRunner
 
 import redlab
 from redlab import paths
@@ -53,14 +53,6 @@ def checkout(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(paths, "PACKAGE", tmp_path / "redlab")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def redlab_says(*words: str) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of one command."""
-    result = CliRunner().invoke(cli.app, list(words))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_help_answers_without_importing_anything_heavy():

@@ -269,7 +269,7 @@ def test_nothing_is_downloaded_just_to_measure_accuracy(tmp_path, monkeypatch):
 
 def test_the_table_counts_what_is_left_after_the_last_step():
     original = load_network("digits/resnet")
-    results = list(take_all(original, steps_of("merge", 0.25)))
+    results = list(take_all(original, steps_of("merge", alpha=0.25)))
     table = layer_table(original, results).set_index("layer")
     network = results[-1].network
     assert table.loc["conv1", "distinct"] == len(network.conv1.weight.unique())

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from test_cli import redlab_says
+from commands import redlab_says
 from tiny import told, write_counted
 
 import redlab

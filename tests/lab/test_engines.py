@@ -18,8 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from commands import redlab_says
 from remote import die_or_tell, where
-from test_cli import redlab_says
 from tiny import is_alive, times_executed, told, wait_until, write_counted
 
 from redlab.lab import workers as engines
@@ -91,7 +91,7 @@ def test_a_scheduler_that_dies_in_the_middle_ends_the_sweep_with_a_message(tmp_p
         done = map_unordered(where, [(0,), (60,)], 1, address)
         assert next(done) == worker.pid
         scheduler.kill()
-        with pytest.raises(ConnectionError, match=f"scheduler at {address} went away; call again to go on"):
+        with pytest.raises(ConnectionError, match=f"scheduler at {address} went away; call again to continue"):
             next(done)
 
 

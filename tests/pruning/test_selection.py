@@ -15,8 +15,9 @@ from redlab.channels.apply import apply_plan
 from redlab.channels.coupling import couple
 from redlab.channels.plan import make_plan
 from redlab.network.example import example_input
+from redlab.network.shares import count_of
 from redlab.pruning.channels import products_of
-from redlab.pruning.selection import Products, Selector, check_share, count_of, lowest
+from redlab.pruning.selection import Products, Selector, check_share, lowest
 from redlab.zoo.networks import build
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=6)

@@ -42,7 +42,7 @@ def test_every_option_of_a_recipe_is_taken_and_no_other_recipe_s(recipe):
         if option in OPTIONS[recipe]:
             assert compress.steps_of(recipe, **{option: value})
         else:
-            with pytest.raises(ValueError, match=f"{option} belongs to the recipe|--no-hash goes with"):
+            with pytest.raises(ValueError, match=f"{option} belongs to the recipe|--no-hash is for"):
                 compress.steps_of(recipe, **{option: value})
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from commands import redlab_says
 from nbformat import v4
 from pages import Page
-from typer.testing import CliRunner
 
 from redlab import paths
-from redlab.cli import main as cli
 from redlab.lab import runs
 from redlab.lab.keys import run_key
 from redlab.lab.notebooks import list_notebooks, read_cells
@@ -67,14 +66,6 @@ def fake_run(notebook: Path, folder: Path, **params: object) -> Run:
     facts = {"notebook": notebook.stem, "parameters": changed, "seconds": 1.0}
     (run / "run.json").write_text(json.dumps(facts))
     return Run(run, notebook.stem, changed, 1.0, cached=True)
-
-
-def redlab_says(*words: str) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of one command."""
-    result = CliRunner().invoke(cli.app, list(words))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 @dataclass
