@@ -108,7 +108,7 @@ def nearest_filters(network: nn.Module, linkage: str = "complete") -> tuple[Laye
     Example:
         >>> layer, tree = nearest_filters(load_network("digits/mlp"))
         >>> layer.name
-        ''
+        'hidden.1.linear'
     """
     trees, layers = merge_trees(network, linkage), {layer.name: layer for layer in weight_layers(network)}
     name = max(sorted(layers.keys() & trees), key=lambda own: trees[own].closeness)
