@@ -24,11 +24,11 @@ from redlab.channels.labels import Entry, Flow, compact
 from redlab.channels.rules import follow
 from redlab.network.example import Example, fit_example
 from redlab.network.layers import unwrap, weight_layers
-from redlab.network.trace import Graph, is_layer, operation, trace
+from redlab.network.trace import Graph, is_layer, operation, retrace
 from redlab.network.trial_run import why_unseen
 
 
-def couple(network: nn.Module, example: Example | None = None) -> list[Group]:
+def couple(network: nn.Module, example: Example | None = None, known: Graph | None = None) -> list[Group]:
     """The groups of ``network``, in the order in which their first producers run; what never runs comes last.
 
     Every output channel of every conv and linear layer is in exactly one group. Channels that must stay are in groups
@@ -36,12 +36,13 @@ def couple(network: nn.Module, example: Example | None = None) -> list[Group]:
 
     Arguments:
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
+        known: its graph, or that of the same network with other values: then nothing is traced.
 
     Raises:
         ValueError: the network can't be traced.
     """
     network = unwrap(network)
-    graph = trace(network, example)
+    graph = retrace(network, example, known)
     flow = follow(graph)
     groups = _groups(flow)
     covered = {member.tensor for group in groups for member in group.producers}

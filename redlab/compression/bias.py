@@ -24,7 +24,7 @@ from redlab.network.recipe import append_step, input_mean_of
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, as_dataset, first_of
-from redlab.network.trace import Graph, has_own_forward, operations, tensor_name, trace
+from redlab.network.trace import Graph, has_own_forward, operations, retrace, tensor_name
 
 Mean = float | Sequence[float] | Tensor | ndarray
 _OWN = "its class or a hook gives it a forward of its own"
@@ -35,7 +35,7 @@ _IMAGES = 500  # of a dataset: more change the means by less than they matter
 @torch.no_grad()
 def correct_biases(
     network: nn.Module,
-    original: nn.Module,
+    original: nn.Module | Result,
     statistics: str | Labelled = "batchnorm",
     example: Example | None = None,
     input_mean: Mean | None = None,
@@ -44,7 +44,8 @@ def correct_biases(
 
     Arguments:
         network: ``original`` with other weights, hashed ones say; left untouched.
-        original: folded, so that its layers remember what batch norm said of their outputs.
+        original: folded, so that its layers remember what batch norm said of their outputs. Of what ``fold_batchnorm``
+            returned, the graph is used too: nothing is traced again.
         statistics: "batchnorm": no data, the mean inputs follow from batch-norm statistics (see ``moments``); or a
             dataset, of whose first 500 images, in one batch, the mean outputs are measured, layer after layer.
         example: what the networks take, batch first; by default ``example_input(network)``, or the first image.
@@ -66,6 +67,7 @@ def correct_biases(
         >>> (result.layers["shift"] > 0).tolist()
         [True, True, True]
     """
+    known, original = (original.graph, original.network) if isinstance(original, Result) else (None, original)
     network, original = unwrap(network), unwrap(original)
     corrected = copy_network(network)
     layers, before = _layers(corrected), _layers(original)
@@ -73,11 +75,11 @@ def correct_biases(
         raise ValueError("the two networks do not have the same layers: correct biases before channels are removed")
     if statistics == "batchnorm":
         mean = input_mean_of(original) if input_mean is None else as_means(input_mean)
-        shifts, unknown = _expected_shifts(layers, original, example, mean)
+        shifts, unknown = _expected_shifts(layers, original, example, mean, known)
     elif isinstance(statistics, str):
         raise ValueError(f"statistics must be 'batchnorm' or a dataset, not {statistics!r}")
     else:
-        shifts, unknown = _measured_shifts(corrected, original, as_dataset(statistics), example)
+        shifts, unknown = _measured_shifts(corrected, original, as_dataset(statistics), example, known)
     gained = [name for name in shifts if layers[name].module.bias is None]
     for name, shift in shifts.items():
         add_bias(layers[name].module, shift)
@@ -123,9 +125,13 @@ _Shifts = tuple[dict[str, Tensor], dict[str, str]]  # by layer; and why others h
 
 
 def _expected_shifts(
-    layers: dict[str, Layer], original: nn.Module, example: Example | None, input_mean: Sequence[float] | None
+    layers: dict[str, Layer],
+    original: nn.Module,
+    example: Example | None,
+    input_mean: Sequence[float] | None,
+    known: Graph | None,
 ) -> _Shifts:
-    inputs, before = mean_inputs(original, example, input_mean), _layers(original)
+    inputs, before = mean_inputs(original, example, input_mean, known), _layers(original)
     unknown = {name: why for name, layer in before.items() if (why := _why_not(inputs.graph, layer))}
     unknown = inputs.unknown | unknown
     shifts = {}
@@ -137,10 +143,12 @@ def _expected_shifts(
     return shifts, unknown
 
 
-def _measured_shifts(corrected: nn.Module, original: nn.Module, dataset: Dataset, example: Example | None) -> _Shifts:
+def _measured_shifts(
+    corrected: nn.Module, original: nn.Module, dataset: Dataset, example: Example | None, known: Graph | None
+) -> _Shifts:
     """Layer after layer: each is shifted before the next one sees what comes out."""
     inputs = first_of(dataset, _IMAGES).to(original)
-    graph = trace(original, inputs.first() if example is None else example)
+    graph = retrace(original, inputs.first() if example is None else example, known)
     found = {name: _why_not(graph, layer) or _why_not_seen(graph, layer) for name, layer in _layers(original).items()}
     unknown = {name: why for name, why in found.items() if why}
     wanted: dict[str, Tensor] = {}

@@ -55,16 +55,19 @@ def fold_batchnorm(network: nn.Module, example: Example | None = None) -> Result
     """
     original = unwrap(network)
     network = copy_network(original).eval()
-    pairs = _find_pairs(network, example)
+    norms = _norms(network)
+    graph = trace(network, example) if norms else None
+    pairs, rest = _find_pairs(graph, norms, example, {})
     if asked_for := _asked_for(network, example, pairs):
-        pairs = _find_pairs(network, example, asked_for)
+        pairs, rest = _find_pairs(graph, norms, example, asked_for)
     table = _table(network, pairs)
     apply_fold(network, pairs.folded, pairs.ahead)
     table["parameters_after"] = table["layer"].map(row_parameters(_rows(network))).astype("int64")
     if pairs.folded:
         append_step(network, {"step": "fold", "folded": dict(pairs.folded), "ahead": list(pairs.ahead)})
     table = with_others(table, original, network)
-    return Result(network, table, {"step": "fold", "options": {}, "folded": pairs.folded, "ahead": pairs.ahead})
+    plan = {"step": "fold", "options": {}, "folded": pairs.folded, "ahead": pairs.ahead}
+    return Result(network, table, plan, graph=rest and rest.of(network))
 
 
 @torch.no_grad()
@@ -175,21 +178,28 @@ def _take_out(network: nn.Module, names: Collection[str]) -> None:
             network.set_submodule(alias, stand_in)
 
 
-def _find_pairs(network: nn.Module, example: Example | None, asked_for: Mapping[str, str] | None = None) -> _Pairs:
+def _norms(network: nn.Module) -> dict[str, _BatchNorm]:
     norms = {row.name: row.module for row in _rows(network) if isinstance(row.module, _BatchNorm)}
     for name, norm in norms.items():
         for key, tensor in (*norm.named_parameters(), *norm.named_buffers()):
             if not tensor.is_meta and not tensor.isfinite().all():
                 raise ValueError(f"{name}: NaN or inf in its {key}")
-    pairs = _Pairs(left=dict(asked_for or {}))
-    if not norms:
-        return pairs
-    graph, found = trace(network, example), True
+    return norms
+
+
+def _find_pairs(
+    graph: Graph | None, norms: Mapping[str, _BatchNorm], example: Example | None, asked_for: Mapping[str, str]
+) -> tuple[_Pairs, Graph | None]:
+    """Also what is left of the graph without the norms that are folded."""
+    pairs = _Pairs(left=dict(asked_for))
+    if graph is None:
+        return pairs, None
+    graph, found = graph.of(graph.network), True
     pairs.left |= _uncalled(graph, norms, example)
     norms = {name: norm for name, norm in norms.items() if name not in pairs.left}
     while found:  # a norm that is folded away may leave another one beside a layer
         found = any([_pair(graph, name, norms[name], pairs) for name in norms if name not in pairs.folded])
-    return pairs
+    return pairs, graph
 
 
 def _uncalled(graph: Graph, norms: Mapping[str, _BatchNorm], example: Example | None) -> dict[str, str]:

@@ -35,7 +35,6 @@ from redlab.options import plain_options, settle
 from redlab.progress import progress
 
 
-@torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
 def merge_neurons(
     network: nn.Module,
     alpha: float = 0.0,
@@ -90,8 +89,15 @@ def merge_neurons(
         conv and linear weights: 99.666% of all 74,762 parameters
         8 layers, 1 skipped: linear (network output)
     """
-    options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)
-    return _Merger(unwrap(network), example).merge(options)
+    return merge_after(network, options=Options(alpha, strategy, linkage, alpha_of, dead, round_to), example=example)
+
+
+@torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
+def merge_after(
+    network: nn.Module, folded: Result | None = None, *, options: Options, example: Example | None
+) -> Result:
+    """``merge_neurons`` of what ``folded`` became: then nothing is traced and folded again."""
+    return _Merger(unwrap(network), example, folded).merge(options)
 
 
 @torch.inference_mode(False)
@@ -192,16 +198,16 @@ class _Neurons:
 class _Merger:
     """What merging the same network in several ways has in common: its groups, their neurons and dendrograms."""
 
-    def __init__(self, network: nn.Module, example: Example | None) -> None:
+    def __init__(self, network: nn.Module, example: Example | None, folded: Result | None = None) -> None:
         _check_weights(network)
-        self.network, self.example = network, example
-        self.all = couple(network, example)
+        self.network, self.example, self._is_folded = network, example, folded is not None
+        self.all = couple(network, example, folded.graph if folded else None)
         self.groups = [group for group in self.all if not group.frozen]
         self._known: dict[tuple, _Neurons] = {}
 
     @cached_property
     def folded(self) -> nn.Module:
-        return fold_batchnorm(self.network, self.example).network
+        return self.network if self._is_folded else fold_batchnorm(self.network, self.example).network
 
     @cached_property
     def _cost(self) -> pd.DataFrame:

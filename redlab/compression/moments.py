@@ -20,7 +20,7 @@ from torch.fx.node import map_arg
 
 from redlab.network.example import Example, fit_example
 from redlab.network.layers import Layer, output_statistics, unwrap, weight_layers
-from redlab.network.trace import Graph, is_layer, module_path, operation, trace
+from redlab.network.trace import Graph, is_layer, module_path, operation, retrace
 from redlab.network.trial_run import NEVER, why_unseen
 
 # Functions of one value at a time.
@@ -72,7 +72,10 @@ class MeanInputs:
 
 @torch.no_grad()
 def mean_inputs(
-    network: nn.Module, example: Example | None = None, input_mean: Sequence[float] | None = (0.0,)
+    network: nn.Module,
+    example: Example | None = None,
+    input_mean: Sequence[float] | None = (0.0,),
+    known: Graph | None = None,
 ) -> MeanInputs:
     """The mean input of every conv and linear layer of ``network``, whose batch norms were folded where they could be.
 
@@ -80,22 +83,23 @@ def mean_inputs(
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
         input_mean: of the network's input, or of each of several: a number for each channel (second axis), or one for
             all; None: unknown.
+        known: the graph of the network. It is traced anew where that is of several inputs at once: one is enough here.
 
     Raises:
         ValueError: the network can't be traced, or its input has another number of channels.
     """
     network = unwrap(network)
-    graph = trace(network, fit_example(network, example).first())
+    graph = retrace(network, fit_example(network, example).first(), known)
     named = [network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)]
     tensors = {name: tensor.detach() for each in named for name, tensor in each}
-    known: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()} | graph.constants
+    values: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()} | graph.constants
     inputs = MeanInputs(graph)
     # Of a tied tensor there may be placeholders that nobody reads.
-    given = [node for node in graph.fx.nodes if node.op == "placeholder" and node not in known and node.users]
-    known |= {node: _of_input(node, input_mean, len(given)) for node in given}
+    given = [node for node in graph.fx.nodes if node.op == "placeholder" and node not in values and node.users]
+    values |= {node: _of_input(node, input_mean, len(given)) for node in given}
     for node in graph.fx.nodes:
         if node.op == "call_function":
-            known[node] = _push(graph, node, known, inputs)
+            values[node] = _push(graph, node, values, inputs)
     inputs.unknown |= _unseen(graph, inputs, example)
     return inputs
 

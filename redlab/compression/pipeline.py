@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from torch import nn
 from redlab.compression.bias import Mean, as_means, correct_biases
 from redlab.compression.budget import BUDGETS, share_error
 from redlab.compression.folding import fold_batchnorm
-from redlab.compression.merging import Options, merge_neurons
+from redlab.compression.merging import Options, merge_after
 from redlab.compression.splitting import as_dense, check_unit, separate_kernels, split_inputs
 from redlab.hashing.networks import hash_network
 from redlab.network.cost import by_module, measure_cost
@@ -28,6 +28,7 @@ from redlab.network.layers import count_distinct, unwrap, weight_layers
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, example_of
+from redlab.network.trace import trace
 from redlab.options import fitted, plain_options
 
 # What red_plus_plus adds to the papers; each part is an argument.
@@ -52,12 +53,13 @@ class Step:
     Attributes:
         title: what a person calls it.
         take: the function from a network to a Result.
-        corrects: whether ``take`` wants the folded network too, as its second argument: what biases are corrected to.
+        looks_back: whether ``take`` wants the result of folding too, as its second argument: biases are corrected to
+            that network, and its graph need not be traced again.
     """
 
     title: str
     take: Callable[..., Result]
-    corrects: bool = False
+    looks_back: bool = False
 
 
 @plain_options
@@ -179,13 +181,11 @@ def red_steps(
         >>> [step.title for step in red_steps()]
         ['fold batch norms', 'hash weights', 'merge neurons', 'separate kernels']
     """
-    Options(alpha, strategy, round_to=round_to)  # refused before anything is done
+    merge = partial(merge_after, options=Options(alpha, strategy, round_to=round_to), example=example)
     return [
-        Step("fold batch norms", partial(fold_batchnorm, example=example)),
+        Step("fold batch norms", partial(_fold, example=example)),
         Step("hash weights", partial(hash_network, **hashing)),
-        Step(
-            "merge neurons", partial(merge_neurons, alpha=alpha, strategy=strategy, round_to=round_to, example=example)
-        ),
+        Step("merge neurons", merge, looks_back=True),
         Step("separate kernels", partial(separate_kernels, up_to_scale=up_to_scale, example=example)),
     ]
 
@@ -213,7 +213,7 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     statistics = asked.correct_bias
     if statistics is None or (isinstance(statistics, str) and statistics not in ("none", "batchnorm")):
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {statistics!r}")
-    Options(asked.alpha, asked.strategy, round_to=round_to)  # refused before anything is done
+    merging = Options(asked.alpha, asked.strategy, round_to=round_to)
     check_unit(asked.unit)
     example, hashing = asked.example, dict(asked.hashing)
     if not asked.as_published:
@@ -221,16 +221,21 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     shared = not asked.as_published and asked.budget == "products" and isinstance(asked.max_error, float | int)
     hashed = partial(_hash_within, example=example, **hashing) if shared else partial(hash_network, **hashing)
     correct = partial(correct_biases, statistics=statistics, example=example, input_mean=asked.input_mean)
-    merge = partial(merge_neurons, alpha=asked.alpha, strategy=asked.strategy, round_to=round_to, example=example)
     split = partial(split_inputs, unit=asked.unit, signed=asked.signed and not asked.as_published, example=example)
-    steps = [
-        Step("fold batch norms", partial(fold_batchnorm, example=example)),
+    corrected = not asked.as_published and statistics != "none"
+    return [
+        Step("fold batch norms", partial(_fold, example=example)),
         Step("hash weights", hashed),
-        Step("correct biases", correct, corrects=True),
-        Step("merge neurons", merge),
+        *([Step("correct biases", correct, looks_back=True)] if corrected else []),
+        Step("merge neurons", partial(merge_after, options=merging, example=example), looks_back=True),
         Step("split inputs", split),
     ]
-    return [step for step in steps if not step.corrects or not (asked.as_published or statistics == "none")]
+
+
+def _fold(network: nn.Module, example: Example | None) -> Result:
+    """Fold, with the graph for all later steps, even where there was no norm to look for."""
+    result = fold_batchnorm(network, example)
+    return replace(result, graph=trace(result.network, example)) if result.graph is None else result
 
 
 def _hash_within(network: nn.Module, max_error: float, example: Example | None, **hashing: Any) -> Result:
@@ -240,12 +245,12 @@ def _hash_within(network: nn.Module, max_error: float, example: Example | None, 
 
 def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:
     """One step after the other: the result of each as soon as it is there."""
-    folded = network
+    folded = None
     for step in steps:
-        result = step.take(network, folded) if step.corrects else step.take(network)
+        result = step.take(network, folded) if step.looks_back else step.take(network)
         yield result
         network = result.network
-        folded = network if result.plan["step"] == "fold" else folded
+        folded = result if result.plan["step"] == "fold" else folded
 
 
 def layer_table(network: nn.Module, results: list[Result], example: Example | None = None) -> pd.DataFrame:

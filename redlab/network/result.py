@@ -11,6 +11,7 @@ from torch import nn
 
 from redlab.network.reasons import report_once
 from redlab.network.remainder import of_layers
+from redlab.network.trace import Graph
 
 # (title, columns before, columns after): the totals that a summary shows where a step measured them. Where products are
 # shared the additions stay: the sum of both stands beside the products.
@@ -37,6 +38,7 @@ class Result:
             for every other parameter of two or more dimensions, of kind "other", with the reason.
         plan: what was decided, as plain data (JSON): ``step``, its ``options``, and what follows from them.
         chance: what chance alone would reach, one line: its text is made when the result is printed.
+        graph: of ``fold_batchnorm``: what ``network`` computes, where it was traced; later steps need not trace it.
 
     Example:
         >>> result = fold_batchnorm(load_network("digits/mlp"))
@@ -53,6 +55,7 @@ class Result:
     layers: pd.DataFrame
     plan: dict = field(default_factory=dict)
     chance: Any = ""
+    graph: Graph | None = None
 
     def __str__(self) -> str:
         return "\n".join([self._asked(), *self._lines()])

@@ -16,7 +16,7 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from redlab.network.evaluating import evaluating, quiet, refusal
-from redlab.network.example import Example, fit_example
+from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import Layer, unwrap, weight_layers
 from redlab.network.operations import KINDS
 
@@ -92,6 +92,34 @@ class Graph:
             return f"the bias of {layer.name} is shared or computed at every call"
         return ""
 
+    def takes(self, inputs: Inputs) -> bool:
+        """Whether it was traced for inputs of these shapes."""
+        given = [getattr(node.meta["val"], "shape", None) for node in self.inputs]
+        return given == [tensor.shape for tensor in inputs.tensors]
+
+    def of(self, network: nn.Module) -> Graph:
+        """A copy of the graph as that of ``network``: other values, tensors that are gone, layers that gained a bias.
+
+        A layer of the traced network may have none, and has one since its batch norm was folded: each of its calls
+        reads it now. What a missing norm did in the graph was taken out before.
+        """
+        fx, copied = torch.fx.Graph(), {}
+        fx.output(fx.graph_copy(self.fx, copied))
+        left = {name for names in _aliases(network) for name in names}
+        tensors = {name: copied[node] for name, node in self.tensors.items() if name in left}
+        constants = {copied[node]: value for node, value in self.constants.items()}
+        inputs = tuple(copied[node] for node in self.inputs)
+        made = Graph(network, fx, tensors, _layers(network, tensors), constants, inputs)
+        for weight, layer in made.layers.items():
+            name = tensor_name(network, layer, "bias")
+            if name in left and name not in tensors:
+                with fx.inserting_before(next(iter(fx.nodes))):
+                    tensors[name] = bias = fx.placeholder(name.replace(".", "_"))
+                bias.meta["val"] = weight.meta["val"].new_empty(layer.module.bias.shape)
+                for node in made.calls(layer):
+                    node.args = (*node.args[:2], bias, *node.args[3:])
+        return made
+
 
 def trace(network: nn.Module, example: Example | None = None) -> Graph:
     """The graph of ``network`` in eval mode on inputs like ``example`` (batch first, as the network takes it).
@@ -113,14 +141,22 @@ def trace(network: nn.Module, example: Example | None = None) -> Graph:
         raise ValueError(refusal(network, inputs, "be traced", error)) from error
     _drop_assertions(program.graph)
     tensors = _tensors(network, program)
-    layers = {
-        tensors[name]: layer for layer in weight_layers(network) if (name := tensor_name(network, layer)) in tensors
-    }
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
     given = {name for name in program.graph_signature.user_inputs if isinstance(name, str)}
     inputs_of = tuple(node for node in program.graph.nodes if node.op == "placeholder" and node.name in given)
-    return Graph(network, program.graph, tensors, layers, constants, inputs_of)
+    return Graph(network, program.graph, tensors, _layers(network, tensors), constants, inputs_of)
+
+
+def retrace(network: nn.Module, example: Example | None, known: Graph | None) -> Graph:
+    """``trace``, without tracing where ``known`` is the graph of ``network`` with other values: see ``Graph.of``."""
+    inputs = fit_example(network, example)
+    return trace(network, inputs) if known is None or not known.takes(inputs) else known.of(network)
+
+
+def _layers(network: nn.Module, tensors: dict[str, Node]) -> dict[Node, Layer]:
+    named = {tensor_name(network, layer): layer for layer in weight_layers(network)}
+    return {tensors[name]: layer for name, layer in named.items() if name in tensors}
 
 
 def _drop_assertions(graph: torch.fx.Graph) -> None:

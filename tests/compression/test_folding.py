@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from nets import Net, randomise
 from torch import nn
+from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -16,6 +17,7 @@ from torchvision import models
 from redlab.compression.folding import apply_fold, fold_batchnorm
 from redlab.network.recipe import Recipe
 from redlab.network.remainder import of_layers
+from redlab.network.trace import operation, trace
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,20 @@ def fold(network, *shape, dtype=torch.float64):
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(module.training for module in result.network.modules())
     assert difference(network, result.network, example) < (1e-12 if dtype == torch.float64 else 1e-5)
+    if result.graph is not None:  # what a later step goes by is what it would trace itself
+        assert steps_of(result.graph) == steps_of(trace(result.network, example))
     return result
+
+
+def steps_of(graph):
+    """Every operation with what it reads: parameters by name, the rest by its place; and each layer by its weight."""
+    calls = [node for node in graph.fx.nodes if node.op in ("call_function", "output")]
+    label = {node: f"#{place}" for place, node in enumerate([*graph.inputs, *calls])}
+    label |= {node: name for name, node in reversed(graph.tensors.items())}
+    constants = {node: f"constant {place}" for place, node in enumerate(graph.constants)}
+    rows = [(operation(node), map_arg(node.args, lambda read: (label | constants)[read])) for node in calls]
+    layers = {label[weight]: (layer.name, layer.module, layer.shared) for weight, layer in graph.layers.items()}
+    return str(rows), layers, [node.meta["val"].shape for node in calls[:-1] if hasattr(node.meta["val"], "shape")]
 
 
 def norms_left(network):

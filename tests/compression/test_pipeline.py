@@ -466,3 +466,17 @@ def test_resnet56_keeps_its_accuracy_in_a_seventh_of_its_bytes(real_data, tmp_pa
     assert opened.redlab == result.network.redlab
     accuracy = evaluate(as_dense(opened), load_dataset("cifar10")).accuracy
     assert accuracy == pytest.approx(93.39, abs=0.5)
+
+
+def test_a_network_is_traced_once(monkeypatch):
+    calls, export = [], torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda *args, **kwargs: (calls.append(1), export(*args, **kwargs))[1])
+    images = load_dataset("digits", limit=4)
+    for name in NETWORKS:
+        network = load_network(name)
+        without = fold_batchnorm(network).network  # no norms to look for
+        for run in (red, red_plus_plus, lambda own: red_plus_plus(own, correct_bias=images)):
+            for own in (network, without):
+                calls.clear()
+                run(own)
+                assert len(calls) == 1
