@@ -18,12 +18,9 @@ from statsmodels.nonparametric.kde import KDEUnivariate
 
 from benchmarks.timing import interleaved, store
 from redlab import estimate_density, hash_weights
-from redlab.hashing import bandwidth as bandwidths
-from redlab.hashing import cells as rules
-from redlab.hashing import extrema, passes_numpy
-from redlab.hashing import vector as vectors
-from redlab.hashing.density import strong_modes
+from redlab.hashing.density import resolve_bandwidth, strong_modes
 from redlab.hashing.extrema import CELLS
+from redlab.hashing.vector import as_vector
 from redlab.progress import progress
 
 
@@ -50,11 +47,10 @@ def resnet50() -> list[np.ndarray]:
 
 
 def whole_network(layers: list[np.ndarray], bandwidth: str) -> dict:
-    widths = [bandwidths.resolve_bandwidth(vectors.as_vector(layer), bandwidth) for layer in layers]
+    widths = [resolve_bandwidth(as_vector(layer), bandwidth) for layer in layers]
     return {
         "np.sort": lambda: [np.sort(layer) for layer in layers],
         "redlab": lambda: [hash_weights(layer, bandwidth=bandwidth) for layer in layers],
-        "redlab without numba": lambda: without_numba(layers, bandwidth),
         "copy": lambda: [layer.copy() for layer in layers],
         "KDEpy FFTKDE": lambda: [fftkde(layer, h) for layer, h in zip(layers, widths, strict=True)],
         "statsmodels": lambda: [statsmodels(layer, h) for layer, h in zip(layers, widths, strict=True)],
@@ -62,7 +58,7 @@ def whole_network(layers: list[np.ndarray], bandwidth: str) -> dict:
 
 
 def one_layer(weights: np.ndarray) -> dict:
-    h = bandwidths.resolve_bandwidth(vectors.as_vector(weights), "silverman/8")
+    h = resolve_bandwidth(as_vector(weights), "silverman/8")
     grid = grid_of(weights, h)
     return {
         "redlab": lambda: estimate_density(weights, h),
@@ -86,16 +82,6 @@ def statsmodels(weights: np.ndarray, h: float) -> np.ndarray:
     estimate = KDEUnivariate(weights.astype(float))
     estimate.fit(bw=h, fft=True, gridsize=len(grid_of(weights, h)), cut=6)
     return estimate.density
-
-
-def without_numba(layers: list[np.ndarray], bandwidth: str) -> None:
-    compiled = rules.passes
-    bandwidths.passes = extrema.passes = rules.passes = vectors.passes = passes_numpy
-    try:
-        for layer in layers:
-            hash_weights(layer, bandwidth=bandwidth)
-    finally:
-        bandwidths.passes = extrema.passes = rules.passes = vectors.passes = compiled
 
 
 def exactness(layers: list[np.ndarray]) -> pd.DataFrame:

@@ -6,7 +6,8 @@ the means over a few images. That RED++ networks gain by it is our finding; it i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -192,22 +193,15 @@ def _why_not_seen(graph: Graph, layer: Layer) -> str:
     return "" if len(calls) == 1 else f"it is called {len(calls)} times"
 
 
-class _hooked:
+@contextmanager
+def _hooked(network: nn.Module, hook: Callable, names: Collection[str]) -> Iterator[None]:
     """Inside, ``hook(name, layer, output)`` is called after each of some layers; what it returns replaces that."""
-
-    def __init__(self, network: nn.Module, hook, names: Collection[str]) -> None:
-        self._network, self._hook, self._names = network, hook, names
-
-    def __enter__(self) -> None:
-        self._handles = [
-            layer.module.register_forward_hook(lambda module, _, out, name=name: self._hook(name, module, out))
-            for name, layer in _layers(self._network).items()
-            if name in self._names
-        ]
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name, layer in _layers(network).items():
+            if name in names:
+                own = lambda module, _, out, name=name: hook(name, module, out)  # noqa: E731
+                hooks.callback(layer.module.register_forward_hook(own).remove)
+        yield
 
 
 def _per_channel(out: Tensor, layer: nn.Module) -> Tensor:

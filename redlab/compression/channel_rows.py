@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from redlab.channels.coupling import Group, Member
 from redlab.compression.folding import scale_and_shift
-from redlab.network.layers import OUTPUT_STATISTICS, is_depthwise, output_statistics
+from redlab.network.layers import OUTPUT_STATISTICS, as_floats, is_depthwise, output_statistics
 
 # A norm whose scale is below this lets nothing through. Folded, it makes a filter 1e-4 / sqrt(eps) = 0.03 times as
 # large at most: a filter that is longer today, or has a larger bias, was changed since.
@@ -20,10 +20,12 @@ _TINY, _FAINT = 1e-4, 0.03
 
 def own_rows(network: nn.Module, group: Group) -> ndarray:
     """(size, d) everything that each channel owns: equal rows mean channels that compute the same."""
-    members = [member for member in group.producers if _split(member)[1] not in OUTPUT_STATISTICS]
-    return _side_by_side(
-        [slices_of(_tensor(network, member.tensor), member.index, member.dim) for member in members], group.size
-    )
+    columns = []
+    for member in group.producers:
+        path, name = _split(member)
+        if name not in OUTPUT_STATISTICS:
+            columns.append(slices_of(getattr(network.get_submodule(path), name), member.index, member.dim))
+    return _side_by_side(columns, group.size)
 
 
 def effective_rows(folded: nn.Module, group: Group) -> ndarray:
@@ -67,9 +69,9 @@ def _is_faint(layer: nn.Module, member: Member) -> ndarray:
 def _effective(folded: nn.Module, member: Member) -> list[ndarray]:
     """The columns that one producing tensor gives, none for what folding has taken or remembered."""
     path, name = _split(member)
-    if name in OUTPUT_STATISTICS or not _has(folded, member.tensor):
+    module = folded.get_submodule(path)
+    if name in OUTPUT_STATISTICS or (tensor := getattr(module, name, None)) is None:
         return []
-    module, tensor = folded.get_submodule(path), _tensor(folded, member.tensor)
     if isinstance(module, _BatchNorm) and module.running_mean is not None:
         # One tensor of the norm stands for it; how its statistics scale is no distance, what it does to a channel is.
         both = scale_and_shift(module, tensor.device) if name == "running_mean" else ()
@@ -95,9 +97,7 @@ def passes_through(network: nn.Module, member: Member) -> bool:
 
 def slices_of(tensor: Tensor, index: Tensor, dim: int = 0) -> ndarray:
     """(size, anything) the slices of ``tensor`` that belong to each channel, in float32 or float64."""
-    tensor = tensor.detach().cpu()
-    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    return tensor.movedim(dim, 0)[index.flatten()].reshape(len(index), -1).numpy()
+    return as_floats(tensor).movedim(dim, 0)[index.flatten()].reshape(len(index), -1).numpy()
 
 
 def _side_by_side(columns: list[ndarray], size: int) -> ndarray:
@@ -108,16 +108,3 @@ def _split(member: Member) -> tuple[str, str]:
     """The path of the module that owns a tensor, and the tensor's own name."""
     path, _, name = member.tensor.rpartition(".")
     return path, name
-
-
-def _tensor(network: nn.Module, name: str) -> Tensor:
-    path, _, own = name.rpartition(".")
-    return getattr(network.get_submodule(path), own)
-
-
-def _has(network: nn.Module, name: str) -> bool:
-    try:
-        _tensor(network, name)
-    except AttributeError:
-        return False
-    return True

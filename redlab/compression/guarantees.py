@@ -232,7 +232,10 @@ def _both(node: Node, values: dict[Node, Any]) -> tuple[Any, Any]:
 
 def _known(graph: Graph, other: nn.Module) -> dict[Node, tuple[Any, Any]]:
     """What no input changes, in both networks: parameters, buffers, and what is computed from them alone."""
-    own, theirs = (_tensors(network) for network in (graph.network, other))
+    own, theirs = (
+        dict([*n.named_parameters(remove_duplicate=False), *n.named_buffers(remove_duplicate=False)])
+        for n in (graph.network, other)
+    )
     known = {}
     for name in [name for name, node in graph.tensors.items() if node.users]:
         if name not in theirs:
@@ -246,10 +249,6 @@ def _known(graph: Graph, other: nn.Module) -> dict[Node, tuple[Any, Any]]:
         if node.op == "call_function" and all(read in known for read in node.all_input_nodes):
             known[node] = _both(node, known)
     return known
-
-
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    return dict([*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)])
 
 
 def _match_biases(own: nn.Module, other: nn.Module) -> None:

@@ -31,12 +31,9 @@ SLOPES = {
     **{"gelu": 1.1291, "silu": 1.0999, "hardswish": 1.5, "sigmoid": 0.25, "hardsigmoid": 1 / 6},
     **{"selu": 1.7581, "mish": 1.0886},
 }
-_MOVEMENT = frozenset((
-    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "mT", "movedim", "squeeze",
-    "unsqueeze", "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unbind", "flip",
-    "contiguous", "clone", "alias", "detach", "to", "_to_copy", "roll", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle",
-))  # fmt: skip
+# What hands on values, each once at most; ``index_select`` may repeat them.
+_MOVEMENT = named("view", "transpose", "copy", "cast", "cut", "split", "shuffle") - {"index_select"}
+_MOVEMENT |= {"_unsafe_view", "chunk"}
 _DROPOUTS = named("dropout", "alpha dropout")
 _PRODUCTS = frozenset(("mul", "div", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "bilinear", "dot"))
 _ATTENTION = "attention multiplies activations by one another and is not Lipschitz (arXiv 2006.04710)"

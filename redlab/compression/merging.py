@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -219,12 +219,9 @@ class _Merger:
             alive = ~dead_channels(self.folded, group) if dead else np.ones(group.size, bool)
             rows = own_rows(self.network, group)[alive]
             first = exact_duplicates(rows) if len(rows) else np.zeros(0, int)
-            grow = partial(self._tree, group, alive, linkage, first)
+            grow = lambda: dendrogram(effective_rows(self.folded, group)[alive], linkage, first)  # noqa: E731
             self._known[key] = _Neurons(group.size, alive, first, grow)
         return self._known[key]
-
-    def _tree(self, group: Group, alive: ndarray, linkage: str, first: ndarray) -> Dendrogram:
-        return dendrogram(effective_rows(self.folded, group)[alive], linkage, first)
 
     def merge(self, options: Options) -> Result:
         destinations, wanted, removed = {}, 0, 0

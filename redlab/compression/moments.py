@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
 from redlab.network.example import Example, fit_example
 from redlab.network.layers import Layer, output_statistics, unwrap, weight_layers
@@ -135,9 +136,10 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
         return _through_layer(graph, node, args, inputs)
     if operation(node) == "batch_norm":
         return _normed(node, args[1], args[2])
-    if unknown := next((arg for arg in _flat(args) if isinstance(arg, _Unknown)), None):
+    given = tree_leaves(args)
+    if unknown := next((arg for arg in given if isinstance(arg, _Unknown)), None):
         return unknown
-    if not any(isinstance(arg, Moments) for arg in _flat(args)):
+    if not any(isinstance(arg, Moments) for arg in given):
         return node.target(*args, **kwargs)
     name = operation(node)
     if node.target is operator.getitem:
@@ -218,10 +220,6 @@ def _sum(a: Any, b: Any, *, alpha: float = 1) -> Moments:
     return Moments(a.mean + alpha * b.mean, a.variance + alpha**2 * b.variance)
 
 
-def _difference(a: Any, b: Any, *, alpha: float = 1) -> Moments:
-    return _sum(a, b, alpha=-alpha)
-
-
 def _product(a: Any, b: Any) -> Moments:
     a, b = _moments(a), _moments(b)
     variance = a.variance * b.variance + a.variance * b.mean**2 + b.variance * a.mean**2
@@ -247,14 +245,9 @@ def _moments(value: Any) -> Moments:
 
 _RULES: dict[str, Callable[..., Any]] = {
     "add": _sum,
-    "sub": _difference,
+    "sub": lambda a, b, *, alpha=1: _sum(a, b, alpha=-alpha),
     "mul": _product,
     "div": _quotient,
     "cat": _joined,
     "concat": _joined,
 }
-
-
-def _flat(args: Any) -> list:
-    """All that stands in nested lists of arguments."""
-    return [inner for arg in args for inner in (_flat(arg) if isinstance(arg, list | tuple) else [arg])]

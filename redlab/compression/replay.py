@@ -44,8 +44,8 @@ def _fold(network: nn.Module, step: dict) -> nn.Module:
     return network
 
 
-def _other_values(network: nn.Module, step: dict) -> nn.Module:
-    return network  # in the same tensors
+def _same(network: nn.Module, step: dict) -> nn.Module:
+    return network  # other values in the same tensors; what splitting makes follows from values: ``finish`` does it
 
 
 def _gain_biases(network: nn.Module, step: dict) -> nn.Module:
@@ -53,10 +53,6 @@ def _gain_biases(network: nn.Module, step: dict) -> nn.Module:
         layer = network.get_submodule(name)
         add_bias(layer, layer.weight.new_zeros(Geometry.of(layer).outputs))
     return network
-
-
-def _split(network: nn.Module, step: dict) -> nn.Module:
-    return network  # what it makes follows from values: ``finish`` does it
 
 
 def _plan(network: nn.Module, step: dict) -> nn.Module:
@@ -69,10 +65,10 @@ def _plan(network: nn.Module, step: dict) -> nn.Module:
 
 _STEPS: dict[str, Callable[[nn.Module, dict], nn.Module]] = {
     "fold": _fold,
-    "hash": _other_values,
+    "hash": _same,
     "correct_biases": _gain_biases,
     "compensate": _gain_biases,
-    "prune_weights": _other_values,
+    "prune_weights": _same,
     "plan": _plan,
-    **dict.fromkeys(splitting.STEPS, _split),
+    **dict.fromkeys(splitting.STEPS, _same),
 }

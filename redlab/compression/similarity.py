@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy import ndarray
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 from torch import Tensor
+
+from redlab.network.layers import as_floats
 
 LINKAGES = ("complete", "single")
 # Columns that tell rows apart before they are read as a whole.
@@ -68,17 +69,13 @@ def count_duplicates(rows: Tensor) -> int:
 def _repeated(rows: Tensor) -> int:
     if len(rows) < 2:
         return 0
-    first = exact_duplicates(_numbers(rows))
+    first = exact_duplicates(as_floats(rows).numpy())
     return int((first != np.arange(len(first))).sum())
-
-
-def _numbers(rows: Tensor) -> ndarray:
-    return (rows if rows.dtype == torch.float64 else rows.float()).numpy()
 
 
 def _checksums(rows: Tensor) -> ndarray:
     """(n,) uint64: equal for equal rows, nearly always different for others."""
-    numbers = np.ascontiguousarray(_numbers(rows)) + 0.0  # + 0.0: no zero is negative
+    numbers = np.ascontiguousarray(as_floats(rows).numpy()) + 0.0  # + 0.0: no zero is negative
     bits = numbers.view(f"u{numbers.itemsize}").astype(np.uint64)
     odd = np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     return bits @ odd

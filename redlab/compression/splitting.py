@@ -223,17 +223,11 @@ def _why_not(layer: Layer, called: dict[str, list[torch.Size]]) -> str:
 
 def _put(network: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """``network`` with ``new`` wherever ``old`` stands; ``new`` itself where it was all of it."""
-    for path in [path for path, module in network.named_modules(remove_duplicate=False) if module is old]:
-        network = _replace(network, path, new)
-    return network
-
-
-def _replace(network: nn.Module, path: str, new: nn.Module) -> nn.Module:
-    if not path:
-        if hasattr(network, "redlab"):
-            new.redlab = network.redlab
+    if network is old:
+        vars(new).update({name: value for name, value in vars(network).items() if name == "redlab"})
         return new
-    network.set_submodule(path, new)
+    for path in [path for path, module in network.named_modules(remove_duplicate=False) if module is old]:
+        network.set_submodule(path, new)
     return network
 
 

@@ -13,16 +13,8 @@ def block_of(group: Group) -> str:
     return ".".join(path[:2])
 
 
-def _constant(groups: list[Group], alpha: float) -> list[float]:
-    return [alpha] * len(groups)
-
-
 def _ascending(groups: list[Group], alpha: float) -> list[float]:
     return [alpha * (k + 1) / len(groups) for k in range(len(groups))]
-
-
-def _descending(groups: list[Group], alpha: float) -> list[float]:
-    return _ascending(groups, alpha)[::-1]
 
 
 def _block(groups: list[Group], alpha: float) -> list[float]:
@@ -31,8 +23,8 @@ def _block(groups: list[Group], alpha: float) -> list[float]:
 
 
 STRATEGIES: dict[str, Callable[[list[Group], float], list[float]]] = {
-    "constant": _constant,
+    "constant": lambda groups, alpha: [alpha] * len(groups),
     "ascending": _ascending,
-    "descending": _descending,
+    "descending": lambda groups, alpha: _ascending(groups, alpha)[::-1],
     "block": _block,
 }

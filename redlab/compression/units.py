@@ -8,9 +8,9 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from redlab.compression.split_layers import ChannelSplit, KernelSplit, SplitLayer, TapSplit
-from redlab.compression.tables import Table, remember
+from redlab.compression.split_layers import ChannelSplit, KernelSplit, SplitLayer, Table, TapSplit, remember
 from redlab.network.geometry import Geometry
+from redlab.network.layers import as_floats
 
 UNITS = ("channel", "tap", "kernel")
 # Kernels are multiples of one another where they agree to so many digits after both are scaled to a peak of 1.
@@ -24,12 +24,6 @@ def split_layer(layer: nn.Module, unit: str, signed: bool = False, up_to_scale: 
         signed: w and -w share one product.
         up_to_scale: with unit "kernel", so do kernels that are multiples of one another, where that saves products.
     """
-    made = _made(layer, unit, signed, up_to_scale).train(layer.training)
-    remember(made, layer)
-    return made
-
-
-def _made(layer: nn.Module, unit: str, signed: bool, up_to_scale: bool) -> SplitLayer:
     geometry, weight, scales = Geometry.of(layer), layer.weight, None
     # With one tap the three units are one; but channels count the image's positions, not those of its padding.
     if len(geometry.taps) == 1 and not (unit == "channel" and geometry.padded):
@@ -39,7 +33,9 @@ def _made(layer: nn.Module, unit: str, signed: bool, up_to_scale: bool) -> Split
     else:
         kind = TapSplit if unit == "tap" else ChannelSplit
         parts = _scalars(geometry, weight, signed, per_tap=unit == "tap")
-    return kind(geometry, unit, *parts, layer.bias, signed and scales is None, scales)
+    made = kind(geometry, unit, *parts, layer.bias, signed and scales is None, scales).train(layer.training)
+    remember(made, layer)
+    return made
 
 
 def _channels(geometry: Geometry) -> ndarray:
@@ -51,7 +47,7 @@ def _channels(geometry: Geometry) -> ndarray:
 
 def _scalars(geometry: Geometry, weight: Tensor, signed: bool, per_tap: bool) -> tuple[list[Table], Tensor]:
     """The distinct scalars of each input channel, of all taps together or ``per_tap``."""
-    scalars = _numpy(weight).reshape(geometry.outputs, geometry.per_group, -1)
+    scalars = as_floats(weight).numpy().reshape(geometry.outputs, geometry.per_group, -1)
     magnitudes = np.abs(scalars) if signed else scalars
     # By hashing: to find the few values of hashed weights, np.unique would sort all weights.
     codes, codebook = pd.factorize(magnitudes.ravel(), sort=True, use_na_sentinel=False)
@@ -75,7 +71,7 @@ def _kernels(
 ) -> tuple[tuple[list[Table], Tensor], Tensor | None]:
     """The distinct kernels of each input channel; with ``up_to_scale`` and what each is multiplied by, if that pays."""
     with np.errstate(invalid="ignore"):  # a NaN of a damaged file stays one, without a word of numpy's
-        kernels = _numpy(weight).reshape(geometry.outputs * geometry.per_group, -1) + 0.0
+        kernels = as_floats(weight).numpy().reshape(geometry.outputs * geometry.per_group, -1) + 0.0
     channels = np.broadcast_to(_channels(geometry), (geometry.outputs, geometry.per_group)).ravel()
     alive = np.flatnonzero(kernels.any(1))
     sign = np.where(np.take_along_axis(kernels, (kernels != 0).argmax(1)[:, None], 1)[:, 0] < 0, -1.0, 1.0)
@@ -141,9 +137,3 @@ def _table(values: ndarray, channels: ndarray, like: Tensor) -> Table:
     made = Table(torch.from_numpy(np.ascontiguousarray(values)).to(like), torch.from_numpy(channels.astype(np.int32)))
     made.values.requires_grad_(like.requires_grad)
     return made.to(like.device)
-
-
-def _numpy(weight: Tensor) -> ndarray:
-    """float32 or float64, 16-bit types exactly."""
-    weight = weight.detach().cpu()
-    return (weight if weight.dtype == torch.float64 else weight.float()).numpy()

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from redlab.hashing.random_twin import Draw, RandomTwin
+from redlab.hashing.chance import Draw, RandomTwin
 from redlab.hashing.rules import Rule
 from redlab.hashing.vector import as_vector
 from redlab.hashing.weights import as_numpy, hash_vector, relative_error

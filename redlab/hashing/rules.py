@@ -68,9 +68,10 @@ class Rule:
 
     def _of_size(self, vector: Vector) -> Cells:
         """The cells of ``bandwidth``, or as many as there may be levels."""
+        h = resolve_bandwidth(vector, self.bandwidth)
         if self.rule == "kde":
-            return self._at(vector, resolve_bandwidth(vector, self.bandwidth))
-        levels = self.levels or self._modes(vector)
+            return self._at(vector, h)
+        levels = self.levels or cells_of(vector, "kde", h, self.contrast).used
         if self.rule == "lloyd":
             return lloyd(vector, levels)
         # The finest step that needs no more values than allowed: the search runs over reciprocals of the step.
@@ -80,9 +81,6 @@ class Rule:
     def _at(self, vector: Vector, coarseness: float) -> Cells:
         made = cells_of(vector, self.rule, coarseness, self.contrast)
         return made.at_means() if self.representative == "mean" else made
-
-    def _modes(self, vector: Vector) -> int:
-        return cells_of(vector, "kde", resolve_bandwidth(vector, self.bandwidth), self.contrast).used
 
 
 def cells_of(vector: Vector, rule: str, coarseness: float, contrast: float = 0.0) -> Cells:
@@ -146,9 +144,7 @@ def round_up(cuts: ndarray, dtype: np.dtype) -> ndarray:
     return np.where(edges.astype(np.float64) < cuts, np.nextafter(edges, dtype.type(np.inf)), edges)
 
 
-def coarsest(
-    make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool]
-) -> tuple[Cells, float]:  # fmt: skip
+def coarsest(make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool]) -> tuple[Cells, float]:
     """``make`` of the largest number that fits, to half a per cent, and that number.
 
     The number is doubled or halved from ``start``, then bisected. A larger one may fit as well, since the condition may

@@ -12,6 +12,7 @@ import torch
 from numpy import ndarray
 
 from redlab.hashing import passes
+from redlab.network.layers import as_floats
 
 AT_ONCE = 1 << 18  # weights that are worked on together, so that temporaries stay at a few megabytes
 
@@ -92,8 +93,7 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
     if isinstance(weights, torch.Tensor):
         if not weights.is_floating_point():
             raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
-        weights = weights.detach().cpu()
-        weights = (weights if weights.dtype in (torch.float32, torch.float64) else weights.float()).numpy()
+        weights = as_floats(weights).numpy()
     elif not isinstance(weights, ndarray | np.generic):
         raise TypeError(f"weights must be a torch tensor or a numpy array, not a {type(weights).__name__}")
     weights = np.asarray(weights)

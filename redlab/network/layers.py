@@ -149,8 +149,13 @@ def forget_output_statistics(network: nn.Module) -> None:
 
 def count_distinct(weight: torch.Tensor) -> int:
     """How many different numbers a weight of any floating type holds."""
-    weight = weight.detach().cpu()
-    return len(np.unique((weight if weight.dtype == torch.float64 else weight.float()).numpy()))
+    return len(np.unique(as_floats(weight).numpy()))
+
+
+def as_floats(tensor: torch.Tensor) -> torch.Tensor:
+    """In the memory of the CPU, as float64 or float32, which holds every shorter type exactly."""
+    tensor = tensor.detach().cpu()
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def copy_network(network: nn.Module, instead: dict[int, torch.Tensor] | None = None) -> nn.Module:

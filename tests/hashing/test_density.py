@@ -2,6 +2,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import passes_numpy
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import gaussian_kde
 
 from redlab import estimate_density, load_network, weight_layers
-from redlab.hashing import extrema, passes_numba, passes_numpy
+from redlab.hashing import extrema, passes
 from redlab.hashing.density import resolve_bandwidth, strong_modes
 from redlab.hashing.vector import as_vector
 
@@ -234,47 +235,36 @@ def test_after_pruning_every_contrast_exceeds_the_limit(seed, limit):
         assert (1 - np.maximum(walls[1:], walls[:-1]) / h[::2] > limit).all()
 
 
-def test_passes_without_numba_work_in_parts(monkeypatch):
-    w = np.random.default_rng(7).standard_normal(5000).astype(np.float32)
-    whole = passes_numpy.deviation(w), passes_numpy.bin_cubic(w, -6.0, 0.01, 1300)
-    monkeypatch.setattr(passes_numpy, "_AT_ONCE", 999)
-    assert passes_numpy.deviation(w) == pytest.approx(whole[0], rel=1e-12)
-    np.testing.assert_allclose(passes_numpy.bin_cubic(w, -6.0, 0.01, 1300), whole[1], atol=1e-10)
-
-
 def test_compiled_and_numpy_passes_agree():
     rng = np.random.default_rng(4)
     for dtype, size in ((np.float32, 20_001), (np.float64, 20_001), (np.float32, 700_000)):  # the last in threads
         w = rng.laplace(size=size).astype(dtype)
         w[::7] = w[0]
         low, high = float(w.min()), float(w.max())
-        assert passes_numba.deviation(w) == pytest.approx(passes_numpy.deviation(w), rel=1e-9)
+        assert passes.deviation(w) == pytest.approx(passes_numpy.deviation(w), rel=1e-9)
         step = (high - low) / 1000
-        binned = [passes.bin_cubic(w, low - 3 * step, step, 1010) for passes in (passes_numba, passes_numpy)]
+        binned = [own.bin_cubic(w, low - 3 * step, step, 1010) for own in (passes, passes_numpy)]
         np.testing.assert_allclose(*binned, atol=1e-7)
         half = np.exp(-0.5 * (np.arange(20) / 4) ** 2)
-        np.testing.assert_allclose(
-            *(passes.smooth(binned[0], half) for passes in (passes_numba, passes_numpy)), atol=1e-9
-        )
+        np.testing.assert_allclose(*(own.smooth(binned[0], half) for own in (passes, passes_numpy)), atol=1e-9)
         edges = np.unique(rng.choice(w, 40))
         expected = np.searchsorted(edges, w, side="right")
-        for passes in (passes_numba, passes_numpy):
-            codes, member, lone = passes.assort(w, low, high, edges)
+        for own in (passes, passes_numpy):
+            codes, member, lone = own.assort(w, low, high, edges)
             np.testing.assert_array_equal(codes, expected)
             for cell in range(len(edges) + 1):
                 inside = np.unique(w[expected == cell])
                 assert np.isnan(member[cell]) if inside.size == 0 else member[cell] in inside
                 assert lone[cell] == (inside.size == 1)
-            count, total = passes.sums(w, codes, len(edges) + 1)
+            count, total = own.sums(w, codes, len(edges) + 1)
             np.testing.assert_array_equal(count, np.bincount(expected, minlength=len(edges) + 1))
             np.testing.assert_allclose(total, np.bincount(expected, w, len(edges) + 1), rtol=1e-9)
         values = rng.standard_normal(len(edges) + 2).astype(dtype)
-        np.testing.assert_array_equal(passes_numba.take(values, codes), values[expected])
+        np.testing.assert_array_equal(passes.take(values, codes), values[expected])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100, 101, 300_000, 700_001])
-@pytest.mark.parametrize("passes", [passes_numba, passes_numpy])
-def test_quartiles_are_numpys(size, passes):
+def test_quartiles_are_numpys(size):
     rng = np.random.default_rng(size)
     ordinary = rng.standard_normal(size)
     tied, sorted_ = rng.choice([0.0, 1.0, 2.0], size), np.sort(ordinary)

@@ -2,6 +2,7 @@ import copy
 import math
 
 import numpy as np
+import passes_numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +23,6 @@ from redlab import (
     sparsify,
     weight_layers,
 )
-from redlab.hashing import passes_numpy
 from redlab.hashing.density import strong_modes
 from redlab.hashing.rules import RULES as NAMES
 from redlab.network.evaluation import evaluate

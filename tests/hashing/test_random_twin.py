@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from redlab import compare_with_random, hash_network, hash_weights, load_network
-from redlab.hashing import random_twin
-from redlab.hashing.random_twin import Draw, random_counts
+from redlab.hashing import chance
+from redlab.hashing.chance import Draw, random_counts
 from redlab.hashing.rules import Rule
 
 
@@ -56,7 +56,7 @@ def test_the_printed_share_is_that_of_the_frame():
 
 def test_nothing_is_drawn_before_a_result_is_printed(monkeypatch):
     drawn = []
-    monkeypatch.setattr(random_twin, "random_counts", lambda draw: drawn.append(draw) or (10, 1))
+    monkeypatch.setattr(chance, "random_counts", lambda draw: drawn.append(draw) or (10, 1))
     result = hash_network(load_network("digits/mlp"))
     assert not drawn
     assert "random weights of these sizes: 10.00%" in str(result)
@@ -70,7 +70,7 @@ def test_a_network_without_hashed_layers_has_no_chance_line():
 
 
 def test_weights_beyond_the_cap_follow_a_power_of_their_number(monkeypatch):
-    monkeypatch.setattr(random_twin, "_MOST", 1 << 14)
+    monkeypatch.setattr(chance, "_MOST", 1 << 14)
     size = 1 << 18
     before, after = random_counts(Draw(size, torch.float32, Rule(contrast=1e-9)))  # no other test's cache
     weights = gaussian(size)
