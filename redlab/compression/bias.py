@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from redlab.compression.moments import mean_inputs
+from redlab.compression.moments import MeanInputs, mean_inputs
 from redlab.network.evaluation import in_eval_mode
 from redlab.network.example import Example
 from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
@@ -76,7 +76,7 @@ def correct_biases(
         raise ValueError("the two networks do not have the same layers: correct biases before channels are removed")
     if statistics == "batchnorm":
         mean = input_mean_of(original) if input_mean is None else as_means(input_mean)
-        shifts, unknown = _expected_shifts(layers, original, example, mean, known)
+        shifts, unknown = _expected_shifts(layers, before, mean_inputs(original, example, mean, known))
     elif isinstance(statistics, str):
         raise ValueError(f"statistics must be 'batchnorm' or a dataset, not {statistics!r}")
     else:
@@ -125,14 +125,7 @@ def _layers(network: nn.Module) -> dict[str, Layer]:
 _Shifts = tuple[dict[str, Tensor], dict[str, str]]  # by layer; and why others have none
 
 
-def _expected_shifts(
-    layers: dict[str, Layer],
-    original: nn.Module,
-    example: Example | None,
-    input_mean: Sequence[float] | None,
-    known: Graph | None,
-) -> _Shifts:
-    inputs, before = mean_inputs(original, example, input_mean, known), _layers(original)
+def _expected_shifts(layers: dict[str, Layer], before: dict[str, Layer], inputs: MeanInputs) -> _Shifts:
     unknown = {name: why for name, layer in before.items() if (why := _why_not(inputs.graph, layer))}
     unknown = inputs.unknown | unknown
     shifts = {}

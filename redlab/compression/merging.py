@@ -31,7 +31,7 @@ from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
 from redlab.network.shares import count_of
-from redlab.options import plain_options, settle
+from redlab.options import check_number, check_one_of, check_whole, plain_options, settle
 from redlab.progress import progress
 
 
@@ -156,14 +156,11 @@ class Options:
 
     def __post_init__(self) -> None:
         settle(self)
-        if not 0 <= self.alpha < 1:  # NaN too
-            raise ValueError(f"alpha must lie in [0, 1), not be {self.alpha}")
-        known = {"strategy": STRATEGIES, "linkage": LINKAGES, "alpha_of": ("share", "pairs")}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
-        if self.round_to < 1:
-            raise ValueError(f"round_to must be a whole number of at least 1, not {self.round_to}")
+        check_number("alpha", self.alpha, below=1)
+        check_one_of("strategy", self.strategy, STRATEGIES)
+        check_one_of("linkage", self.linkage, LINKAGES)
+        check_one_of("alpha_of", self.alpha_of, ("share", "pairs"))
+        check_whole("round_to", self.round_to)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from redlab.compression.bias import Mean, as_means, correct_biases
 from redlab.compression.budget import BUDGETS, share_error
 from redlab.compression.folding import fold_batchnorm
 from redlab.compression.merging import Options, merge_after
-from redlab.compression.splitting import as_dense, check_unit, separate_kernels, split_inputs
+from redlab.compression.splitting import as_dense, separate_kernels, split_inputs
+from redlab.compression.units import UNITS
 from redlab.hashing.networks import hash_network
 from redlab.network.cost import by_module, measure_cost
 from redlab.network.example import Example
@@ -29,7 +30,7 @@ from redlab.network.remainder import with_others
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, example_of
 from redlab.network.trace import trace
-from redlab.options import fitted, plain_options
+from redlab.options import check_one_of, fitted, plain_options
 
 # What red_plus_plus adds to the papers; each part is an argument.
 MAX_ERROR = 0.15
@@ -208,13 +209,12 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     given = signature(red_plus_plus).bind(None, **fitted(red_plus_plus, options))
     given.apply_defaults()
     asked = SimpleNamespace(**given.arguments)
-    if asked.budget not in BUDGETS:
-        raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, not {asked.budget!r}")
+    check_one_of("budget", asked.budget, BUDGETS)
+    check_one_of("unit", asked.unit, UNITS)
     statistics = asked.correct_bias
     if statistics is None or (isinstance(statistics, str) and statistics not in ("none", "batchnorm")):
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {statistics!r}")
     merging = Options(asked.alpha, asked.strategy, round_to=round_to)
-    check_unit(asked.unit)
     example, hashing = asked.example, dict(asked.hashing)
     if not asked.as_published:
         hashing |= {"rule": asked.rule, "max_error": asked.max_error, "rounding": asked.rounding}

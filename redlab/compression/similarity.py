@@ -11,6 +11,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from redlab.network.layers import as_floats
+from redlab.options import check_one_of
 
 LINKAGES = ("complete", "single")
 # Columns that tell rows apart before they are read as a whole.
@@ -164,8 +165,7 @@ def dendrogram(rows: ndarray, linkage: str = "complete", first: ndarray | None =
     Raises:
         ValueError: no rows, NaN or inf among them, an unknown linkage.
     """
-    if linkage not in LINKAGES:
-        raise ValueError(f"linkage must be one of {', '.join(LINKAGES)}, not {linkage!r}")
+    check_one_of("linkage", linkage, LINKAGES)
     first = exact_duplicates(rows) if first is None else first
     distances = pairwise_distances(rows[np.unique(first)])
     if len(distances) == 1:

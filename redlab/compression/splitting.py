@@ -36,7 +36,7 @@ from redlab.network.remainder import with_others
 from redlab.network.result import Result
 from redlab.network.trace import has_own_forward
 from redlab.network.trial_run import NEVER, record_calls, record_uses, why_not_run
-from redlab.options import plain_options
+from redlab.options import check_one_of, plain_options
 from redlab.progress import progress
 
 STEPS = ("split", "separate")
@@ -81,15 +81,8 @@ def split_inputs(
         conv and linear weights: 99.347% of all 75,002 parameters
         8 layers, none skipped
     """
-    check_unit(unit)
-    step = {"step": "split", "options": {"unit": unit, "signed": signed}}
-    return _take(network, step, example)
-
-
-def check_unit(unit: str) -> None:
-    """Raises ValueError where ``unit`` is none."""
-    if unit not in UNITS:
-        raise ValueError(f"unit must be one of {', '.join(UNITS)}, not {unit!r}")
+    check_one_of("unit", unit, UNITS)
+    return _take(network, {"step": "split", "options": {"unit": unit, "signed": signed}}, example)
 
 
 @plain_options
@@ -263,9 +256,8 @@ def _cost(module: SplitLayer, shapes: list[torch.Size]) -> Counter:
 
 
 def _sizes(layer: Layer) -> dict[str, int]:
-    if layer.lazy:
-        return dict.fromkeys(("weights", "distinct", "channels_before", "channels_after"), 0)
-    weight = layer.weight.detach()
-    channels = layer.module.out_channels if getattr(layer.module, "transposed", False) else len(weight)
-    distinct = count_distinct(weight)
-    return {"weights": weight.numel(), "distinct": distinct, "channels_before": channels, "channels_after": channels}
+    channels = distinct = 0
+    if not layer.lazy:
+        module, distinct = layer.module, count_distinct(layer.weight)
+        channels = module.out_channels if getattr(module, "transposed", False) else len(layer.weight)
+    return {"weights": layer.size, "distinct": distinct, "channels_before": channels, "channels_after": channels}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy import ndarray
 from redlab.hashing import passes
 from redlab.hashing.extrema import find_extrema
 from redlab.hashing.vector import Vector, as_vector, binary_scale
-from redlab.options import plain_options
+from redlab.options import check_number, plain_options
 
 _BANDWIDTH = re.compile(r"(median_gap|mean_gap|scott|silverman)(?:/([0-9.eE+-]+))?")
 
@@ -88,7 +87,7 @@ def estimate_density(
         ([-1.0, 1.0], (1,))
     """
     parse_bandwidth(bandwidth)
-    check_contrast(contrast)
+    check_number("contrast", contrast, below=1)
     vector = as_vector(weights)
     if exponent := binary_scale(vector):
         h = bandwidth if isinstance(bandwidth, str) else float(np.ldexp(bandwidth, -exponent))
@@ -178,17 +177,11 @@ def strong_modes(
     Raises:
         ValueError: a contrast outside [0, 1).
     """
-    check_contrast(contrast)
+    check_number("contrast", contrast, below=1)
     if contrast == 0:
         return turns[::2], turns[1::2]
     kept = _prune(heights.tolist(), contrast)
     return turns[::2][kept[::2] // 2], turns[1::2][kept[1::2] // 2]
-
-
-def check_contrast(contrast: float) -> None:
-    """Raises ValueError outside [0, 1)."""
-    if not 0 <= contrast < 1:  # NaN too
-        raise ValueError(f"contrast must lie in [0, 1), not be {contrast}")
 
 
 def _prune(heights: list[float], limit: float) -> ndarray:
@@ -214,13 +207,8 @@ def _prune(heights: list[float], limit: float) -> ndarray:
         if after >= 0:
             left[after] = before
         for near in [near for near in (before, after) if near >= 0]:
-            _refresh(heap, near, left, right, contrast)
+            # The mode there, or where a cut stands the modes beside it: their neighbours have changed.
+            for mode in (near,) if near % 2 == 0 else (left[near], right[near]):
+                if mode >= 0 and (left[mode] >= 0 or right[mode] >= 0):
+                    heapq.heappush(heap, (contrast(mode), mode))
     return np.flatnonzero(alive)
-
-
-def _refresh(heap: list, near: int, left: list[int], right: list[int], contrast: Callable) -> None:
-    """Push the new contrast of the mode at ``near``, or of the modes beside it where a cut stands there."""
-    modes = (near,) if near % 2 == 0 else (left[near], right[near])
-    for mode in modes:
-        if mode >= 0 and (left[mode] >= 0 or right[mode] >= 0):
-            heapq.heappush(heap, (contrast(mode), mode))

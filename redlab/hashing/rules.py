@@ -13,8 +13,9 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.hashing.cells import Cells
-from redlab.hashing.density import check_contrast, density_of, parse_bandwidth, resolve_bandwidth
+from redlab.hashing.density import density_of, parse_bandwidth, resolve_bandwidth
 from redlab.hashing.vector import Vector
+from redlab.options import check_number
 
 RULES = ("kde", "uniform", "lloyd")
 ROUNDINGS = ("nearest", "balanced")
@@ -34,7 +35,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         parse_bandwidth(self.bandwidth)
-        check_contrast(self.contrast)
+        check_number("contrast", self.contrast, below=1)
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}: use one of {', '.join(RULES)}")
         if self.representative not in ("mode", "mean"):
