@@ -127,7 +127,8 @@ class SplitLayer(nn.Module):
         dims = len(self.geometry.kernel)
         space, sizes = input.shape[input.ndim - dims :], shape[input.ndim - dims :]
         flat = input.reshape(-1, self.geometry.inputs, *space)
-        step = max(1, _AT_ONCE // max(1, self._largest(space)))
+        largest = max(map(len, self.tables)) * max(prod(space), prod(sizes)) * (1 + self.signed)  # table of one image
+        step = max(1, _AT_ONCE // max(1, largest))
         parts = [self._images(flat[k : k + step], sizes) for k in range(0, len(flat), step)]
         return (torch.cat(parts) if parts else input.reshape(-1)).reshape(shape)
 
@@ -141,30 +142,22 @@ class SplitLayer(nn.Module):
             raise ValueError(f"a split {own.kind} of kernel {own.kernel} got a smaller input, of shape {tuple(shape)}")
         return torch.Size([*shape[: -1 - dims], own.outputs, *sizes])
 
-    def _largest(self, space: tuple[int, ...]) -> int:
-        """Values in a table of one image."""
-        return max(map(len, self.tables)) * max(prod(space), prod(self.geometry.sizes(space))) * (1 + self.signed)
-
     def _images(self, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """Some images: (n, inputs, *space) -> (n, outputs, *sizes)."""
         x = x.transpose(0, 1)
         out = x.new_zeros(self.geometry.outputs, len(x[0]) * prod(sizes))
         for number, table in enumerate(self.tables):
-            for start, stop in self._blocks(table, x, sizes):
-                values, channels = table.part(start, stop)
+            # Rows of a table that are computed at once.
+            positions = max(prod(x.shape[1:]), len(x[0]) * prod(sizes)) * (1 + self.signed)
+            step = max(1, _AT_ONCE // max(1, positions))
+            for start in range(0, len(table), step):
+                values, channels = table.part(start, start + step)
                 products = self._multiply(x, values, channels, number, sizes)
                 for tap, seen in self._views(products, number, sizes):
                     out += self._gather(seen.flatten(1), self.lookup[tap], start, len(table))
         if self.bias is not None:
             out += self.bias[:, None]
         return out.reshape(len(out), -1, *sizes).transpose(0, 1)
-
-    def _blocks(self, table: Table, x: Tensor, sizes: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-        """Rows of a table that are computed at once."""
-        positions = max(prod(x.shape[1:]), len(x[0]) * prod(sizes)) * (1 + self.signed)
-        step = max(1, _AT_ONCE // max(1, positions))
-        for start in range(0, len(table), step):
-            yield start, min(start + step, len(table))
 
     def _multiply(self, x: Tensor, values: Tensor, channels: Tensor, number: int, sizes: tuple[int, ...]) -> Tensor:
         """The products of some rows of table ``number``, with their own padding: (rows, n, *positions)."""

@@ -88,7 +88,7 @@ def hash_weights(
         force: hash even what looks hashed.
         rounding: "nearest": each weight takes the value of its own cell (the papers). "balanced": some take that of
             the cell on their other side, so that the errors of each kernel, then of each row, cancel (SQuant's idea,
-            our choice: see ``rounding``). The error stays within ``max_error``.
+            our choice: see ``cells.balance``). The error stays within ``max_error``.
 
     Raises:
         TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
