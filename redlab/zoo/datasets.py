@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from redlab.files.download import network_timeout
 from redlab.paths import data_root
-from redlab.zoo.dataset_names import FAMILIES, PLACES, by_hand, check_dataset
 from redlab.zoo.image_folder import MEAN, STD, ImageFolder, read_image_folder
+from redlab.zoo.names import FAMILIES, PLACES, by_hand, check_dataset
 
 SPLITS = ("test", "train")
 
@@ -171,7 +171,7 @@ def _imagenet_folder(split: str, root: Path) -> ImageFolder:
     return read_image_folder(root)
 
 
-# name -> the function that reads a split from a folder; ``dataset_names`` has the folders.
+# name -> the function that reads a split from a folder; ``names`` has the folders.
 _LOADERS: dict[str, Callable[[str, Path], ImageArray | ImageFolder]] = {
     "digits": _digits,
     "mnist": partial(_idx, "mnist", "MNIST", 0.1307, 0.3081),

@@ -12,7 +12,7 @@ from redlab.files.checkpoint import read_checkpoint
 from redlab.files.download import fetch
 from redlab.paths import data_root, shipped
 from redlab.zoo.architectures import MLP, CifarResNet, MobileNetV1, imagenet_mobilenet
-from redlab.zoo.network_names import TORCHVISION, all_names, is_known, unknown_network
+from redlab.zoo.names import TORCHVISION, list_networks, unknown_network
 
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
 
@@ -79,16 +79,6 @@ _KNOWN = {
 }
 
 
-def list_networks() -> list[str]:
-    """Every name that ``load_network`` knows: redlab's own, then ``torchvision/...``.
-
-    Example:
-        >>> list_networks()[:3], "torchvision/resnet50" in list_networks()
-        (['digits/resnet', 'digits/mobilenet', 'digits/mlp'], True)
-    """
-    return all_names()
-
-
 def networks_here() -> list[str]:
     """redlab's own networks whose weights ship or are under the data root."""
     return [name for name, own in _KNOWN.items() if not own.download or (data_root() / own.download.path).is_file()]
@@ -129,7 +119,7 @@ def default_weights(name: str) -> dict[str, Tensor]:
 def _find(name: str) -> _Network:
     if name in _KNOWN:
         return _KNOWN[name]
-    if not is_known(name):
+    if name not in list_networks():
         raise ValueError(unknown_network(name))
     from redlab.zoo import torchvision_networks as zoo  # torchvision takes seconds to import
 

@@ -28,7 +28,7 @@ from redlab.network.recipe import Recipe, recipe_of
 from redlab.network.result import Result
 from redlab.zoo import networks
 from redlab.zoo.manifest import read_facts, rebuild, write_facts
-from redlab.zoo.network_names import FACTS, WEIGHTS, check_target, folder_of
+from redlab.zoo.names import FACTS, WEIGHTS, check_target, folder_of
 from redlab.zoo.packing import measure, pack, unpack
 
 

@@ -23,8 +23,8 @@ from redlab import fold_batchnorm, hash_network, weight_layers
 from redlab.files import atomic
 from redlab.network.example import example_input
 from redlab.network.recipe import Recipe, input_mean_of, recipe_of
-from redlab.zoo import networks
 from redlab.zoo import saving as storage
+from redlab.zoo.names import list_networks
 from redlab.zoo.saving import FACTS, WEIGHTS, load_network, save_network, stored_bits
 
 
@@ -594,7 +594,7 @@ def test_what_is_neither_a_name_nor_a_folder_says_both(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", networks.list_networks())
+@pytest.mark.parametrize("name", list_networks())
 def test_every_network_comes_back(name, tmp_path):
     with torch.random.fork_rng():
         network = load_network(name, weights=None)
