@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from redlab.files.entries import BESIDE, NESTED, OPTIMIZERS, WEIGHT, Entry, Listing
-from redlab.files.file_kinds import INDEX, READS, SAFETENSORS, SHARDED, damaged, kind_of, refuse
+from redlab.files.file_kinds import INDEX, READS, SAFETENSORS, SHARDED, damaged, foreign_kind, kind_of, refuse
 from redlab.files.pickled import list_pickled
 from redlab.files.sections import is_training
 
@@ -188,16 +188,9 @@ def _index_in(folder: Path) -> Path:
         return folder / INDEX
     if len(found) == 1:
         return found[0]
-    files = found or sorted(path for path in folder.iterdir() if _is_checkpoint(path))
+    files = found or sorted(path for path in folder.iterdir() if path.is_file() and not foreign_kind(path))
     named = f"one of its files ({', '.join(path.name for path in files[:4])})" if files else "a file"
     refuse(folder, f"is a folder {'of several indices' if found else f'without {INDEX}'}: name {named} instead")
-
-
-def _is_checkpoint(path: Path) -> bool:
-    try:
-        return path.is_file() and bool(kind_of(path))
-    except (ValueError, OSError):
-        return False
 
 
 def _sharded(index: Path) -> Listing:

@@ -10,7 +10,6 @@ import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -89,21 +88,15 @@ def _why_useless(content: Any, names: set[str], found: Listing) -> str:
 
 def _listing(path: Path, file: _Pickled) -> Listing:
     network, around = network_of(file.content)
-    own, odd = _apart(walk(network))
-    others, also_odd = _apart(walk(file.content, besides=network) if around else ())
+    inside = list(walk(network))
+    outside = list(walk(file.content, besides=network)) if around else []
+    own, others = ([item for item in items if isinstance(item.value, Entry)] for items in (inside, outside))
     prefix = _PREFIX if all(item.name.startswith(_PREFIX) for item in own) else ""
     entries = _sharing([_entry(path, file, item, item.name.removeprefix(prefix)) for item in own])
     why = f"outside of the file's {around!r}"
     entries += [replace(_entry(path, file, item, item.name), role=BESIDE, skipped=why) for item in others]
-    left = {item.name or "all": item.value.name for item in [*odd, *also_odd]}
+    left = {item.name or "all": item.value.name for item in inside + outside if not isinstance(item.value, Entry)}
     return Listing(entries, _plain(network) | left, _versions(network, prefix if own else ""))
-
-
-def _apart(items: Iterable[Item]) -> tuple[list[Item], list[Item]]:
-    """The tensors, and the odd objects."""
-    every = list(items)
-    odd = [item for item in every if not isinstance(item.value, Entry)]
-    return [item for item in every if isinstance(item.value, Entry)], odd
 
 
 def _plain(network: Any) -> dict[str, str]:

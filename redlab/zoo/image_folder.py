@@ -9,13 +9,12 @@ import csv
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -57,7 +56,8 @@ class ImageFolder(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """(float32 3x224x224 normalised by ImageNet's mean and std, label); a damaged file raises ValueError."""
-        return _normalised(decode(self.root / self.files[index])), self.labels[index]
+        image = np.asarray(decode(self.root / self.files[index])).transpose(2, 0, 1)
+        return normalised(image, 255, MEAN, STD), self.labels[index]
 
     def take(self, indices: np.ndarray) -> ImageFolder:
         """The images at ``indices``, in that order; ``left_out`` and ``altered`` stay those of the whole folder."""
@@ -267,12 +267,14 @@ def _wordnet_order(root: Path) -> dict[str, int]:
 def _warn(dataset: ImageFolder, note: str) -> None:
     """Warn once of all that is left out, altered or empty."""
     said = [note] if note else []
-    for what, found in (("left out", dataset.left_out), ("altered", dataset.altered)):
+    empty = dict.fromkeys(dataset.empty, "")
+    for one, what, found in (
+        ("file", "left out", dataset.left_out),
+        ("file", "altered", dataset.altered),
+        ("class folder", "without images", empty),
+    ):
         if found:
-            said.append(f"{len(found)} file{'s' * (len(found) > 1)} {what}{_some(found)}")
-    if dataset.empty:
-        many = f"{len(dataset.empty)} class folder{'s' * (len(dataset.empty) > 1)}"
-        said.append(f"{many} without images{_some(dict.fromkeys(dataset.empty, ''))}")
+            said.append(f"{len(found)} {one}{'s' * (len(found) > 1)} {what}{_some(found)}")
     if said:
         lists = "the dataset's left_out, altered and empty list them all"
         warnings.warn(f"{dataset.root}: {'; '.join(said)} ({lists})", stacklevel=5)
@@ -284,7 +286,9 @@ def _some(found: dict[str, str]) -> str:
     return f" ({named}{'; ...' if len(found) > 3 else ''})"
 
 
-def _normalised(image: Image.Image) -> Tensor:
-    pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1).contiguous().div_(255)
-    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (MEAN, STD))
-    return pixels.sub_(mean).div_(std)
+def normalised(image: np.ndarray, scale: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes (channels, height, width) as float32: (image / scale - mean) / std, a mean and std per channel."""
+    # numpy: half the time of torch for a small array
+    pixels = image.astype(np.float32, order="C") / np.float32(scale)
+    shift, width = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    return torch.from_numpy((pixels - shift) / width)

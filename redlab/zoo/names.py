@@ -1,4 +1,4 @@
-"""The names of networks and datasets and where they are, without torch: what is wrong or missing is reported at once."""
+"""Networks and datasets by name, and where they are, without torch: what is wrong or missing is reported at once."""
 
 from __future__ import annotations
 
@@ -69,12 +69,11 @@ def folder_of(name_or_path: str | Path) -> Path | None:
     if not os.path.exists(folder) and folder.name and os.path.isfile(set_aside(folder) / FACTS):
         folder = set_aside(folder)  # a save was killed between its two moves
     saved = bool(name) and os.path.isfile(folder / FACTS)
-    if saved and (isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
+    known = name in list_networks()
+    if saved and (not known or isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
         return folder
-    if name in list_networks():
+    if known:
         return None
-    if saved:
-        return folder
     unknown = unknown_network(name)
     if name and os.path.isdir(folder):
         raise ValueError(f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}")
@@ -212,10 +211,8 @@ def _silent(address: str) -> str:
 
     try:
         urlopen(Request(address, method="HEAD"), timeout=_ANSWERS).close()
-    except HTTPError:
-        return ""
     except OSError as error:  # URLError and TimeoutError are OSErrors
-        return str(error).strip()
+        return "" if isinstance(error, HTTPError) else str(error).strip()
     return ""
 
 
