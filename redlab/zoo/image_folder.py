@@ -131,13 +131,12 @@ def _by_folders(root: Path) -> ImageFolder:
 
 
 def _outside(root: Path, folders: list[str]) -> dict[str, str]:
-    """The files that lie in no class folder."""
+    """The files that lie in no class folder, and why they are no part of the dataset."""
     left_out: dict[str, str] = {}
     for path in sorted(root.iterdir()):
-        if not path.is_dir() and path.name != WORDNET_IDS:
-            left_out[path.name] = why_no_image(root, path.name) or "in no class folder"
-        elif path.is_dir() and path.name not in folders:
-            left_out |= dict.fromkeys(_inside(root, path.name, {}), "hidden or of the operating system")
+        if path.name not in (*folders, WORDNET_IDS):
+            files = _inside(root, path.name, {}) if path.is_dir() else [path.name]
+            left_out |= {file: why_no_image(root, file) or "in no class folder" for file in files}
     return left_out
 
 
@@ -266,18 +265,15 @@ def _wordnet_order(root: Path) -> dict[str, int]:
 
 def _warn(dataset: ImageFolder, note: str) -> None:
     """Warn once of all that is left out, altered or empty."""
-    said = [note] if note else []
-    empty = dict.fromkeys(dataset.empty, "")
-    for one, what, found in (
-        ("file", "left out", dataset.left_out),
-        ("file", "altered", dataset.altered),
-        ("class folder", "without images", empty),
-    ):
-        if found:
-            said.append(f"{len(found)} {one}{'s' * (len(found) > 1)} {what}{_some(found)}")
-    if said:
+    told = [note, _told("file{} left out", dataset.left_out), _told("file{} altered", dataset.altered)]
+    told.append(_told("class folder{} without images", dict.fromkeys(dataset.empty, "")))
+    if any(told):
         lists = "the dataset's left_out, altered and empty list them all"
-        warnings.warn(f"{dataset.root}: {'; '.join(said)} ({lists})", stacklevel=5)
+        warnings.warn(f"{dataset.root}: {'; '.join(filter(None, told))} ({lists})", stacklevel=5)
+
+
+def _told(what: str, found: dict[str, str]) -> str:
+    return f"{len(found)} {what.format('s' * (len(found) > 1))}{_some(found)}" if found else ""
 
 
 def _some(found: dict[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -133,13 +134,10 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
 
 
 def _blank(architecture: str) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            network = networks.build(architecture)
-    except NotImplementedError:  # RegNet asks for values while it is built
-        network = None
-    # Buffers outside the state dict get their values from the constructor alone.
-    if network is not None and not any(module._non_persistent_buffers_set for module in network.modules()):
-        return network
+    with suppress(NotImplementedError), torch.device("meta"):  # RegNet asks for values while it is built
+        network = networks.build(architecture)
+        # Buffers outside the state dict get their values from the constructor alone.
+        if not any(module._non_persistent_buffers_set for module in network.modules()):
+            return network
     with torch.random.fork_rng(devices=[]):  # opening a file must not change the random numbers of the caller
         return networks.build(architecture)

@@ -331,7 +331,7 @@ def reseal(folder: Path, change) -> None:
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS)
-    edit(folder, lambda facts: facts.update(sha256=storage._sha256(folder / WEIGHTS)))
+    edit(folder, lambda facts: facts.update(sha256=storage.sha256_of(folder / WEIGHTS)))
 
 
 def refused(folder: Path) -> str:
@@ -498,7 +498,7 @@ def test_a_header_that_declares_more_than_the_file_holds_is_refused(saved):
     header = json.dumps({"conv1.bias": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
     for content in (len(header).to_bytes(8, "little") + header, (2**62).to_bytes(8, "little") + header):
         (saved / WEIGHTS).write_bytes(content)
-        edit(saved, lambda facts: facts.update(sha256=storage._sha256(saved / WEIGHTS)))
+        edit(saved, lambda facts: facts.update(sha256=storage.sha256_of(saved / WEIGHTS)))
         assert "is truncated" in refused(saved)
 
 
@@ -510,7 +510,7 @@ def test_weights_that_are_a_pickle_are_never_executed(saved):
             return marker.touch, ()
 
     torch.save(Evil(), saved / WEIGHTS)
-    edit(saved, lambda facts: facts.update(sha256=storage._sha256(saved / WEIGHTS)))
+    edit(saved, lambda facts: facts.update(sha256=storage.sha256_of(saved / WEIGHTS)))
     assert "cannot be read" in refused(saved)
     assert not marker.exists()
 
