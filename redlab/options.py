@@ -106,6 +106,11 @@ def check_number(name: str, value: float, least: float = 0, below: float = math.
         raise ValueError(f"{name} must {limits}, not {'' if below == math.inf else 'be '}{value!r}")
 
 
+def count_of(share: float, n: int) -> int:
+    """``share`` of n, rounded down."""
+    return int(share * n * (1 + 1e-12))  # 0.29 * 100 is a little less than 29 in binary
+
+
 def _fit(name: str, value: Any, annotation: Any, default: Any) -> Any:
     kinds = str(annotation).split(" | ")
     if not set(kinds) <= _WORDS.keys():

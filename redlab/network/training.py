@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from redlab.files.state import assign, read_state, tensors_of, write_state
-from redlab.network.augmentation import flip_images, shift_images
 from redlab.network.example import Inputs, answer
-from redlab.network.fingerprint import fingerprint
 from redlab.network.layers import copy_network, forget_output_statistics, unwrap
-from redlab.network.optimizing import SCHEDULES, sgd
+from redlab.network.recipe import fingerprint
 from redlab.network.samples import Labelled, as_dataset, batches, placed
 from redlab.options import check_number, check_one_of, check_whole, plain_options
 from redlab.progress import progress
@@ -240,3 +238,62 @@ def _loader(dataset: Dataset, batch_size: int) -> DataLoader:
     # Batch norm cannot train on a batch of one: a single image left over waits for the next epoch.
     drop_last = len(dataset) > batch_size and len(dataset) % batch_size == 1
     return batches(dataset, batch_size, shuffle=True, drop_last=drop_last)
+
+
+def sgd(network: nn.Module, learning_rate: float, weight_decay: float, others: Sequence[dict] = ()) -> SGD:
+    """The optimizer of ``train``: ``weight_decay`` on matrices and kernels only.
+
+    Arguments:
+        others: groups of parameters with options of their own.
+    """
+    apart = {id(parameter) for group in others for parameter in group["params"]}
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in trainable if id(parameter) not in apart]
+    if not trainable and not apart:
+        raise ValueError(f"{type(network).__name__} has no parameter that requires a gradient: nothing to train")
+    groups = [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return SGD([g for g in [*groups, *others] if g["params"]], learning_rate, momentum=0.9, nesterov=True)
+
+
+def _warm_cosine(steps: int) -> Callable[[int], float]:
+    warm = max(1, steps // 10)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return factor
+
+
+SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {
+    "cosine": _warm_cosine,
+    "constant": lambda steps: lambda step: 1.0,
+}
+
+
+def shift_images(images: Tensor, shift: int) -> Tensor:
+    """Each image (n, c, h, w) moved by random whole pixels in [-shift, shift], along both axes; zeros fill the gap.
+
+    With a shift of 0 nothing is drawn.
+    """
+    if shift == 0:
+        return images
+    n, _, height, width = images.shape
+    padded = F.pad(images, (shift,) * 4)
+    down, right = torch.randint(0, 2 * shift + 1, (2, n, 1, 1))
+    rows = torch.arange(height).reshape(1, -1, 1) + down
+    columns = torch.arange(width).reshape(1, 1, -1) + right
+    # Advanced indices around a slice put the indexed axes first: (n, h, w, c).
+    return padded[torch.arange(n).reshape(-1, 1, 1), :, rows, columns].permute(0, 3, 1, 2)
+
+
+def flip_images(images: Tensor, flip: bool) -> Tensor:
+    """Each image (n, c, h, w) mirrored left to right with probability 1/2; without ``flip`` nothing is drawn."""
+    if not flip:
+        return images
+    mirrored = torch.rand(len(images)) < 0.5
+    return torch.where(mirrored.reshape(-1, 1, 1, 1), images.flip(-1), images)

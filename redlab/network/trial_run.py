@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from redlab.network.evaluating import evaluating, refusal
+from redlab.network.evaluating import evaluating, first_line, refusal
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import copy_network, unwrap, weight_layers
 from redlab.network.trace import Graph, operations
@@ -92,8 +92,21 @@ def why_not_run(network: nn.Module, inputs: Inputs, change: Callable[[nn.Module]
     try:
         try_out(network, inputs, run)
     except ValueError as error:
-        return (str(error.__cause__).strip() or type(error.__cause__).__name__).splitlines()[0]
+        return first_line(error.__cause__)
     return ""
+
+
+def culprits(names: Sequence[str], why_not: Callable[[Sequence[str]], str]) -> dict[str, str]:
+    """Which of ``names`` fail, and why. A set that fails is halved until single names are left: few trials for a few.
+
+    Arguments:
+        why_not: why several of them fail together, or "".
+    """
+    why = why_not(names) if names else ""
+    if not why or len(names) == 1:
+        return dict.fromkeys(names, why) if why else {}
+    half = len(names) // 2
+    return culprits(names[:half], why_not) | culprits(names[half:], why_not)
 
 
 def _idle(module: Any, input: Tensor) -> Tensor:

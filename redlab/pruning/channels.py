@@ -19,11 +19,8 @@ from redlab.channels.table import channel_table
 from redlab.network.cost import by_module, measure_cost, run_once
 from redlab.network.example import Example
 from redlab.network.layers import unwrap, weight_layers
-from redlab.network.reasons import report_short
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
-from redlab.network.shares import count_of
-from redlab.options import plain_options
+from redlab.network.result import Result, report_short, with_others
+from redlab.options import count_of, plain_options
 from redlab.pruning.compensation import COMPENSATIONS, compensate, merge_target
 from redlab.pruning.criteria.registry import CRITERIA
 from redlab.pruning.scores import Scores

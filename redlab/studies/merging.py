@@ -10,8 +10,7 @@ from torch.utils.data import Dataset
 from redlab.compression.merging import merge_each
 from redlab.compression.similarity import Dendrogram, clusters_at
 from redlab.network.layers import Layer
-from redlab.network.remainder import of_layers
-from redlab.network.result import Result
+from redlab.network.result import Result, of_layers
 from redlab.progress import progress
 from redlab.studies.accuracy import Reference
 
