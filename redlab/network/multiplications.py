@@ -108,7 +108,7 @@ class Multiplications(TorchDispatchMode):
     Products of two tensors that are no weights, as in attention, are only macs; so are those of two weights.
 
     Attributes:
-        running: the dotted name of the module that runs, as the caller sets it.
+        running: the dotted names of the modules that run, the innermost last, as the caller's hooks set them.
         found: what was recorded.
     """
 
@@ -116,7 +116,7 @@ class Multiplications(TorchDispatchMode):
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]], inputs: Iterable[Tensor]) -> None:
         super().__init__()
-        self.running = ""
+        self.running = [""]
         self.found = Multiplied({}, Counter(), defaultdict(set))
         self._origins, self._layer = Origins(tensors, inputs), _Layer()
 
@@ -133,6 +133,10 @@ class Multiplications(TorchDispatchMode):
         finally:
             for library, was in zip(libraries, enabled, strict=True):
                 library.enabled = was
+
+    def leave(self) -> None:
+        """A module has ended."""
+        self.running.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, packet = kwargs or {}, getattr(func, "_overloadpacket", func)
@@ -154,9 +158,9 @@ class Multiplications(TorchDispatchMode):
             self._look_at(packet, [*args, *kwargs.values()])
             return False
         if packet in _FORMULAS:
-            self.found.macs[self.running] += formula(*args)
+            self.found.macs[self.running[-1]] += formula(*args)
         else:
-            self.found.macs[self.running] += formula(*args, **kwargs, out_val=out) // 2
+            self.found.macs[self.running[-1]] += formula(*args, **kwargs, out_val=out) // 2
         if packet in _CONVOLUTIONS:
             self._convolve(args, out)
         elif packet in _MATRICES:
@@ -194,7 +198,7 @@ class Multiplications(TorchDispatchMode):
 
     def _use(self, weight: Tensor, positions: ndarray) -> None:
         name, offset = self._origins.place(weight)
-        use = Use(self.running, name, tuple(weight.shape), weight.stride(), offset, positions.ndim)
+        use = Use(self.running[-1], name, tuple(weight.shape), weight.stride(), offset, positions.ndim)
         self.found.uses[use] = self.found.uses.get(use, 0) + positions
 
     def _look_at(self, packet: Any, given: list[Any]) -> None:
@@ -203,7 +207,7 @@ class Multiplications(TorchDispatchMode):
         if packet.__name__.rstrip("_") in _HARMLESS or all(self._origins.rank(t) != COMPUTED for t in tensors):
             return
         names = {name.rpartition(".")[0] for tensor in tensors for name in self._origins.sources(tensor)}
-        for module in names | ({self.running} if [*leaves(given, torch.ScriptObject)] else set()):
+        for module in names | ({self.running[-1]} if [*leaves(given, torch.ScriptObject)] else set()):
             self.found.unknown[module].add(packet.__name__)
 
 

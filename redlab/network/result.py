@@ -122,12 +122,13 @@ def report_once(names: Iterable[str], reasons: Iterable[str]) -> str:
     for name, reason in zip(names, reasons, strict=True):
         by_reason.setdefault(reason, []).append(name)
     frequent = sorted(by_reason, key=lambda reason: -len(by_reason[reason]))[:_REASONS]
-    texts = [f"{_first(by_reason[reason])} ({reason})" for reason in by_reason if reason in frequent]
+    texts = [f"{first_names(by_reason[reason])} ({reason})" for reason in by_reason if reason in frequent]
     others = [len(own) for reason, own in by_reason.items() if reason not in frequent]
     return "; ".join([*texts, f"{sum(others)} more for {len(others)} other reasons"] if others else texts)
 
 
-def _first(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
+    """The first three, and how many more."""
     more = len(names) - _NAMES
     return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
 

@@ -20,7 +20,7 @@ from redlab.files.state import assign, read_state, tensors_of, write_state
 from redlab.network.example import Inputs, answer
 from redlab.network.layers import copy_network, forget_output_statistics, unwrap
 from redlab.network.recipe import fingerprint
-from redlab.network.samples import Labelled, as_dataset, batches, placed
+from redlab.network.samples import Labelled, as_dataset, batches, flip_images, placed, shift_images
 from redlab.options import check_number, check_one_of, check_whole, plain_options
 from redlab.progress import progress
 
@@ -115,7 +115,8 @@ def train(
             call = asdict(options) | {"images": len(dataset), "network": fingerprint(network)}
             call |= {name: hook is not None for name, hook in hooks.items()} | dict(depends or {})
             run.resume(read_state(checkpoint, call))
-        run.begin()
+        if not run.rows:
+            run.observe()
         for _ in progress(range(len(run.rows), epochs), "train"):
             run.epoch()
             if checkpoint is not None:
@@ -160,12 +161,8 @@ class _Run:
         self.rows: list[list] = []
         self.observations: list = []
 
-    def begin(self) -> None:
-        """Observe the network before the first epoch."""
-        if not self.rows:
-            self._observe()
-
-    def _observe(self) -> None:
+    def observe(self) -> None:
+        """What the caller asks of the network, before the first epoch and after each."""
         if (observe := self.hooks["observe"]) is not None:
             self.observations.append(observe(self.network.eval()))
 
@@ -181,7 +178,7 @@ class _Run:
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss is {loss_sum / seen} in epoch {number}: try a lower learning_rate")
         self.rows.append([number, loss_sum / seen, 100 * right / seen, self.rates.get_last_lr()[0]])
-        self._observe()
+        self.observe()
 
     def _step(self, batch: int, inputs: Inputs, labels: Tensor) -> tuple[float, int]:
         """One minibatch: its loss in nats, and how many images were right."""
@@ -273,27 +270,3 @@ SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {
     "cosine": _warm_cosine,
     "constant": lambda steps: lambda step: 1.0,
 }
-
-
-def shift_images(images: Tensor, shift: int) -> Tensor:
-    """Each image (n, c, h, w) moved by random whole pixels in [-shift, shift], along both axes; zeros fill the gap.
-
-    With a shift of 0 nothing is drawn.
-    """
-    if shift == 0:
-        return images
-    n, _, height, width = images.shape
-    padded = F.pad(images, (shift,) * 4)
-    down, right = torch.randint(0, 2 * shift + 1, (2, n, 1, 1))
-    rows = torch.arange(height).reshape(1, -1, 1) + down
-    columns = torch.arange(width).reshape(1, 1, -1) + right
-    # Advanced indices around a slice put the indexed axes first: (n, h, w, c).
-    return padded[torch.arange(n).reshape(-1, 1, 1), :, rows, columns].permute(0, 3, 1, 2)
-
-
-def flip_images(images: Tensor, flip: bool) -> Tensor:
-    """Each image (n, c, h, w) mirrored left to right with probability 1/2; without ``flip`` nothing is drawn."""
-    if not flip:
-        return images
-    mirrored = torch.rand(len(images)) < 0.5
-    return torch.where(mirrored.reshape(-1, 1, 1, 1), images.flip(-1), images)

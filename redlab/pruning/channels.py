@@ -183,7 +183,7 @@ def _pairs(network: nn.Module, products: Iterable[str], example: Example | None)
     if not sparse:
         return {}
     pairs: dict[str, ndarray] = {}
-    for use, positions in run_once(network, example).multiplied.uses.items():
+    for use, positions in run_once(network, example)[0].uses.items():
         if use.weight in sparse:
             live = (sparse[use.weight] != 0).cpu().numpy() * positions
             pairs[use.weight] = pairs.get(use.weight, 0) + live.reshape(*live.shape[:2], -1).sum(-1)
