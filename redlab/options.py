@@ -133,9 +133,8 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _are_named(values: Any) -> bool:
-    return (
-        isinstance(values, Mapping) and all(isinstance(key, str) for key in values) and _are_numbers([*values.values()])
-    )
+    named = isinstance(values, Mapping) and all(isinstance(name, str) for name in values)
+    return named and _are_numbers([*values.values()])
 
 
 def _number(value: Any) -> int | float:

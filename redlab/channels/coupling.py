@@ -61,15 +61,11 @@ def _uncovered(graph: Graph, covered: set[str], example: Example | None) -> Iter
     left = {tensor: layer for tensor, layer in named.items() if tensor not in covered}
     reasons = why_unseen(graph, [tensor for tensor, layer in left.items() if not layer.skipped], example)
     for tensor, layer in left.items():
-        size = 0 if layer.lazy else _rows(layer.module, layer.weight)
         dim = 1 if getattr(layer.module, "transposed", False) else 0
+        size = 0 if layer.lazy else layer.weight.shape[dim]
         shared = f"shares its weight with {' and '.join(layer.shared)}" if layer.shared else ""
         member = Member(tensor, dim, torch.arange(size)[:, None], size)
         yield Group(layer.name, size, (member,), (), frozen=layer.skipped or shared or reasons[tensor])
-
-
-def _rows(module: nn.Module, weight: Tensor) -> int:
-    return weight.shape[1] if getattr(module, "transposed", False) else weight.shape[0]
 
 
 class _Slices(NamedTuple):

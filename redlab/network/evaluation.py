@@ -15,7 +15,7 @@ from redlab.network.evaluating import in_eval_mode
 from redlab.network.example import Inputs, answer, place_of
 from redlab.network.layers import unwrap
 from redlab.network.samples import Labelled, as_dataset, batches, first_of, whole
-from redlab.options import plain_options
+from redlab.options import check_whole, plain_options
 from redlab.progress import progress
 
 # Input values in one batch on a CPU, 100 images of CIFAR-10. With larger activations the system takes the memory back
@@ -125,8 +125,7 @@ def _answers(network: nn.Module, dataset: Labelled, batch_size: int) -> Iterator
 
 
 def _batch(network: nn.Module, dataset: Dataset, batch_size: int) -> int:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size!r}")
+    check_whole("batch_size", batch_size)
     if place_of(network).get("device", torch.device("cpu")).type != "cpu":
         return batch_size
     values = sum(tensor.numel() for tensor in first_of(dataset, 1).tensors)

@@ -26,11 +26,11 @@ _LAYERS = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 _CONVOLUTIONS = {aten.convolution, aten._convolution}
 # The place of the first of two matrices, or of a matrix and a vector, among the arguments.
 _MATRICES = {aten.mm: 0, aten.bmm: 0, aten.mv: 0, aten.addmm: 1, aten.baddbmm: 1, aten.addmv: 1}
-# Operations that PyTorch's counter has no formula for.
+# The operations that PyTorch's counter has no formula for: two a multiplication, as it counts.
 _FORMULAS: dict[Any, Callable[..., int]] = {
-    aten.mv: lambda matrix, _: matrix.numel(),
-    aten.addmv: lambda _, matrix, __: matrix.numel(),
-    aten._trilinear: lambda x, weight, *_: len(x) * weight.numel(),
+    aten.mv: lambda matrix, *_, **__: 2 * matrix.numel(),
+    aten.addmv: lambda _, matrix, *__, **___: 2 * matrix.numel(),
+    aten._trilinear: lambda x, weight, *_, **__: 2 * len(x) * weight.numel(),
 }
 # By our convention, to move, add or compare a weight multiplies nothing, and neither does a norm.
 _HARMLESS = {
@@ -123,16 +123,14 @@ class Multiplications(TorchDispatchMode):
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Recurrent layers run as separate operations inside: libraries would compute each as one."""
-        libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-        enabled = [library.enabled for library in libraries]
+        backends: Any = torch.backends
+        before = backends.mkldnn.enabled, backends.cudnn.enabled
         try:
-            for library in libraries:
-                library.enabled = False
+            backends.mkldnn.enabled = backends.cudnn.enabled = False
             with self._layer, self:
                 yield
         finally:
-            for library, was in zip(libraries, enabled, strict=True):
-                library.enabled = was
+            backends.mkldnn.enabled, backends.cudnn.enabled = before
 
     def leave(self) -> None:
         """A module has ended."""
@@ -157,10 +155,7 @@ class Multiplications(TorchDispatchMode):
         if formula is None:
             self._look_at(packet, [*args, *kwargs.values()])
             return False
-        if packet in _FORMULAS:
-            self.found.macs[self.running[-1]] += formula(*args)
-        else:
-            self.found.macs[self.running[-1]] += formula(*args, **kwargs, out_val=out) // 2
+        self.found.macs[self.running[-1]] += formula(*args, **kwargs, out_val=out) // 2
         if packet in _CONVOLUTIONS:
             self._convolve(args, out)
         elif packet in _MATRICES:

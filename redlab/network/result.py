@@ -18,15 +18,11 @@ from redlab.network.layers import kind_of, weight_layers
 # (title, columns before, columns after): the totals that a summary shows where a step measured them. Where products are
 # shared the additions stay: the sum of both stands beside the products.
 _TOTALS = (
-    ("distinct values", ["distinct_before"], ["distinct"]),
-    ("channels", ["channels_before"], ["channels_after"]),
-    ("parameters", ["parameters_before"], ["parameters_after"]),
-    ("products", ["products_before"], ["products_after"]),
-    (
-        "operations (multiplications + additions)",
-        ["products_before", "additions_before"],
-        ["products_after", "additions_after"],
-    ),
+    ("distinct values", "distinct_before", "distinct"),
+    ("channels", "channels_before", "channels_after"),
+    ("parameters", "parameters_before", "parameters_after"),
+    ("products", "products_before", "products_after"),
+    ("operations (multiplications + additions)", "products_before additions_before", "products_after additions_after"),
 )
 
 
@@ -58,41 +54,34 @@ class Result:
     chance: Any = ""
 
     def __str__(self) -> str:
-        return "\n".join([self._asked(), *self._told()])
+        return "\n".join(self._lines())
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        asked, *told = (html.escape(line, quote=False) for line in [self._asked(), *self._told()])
+        asked, *told = (html.escape(line, quote=False) for line in self._lines())
         lines = "<br>".join([f"<b>{asked}</b>", *told])
         return f"<p>{lines}</p>{self.layers.to_html(index=False, max_rows=12, float_format='{:.4g}'.format)}"
 
-    def _asked(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.plan.get("options", {}).items())
-        reached = ", ".join(f"{name} {value}" for name, value in self.plan.get("achieved", {}).items())
-        return f"{self.plan.get('step', 'step')}({options})" + (f" reached {reached}" if reached else "")
-
-    def _achieved(self) -> list[str]:
-        rows = of_layers(self.layers)
-        lines = totals_of(rows)
+    def _lines(self) -> list[str]:
+        """What was asked for; the first total, and what chance reaches of it; the other totals; what is left out."""
+        plan, rows = self.plan, of_layers(self.layers)
+        options = ", ".join(f"{name}={value!r}" for name, value in plan.get("options", {}).items())
+        reached = ", ".join(f"{name} {value}" for name, value in plan.get("achieved", {}).items())
+        asked = f"{plan.get('step', 'step')}({options})" + (f" reached {reached}" if reached else "")
+        totals = totals_of(rows)
         if "error" in rows and len(rows):
             error = rows["error"]
-            lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
-        return [line for line in (*lines[:1], str(self.chance), *lines[1:]) if line]
-
-    def _told(self) -> list[str]:
-        short = [f"short: {self.plan['short']}"] if "short" in self.plan else []
-        return [*self._achieved(), *short, *self._covered(), *self._left_out()]
-
-    def _covered(self) -> list[str]:
-        """What all these shares are of."""
+            totals.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
+        short = f"short: {plan['short']}" if "short" in plan else ""
         of, own = (self.layers.attrs.get(name, 0) for name in ("parameters", "covered"))
-        return [f"conv and linear weights: {own / of:.3%} of all {of:,} parameters"] if of else []
+        covered = f"conv and linear weights: {own / of:.3%} of all {of:,} parameters" if of else ""
+        lines = [asked, *totals[:1], str(self.chance), *totals[1:], short, covered, *self._left_out(rows)]
+        return [line for line in lines if line]
 
-    def _left_out(self) -> list[str]:
-        rows, others = of_layers(self.layers), self.layers.drop(of_layers(self.layers).index)
-        skipped = rows[rows["skipped"] != ""]
+    def _left_out(self, rows: pd.DataFrame) -> list[str]:
+        skipped, others = rows[rows["skipped"] != ""], self.layers.drop(rows.index)
         said = f"{len(skipped)} skipped: {report_once(skipped['layer'], skipped['skipped'])}"
         lines = [f"{len(rows)} layers, {said if len(skipped) else 'none skipped'}"]
         told = f"{len(others)} other parameters: {report_once(others['layer'], others['skipped'])}"
@@ -102,7 +91,8 @@ class Result:
 def totals_of(layers: pd.DataFrame) -> list[str]:
     """A line a total that a table of layers holds, before and after."""
     lines = []
-    for title, before, after in _TOTALS:
+    for title, *columns in _TOTALS:
+        before, after = map(str.split, columns)
         if {*before, *after} <= set(layers):
             was, now = int(layers[before].to_numpy().sum()), int(layers[after].to_numpy().sum())
             lines.append(f"{title}: {was:,} -> {now:,} ({now / was if was else 1:.3%} left)")

@@ -157,10 +157,8 @@ def why_unseen(graph: Graph, tensors: Sequence[str], example: Example | None = N
         elif (other := first[graph.tensors[name]]) != name:
             reasons[name] = f"shares its weight with {other.rpartition('.')[0] or other}"
         else:
-            what = name.rpartition(".")[2]
-            reasons[name] = (
-                f"its {what} is passed to {operations(graph.users(name))}, not straight to a conv or linear layer"
-            )
+            what, by = name.rpartition(".")[2], operations(graph.users(name))
+            reasons[name] = f"its {what} is passed to {by}, not straight to a conv or linear layer"
     return reasons
 
 
