@@ -60,9 +60,9 @@ class Result:
         return str(self)
 
     def _repr_html_(self) -> str:
-        asked, *told = (html.escape(line, quote=False) for line in self._lines())
-        lines = "<br>".join([f"<b>{asked}</b>", *told])
-        return f"<p>{lines}</p>{self.layers.to_html(index=False, max_rows=12, float_format='{:.4g}'.format)}"
+        asked, *lines = (html.escape(line, quote=False) for line in self._lines())
+        text = "<br>".join([f"<b>{asked}</b>", *lines])
+        return f"<p>{text}</p>{self.layers.to_html(index=False, max_rows=12, float_format='{:.4g}'.format)}"
 
     def _lines(self) -> list[str]:
         """What was asked for; the first total, and what chance reaches of it; the other totals; what is left out."""
@@ -84,8 +84,8 @@ class Result:
         skipped, others = rows[rows["skipped"] != ""], self.layers.drop(rows.index)
         said = f"{len(skipped)} skipped: {report_once(skipped['layer'], skipped['skipped'])}"
         lines = [f"{len(rows)} layers, {said if len(skipped) else 'none skipped'}"]
-        told = f"{len(others)} other parameters: {report_once(others['layer'], others['skipped'])}"
-        return [*lines, told] if len(others) else lines
+        more = f"{len(others)} other parameters: {report_once(others['layer'], others['skipped'])}"
+        return [*lines, more] if len(others) else lines
 
 
 def totals_of(layers: pd.DataFrame) -> list[str]:
