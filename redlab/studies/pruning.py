@@ -18,8 +18,7 @@ from redlab.dpp.training import prune_by_masks
 from redlab.network.evaluation import evaluate
 from redlab.network.example import Example
 from redlab.network.layers import copy_network, unwrap
-from redlab.network.remainder import of_layers
-from redlab.network.result import Result
+from redlab.network.result import Result, of_layers
 from redlab.network.samples import Labelled, as_dataset, example_of
 from redlab.network.training import train
 from redlab.options import plain_options

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.studies.plots.lost import draw_lost
 from redlab.studies.plots.style import BLUE, RED, axes, legend, rows_of, styled
 

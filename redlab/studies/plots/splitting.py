@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.studies.plots.lost import draw_lost
 from redlab.studies.plots.style import BLUE, COLOURS, INK, MARKERS, axes, legend, plain_log, rows_of, styled
 
