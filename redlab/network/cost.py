@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import type_before_parametrizations
 
@@ -19,7 +19,7 @@ from redlab.network.layers import unwrap
 from redlab.network.multiplications import Multiplications, Multiplied
 from redlab.network.origins import tensors_of
 from redlab.network.result import first_names
-from redlab.network.trial_run import idle, note_shapes, try_out
+from redlab.network.trial_run import idle, try_out
 
 COSTS = ("parameters", "products", "macs", "additions", "lookups", "bytes")
 COUNTED = ("products", "macs", "additions")  # what tables of layers hold before and after
@@ -119,8 +119,7 @@ def run_once(network: nn.Module, example: Example | None = None) -> tuple[Multip
         calls: dict[str, list[torch.Size]] = defaultdict(list)
         for path, module in copied.named_modules():
             if hasattr(module, "cost"):
-                note_shapes(module, calls[path])
-                module.forward = partial(idle, module)
+                module.forward = partial(_noted, module, calls[path])
             if not isinstance(module, torch.jit.ScriptModule):  # those cannot be hooked
                 module.register_forward_pre_hook(lambda *_, path=path: mode.running.append(path))
                 module.register_forward_hook(lambda *_: mode.leave())
@@ -129,3 +128,9 @@ def run_once(network: nn.Module, example: Example | None = None) -> tuple[Multip
         return mode.found, calls
 
     return try_out(network, fit_example(network, example).first(), run)
+
+
+def _noted(module: nn.Module, shapes: list[torch.Size], input: Tensor) -> Tensor:
+    """The forward of a module with its own cost: notes the shape, also where no hook would see the call."""
+    shapes.append(input.shape)
+    return idle(module, input)
