@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from redlab.studies.atlas import by_bins
-from redlab.studies.plots.style import BLUE, DASHES, INK, MARKERS, ORANGE, PURPLE, RED, axes, plain_log, rows_of, styled
+from redlab.studies.plots.style import BLUE, DASHES, INK, ORANGE, PURPLE, RED, axes, framed, plain_log, rows_of, styled
 from redlab.studies.redundancy import KINDS
 
 _STATES = ((False, BLUE, "s", "random"), (True, RED, "o", "trained"))
@@ -147,9 +147,7 @@ def draw_twins(twins: pd.DataFrame, title: str = "Trained networks, and the same
         ax.set_xlabel(label)
         ax.grid(axis="y", visible=False)
     rows_of(panels[0], names)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title, panels[0].get_legend_handles_labels()[0], columns=2)
 
 
 def _values(twins: pd.DataFrame, state: str) -> pd.Series:
@@ -190,7 +188,7 @@ def plot_predictors(explained: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(7.2, 0.55 * len(names) + 1.4)
     for k, (response, part) in enumerate(explained.groupby("response", sort=False)):
         rows = np.array([names.index(name) for name in part["predictor"]]) + 0.22 * (k - 1)
-        colour, marker = (INK, ORANGE, PURPLE)[k % 3], MARKERS[2 + k % 3]
+        colour, marker = ((INK, "^"), (ORANGE, "D"), (PURPLE, "v"))[k % 3]
         ax.hlines(rows, 100 * part["low"], 100 * part["high"], color=colour, linewidth=1.6)
         ax.plot(100 * part["drop"], rows, marker, color=colour, label=f"{response}: R² {part['r2'].iloc[0]:.2f}")
     rows_of(ax, names)

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 from numpy import ndarray
 
-from redlab.studies.plots.style import COLOURS, INK, axes, bare, outline, styled
+from redlab.studies.plots.style import COLOURS, INK, axes, bare, framed, outline, styled
 
 _COLOURS = COLOURS[:-1]  # grey is taken
 _BOLD = FontProperties(family="DejaVu Sans", weight="bold")
@@ -143,8 +143,7 @@ def draw_units(frame: pd.DataFrame, title: str = "") -> Figure:
         ax.set_title(f"unit {unit!r}:\n{ax.get_title()}")
     axes.flat[0].set_ylabel("output channel")
     _name_values(picture, list(axes.flat), frame)
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title)
 
 
 @styled

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from redlab.network.remainder import of_layers
-from redlab.studies.plots.style import BLUE, RED, axes, bare, draw_lost, finish, rows_of, styled
+from redlab.studies.plots.style import BLUE, RED, axes, bare, draw_lost, finish, framed, rows_of, styled
 
 # The longest row of filters, in their own widths, before the next cluster starts a new row.
 _LINE = 16
@@ -123,8 +123,7 @@ def draw_pairs(frame: pd.DataFrame, title: str = "") -> Figure:
         ax.set_title(f"{name}: {first['distance']:.2f} of the\nmedian distance ({len(part):,} weights)")
         ax.set(xlabel=f"weight of filter {first['filter']}", ylabel=f"weight of filter {first['other']}")
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title)
 
 
 @styled

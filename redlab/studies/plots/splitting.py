@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from redlab.network.remainder import of_layers
-from redlab.studies.plots.style import BLUE, COLOURS, INK, axes, dots, draw_lost, finish, rows_of, styled
+from redlab.studies.plots.style import BLUE, COLOURS, INK, axes, dots, draw_lost, finish, framed, rows_of, styled
 
 _MEASURES = {"products": "multiplications", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
 _MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy", "milliseconds": "time"}
@@ -115,9 +115,7 @@ def draw_splits(frame: pd.DataFrame, title: str = "") -> Figure:
         entries |= {entry.get_label(): entry for entry in found}
         ax.set_title(f"unit {unit!r}")
         ax.label_outer()
-    figure.legend(handles=[*entries.values()], loc="outside lower center", ncols=4)
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title, [*entries.values()])
 
 
 def _draw_splits(ax: Axes, part: pd.DataFrame, methods: list[str] | None = None) -> list[Line2D]:
@@ -157,9 +155,7 @@ def draw_steps(frame: pd.DataFrame, title: str = "") -> Figure:
     rows_of(grid.flat[0], steps)
     for ax in grid.flat[len(measures) :]:
         ax.set_axis_off()
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title, grid.flat[0].get_legend_handles_labels()[0], columns=3)
 
 
 def _order(frame: pd.DataFrame) -> list[str]:

@@ -107,12 +107,9 @@ def small_multiples(
         ax.set_title(f"{value}\n{ax.get_title()}".strip(), fontsize=9)
         ax.set_xlabel(ax.get_xlabel() if k + columns >= len(groups) else "")
         ax.set_ylabel(ax.get_ylabel() if k % columns == 0 else "")
-    if legend:
-        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        for ax in grid.flat[: len(groups)]:
-            ax.get_legend().remove()
-    figure.suptitle(title, fontsize=12)
-    return figure
+    for ax in grid.flat[: len(groups)] if legend else ():
+        ax.get_legend().remove()
+    return framed(figure, title, grid.flat[0].get_legend_handles_labels()[0] if legend else None)
 
 
 def look(k: int) -> dict[str, Any]:
@@ -180,6 +177,14 @@ def finish(ax: Axes, entries: list[Any] | None = None, **settings: Any) -> Axes:
 def dots(ax: Axes, values: pd.Series, rows: Sequence[float] | np.ndarray, k: int, label: str | None = None) -> None:
     """The markers of the k-th series, one in each row."""
     ax.plot(values, rows, MARKERS[k], color=COLOURS[k], markersize=5, label=label)
+
+
+def framed(figure: Figure, title: str, entries: list[Any] | None = None, columns: int = 4) -> Figure:
+    """``figure`` with a title above all panels and, where there are ``entries``, a legend below them."""
+    if entries:
+        figure.legend(handles=entries, loc="outside lower center", ncols=columns)
+    figure.suptitle(title, fontsize=12)
+    return figure
 
 
 def bare(ax: Axes) -> None:
