@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from redlab.network.operations import KINDS, named
 from redlab.network.trace import in_place, module_path, operation
 
 Constants = Mapping[Node, Tensor]
@@ -36,7 +37,7 @@ _MOVEMENT = frozenset((
     "contiguous", "clone", "alias", "detach", "to", "_to_copy", "roll", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle",
 ))  # fmt: skip
-_DROPOUTS = frozenset(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"))
+_DROPOUTS = named("dropout", "alpha dropout")
 _PRODUCTS = frozenset(("mul", "div", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "bilinear", "dot"))
 _ATTENTION = "attention multiplies activations by one another and is not Lipschitz (arXiv 2006.04710)"
 _STATISTIC = "it divides by a statistic of its own input, which only eps keeps from 0"
@@ -137,7 +138,7 @@ def factors(node: Node, constants: Constants) -> list[tuple[Node, float]]:
 
 def joins(node: Node) -> bool:
     """Whether ``node`` puts its inputs side by side, so that squares of differences add up."""
-    return operation(node) in ("cat", "concat", "concatenate", "stack")
+    return operation(node) in KINDS["join"] or operation(node) == "stack"
 
 
 def refuse_overwriting(graph: Graph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,16 @@ def train_masks(
     metrics = pd.DataFrame([{"epoch": epoch} | row for epoch, own in enumerate(seen) for row in own["metrics"]])
     logits = {name: torch.stack([own["logits"][name] for own in seen]) for name in asked.watch}
     return TrainedMasks(trained.network, trained.history.assign(**schedule.frame()), metrics, logits)
+
+
+def _with_options(function: Callable, options: type) -> inspect.Signature:
+    """The signature of ``function`` with the fields of ``options`` in place of its ``**options``, for ``help``."""
+    own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
+    named = [each.replace(kind=each.KEYWORD_ONLY) for each in inspect.signature(options).parameters.values()]
+    return inspect.Signature([*own, *named], return_annotation=TrainedMasks)
+
+
+train_masks.__signature__ = _with_options(train_masks, MaskTraining)  # type: ignore[attr-defined]
 
 
 def prune_by_masks(

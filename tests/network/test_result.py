@@ -17,7 +17,7 @@ def test_a_result_says_what_was_asked_achieved_and_skipped():
     before = sum(len(layer.weight.unique()) for layer in weight_layers(network))  # two random numbers may be equal
     assert f"distinct values: {before:,} -> " in text
     assert "2 layers, 1 skipped: 2 (its weight is parametrized" in text
-    assert len(text.splitlines()) <= 5
+    assert len(text.splitlines()) <= 6  # one more with a random twin
 
 
 def test_the_notebook_view_holds_the_table():

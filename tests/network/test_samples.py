@@ -185,7 +185,7 @@ WRONG = {
     "shares for labels": ((IMAGES, torch.rand(24)), r"whole numbers, one a sample; .*float32"),
     "one-hot labels": ((IMAGES, torch.eye(24).long()), r"one a sample; .*\(.*, 24\)"),
     "iterable": (Endless(), "map-style .* Endless has no samples by index"),
-    "a generator": ((sample for sample in PLAIN), "generator can be read"),
+    "a generator": ((sample for sample in PLAIN), "generator has no samples"),
     "a loader of an iterable": (DataLoader(Endless()), r"iterable dataset .*list\(loader.dataset\)"),
     "a loader without batches": (DataLoader(PLAIN, batch_size=None), "batch_size=None"),
     "empty": ((IMAGES[:0], LABELS[:0]), "empty"),
