@@ -86,7 +86,7 @@ def plot_atlas_filters(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     labels = {"xlabel": "depth (first layer 0, last 1)", "ylabel": "filters with a near one (%)"}
     title = f"{copies:,} exact duplicate{'s' * (copies != 1)} among {layers['outputs'].sum():,} filters"
     _end(ax, layers, title, more="; near: within half the median distance", **labels, xlim=(0, 1), ylim=(0, None))
-    ax.get_legend().set_title("mean (networks)")
+    ax.legend(loc="best", title="mean (networks)")
     return ax
 
 
@@ -198,7 +198,7 @@ def plot_predictors(explained: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _end(ax: Axes, layers: pd.DataFrame, title: str, place: str = "best", more: str = "", **settings: Any) -> Axes:
+def _end(ax: Axes, layers: pd.DataFrame, title: str, place: Any = "best", more: str = "", **settings: Any) -> Axes:
     """The labels, a title that says how many networks and layers there are and ``more``, and a legend at ``place``."""
     networks = layers["network"].nunique()
     size = f"({networks} network{'s' * (networks != 1)}, {len(layers):,} layers{more})"

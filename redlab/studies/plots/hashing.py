@@ -44,8 +44,8 @@ def plot_modes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(7, 4)
     for k, (layer, part) in enumerate(frame.sort_values("bandwidth").groupby("layer", sort=False)):
         ax.plot(part["bandwidth"], part["modes"], **look(k), label=layer)
-    settings = {"xscale": "log", "yscale": "log", "title": "A narrower kernel sees more modes"}
-    finish(ax, **settings, xlabel="bandwidth, in units of Silverman's (log)", ylabel="modes (log)")
+    ax.set(xlabel="bandwidth, in units of Silverman's (log)", ylabel="modes (log)")
+    finish(ax, xscale="log", yscale="log", title="A narrower kernel sees more modes")
     widths = sorted(set(frame["bandwidth"]))
     ax.set_xticks(widths, [f"{width:.3g}" if width >= 1 else f"1/{1 / width:.3g}" for width in widths])
     ax.minorticks_off()

@@ -66,7 +66,7 @@ def plot_agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(shown["oracle"], shown["score"], "o", color=BLUE, markersize=3.5, alpha=0.6, markeredgewidth=0)
     both = frame[["score", "oracle"]]
     title = f"Pearson {both.corr().iloc[0, 1]:.2f}, Spearman {both.rank().corr().iloc[0, 1]:.2f}"
-    labels = {"xlabel": "squared loss change (nats², log)", "ylabel": "score (log)"}
+    labels: dict[str, Any] = {"xlabel": "squared loss change (nats², log)", "ylabel": "score (log)"}
     return finish(ax, xscale="log", yscale="log", title=title, **labels)
 
 
@@ -86,7 +86,7 @@ def plot_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             own = look(k) | {"linestyle": dash, "label": f"{images}: {title}"}
             ax.plot(part["batch"], part[which], **own)
     ax.axhline(0, color="#777777", linewidth=0.8)
-    labels = {"xlabel": "images in a minibatch (log)", "ylabel": "correlation with the oracle"}
+    labels: dict[str, Any] = {"xlabel": "images in a minibatch (log)", "ylabel": "correlation with the oracle"}
     finish(ax, xscale="log", title="The minibatch is part of the criterion", ylim=(None, 1.02), **labels)
     ax.set_xticks(sorted(frame["batch"].unique()), [f"{batch:g}" for batch in sorted(frame["batch"].unique())])
     ax.minorticks_off()

@@ -36,7 +36,7 @@ def plot_channels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.annotate(f"{weights} without sharing", (0.99, weights), **place)
     ax.grid(axis="x", visible=False)
     title = f"{frame['products'].sum() / frame['weights'].sum():.1%} of the multiplications are left"
-    limits = {"xlim": (-0.5, len(frame) - 0.5), "ylim": (0, 1.12 * weights)}
+    limits: dict[str, Any] = {"xlim": (-0.5, len(frame) - 0.5), "ylim": (0, 1.12 * weights)}
     ticks = range(0, len(frame), -(-len(frame) // 16))
     return finish(ax, xlabel="input channel", ylabel="multiplications a position", title=title, **limits, xticks=ticks)
 
