@@ -28,7 +28,7 @@ from redlab import (
     split_inputs,
 )
 from redlab.compression.merging import merge_each
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.pruning.criteria.registry import CRITERIA
 from redlab.studies.methods import SCORE_IMAGES, prune_by_method
 

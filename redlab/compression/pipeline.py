@@ -25,8 +25,7 @@ from redlab.hashing.networks import hash_network
 from redlab.network.cost import by_module, measure_cost
 from redlab.network.example import Example
 from redlab.network.layers import count_distinct, unwrap, weight_layers
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
+from redlab.network.result import Result, with_others
 from redlab.network.samples import Labelled, example_of
 from redlab.options import fitted, plain_options
 

@@ -15,7 +15,7 @@ from redlab.dpp.quantization import RoundedInput, RoundedWeight, round_input
 from redlab.dpp.request import Keep, Request
 from redlab.network.example import Example
 from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
-from redlab.network.reasons import report_once
+from redlab.network.result import report_once
 from redlab.options import plain_options
 from redlab.pruning.scoring import score_channels
 

@@ -24,9 +24,8 @@ from redlab.network.cost import measure_cost
 from redlab.network.layers import unwrap
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, as_dataset
-from redlab.network.shares import count_of
 from redlab.network.training import minibatches, train
-from redlab.options import check_number, plain_options, settle
+from redlab.options import check_number, count_of, plain_options, settle
 from redlab.pruning.channels import products_of
 from redlab.pruning.scoring import score_channels
 from redlab.pruning.selection import Selector, check_share

@@ -17,7 +17,7 @@ from numpy import ndarray
 from redlab.hashing.rules import Rule
 from redlab.hashing.vector import as_vector
 from redlab.hashing.weights import hash_vector
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 
 # More weights are not drawn: their numbers are extended from a sixteenth of this many and from this many as a power of
 # the size. Of 16 M weights this misses the distinct values after hashing by a tenth, those before by a seventh.

@@ -189,8 +189,12 @@ def _tensors(network: nn.Module, program: torch.export.ExportedProgram) -> dict[
     signature = program.graph_signature
     name_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     placeholder_of = {name_of[node.name]: node for node in program.graph.nodes if node.name in name_of}
+    aliases: dict[int, list[str]] = {}
+    for named in (network.named_parameters, network.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            aliases.setdefault(id(tensor), []).append(name)
     tensors: dict[str, Node] = {}
-    for names in _aliases(network):
+    for names in aliases.values():
         # Export may give a tensor with several names several placeholders, and reads from any of them.
         placeholders = [placeholder_of[name] for name in names if name in placeholder_of]
         for other in placeholders[1:]:
@@ -198,12 +202,3 @@ def _tensors(network: nn.Module, program: torch.export.ExportedProgram) -> dict[
         if placeholders:
             tensors |= dict.fromkeys(names, placeholders[0])
     return tensors
-
-
-def _aliases(network: nn.Module) -> list[list[str]]:
-    """The names of every parameter and buffer: one list a tensor, in the order of the modules."""
-    names: dict[int, list[str]] = {}
-    for named in (network.named_parameters, network.named_buffers):
-        for name, tensor in named(remove_duplicate=False):
-            names.setdefault(id(tensor), []).append(name)
-    return list(names.values())

@@ -19,11 +19,8 @@ from redlab.channels.table import channel_table
 from redlab.network.cost import by_module, measure_cost, run_once
 from redlab.network.example import Example
 from redlab.network.layers import unwrap, weight_layers
-from redlab.network.reasons import report_short
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
-from redlab.network.shares import count_of
-from redlab.options import plain_options
+from redlab.network.result import Result, report_short, with_others
+from redlab.options import count_of, plain_options
 from redlab.pruning.compensation import COMPENSATIONS, compensate, merge_target
 from redlab.pruning.criteria.registry import CRITERIA
 from redlab.pruning.scores import Scores
@@ -186,7 +183,7 @@ def _pairs(network: nn.Module, products: Iterable[str], example: Example | None)
     if not sparse:
         return {}
     pairs: dict[str, ndarray] = {}
-    for use, positions in run_once(network, example).multiplied.uses.items():
+    for use, positions in run_once(network, example)[0].uses.items():
         if use.weight in sparse:
             live = (sparse[use.weight] != 0).cpu().numpy() * positions
             pairs[use.weight] = pairs.get(use.weight, 0) + live.reshape(*live.shape[:2], -1).sum(-1)

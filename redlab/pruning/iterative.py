@@ -22,8 +22,7 @@ from redlab.network.layers import unwrap
 from redlab.network.recipe import Recipe, recipe_of
 from redlab.network.result import Result
 from redlab.network.samples import as_dataset, example_of
-from redlab.network.shares import count_of
-from redlab.options import check_number, check_one_of, check_whole, fitted, plain_options
+from redlab.options import check_number, check_one_of, check_whole, count_of, fitted, plain_options
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.criteria.registry import CRITERIA, find_criterion
 from redlab.pruning.fine_tuning import FineTuning, draw, seed_of

@@ -18,13 +18,10 @@ from redlab.channels.table import channel_table
 from redlab.files.state import read_state, write_state
 from redlab.network.cost import measure_cost
 from redlab.network.example import Inputs, fit_example
-from redlab.network.fingerprint import fingerprint
 from redlab.network.layers import copy_network
-from redlab.network.reasons import report_short
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
-from redlab.network.shares import count_of
-from redlab.options import check_whole
+from redlab.network.recipe import fingerprint
+from redlab.network.result import Result, report_short, with_others
+from redlab.options import check_whole, count_of
 from redlab.progress import progress
 from redlab.pruning.fine_tuning import FineTuning, seed_of
 from redlab.pruning.selection import check_share

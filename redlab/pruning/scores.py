@@ -13,8 +13,8 @@ from numpy import ndarray
 from torch import nn
 
 from redlab.channels.groups import Group
-from redlab.network.fingerprint import fingerprint
-from redlab.network.reasons import report_once
+from redlab.network.recipe import fingerprint
+from redlab.network.result import report_once
 from redlab.options import check_one_of
 
 NORMS = ("mean", "max", "rank")

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from redlab.network.evaluation import in_eval_mode
+from redlab.network.evaluating import in_eval_mode
 from redlab.network.example import Example
-from redlab.network.fingerprint import fingerprint
 from redlab.network.layers import copy_network, unwrap, weight_layers
+from redlab.network.recipe import fingerprint
 from redlab.network.samples import Labelled, as_dataset, example_of
 from redlab.options import fitted, plain_options
 from redlab.pruning.criteria.registry import find_criterion

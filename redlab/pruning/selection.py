@@ -11,8 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.channels.groups import Group
-from redlab.network.shares import count_of
-from redlab.options import check_one_of, check_whole
+from redlab.options import check_one_of, check_whole, count_of
 
 SCOPES = ("global", "layer")
 Kept = Mapping[str, ndarray]  # by group, a mask (size,)

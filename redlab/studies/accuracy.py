@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from redlab.network.evaluation import Evaluation, right_images
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.network.samples import Labelled
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from redlab.hashing.networks import hash_network
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.progress import progress
 from redlab.studies.accuracy import Reference
 

@@ -15,7 +15,7 @@ from redlab.channels.groups import Group, Member
 from redlab.compression.similarity import Dendrogram, clusters_at
 from redlab.compression.units import first_equal, first_multiple
 from redlab.network.layers import Layer
-from redlab.network.shares import count_of
+from redlab.options import count_of
 
 
 def kernels_of(layer: Layer, weight: Tensor | None = None) -> ndarray:

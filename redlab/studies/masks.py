@@ -14,7 +14,7 @@ from redlab.dpp.hardening import harden, place_bits
 from redlab.dpp.metrics import inclusion_probabilities, mask_metrics
 from redlab.dpp.sparsifying import sparsify
 from redlab.dpp.training import adam, train_masks
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.network.training import train
 from redlab.progress import progress
 from redlab.pruning.scoring import score_weights

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from redlab.compression.merging import merge_each, merge_trees
 from redlab.compression.similarity import Dendrogram, clusters_at
 from redlab.network.layers import Layer, weight_layers
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.progress import progress
 from redlab.studies.accuracy import Reference, shares_left
 

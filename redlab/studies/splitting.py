@@ -22,7 +22,7 @@ from redlab.network.cost import measure_cost
 from redlab.network.example import answer
 from redlab.network.layers import Layer, unwrap, weight_layers
 from redlab.network.recipe import recipe_of
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.network.samples import as_dataset, first_of
 from redlab.progress import progress
 from redlab.studies.accuracy import Reference

@@ -26,7 +26,7 @@ from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer, Values
 from redlab.network.layers import Layer, weight_layers
-from redlab.network.shares import count_of
+from redlab.options import count_of
 from redlab.studies.kernels import groups_of, why_filters_stay
 from redlab.studies.merging import merged_filters
 from redlab.studies.plots.hashing import plot_density, plot_values

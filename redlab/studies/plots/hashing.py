@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.studies.plots.style import BLUE, GREY, INK, RED, axes, dots, draw_lost, finish, look, rows_of, styled
 
 

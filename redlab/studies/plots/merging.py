@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.studies.plots.style import BLUE, RED, axes, bare, draw_lost, finish, framed, rows_of, styled
 
 # The longest row of filters, in their own widths, before the next cluster starts a new row.

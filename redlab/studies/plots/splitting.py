@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.studies.plots.style import BLUE, COLOURS, INK, axes, dots, draw_lost, finish, framed, rows_of, styled
 
 _MEASURES = {"products": "multiplications", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
