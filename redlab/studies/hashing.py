@@ -30,9 +30,7 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
     """
     reference = Reference(network, dataset)
     rows = [_row(network, reference, setting) for setting in progress(settings, "hash settings")]
-    frame = pd.DataFrame(rows)
-    frame.attrs = {"of": "distinct weight values", "before": reference.before}
-    return frame
+    return reference.frame(rows, of="distinct weight values")
 
 
 def _row(network: nn.Module, reference: Reference, setting: dict) -> dict:

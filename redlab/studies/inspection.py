@@ -14,16 +14,8 @@ from redlab.hashing.vector import NotFinite
 from redlab.progress import progress
 
 _NUMBERS = {
-    "weights": "int64",
-    "zeros": "int64",
-    "distinct_before": "int64",
-    "modes": "int64",
-    "distinct": "int64",
-    "error": "float64",
-    "duplicates": "int64",
-    "expected": "float64",
-    "measured": "int64",
-    "entropy": "float64",
+    **dict.fromkeys(["weights", "zeros", "distinct_before", "modes", "distinct"], "int64"),
+    **{"error": "float64", "duplicates": "int64", "expected": "float64", "measured": "int64", "entropy": "float64"},
 }
 COLUMNS = ["tensor", "shape", "dtype", *_NUMBERS, "unhashed", "shares", "file", "skipped"]
 

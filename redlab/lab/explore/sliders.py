@@ -30,9 +30,9 @@ from redlab.options import count_of
 from redlab.studies.kernels import groups_of, why_filters_stay
 from redlab.studies.merging import merged_filters
 from redlab.studies.plots.hashing import plot_density, plot_values
+from redlab.studies.plots.kernels import plot_unit
 from redlab.studies.plots.merging import plot_filters
 from redlab.studies.plots.splitting import plot_channels
-from redlab.studies.plots.units import plot_unit
 from redlab.studies.splitting import channel_products, unit_map
 
 
