@@ -17,7 +17,7 @@ from redlab.network.example import Example
 from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.network.reasons import report_once
 from redlab.options import plain_options
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.scores import score_channels
 
 _K_STEPS = 16  # up to so many draws "auto" takes the paper's estimator
 _SPREAD = {"kernel": 1.0}  # standard deviation of random logits; 0.5 elsewhere

@@ -28,7 +28,7 @@ from redlab.network.shares import count_of
 from redlab.network.training import minibatches, train
 from redlab.options import check_number, plain_options, settle
 from redlab.pruning.channels import products_of
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.scores import score_channels
 from redlab.pruning.selection import Selector, check_share
 
 

@@ -26,10 +26,8 @@ from redlab.network.shares import count_of
 from redlab.options import check_number, check_one_of, check_whole, fitted, plain_options
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.criteria.registry import CRITERIA, find_criterion
-from redlab.pruning.fine_tuning import FineTuning, draw, seed_of
-from redlab.pruning.rounds import Asked, Rounds
-from redlab.pruning.scores import Scores
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.rounds import Asked, FineTuning, Rounds, draw, seed_of
+from redlab.pruning.scores import Scores, score_channels
 from redlab.pruning.selection import SCOPES, Selector
 from redlab.pruning.spp import spp
 

@@ -31,10 +31,9 @@ from redlab.network.example import Example, Inputs, place_of
 from redlab.network.result import Result
 from redlab.options import check_whole, plain_options
 from redlab.pruning.channels import products_of
-from redlab.pruning.fine_tuning import FineTuning, seed_of
 from redlab.pruning.gates import gated
-from redlab.pruning.rounds import Asked, Rounds
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.rounds import Asked, FineTuning, Rounds, seed_of
+from redlab.pruning.scores import score_channels
 from redlab.pruning.selection import Selector, lowest
 from redlab.pruning.subject import Subject, per_channel
 

@@ -1,9 +1,9 @@
-"""What a criterion looks at: a network, its coupled groups, and images where it needs some."""
+"""What a criterion looks at, a network, its coupled groups and images where it needs some; and what it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -144,3 +144,26 @@ def per_channel(group: Group, saliency: Mapping[str, Tensor], reduction: str = "
 
 def _summed(saliency: Tensor, member: Member) -> ndarray:
     return slices_of(saliency, member.index, member.dim).sum(1, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a criterion returns: ``values`` as in ``Scores``, and the rest if it has any."""
+
+    values: Mapping[str, ndarray]
+    heirs: Mapping[str, ndarray] = field(default_factory=dict)
+    errors: Mapping[str, ndarray] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def turn(cost: float, last: float) -> float:
+    """The score of a channel that is removed at this cost after one that scores ``last``: larger, if above 0.
+
+    Costs may fall from turn to turn, and of equal scores the channel of lower number would be removed first.
+    """
+    return max(cost, last * (1 + 1e-12))
+
+
+def last_turn(last: float) -> float:
+    """The score of the channel that is left at the end, after one that scores ``last``."""
+    return float(last) * (1 + 1e-9) + 1e-38

@@ -22,10 +22,8 @@ from torch import Tensor
 
 from redlab.network.example import answer
 from redlab.options import check_one_of, check_whole
-from redlab.pruning.curvature import expected_change
-from redlab.pruning.gates import gate_gradients
-from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject, per_channel
+from redlab.pruning.gates import expected_change, gate_gradients
+from redlab.pruning.subject import Scored, Subject, per_channel
 
 FORMS = ("gate", "joint", "independent")
 SKIP_FIXES = ("producers", "mean", "official", "none")
