@@ -185,13 +185,7 @@ def score_channels(
         164  layer3.0.conv2       20
         162  layer3.0.conv2       18
     """
-    network = unwrap(network)
-    options, subject, scored = _ask(network, criterion, "channels", dataset, example, options)
-    free = {group.name for group in subject.free}
-    unread = "none of its layers' weights can be rewritten"
-    skipped = {group.name: group.frozen or unread for group in subject.groups if group.name not in free}
-    parts = (scored.values, scored.heirs, scored.errors, skipped | dict(scored.skipped), tuple(subject.groups))
-    return Scores(criterion, options, "channels", *parts, fingerprint(network, training=False))
+    return _score(network, criterion, "channels", dataset, example, options)
 
 
 @plain_options
@@ -211,18 +205,13 @@ def score_weights(
         >>> {name: values.shape for name, values in scores.values.items()}
         {'hidden.0.linear': (256, 64), 'hidden.1.linear': (128, 256), 'classifier': (10, 128)}
     """
-    network = unwrap(network)
-    options, _, values = _ask(network, criterion, "weights", dataset, example, options)
-    skipped = {layer.name: layer.skipped for layer in weight_layers(network) if layer.skipped}
-    own = fingerprint(network, training=False)
-    return Scores(criterion, options, "weights", values, skipped=skipped, network=own)
+    return _score(network, criterion, "weights", dataset, example, options)
 
 
-def _ask(
+def _score(
     network: nn.Module, criterion: str, of: str, dataset: Any, example: Example | None, options: dict[str, Any]
-) -> tuple[dict[str, Any], Subject, Any]:
-    """The options as the criterion takes them, what it looked at, and its scores."""
-    found = find_criterion(criterion, of, options)
+) -> Scores:
+    network, found = unwrap(network), find_criterion(criterion, of, options)
     options = fitted(found.scorer(of), options)
     samples = as_dataset(dataset) if found.data and dataset is not None else None
     if found.data and not samples:
@@ -236,4 +225,13 @@ def _ask(
             parameter.requires_grad_()
     subject = Subject(own, samples, example_of(network, example, dataset))
     with in_eval_mode(own):
-        return options, subject, found.scorer(of)(subject, **options)
+        scored = found.scorer(of)(subject, **options)
+    mark = fingerprint(network, training=False)
+    if of == "weights":
+        skipped = {layer.name: layer.skipped for layer in weight_layers(network) if layer.skipped}
+        return Scores(criterion, options, of, scored, skipped=skipped, network=mark)
+    free = {group.name for group in subject.free}
+    unread = "none of its layers' weights can be rewritten"
+    skipped = {group.name: group.frozen or unread for group in subject.groups if group.name not in free}
+    parts = (scored.values, scored.heirs, scored.errors, skipped | dict(scored.skipped), tuple(subject.groups))
+    return Scores(criterion, options, of, *parts, mark)

@@ -117,8 +117,7 @@ class Products:
         total: int,
         pairs: Mapping[str, ndarray] | None = None,
     ) -> None:
-        self._shapes, self._products, self._others = shapes, products, total - sum(products.values())
-        self._pairs = pairs or {}
+        self._shapes, self._products, self._pairs, self.total = shapes, products, pairs or {}, total
         members = [(group.name, m) for group in groups for m in (*group.producers, *group.consumers)]
         self._members = [(name, m.tensor, m.dim, m.index) for name, m in members if m.tensor in products]
 
@@ -127,7 +126,8 @@ class Products:
         for group, tensor, dim, index in self._members:
             if group in kept:
                 left[tensor][dim][index.numpy()[~kept[group]]] = False
-        return self._others + sum(self._left(name, masks) for name, masks in left.items())
+        gone = sum(self._products[name] - self._left(name, masks) for name, masks in left.items())
+        return self.total - gone
 
     def _left(self, name: str, masks: Sequence[ndarray]) -> int:
         if name in self._pairs:
