@@ -23,7 +23,7 @@ from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
 from redlab.network.shares import count_of
-from redlab.options import plain_options
+from redlab.options import check_one_of, check_whole, plain_options
 from redlab.pruning.compensation import COMPENSATIONS, compensate, merge_target
 from redlab.pruning.criteria.registry import CRITERIA, Criterion
 from redlab.pruning.scores import Scores
@@ -124,10 +124,8 @@ def _check_groups(network: nn.Module, scores: Scores) -> None:
 
 
 def _compensation_of(scores: Scores, asked: str | None) -> str:
-    known = CRITERIA.get(scores.criterion, Criterion())
-    kind = known.compensation if asked is None else asked
-    if kind not in COMPENSATIONS:
-        raise ValueError(f"compensation must be one of {', '.join(COMPENSATIONS)}, not {kind!r}")
+    kind = CRITERIA.get(scores.criterion, Criterion()).compensation if asked is None else asked
+    check_one_of("compensation", kind, COMPENSATIONS)
     if kind in ("merge", "absorb") and not scores.heirs:
         raise ValueError(
             f"{scores.criterion} names no merge targets, and {kind!r} needs them: redundancy and srinivas_babu do"
@@ -143,8 +141,7 @@ def _kept(
             "pass ratio (the share of channels to remove), or products (the share of multiplications to keep) and/or "
             "count (how many channels to remove)"
         )
-    if most is not None and (most < 0 or most != int(most)):
-        raise ValueError(f"count must be a whole number of channels, not {most!r}")
+    check_whole("count", most or 0, 0)
     if ratio is not None:
         check_share("ratio", ratio)
         return selector.at(ratio)

@@ -126,12 +126,9 @@ def _absorbed(subject: Subject, group: Group, kept: ndarray, targets: ndarray | 
     """The merge target does the work of the channel."""
     if targets is None:
         return "its criterion names no merge targets"
-    shares = np.zeros((group.size, group.size))
-    for channel in np.flatnonzero(~kept):
-        target = merge_target(targets, kept, int(channel))
-        if target >= 0:
-            shares[channel, target] = 1
-    return [Share(member, shares[np.ix_(~kept, kept)]) for member in group.consumers]
+    merged = np.array([merge_target(targets, kept, channel) for channel in np.flatnonzero(~kept).tolist()])
+    shares = (merged[:, None] == np.flatnonzero(kept)).astype(np.float64)
+    return [Share(member, shares) for member in group.consumers]
 
 
 def merge_target(targets: ndarray, kept: ndarray, channel: int) -> int:

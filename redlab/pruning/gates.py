@@ -7,7 +7,7 @@ of a residual stage: a factor passes through ReLUs, sums and poolings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from redlab.channels.groups import Group
 from redlab.network.example import Example, Inputs, answer, logits_of, place_of
 from redlab.progress import progress
-from redlab.pruning.subject import UNREAD, Scored, Subject
+from redlab.pruning.subject import Scored, Subject
 
 EXACT_UP_TO = 1000  # gates; above, random probes
 LAYERS = frozenset((
@@ -65,30 +65,19 @@ class Watch(TorchFunctionMode):
         return call.output
 
 
-@dataclass(frozen=True, eq=False)
-class GateGradients:
-    """The gradients of each image's loss with respect to each gate.
-
-    Attributes:
-        of: by group (images, size), dL/dz in the loss of that image alone.
-        tensors: by group, on how many tensors its gates lie.
-        unread: by group, why it has no gates.
-    """
-
-    of: Mapping[str, Tensor]
-    tensors: Mapping[str, int]
-    unread: Mapping[str, str]
-
-
 @torch.inference_mode(False)
 @torch.enable_grad()
-def gate_gradients(subject: Subject, chunk: int, after_sums: bool = False) -> GateGradients:
+def gate_gradients(subject: Subject, chunk: int, after_sums: bool) -> tuple[dict[str, Tensor], dict[str, int]]:
     """dL/dz of every image for every gate, L the cross-entropy of that image; z dL/dz is the sum of x dL/dx.
 
     Arguments:
         chunk: images at once; memory only.
         after_sums: not one gate a channel but one on every tensor that a consumer layer gets, gradients added.
             In a residual stage that is one after each addition, and all that follows counts again.
+
+    Returns:
+        By group (images, size), dL/dz in the loss of that image alone; and on how many tensors its gates lie. A group
+        whose gates lie on none has no gradients.
     """
     parts: dict[str, list[Tensor]] = {group.name: [] for group in subject.free}
     tensors = dict.fromkeys(parts, 0)
@@ -100,8 +89,7 @@ def gate_gradients(subject: Subject, chunk: int, after_sums: bool = False) -> Ga
             own = _of_gates(group, products)
             tensors[group.name] = len(own)
             parts[group.name] += [torch.stack(list(own.values())).sum(0).cpu()] if own else []
-    unread = {name: UNREAD for name, count in tensors.items() if count == 0}
-    return GateGradients({n: torch.cat(p) for n, p in parts.items() if n not in unread}, tensors, unread)
+    return {name: torch.cat(own) for name, own in parts.items() if tensors[name]}, tensors
 
 
 _Products = Mapping[str, Sequence[tuple[int, Tensor]]]
@@ -139,12 +127,18 @@ def gated(network: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor], 
         for member in group.consumers:
             weight = scaled.get(member.tensor, own[member.tensor])
             index = member.index.to(weight.device)
-            factor = torch.ones(member.width, dtype=weight.dtype, device=weight.device)
-            factor = factor.index_put((index.flatten(),), gate.repeat_interleave(index.shape[1]))
-            shape = [-1 if axis == member.dim else 1 for axis in range(weight.ndim)]
-            scaled[member.tensor] = weight * factor.view(shape)
+            scaled[member.tensor] = weight * slice_factor(gate, index, member.width, member.dim, weight.ndim)
     given = Inputs.of(inputs)
     return logits_of(functional_call(network, scaled, given.args, given.kwargs))
+
+
+def slice_factor(gate: Tensor, index: Tensor, width: int, dim: int, ndim: int) -> Tensor:
+    """``gate`` (size,) as a factor of a weight of ``ndim`` axes: of the ``width`` slices along ``dim``, ``index``
+    (size, m) says which are each channel's. The others keep 1.
+    """
+    factor = torch.ones(width, dtype=gate.dtype, device=gate.device)
+    factor = factor.index_put((index.flatten(),), gate.repeat_interleave(index.shape[1]))
+    return factor.view([-1 if axis == dim else 1 for axis in range(ndim)])
 
 
 @torch.inference_mode(False)
@@ -165,15 +159,10 @@ def expected_change(subject: Subject, batch_size: int, chunk: int, probes: int, 
         change = second / 2 - first
         changes.append(change.square() - spread.square() / 4)
         errors.append((change * spread).square() + spread**4 / 8)  # (change + spread / 2 N(0, 1))^2 has this variance
-    sizes = [group.size for group in groups]
-    scores = torch.stack(changes).mean(0).split(sizes)
-    values = {group.name: score.numpy() for group, score in zip(groups, scores, strict=True)}
-    if exact:
-        return Scored(values, skipped=subject.unread)
-    deviations = (torch.stack(errors).sum(0).sqrt() / len(errors)).split(sizes)
-    return Scored(
-        values, errors={g.name: d.numpy() for g, d in zip(groups, deviations, strict=True)}, skipped=subject.unread
-    )
+    both = torch.stack(changes).mean(0), torch.stack(errors).sum(0).sqrt() / len(errors)
+    parts = [each.split([group.size for group in groups]) for each in both]
+    values, deviations = ({g.name: own.numpy() for g, own in zip(groups, each, strict=True)} for each in parts)
+    return Scored(values, errors={} if exact else deviations, skipped=subject.unread)
 
 
 def _derivatives(
@@ -191,21 +180,16 @@ def _derivatives(
             loss = F.cross_entropy(gated(subject.network, groups, gates, inputs), labels, reduction="sum") / count
             gradient = torch.cat(torch.autograd.grad(loss, gates, create_graph=True))
             first += gradient.detach().double().cpu()
-            along = _along(gradient, gates)
             if probes:
-                products += torch.stack([sign * along(sign) for sign in progress(signs, "probes")])
+                products += torch.stack([sign * _along(gradient, gates, sign) for sign in progress(signs, "probes")])
             else:
                 units = progress(torch.eye(sum(sizes), dtype=torch.float64), "gates")
-                products[0] += torch.stack([unit @ along(unit) for unit in units])
+                products[0] += torch.stack([unit @ _along(gradient, gates, unit) for unit in units])
     spread = products.std(0) / probes**0.5 if probes > 1 else torch.zeros_like(first)
     return first, products.mean(0), spread
 
 
-def _along(gradient: Tensor, gates: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+def _along(gradient: Tensor, gates: Sequence[Tensor], vector: Tensor) -> Tensor:
     """The Hessian times a vector."""
-
-    def along(vector: Tensor) -> Tensor:
-        parts = torch.autograd.grad(gradient, gates, vector.to(gradient), retain_graph=True, materialize_grads=True)
-        return torch.cat(parts).double().cpu()
-
-    return along
+    parts = torch.autograd.grad(gradient, gates, vector.to(gradient), retain_graph=True, materialize_grads=True)
+    return torch.cat(parts).double().cpu()

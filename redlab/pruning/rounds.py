@@ -25,7 +25,7 @@ from redlab.network.reasons import report_short
 from redlab.network.remainder import with_others
 from redlab.network.result import Result
 from redlab.network.shares import count_of
-from redlab.network.training import OnBatch, Trained, check_training, train
+from redlab.network.training import OnBatch, check_training, train
 from redlab.options import check_whole, settle
 from redlab.progress import progress
 from redlab.pruning.selection import check_share
@@ -65,10 +65,11 @@ class FineTuning:
 
     def some(
         self, network: nn.Module, dataset: Dataset, minibatches: int, seed: int, on_batch: OnBatch | None = None
-    ) -> Trained:
-        """Train for so many minibatches of images drawn by ``seed``, with a new optimizer."""
+    ) -> tuple[nn.Module, float]:
+        """Train for so many minibatches of images drawn by ``seed``, with a new optimizer; with their mean loss."""
         images = draw(dataset, minibatches * self.batch_size, seed)
-        return train(network, images, 1, **self._options, seed=seed, schedule="constant", on_batch=on_batch)
+        trained = train(network, images, 1, **self._options, seed=seed, schedule="constant", on_batch=on_batch)
+        return trained.network, float(trained.history["loss"].iloc[0])
 
     def finish(self, network: nn.Module, dataset: Dataset, seed: int, checkpoint: Path | None) -> nn.Module:
         """The final training; ``network`` itself if there is none."""
@@ -97,6 +98,8 @@ def seed_of(*numbers: int) -> int:
 class Asked:
     """What every way of pruning in rounds is asked for; arguments as in ``iterative_prune``."""
 
+    criterion: str
+    criterion_options: dict[str, Any]
     target: float
     step: int | float
     fine_tune: FineTuning | None
@@ -111,7 +114,8 @@ class Asked:
     @property
     def options(self) -> dict[str, Any]:
         """All of it, as plain data."""
-        return asdict(self)
+        own = asdict(self)
+        return {"criterion": own.pop("criterion"), **own.pop("criterion_options"), **own}
 
 
 class Rounds(ABC):
@@ -170,7 +174,9 @@ class Rounds(ABC):
             if self.folder:
                 write_state(self.folder / "rounds.pt", call, self.state() | {"history": self.history})
         self.finish()
-        self._train()
+        if (tuning := self.asked.fine_tune) is not None:
+            checkpoint = self.folder and self.folder / "fine_tuning.pt"
+            self.network = tuning.finish(self.network, self.dataset, seed_of(self.asked.seed, 0), checkpoint)
         return self._result()
 
     @property
@@ -187,11 +193,6 @@ class Rounds(ABC):
         share = round(products / max(self.cost.attrs["products"], 1), 6)
         return {"round": len(self.history) + 1, "channels": channels, "products": share, "loss": loss}
 
-    def _train(self) -> None:
-        if (tuning := self.asked.fine_tune) is not None:
-            checkpoint = self.folder and self.folder / "fine_tuning.pt"
-            self.network = tuning.finish(self.network, self.dataset, seed_of(self.asked.seed, 0), checkpoint)
-
     def _result(self) -> Result:
         groups = [replace(group, frozen=self.skipped.get(group.name, "")) for group in self.lineage.groups]
         destinations = self.lineage.destinations()
@@ -201,6 +202,6 @@ class Rounds(ABC):
         achieved = {"ratio": round(removed, 6), "products": share, "rounds": len(self.history)}
         plan = {"step": "iterative_prune", "options": self.asked.options, "achieved": achieved | self.achieved}
         left = {name: why for name, why in self.skipped.items() if why}
-        plan |= report_short("products", 1 - self.asked.target, 1 - share, left, self.asked.options.get("round_to", 1))
+        plan |= report_short("products", 1 - self.asked.target, 1 - share, left, self.asked.round_to)
         table = with_others(table.rename(columns={"dead": "removed"}), self.original, self.network)
         return Result(self.network, table, plan | {"history": self.history})

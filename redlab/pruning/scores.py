@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy import ndarray
+from scipy.stats import rankdata
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -104,8 +105,7 @@ class Scores:
     def __str__(self) -> str:
         return "\n".join(self._report())
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         lines = "<br>".join(html.escape(line, quote=False) for line in self._report())
@@ -148,9 +148,7 @@ class Scores:
 
 def _normalised(values: ndarray, by: str) -> ndarray:
     if by == "rank":
-        ranks = np.empty(values.size)
-        ranks[np.argsort(values, axis=None, kind="stable")] = np.arange(1, values.size + 1) / values.size
-        return ranks.reshape(values.shape)
+        return rankdata(values, "ordinal").reshape(values.shape) / values.size
     scale = np.abs(values).mean() if by == "mean" else np.abs(values).max(initial=0)
     return values / scale if scale > 0 else values
 

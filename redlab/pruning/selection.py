@@ -85,16 +85,13 @@ class Selector:
             most: no more channels than that are removed, whether or not the target is reached.
         """
         top = 1 if most is None else most / max(self.total, 1)
-        shares = [share for share in self._shares if share <= top]
+        # Every share at which one more channel is removed.
+        sizes = map(len, self.scores.values()) if self.scope == "layer" else [self.total]
+        shares = np.unique([0.0, *(k / size for size in sizes for k in range(1, size + 1))])
+        shares = shares[shares <= top].tolist()
         # The cost falls with every channel that is removed.
         first = bisect_left(shares, True, hi=len(shares) - 1, key=lambda share: cost(self.at(share)) <= target)
         return self.at(shares[first])
-
-    @property
-    def _shares(self) -> list[float]:
-        """Every share at which one more channel is removed."""
-        sizes = map(len, self.scores.values()) if self.scope == "layer" else [self.total]
-        return np.unique([0.0, *(k / size for size in sizes for k in range(1, size + 1))]).tolist()
 
 
 class Products:
@@ -126,8 +123,7 @@ class Products:
         for group, tensor, dim, index in self._members:
             if group in kept:
                 left[tensor][dim][index.numpy()[~kept[group]]] = False
-        gone = sum(self._products[name] - self._left(name, masks) for name, masks in left.items())
-        return self.total - gone
+        return self.total - sum(self._products[name] - self._left(name, masks) for name, masks in left.items())
 
     def _left(self, name: str, masks: Sequence[ndarray]) -> int:
         if name in self._pairs:
