@@ -89,8 +89,7 @@ def _check(
 ) -> None:
     """Refuse what is wrong before torch is loaded, which alone takes seconds."""
     from redlab.cli.recipe_names import check_recipe
-    from redlab.zoo.dataset_names import check_at_hand
-    from redlab.zoo.network_names import architecture_of, check_target
+    from redlab.zoo.names import architecture_of, check_at_hand, check_target
 
     check_recipe(recipe, given)
     known = architecture_of(network) is not None
@@ -109,8 +108,7 @@ def _check(
 
 def _dataset_of(network: str, dataset: str | None) -> str | None:
     """The name of the images: those asked for, or the network's own where they are here."""
-    from redlab.zoo.dataset_names import own_dataset
-    from redlab.zoo.network_names import architecture_of
+    from redlab.zoo.names import architecture_of, own_dataset
 
     return dataset or own_dataset(architecture_of(network) or "")
 
@@ -133,8 +131,8 @@ def _images(network: str, dataset: str | None, limit: int | None) -> Images:
 def _seen(network: str, recipe: str, given: dict[str, Any], dataset: str | None, limit: int | None) -> Images:
     """The images that the criterion scores by; None where it needs none. Training ones, unless there are none."""
     from redlab.cli.recipes import SCORE_IMAGES
-    from redlab.zoo.dataset_names import has_training
     from redlab.zoo.datasets import load_dataset
+    from redlab.zoo.names import has_training
 
     name = _dataset_of(network, dataset)
     if name is None or not _needs_images(recipe, given):

@@ -91,7 +91,7 @@ def test_a_scheduler_that_dies_in_the_middle_ends_the_sweep_with_a_message(tmp_p
         done = map_unordered(where, [(0,), (60,)], 1, address)
         assert next(done) == worker.pid
         scheduler.kill()
-        with pytest.raises(ConnectionError, match=f"scheduler at {address} went away; call again to go on"):
+        with pytest.raises(ConnectionError, match=f"scheduler at {address} went away; call again to continue"):
             next(done)
 
 

@@ -161,8 +161,13 @@ def test_every_file_of_the_package_counts(notebook, tmp_path, monkeypatch, name)
     assert len(keys) == 3
 
 
-READ = {"04": ["results.parquet"], "05": ["results.parquet"], "09": ["results.parquet"]}
-READ |= {"10": ["real.csv"], "11": ["atlas.parquet"]}
+READ = {
+    "00": ["atlas.parquet", "real.csv"],
+    "04": ["results.parquet"],
+    "05": ["results.parquet"],
+    "09": ["results.parquet"],
+}
+READ |= {"10": ["left_out.csv", "published.csv", "real.csv"], "11": ["atlas.parquet"]}
 
 
 @pytest.mark.parametrize("name", list_notebooks(checkout() / "notebooks"))

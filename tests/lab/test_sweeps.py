@@ -15,11 +15,11 @@ import pytest
 from commands import redlab_says
 from tiny import comparable, is_alive, times_executed, told, wait_until, write_counted
 
-from redlab.cli.sweep import describe
 from redlab.lab import runs
 from redlab.lab import workers as engines
 from redlab.lab.jupyter_kernel import surroundings
 from redlab.lab.results import load_runs
+from redlab.lab.spec import describe
 from redlab.lab.sweeps import sweep
 from redlab.lab.workers import check_engine, threads_each
 
