@@ -15,7 +15,7 @@ from redlab.compression.pipeline import MAX_ERROR, Step, red_plus_plus_steps, re
 from redlab.network.result import Result
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.criteria.registry import CRITERIA
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.scores import score_channels
 from redlab.pruning.selection import check_share
 
 SCORE_IMAGES = 1024  # training images that a criterion sees, as in benchmarks/pruning.md

@@ -17,7 +17,7 @@ from redlab.dpp.training import adam, train_masks
 from redlab.network.result import of_layers
 from redlab.network.training import train
 from redlab.progress import progress
-from redlab.pruning.scoring import score_weights
+from redlab.pruning.scores import score_weights
 from redlab.pruning.weights import hold_zeros, prune_weights
 from redlab.studies.accuracy import Reference
 

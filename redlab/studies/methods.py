@@ -15,7 +15,7 @@ from redlab.network.samples import as_dataset
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.criteria.registry import CRITERIA
 from redlab.pruning.iterative import iterative_prune
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.scores import score_channels
 from redlab.studies.accuracy import shares_left
 
 SCORE_IMAGES = 1024  # images that a criterion sees: 16 minibatches of 64

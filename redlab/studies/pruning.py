@@ -22,7 +22,7 @@ from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.criteria.oracle import mean_square, removal_changes
-from redlab.pruning.scoring import score_channels, score_weights
+from redlab.pruning.scores import score_channels, score_weights
 from redlab.pruning.selection import check_share
 from redlab.pruning.subject import Subject
 from redlab.pruning.weights import prune_weights, sparse_bytes
