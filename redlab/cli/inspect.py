@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from redlab.cli.group import argument, option
-from redlab.cli.terminal import exits, say
+from redlab.cli.terminal import argument, exits, option, say
 from redlab.files.atomic import replaced_folder
 
 if TYPE_CHECKING:
