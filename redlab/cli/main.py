@@ -13,16 +13,7 @@ from redlab.cli.inspect import inspect
 from redlab.cli.lab import lab
 from redlab.cli.report import report
 from redlab.cli.sweep import sweep
-from redlab.cli.terminal import (
-    Commands,
-    PlainCommand,
-    argument,
-    jobs_of,
-    option,
-    run_each,
-    stop,
-    stop_if_failed,
-)
+from redlab.cli.terminal import Commands, PlainCommand, argument, jobs_of, option, run_each, stop, stop_if_failed
 
 if TYPE_CHECKING:
     from redlab.lab.runs import Run
