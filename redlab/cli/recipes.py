@@ -76,18 +76,14 @@ def steps_of(recipe: str, *, round_to: int = 1, images: Dataset | None = None, *
     if recipe == "prune":
         return _prune(round_to, images, **options)
     if recipe == "red++":
-        _check_error(**options)
+        if (max_error := options.get("max_error")) is not None and options.get("as_published"):
+            raise ValueError("as published there is no max_error: the bandwidth decides")
+        if max_error is not None and not 0 < max_error < float("inf"):
+            raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {max_error}")
         return red_plus_plus_steps(round_to, **options)
     hashed = options.pop("hashing", True)
     steps = red_steps(round_to=round_to, **options)
     return steps if recipe == "red" else steps[:-1] if hashed else [steps[0], steps[2]]
-
-
-def _check_error(max_error: float | None = None, as_published: bool = False, **_: Any) -> None:
-    if as_published and max_error is not None:
-        raise ValueError("as published there is no max_error: the bandwidth decides")
-    if max_error is not None and not 0 < max_error < float("inf"):
-        raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {max_error}")
 
 
 def _prune(round_to: int, images: Dataset | None, criterion: str = CRITERION, products: float = PRODUCTS) -> list[Step]:

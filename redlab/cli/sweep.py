@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from redlab.cli.terminal import argument, exits, how, option, shown, stop_if_failed
+
+if TYPE_CHECKING:
+    from redlab.lab.runs import Run
 
 
 def sweep(
@@ -28,14 +31,15 @@ def sweep(
     Exit codes: 0 success. 1 a point failed, the disk is full, or the plot cannot be drawn; finished points are kept.
     2 wrong usage; nothing ran.
     """
+    from redlab.lab.runs import Run
     from redlab.lab.sweeps import describe, read_spec, run_sweep
 
     with exits(1, OSError), exits(2, ValueError, TypeError, FileNotFoundError, ModuleNotFoundError):
         found = read_spec(spec)
         points = [describe(point) for point in found.points]
         outcomes = run_sweep(found, lambda done: _told(done, points), out, jobs, dask, timeout)
-    if folders := [own.folder for own in outcomes if hasattr(own, "seconds")]:
-        _finish(folders, plot, where)
+    if runs := [own for own in outcomes if isinstance(own, Run)]:
+        _finish(runs, plot, where)
     stop_if_failed(outcomes, "points", [f" ({point})" for point in points])
 
 
@@ -50,13 +54,13 @@ def _told(done: Iterable, points: list[str]) -> Iterator:
         yield number, outcome
 
 
-def _finish(folders: list[Path], plot: tuple[str, str, str] | None, where: list[str]) -> None:
+def _finish(runs: list[Run], plot: tuple[str, str, str] | None, where: list[str]) -> None:
     """Say where the results are, and plot them; if a file was damaged meanwhile, the points are done, and are kept."""
     from redlab.lab.results import join_runs
 
     with exits(1, ValueError, OSError):
-        frame, folder = join_runs(folders), folders[0].parent
-        points = "1 point" if len(folders) == 1 else f"{len(folders)} points"
+        frame, folder = join_runs(runs), runs[0].folder.parent
+        points = "1 point" if len(runs) == 1 else f"{len(runs)} points"
         typer.echo(f"{points}, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
         if plot:
             from redlab.studies.plots.sweeps import draw_sweep, rows_where

@@ -94,7 +94,7 @@ def sweep(
     found = read_spec(spec, notebooks)
     bar = lambda done: progress(done, "points", len(found.points))  # noqa: E731
     outcomes = run_sweep(found, bar, out, jobs, dask, timeout, notebooks)
-    frame = join_runs([own.folder for own in outcomes if isinstance(own, Run)])
+    frame = join_runs([own for own in outcomes if isinstance(own, Run)])
     frame.attrs["failed"] = failed = [str(own) for own in outcomes if isinstance(own, RunFailed)]
     if failed:
         listed = "\n".join(failed)
