@@ -64,7 +64,7 @@ _HOME = _home_of(
         "studies.pruning": "sensitivity",
         "studies.redundancy": "measure_redundancy",
         "zoo.datasets": "default_dataset load_dataset",
-        "zoo.networks": "list_networks",
+        "zoo.names": "list_networks",
         "zoo.saving": "load_network save_network",
     }
 )

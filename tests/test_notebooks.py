@@ -1,14 +1,16 @@
 """Every notebook, headlessly through papermill: quick, with its results read back, and once more with one change."""
 
 import re
+import shlex
 
 import nbformat
 import pytest
 
 import redlab
 from redlab import list_networks, run_notebook
+from redlab.lab.kinds import from_text
 from redlab.lab.notebooks import list_notebooks, read_cells
-from redlab.lab.parameters import default_parameters
+from redlab.lab.parameters import changed_parameters, default_parameters, read_parameters
 from redlab.paths import checkout
 
 NOTEBOOKS = list_notebooks()
@@ -183,6 +185,40 @@ def test_every_parameter_says_what_it_is_in_words_that_are_known(name):
     # A word with an underscore or in backticks is a name: of ours, or of another parameter.
     names = set(re.findall(r"`([^`]+)`|(\w+_\w+)", " ".join(helps.values())))
     assert {a or b for a, b in names} <= {*redlab.__all__, *helps}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_imports_redlab_in_few_lines_and_takes_figures_from_its_plots(name):
+    cells = read_cells(checkout() / "notebooks" / f"{name}.ipynb")
+    lines = [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"].splitlines()]
+    assert "import redlab as rl" in lines
+    assert not [line for line in lines if line.startswith("from redlab import") or ".studies.plots" in line]
+    assert len([line for line in lines if line.startswith("from redlab.studies")]) <= 2
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_below_each_figure_a_sentence_says_how_to_read_it(name):
+    cells = read_cells(checkout() / "notebooks" / f"{name}.ipynb")
+    for k, cell in enumerate(cells):
+        if "save_figure(" in cell["source"]:
+            below = next(own["source"] for own in cells[k + 1 :] if own["cell_type"] == "markdown")
+            assert re.match("How to read|The figure shows", below), (name, k)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_closes_with_three_takeaways_and_a_command_to_try(name):
+    path = checkout() / "notebooks" / f"{name}.ipynb"
+    book = nbformat.read(path, as_version=4)
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    said = [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    assert [text.count("\n- ") for text in said] == [2]
+    assert any(cell.source.startswith("## What this shows") for cell in book.cells)
+    number, *words = shlex.split(re.search(r"try\.\*\*.*?`redlab run (.+?)`", book.cells[-1].source, re.S)[1])
+    assert number == name[:2]
+    assert words[::3] == ["-p"] * (len(words) // 3)
+    known = read_parameters(path)
+    given = {own: from_text(text, known[own].kind) for own, text in zip(words[1::3], words[2::3], strict=True)}
+    assert changed_parameters(path, given).keys() == given.keys()
 
 
 def test_the_front_page_lists_every_notebook():

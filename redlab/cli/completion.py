@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from redlab.cli.recipes import CRITERIA, OPTIONS
-from redlab.zoo.dataset_names import PLACES
-from redlab.zoo.network_names import FACTS, all_names
+from redlab.zoo.names import FACTS, PLACES, list_networks
 
 
 def _completion(names: Iterable[str]) -> Callable[[str], list[str]]:
@@ -33,4 +32,4 @@ def complete_networks(incomplete: str) -> list[str]:
     """Names of networks, and folders of saved ones that lie where the word leads."""
     folder, slash, _ = incomplete.rpartition("/")
     facts = sorted(Path(f"{folder}{slash}" or ".").glob(f"*/{FACTS}"))
-    return _completion([*all_names(), *(f"{folder}{slash}{path.parent.name}" for path in facts)])(incomplete)
+    return _completion([*list_networks(), *(f"{folder}{slash}{path.parent.name}" for path in facts)])(incomplete)

@@ -124,23 +124,24 @@ def red_plus_plus(
 ) -> Result:
     """RED++: fold batch norms, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
 
-    The papers hash by the modes of a density. The defaults here go further, each by an argument of its own: evenly
-    spaced values with zero among them; rounding in which the errors of each kernel cancel; one error budget, spent
-    where it saves most products; w and -w sharing a product; biases corrected for what hashing adds to the mean.
+    The papers hash by the modes of a density. The defaults here go further, each by an argument of its own. Values are
+    evenly spaced, zero among them. Rounding lets the errors of each kernel cancel. One error budget is spent where it
+    saves most multiplications. w and -w share one. Biases are corrected for what hashing adds to the mean.
 
     Arguments:
         network: left untouched.
         alpha, strategy: as in ``merge_neurons``.
         rule, rounding: as in ``hash_network``.
-        max_error: relative L2 error of the layers' weights: their root mean square under the budget "products"
-            (``share_error``), each layer's own bound under "even" or as a dict by layer name. None: the bandwidth.
+        max_error: relative L2 error of the layers' weights (docs/defaults.md). Under the budget "products" it is their
+            root mean square (``share_error``); under "even", or as a dict by layer name, each layer's own bound.
+            None: the bandwidth decides.
         unit, signed: as in ``split_inputs``.
-        correct_bias: "batchnorm" (no data), a dataset (of which the first 500 images give the means), or "none".
-        as_published: the papers' way: rule "kde" under ``bandwidth``, rounding to the mode, w and -w apart, biases as
-            they are, whatever the arguments before say.
+        correct_bias: "batchnorm" (no data), a dataset (the means come from its first 500 images), or "none".
+        as_published: the papers' method: rule "kde" with ``bandwidth``, rounding to the mode, w and -w apart, biases
+            unchanged. It overrides the arguments above.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
-        input_mean: for correct_bias "batchnorm", as in ``correct_biases``: without it, and without a recipe that tells
-            it, the first layer's bias stays, and its row says so.
+        input_mean: for correct_bias "batchnorm", as in ``correct_biases``. Where neither it nor the recipe gives a
+            mean, the first layer's bias stays and its row says so.
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
 
     Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.

@@ -57,16 +57,11 @@ def split_inputs(
 
     Arguments:
         network: left untouched.
-        unit: "channel" (default), "tap" or "kernel": see the module's table.
-        signed: let w and -w share a product, a subtraction in place of an addition (our choice).
+        unit: "channel" (default; it leaves the fewest multiplications, docs/defaults.md), "tap" or "kernel": see the
+            module's table.
+        signed: let w and -w share a multiplication, and subtract in place of adding (our choice; off by default, on in
+            ``red_plus_plus``).
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
-
-    Defaults:
-        unit: "channel" leaves the fewest products of the same function. At silverman/8 channel, tap and kernel leave
-            23.1, 63.1 and 94.5 % of ResNet-20's, 23.0, 64.2 and 94.7 % of ResNet-56's, 30.8, 31.9 and 32.0 % of
-            MobileNetV1's, most of whose kernels are single weights (benchmarks/defaults.md, "unit").
-        signed: off, as in ``as_published``; ``red_plus_plus`` turns it on, for 2.85 in place of 4.96 % on ResNet-20
-            (README.md, "RED and RED++ on real networks").
 
     Returns:
         ``layers`` has a row per conv and linear layer: layer, kind, weights, ``distinct`` weight values, channels,
@@ -100,19 +95,14 @@ def check_unit(unit: str) -> None:
 @plain_options
 @torch.inference_mode(False)
 def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Example | None = None) -> Result:
-    """Part every convolution into an uneven depthwise one and sums: y_o = b_o + sum_i U_{i, c(o, i)} * x_i.
+    """Separate every convolution into an uneven depthwise one and sums: y_o = b_o + sum_i U_{i, c(o, i)} * x_i.
 
     U_i are the r_i distinct kernels of input channel i. The third step of RED; the function stays the same.
 
     Arguments:
         up_to_scale: kernels that are multiples of one another (to 6 digits) share a class too, and the sums carry the
-            factors: n_out n_in products more a position, so that a layer does so only where it saves products.
-            Our choice.
-
-    Defaults:
-        up_to_scale: off, as in RED. Hashed kernels that are multiples of one another are equal already: with and
-            without, 94.47 % of ResNet-20's products are left at silverman/8, 94.68 of ResNet-56's, 31.99 of
-            MobileNetV1's (benchmarks/defaults.md, "unit").
+            factors. That takes n_out n_in more multiplications a position, so a layer does it only where it saves some.
+            Our choice; off by default, as in RED (docs/defaults.md).
 
     Returns, raises, other arguments: as ``split_inputs``.
 

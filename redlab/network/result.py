@@ -55,15 +55,15 @@ class Result:
     chance: Any = ""
 
     def __str__(self) -> str:
-        return "\n".join([self._asked(), *self._told()])
+        return "\n".join([self._asked(), *self._lines()])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        asked, *told = (html.escape(line, quote=False) for line in [self._asked(), *self._told()])
-        lines = "<br>".join([f"<b>{asked}</b>", *told])
-        return f"<p>{lines}</p>{self.layers.to_html(index=False, max_rows=12, float_format='{:.4g}'.format)}"
+        asked, *lines = (html.escape(line, quote=False) for line in [self._asked(), *self._lines()])
+        text = "<br>".join([f"<b>{asked}</b>", *lines])
+        return f"<p>{text}</p>{self.layers.to_html(index=False, max_rows=12, float_format='{:.4g}'.format)}"
 
     def _asked(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.plan.get("options", {}).items())
@@ -78,7 +78,7 @@ class Result:
             lines.append(f"relative error per layer: {error.mean():.3g} on average, {error.max():.3g} at most")
         return [line for line in (*lines[:1], str(self.chance), *lines[1:]) if line]
 
-    def _told(self) -> list[str]:
+    def _lines(self) -> list[str]:
         short = [f"short: {self.plan['short']}"] if "short" in self.plan else []
         return [*self._achieved(), *short, *self._covered(), *self._left_out()]
 
@@ -92,8 +92,8 @@ class Result:
         skipped = rows[rows["skipped"] != ""]
         said = f"{len(skipped)} skipped: {report_once(skipped['layer'], skipped['skipped'])}"
         lines = [f"{len(rows)} layers, {said if len(skipped) else 'none skipped'}"]
-        told = f"{len(others)} other parameters: {report_once(others['layer'], others['skipped'])}"
-        return [*lines, told] if len(others) else lines
+        more = f"{len(others)} other parameters: {report_once(others['layer'], others['skipped'])}"
+        return [*lines, more] if len(others) else lines
 
 
 def totals_of(layers: pd.DataFrame) -> list[str]:

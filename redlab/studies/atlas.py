@@ -20,7 +20,7 @@ from redlab.options import plain_options
 from redlab.paths import checkout
 from redlab.progress import progress
 from redlab.studies.redundancy import measure_redundancy
-from redlab.zoo.networks import list_networks
+from redlab.zoo.names import list_networks
 from redlab.zoo.saving import load_network
 
 KEY = ["network", "trained", "seed"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from redlab.compression.similarity import count_duplicates
+from redlab.files.checkpoint import groups_beside, list_checkpoint, warn_left_out
 from redlab.files.entries import BESIDE, Entry
-from redlab.files.tensors import groups_beside, list_checkpoint, warn_left_out
 from redlab.hashing.values import count_products, measure_values
 from redlab.hashing.vector import NotFinite
 from redlab.progress import progress

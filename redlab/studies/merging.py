@@ -7,9 +7,9 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
-from redlab.compression.merging import merge_each
+from redlab.compression.merging import merge_each, merge_trees
 from redlab.compression.similarity import Dendrogram, clusters_at
-from redlab.network.layers import Layer
+from redlab.network.layers import Layer, weight_layers
 from redlab.network.remainder import of_layers
 from redlab.network.result import Result
 from redlab.progress import progress
@@ -100,6 +100,19 @@ def _distances(tree: Dendrogram) -> np.ndarray:
     """(n, n) between all filters; the tree holds those between filters that differ."""
     place = np.searchsorted(tree.leaves, tree.first)
     return tree.distances[np.ix_(place, place)]
+
+
+def nearest_filters(network: nn.Module, linkage: str = "complete") -> tuple[Layer, Dendrogram]:
+    """The layer whose nearest two filters are nearest, in units of its median distance, and its dendrogram.
+
+    Example:
+        >>> layer, tree = nearest_filters(load_network("digits/mlp"))
+        >>> layer.name
+        'hidden.1.linear'
+    """
+    trees, layers = merge_trees(network, linkage), {layer.name: layer for layer in weight_layers(network)}
+    name = max(sorted(layers.keys() & trees), key=lambda own: trees[own].closeness)
+    return layers[name], trees[name]
 
 
 def filter_pairs(layer: Layer, tree: Dendrogram, pairs: int = 1, seed: int = 0) -> pd.DataFrame:

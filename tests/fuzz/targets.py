@@ -193,7 +193,7 @@ def _seal_network(folder: Path, draw: Random) -> None:
     facts, weights = folder / storage.FACTS, folder / storage.WEIGHTS
     if draw.random() < 0.5 and facts.is_file() and weights.is_file():
         try:
-            facts.write_text(json.dumps({**json.loads(facts.read_bytes()), "sha256": storage._sha256(weights)}))
+            facts.write_text(json.dumps({**json.loads(facts.read_bytes()), "sha256": storage.sha256_of(weights)}))
         except (ValueError, TypeError, RecursionError):
             return
 

@@ -29,8 +29,7 @@ _FIGURES = {
     "sweeps": "plot_sweep",
     "units": "draw_units plot_unit",
 }
-_FILES: dict[str, str] = {}
-_HOME = {name: file for file, names in _FILES.items() for name in names.split()}
+_HOME = {name: file for file, names in _FIGURES.items() for name in names.split()}
 __all__ = sorted(_HOME)
 
 
