@@ -15,7 +15,8 @@ def _completion(names: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 complete_commands = _completion(("run", "refresh", "sweep", "report", "compress", "inspect", "lab"))  # for help
-complete_recipes, complete_criteria, complete_datasets = map(_completion, (OPTIONS, CRITERIA, PLACES))
+complete_recipes, complete_criteria = _completion(OPTIONS), _completion(CRITERIA)
+complete_datasets = _completion(PLACES)
 
 
 def complete_notebooks(incomplete: str) -> list[str]:

@@ -138,7 +138,7 @@ def run_each(
         except OSError:  # a full disk, say: the next one would fail too
             typer.echo(("" if first else title) + "stopped")
             raise
-        typer.echo(("" if first else title) + how(outcome) + _left(outcome))
+        typer.echo(("" if first else title) + how(outcome) + ("" if isinstance(outcome, RunFailed) else _left(outcome)))
         return number, outcome
 
     calls = [(number, *job) for number, job in enumerate(jobs)]
@@ -148,15 +148,15 @@ def run_each(
 
 def how(outcome: Run | RunFailed) -> str:
     """Whether a notebook ran to its end, in words."""
-    if not hasattr(outcome, "seconds"):
+    from redlab.lab.runs import RunFailed
+
+    if isinstance(outcome, RunFailed):
         return f"FAILED, {outcome.error}"
     return "was done before" if outcome.cached else f"done in {outcome.seconds:.1f} s"
 
 
-def _left(run: Run | RunFailed) -> str:
+def _left(run: Run) -> str:
     """What a finished run has left, and where."""
-    if not hasattr(run, "seconds"):
-        return ""
     count, results = len(run.figures), run.folder / "results.parquet"
     where = f"{count} figure{'s' if count != 1 else ''} in {shown(run.published or run.folder / 'figures')}"
     where = where if count else "no figures"

@@ -122,7 +122,7 @@ def run_sweep(
     options = {"notebooks": notebooks, "timeout": timeout, "threads": threads_each(jobs), "publish": False}
     calls = [(number, spec.notebook, point, out, options) for number, point in enumerate(spec.points)]
     with closing(map_unordered(_run_point, calls, jobs, dask)) as made:
-        done = (_given_up(*own.call, own.message) if isinstance(own, Killed) else own for own in made)
+        done = (_given_up(own) if isinstance(own, Killed) else own for own in made)
         found = dict(watched(done))
     return [found[number] for number in range(len(calls))]
 
@@ -134,10 +134,11 @@ def _run_point(number: int, notebook: Path, point: dict, out: Path, options: dic
         return number, failed
 
 
-def _given_up(number: int, notebook: Path, point: dict, out: Path, _: dict, why: str) -> tuple[int, Run | RunFailed]:
+def _given_up(killed: Killed) -> tuple[int, Run | RunFailed]:
+    number, notebook, point, out, _ = killed.call
     advice = "give the workers more memory or time, or leave the point out: the next call tries it again"
     what = f"worker after worker died at the point {describe(point)} (or at one beside it in the same worker); {advice}"
-    return number, give_up(notebook, point, out, "KilledWorker", f"{what}. Dask: {why}")
+    return number, give_up(notebook, point, out, "KilledWorker", f"{what}. Dask: {killed.message}")
 
 
 def read_spec(spec: str | Path | Mapping[str, Any], notebooks: Path | None = None) -> Spec:
