@@ -50,7 +50,7 @@ from redlab.lab.keys import run_key
 from redlab.lab.parameters import default_parameters
 from redlab.lab.report.sources import other_runs
 from redlab.lab.runs import Run
-from redlab.lab.spec import read_spec
+from redlab.lab.sweeps import read_spec
 from redlab.paths import checkout
 from redlab.zoo import networks
 from redlab.zoo import saving as storage

@@ -11,9 +11,8 @@ from torchvision import datasets as torchvision_datasets
 from torchvision import models
 
 from redlab import load_network, save_network
-from redlab.cli import recipes as compress
 from redlab.cli.completion import complete_commands, complete_datasets, complete_networks, complete_notebooks
-from redlab.cli.recipe_names import CRITERIA, OPTIONS
+from redlab.cli.recipes import CRITERIA, OPTIONS, steps_of
 from redlab.pruning.criteria import registry as baselines
 from redlab.zoo import datasets, names, networks
 from redlab.zoo.names import CLASSIFIERS, OWN, PLACES, architecture_of, check_at_hand, folder_of, is_here
@@ -24,7 +23,6 @@ def test_the_lists_hold_what_they_stand_for():
     assert tuple(networks._KNOWN) == OWN
     assert list(datasets._LOADERS) == list(PLACES)
     assert {name: own.data for name, own in baselines.CRITERIA.items() if own.channels} == CRITERIA
-    assert set(compress.RECIPES) == set(OPTIONS)
 
 
 def test_addresses_of_datasets_are_those_that_torchvision_fetches_from():
@@ -39,10 +37,10 @@ def test_every_option_of_a_recipe_is_taken_and_no_other_recipe_s(recipe):
     values |= {"criterion": "magnitude", "products": 0.5, "round_to": 2}
     for option, value in values.items():
         if option in OPTIONS[recipe]:
-            assert compress.steps_of(recipe, **{option: value})
+            assert steps_of(recipe, **{option: value})
         else:
             with pytest.raises(ValueError, match=f"{option} belongs to the recipe|--no-hash is for"):
-                compress.steps_of(recipe, **{option: value})
+                steps_of(recipe, **{option: value})
 
 
 WRONG = [
