@@ -28,9 +28,9 @@ from redlab import (
     split_inputs,
 )
 from redlab.compression.merging import merge_each
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.pruning.criteria.registry import CRITERIA
-from redlab.studies.pruning import SCORE_IMAGES, prune_by_method
+from redlab.studies.methods import SCORE_IMAGES, prune_by_method
 
 MOBILENET = "imagenet/mobilenet_v1_0.75"
 # Of the channels, dead ones among them, and by way of merging the alphas that are tried to come near.

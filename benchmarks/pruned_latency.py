@@ -13,7 +13,7 @@ from benchmarks.splitting import compare, publish
 from redlab import default_dataset, fold_batchnorm, load_dataset, load_network
 from redlab.paths import data_root
 from redlab.pruning.channels import prune_channels
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.scores import score_channels
 
 KEEPS = (0.75, 0.6, 0.45, 0.3)
 METHODS = {

@@ -16,7 +16,7 @@ from redlab import fold_batchnorm, iterative_prune, merge_neurons, red, red_plus
 from redlab.dpp.training import prune_by_masks
 from redlab.network.training import train
 from redlab.pruning.criteria.registry import CRITERIA
-from redlab.studies.pruning import prune_by_method
+from redlab.studies.methods import prune_by_method
 
 MOBILENET = "imagenet/mobilenet_v1_0.75"
 # Shares of the products to keep; the last is fine-tuned too.

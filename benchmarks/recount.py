@@ -30,7 +30,7 @@ from benchmarks.default_measures import hashed
 from benchmarks.default_questions import QUESTIONS
 from benchmarks.real_methods import methods, share
 from redlab import evaluate, load_network, measure_cost
-from redlab.studies.pruning import left_of, prune_by_method
+from redlab.studies.methods import left_of, prune_by_method
 from redlab.studies.real import measure_left
 from redlab.studies.splitting import ordinary
 

@@ -35,7 +35,7 @@ from redlab.channels.plan import make_plan
 from redlab.network.layers import weight_layers
 from redlab.network.trace import trace
 from redlab.zoo import torchvision_networks as torchvision_zoo
-from redlab.zoo.network_names import CLASSIFIERS
+from redlab.zoo.names import CLASSIFIERS
 
 T = TypeVar("T")
 ROWS, TABLE = Path(__file__).with_name("zoo.csv"), Path(__file__).with_name("zoo.md")

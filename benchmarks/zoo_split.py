@@ -15,8 +15,7 @@ from redlab.compression.splitting import split_inputs
 from redlab.compression.units import UNITS, split_layer
 from redlab.hashing.networks import hash_network
 from redlab.network.geometry import Geometry
-from redlab.network.remainder import of_layers
-from redlab.network.result import Result
+from redlab.network.result import Result, of_layers
 
 COLUMNS = {
     "hashed": "layers hashed",

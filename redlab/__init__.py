@@ -49,8 +49,7 @@ _HOME = _home_of(
         "network.result": "Result",
         "pruning.channels": "prune_channels",
         "pruning.iterative": "iterative_prune",
-        "pruning.scores": "Scores",
-        "pruning.scoring": "score_channels score_weights",
+        "pruning.scores": "Scores score_channels score_weights",
         "pruning.weights": "prune_weights",
         "studies.hashing": "compare_hashes",
         "studies.inspection": "inspect_checkpoint",
@@ -64,7 +63,7 @@ _HOME = _home_of(
         "studies.pruning": "sensitivity",
         "studies.redundancy": "measure_redundancy",
         "zoo.datasets": "default_dataset load_dataset",
-        "zoo.networks": "list_networks",
+        "zoo.names": "list_networks",
         "zoo.saving": "load_network save_network",
     }
 )

@@ -14,7 +14,7 @@ from dataclasses import fields
 from functools import wraps
 from inspect import signature
 from numbers import Integral, Real
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -22,18 +22,6 @@ from numpy import ndarray
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_WORDS = {
-    "float": "a number",
-    "int": "a whole number",
-    "bool": "True or False",
-    "str": "a string",
-    "dict[str, float]": "a dict of numbers by name",
-    "Sequence[float]": "a list of numbers",
-    "tuple[float, float]": "two numbers",
-    "torch.Tensor": "a torch tensor",
-    "ndarray": "a numpy array",
-    "None": "None",
-}
 
 
 def plain_options(function: Callable[P, R]) -> Callable[P, R]:
@@ -106,17 +94,22 @@ def check_number(name: str, value: float, least: float = 0, below: float = math.
         raise ValueError(f"{name} must {limits}, not {'' if below == math.inf else 'be '}{value!r}")
 
 
+def count_of(share: float, n: int) -> int:
+    """``share`` of n, rounded down."""
+    return int(share * n * (1 + 1e-12))  # 0.29 * 100 is a little less than 29 in binary
+
+
 def _fit(name: str, value: Any, annotation: Any, default: Any) -> Any:
     kinds = str(annotation).split(" | ")
-    if not set(kinds) <= _WORDS.keys():
+    if not set(kinds) <= _KINDS.keys():
         return value
     own = value if "ndarray" in kinds else _scalar(value)
     for kind in kinds:
-        if _is(own, kind):
-            return _plain(own, kind)
+        if _KINDS[kind].holds(own):
+            return _KINDS[kind].plain(own)
     if set(kinds) <= {"str", "None"} and isinstance(own, Hashable):
         return own  # the function knows the names, and lists them
-    right = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
+    right = " or ".join(dict.fromkeys(_KINDS[kind].words for kind in kinds))
     known = isinstance(default, str | int | float) and not isinstance(default, bool)
     example = f" ({default!r}, say)" if known else ""
     whole = isinstance(own, float) and "int" in kinds
@@ -130,39 +123,46 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-def _is(value: Any, kind: str) -> bool:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    match kind:
-        case "None":
-            return value is None
-        case "bool" | "str":
-            return isinstance(value, {"bool": bool, "str": str}[kind])
-        case "torch.Tensor" | "ndarray":
-            return isinstance(value, {"torch.Tensor": torch.Tensor, "ndarray": ndarray}[kind])
-        case "float":
-            return number
-        case "int":
-            return number and math.isfinite(value) and value == int(value)
-        case "dict[str, float]":
-            return isinstance(value, Mapping) and all(isinstance(key, str) and _numbers([value[key]]) for key in value)
-    listed = isinstance(value, Sequence | ndarray | torch.Tensor) and not isinstance(value, str) and _numbers(value)
-    return listed and (kind == "Sequence[float]" or len(value) == 2)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _numbers(values: Iterable) -> bool:
-    return all(_is(_scalar(value), "float") for value in values)
+def _are_numbers(values: Any) -> bool:
+    listed = isinstance(values, Sequence | ndarray | torch.Tensor) and not isinstance(values, str)
+    return listed and all(_is_number(_scalar(value)) for value in values)
 
 
-def _plain(value: Any, kind: str) -> Any:
-    match kind:
-        case "float":
-            return int(value) if isinstance(value, Integral) else float(value)
-        case "int":
-            return int(value)
-        case "str":
-            return str.__str__(value)
-        case "dict[str, float]":
-            return {str.__str__(key): _plain(_scalar(own), "float") for key, own in value.items()}
-        case "Sequence[float]" | "tuple[float, float]":
-            return (list if kind == "Sequence[float]" else tuple)(_plain(_scalar(own), "float") for own in value)
-    return value
+def _are_named(values: Any) -> bool:
+    named = isinstance(values, Mapping) and all(isinstance(name, str) for name in values)
+    return named and _are_numbers([*values.values()])
+
+
+def _number(value: Any) -> int | float:
+    own = _scalar(value)
+    return int(own) if isinstance(own, Integral) else float(own)
+
+
+class _Kind(NamedTuple):
+    """What an option of a kind is called, which values it may have, and how they are made plain."""
+
+    words: str
+    holds: Callable[[Any], bool]
+    plain: Callable[[Any], Any] = lambda value: value
+
+
+_KINDS = {
+    "float": _Kind("a number", _is_number, _number),
+    "int": _Kind("a whole number", lambda v: _is_number(v) and math.isfinite(v) and v == int(v), int),
+    "bool": _Kind("True or False", lambda v: isinstance(v, bool)),
+    "str": _Kind("a string", lambda v: isinstance(v, str), str.__str__),
+    "dict[str, float]": _Kind(
+        "a dict of numbers by name", _are_named, lambda v: {str.__str__(key): _number(own) for key, own in v.items()}
+    ),
+    "Sequence[float]": _Kind("a list of numbers", _are_numbers, lambda v: list(map(_number, v))),
+    "tuple[float, float]": _Kind(
+        "two numbers", lambda v: _are_numbers(v) and len(v) == 2, lambda v: tuple(map(_number, v))
+    ),
+    "torch.Tensor": _Kind("a torch tensor", lambda v: isinstance(v, torch.Tensor)),
+    "ndarray": _Kind("a numpy array", lambda v: isinstance(v, ndarray)),
+    "None": _Kind("None", lambda v: v is None),
+}

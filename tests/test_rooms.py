@@ -85,3 +85,10 @@ def test_no_public_function_is_shadowed_by_a_file_of_its_name():
 def test_every_public_name_says_where_it_lives():
     for name, home in redlab._HOME.items():
         assert getattr(import_module(f"redlab.{home}"), name) is getattr(redlab, name)
+
+
+def test_the_layout_page_names_files_that_exist():
+    page = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:redlab|tests|notebooks)/[\w/]*(?:\.py)?)`", page)
+    assert len(named) > 8
+    assert not [path for path in named if not (ROOT / path).exists()]

@@ -124,7 +124,21 @@ def _check_parts(name: str, parts: Sequence[Part]) -> None:
 def check_fit(network: nn.Module, edits: Edits) -> None:
     """Raises ValueError where ``network`` lacks a tensor that the edits name, or has it in another width."""
     for (name, dim), edit in edits.items():
-        _check_tensor(network, name, dim, edit)
+        path, _, attribute = name.rpartition(".")
+        padding, other = edit.parts[0].role == "padding", "the plan is for another network"
+        try:
+            module = network.get_submodule(name if padding else path)
+        except AttributeError:
+            raise ValueError(f"{other}: this one has no {name}") from None
+        if padding:
+            has = module.zeros_before + module.zeros_after if isinstance(module, ZeroPadShortcut) else 0
+        else:
+            tensor = {**module._parameters, **module._buffers}.get(attribute)
+            has = tensor.shape[dim] if tensor is not None and dim < tensor.ndim else 0
+        if has == 0:
+            raise ValueError(f"{other}: this one has no {name} with a dim {dim}")
+        if has != edit.width:
+            raise ValueError(f"{other}: {name} has {has} slices along dim {dim}, not {edit.width}")
 
 
 @torch.no_grad()
@@ -159,23 +173,6 @@ def _tensor(network: nn.Module, name: str) -> Tensor:
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-
-
-def _check_tensor(network: nn.Module, name: str, dim: int, edit: Edit) -> None:
-    path, _, attribute = name.rpartition(".")
-    try:
-        module = network.get_submodule(name if edit.parts[0].role == "padding" else path)
-    except AttributeError:
-        raise ValueError(f"the plan is for another network: this one has no {name}") from None
-    if edit.parts[0].role == "padding":
-        has = module.zeros_before + module.zeros_after if isinstance(module, ZeroPadShortcut) else 0
-    else:
-        tensor = {**module._parameters, **module._buffers}.get(attribute)
-        has = tensor.shape[dim] if tensor is not None and dim < tensor.ndim else 0
-    if has == 0:
-        raise ValueError(f"the plan is for another network: this one has no {name} with a dim {dim}")
-    if has != edit.width:
-        raise ValueError(f"the plan is for another network: {name} has {has} slices along dim {dim}, not {edit.width}")
 
 
 def _narrow_padding(module: ZeroPadShortcut, edit: Edit) -> None:

@@ -1,13 +1,14 @@
 """Which channels of a network go together, and which must stay, with the reason.
 
 Labels are pushed through the traced graph (``rules``). A group is a maximal set of channels with the same producers and
-the same consumers. The graph does not show whether the network's code accepts other widths: ``fixed_widths`` tries it.
+the same consumers. The graph does not show whether the network's own code accepts fewer channels: sizes written into it
+(``x.view(-1, 400)``) do not follow. So it is tried on fake tensors: shapes only, no arithmetic, no memory.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
@@ -16,16 +17,19 @@ import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 
-from redlab.channels.fixed_widths import misfits
+from redlab.channels.apply import edits_of, narrow
 from redlab.channels.groups import Group, Member
 from redlab.channels.labels import Entry, Flow, compact
+from redlab.channels.plan import make_plan
 from redlab.channels.rules import follow
-from redlab.network.example import Example, fit_example
+from redlab.network.evaluating import evaluating, first_line
+from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import unwrap, weight_layers
 from redlab.network.trace import Graph, is_layer, operation, retrace
-from redlab.network.trial_run import why_unseen
+from redlab.network.trial_run import culprits, why_unseen
 
 
 def couple(network: nn.Module, example: Example | None = None, known: Graph | None = None) -> list[Group]:
@@ -47,7 +51,7 @@ def couple(network: nn.Module, example: Example | None = None, known: Graph | No
     groups = _groups(flow)
     covered = {member.tensor for group in groups for member in group.producers}
     groups = _named([*groups, *_uncovered(graph, covered, example)])
-    fixed = misfits(network, fit_example(network, example), groups)
+    fixed = _misfits(network, fit_example(network, example), groups)
     return [replace(group, frozen=fixed[group.name], relu=False) if group.name in fixed else group for group in groups]
 
 
@@ -58,15 +62,11 @@ def _uncovered(graph: Graph, covered: set[str], example: Example | None) -> Iter
     left = {tensor: layer for tensor, layer in named.items() if tensor not in covered}
     reasons = why_unseen(graph, [tensor for tensor, layer in left.items() if not layer.skipped], example)
     for tensor, layer in left.items():
-        size = 0 if layer.lazy else _rows(layer.module, layer.weight)
         dim = 1 if getattr(layer.module, "transposed", False) else 0
+        size = 0 if layer.lazy else layer.weight.shape[dim]
         shared = f"shares its weight with {' and '.join(layer.shared)}" if layer.shared else ""
         member = Member(tensor, dim, torch.arange(size)[:, None], size)
         yield Group(layer.name, size, (member,), (), frozen=layer.skipped or shared or reasons[tensor])
-
-
-def _rows(module: nn.Module, weight: Tensor) -> int:
-    return weight.shape[1] if getattr(module, "transposed", False) else weight.shape[0]
 
 
 class _Slices(NamedTuple):
@@ -182,4 +182,29 @@ def _is_relu(node: Node) -> bool:
     return operation(node) in ("relu", "relu6") or (operation(node) == "hardtanh" and node.args[1:2] in ((0,), (0.0,)))
 
 
-__all__ = ["Group", "Member", "couple"]
+def _misfits(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> dict[str, str]:
+    """By the name of every free group that cannot lose a channel, why: the error of the network's code."""
+    free = {group.name: group for group in groups if not group.frozen and group.size > 1}
+    found = culprits(list(free), lambda names: _why_not(network, inputs, [free[name] for name in names]))
+    return {name: f"its width is fixed in the network's code: {why}" for name, why in found.items()}
+
+
+def _why_not(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> str:
+    """The error of the network when each of ``groups`` has lost its first channel, "" if it runs."""
+    plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        smaller = narrow(network, edits_of(plan), _fakes(network, mode))
+        with mode, evaluating(smaller):
+            inputs.each(mode.from_tensor).run(smaller)
+    except Exception as error:  # whatever the network's own code raises
+        return first_line(error)
+    return ""
+
+
+def _fakes(network: nn.Module, mode: FakeTensorMode) -> dict[int, Tensor]:
+    """A fake for every parameter and buffer, by the ``id`` of that."""
+    fakes: dict[int, Tensor] = {id(tensor): mode.from_tensor(tensor.detach()) for tensor in network.buffers()}
+    for tensor in network.parameters():
+        fakes[id(tensor)] = nn.Parameter(mode.from_tensor(tensor.detach()), requires_grad=False)
+    return fakes

@@ -55,7 +55,7 @@ class Labels:
         """Element by element, with broadcasting. A label that meets an element of fixed width is frozen."""
         low, high = _pairs(*torch.broadcast_tensors(compact(one), compact(other)))
         for constant, label in pairs_of(low, high, (low < 0) & (high >= 0)):
-            self._freeze_one(label, list(self._fixed)[-1 - constant])
+            self._why.setdefault(label, list(self._fixed)[-1 - constant])
         for parents in (self._together, self._same) if same else (self._together,):
             for first, second in pairs_of(low, high, low >= 0):
                 _union(parents, first, second)
@@ -69,10 +69,7 @@ class Labels:
         """The channels of ``labels`` must stay; the first reason given to a label is kept."""
         for label in np.unique(compact(labels).numpy()).tolist():
             if label >= 0:
-                self._freeze_one(label, reason)
-
-    def _freeze_one(self, label: int, reason: str) -> None:
-        self._why.setdefault(int(label), reason)
+                self._why.setdefault(label, reason)
 
     def reasons(self) -> dict[int, str]:
         """Why a set of labels that leave together must stay, by the set's smallest label, as ``together`` gives it."""

@@ -53,14 +53,10 @@ def _step(flow: Flow, node: Node) -> Any:
     labels = [flow.at(node.args[0])] if name in _WITH_PARAMETERS else flow.inputs(node)
     if not any(bool((compact(reached) >= 0).any()) for reached in labels):
         return flow.of_fixed_width(node, "it meets a constant of fixed width")
-    outputs = RULES.get(name, _unknown)(flow, node)
+    outputs = RULES[name](flow, node) if name in RULES else flow.freeze(node, f"no rule for {name}")
     if not keeps_zero(flow, node):
         flow.moved += labels
     return outputs
-
-
-def _unknown(flow: Flow, node: Node) -> Any:
-    return flow.freeze(node, f"no rule for {operation(node)}")
 
 
 def _elementwise(flow: Flow, node: Node) -> Tensor:
@@ -75,7 +71,8 @@ def _elementwise(flow: Flow, node: Node) -> Tensor:
     operands = [operand for operand in node.all_input_nodes if isinstance(flow.at(operand), Tensor)]
     if len(operands) == 1:
         return flow.at(operands[0]).expand(shape)
-    sides = [_aligned(compact(flow.at(operand)), len(shape)) for operand in operands]
+    sides = [compact(flow.at(operand)) for operand in operands]
+    sides = [side.view([1] * (len(shape) - side.ndim) + [*side.shape]) for side in sides]  # as broadcasting does
     axes = {axis for side in sides for axis in flow.labels.axes(side)}
     wide = [side for side, operand in zip(sides, operands, strict=True) if _is_wide(operand, axes, len(shape))]
     for side in sides:
@@ -83,11 +80,6 @@ def _elementwise(flow: Flow, node: Node) -> Tensor:
             _spread(flow, node, side, sides)
     result = reduce(partial(_met, flow), wide) if wide else sides[0]
     return rules_moves.rectangular(flow, result.expand(shape))
-
-
-def _aligned(labels: Tensor, ndim: int) -> Tensor:
-    """With leading axes of size 1, as broadcasting adds them."""
-    return labels.view([1] * (ndim - labels.ndim) + [*labels.shape])
 
 
 def _is_wide(operand: Node, axes: Iterable[int], ndim: int) -> bool:
@@ -109,19 +101,6 @@ def _spread(flow: Flow, node: Node, side: Tensor, sides: list[Tensor]) -> None:
     if flow.labels.axes(side):
         for other in sides:
             flow.labels.freeze(other, f"{operation(node)} with a tensor whose channels lie along another axis")
-
-
-def _cast(flow: Flow, node: Node) -> Tensor:
-    """A second tensor only gives the dtype."""
-    return flow.at(node.args[0])
-
-
-def _mixed(flow: Flow, node: Node) -> Any:
-    return flow.freeze(node, f"{operation(node)} mixes it")
-
-
-def _new(flow: Flow, node: Node) -> Tensor:
-    return flow.of_fixed_width(node, f"it meets {operation(node)}, of fixed width")
 
 
 def _pool(flow: Flow, node: Node) -> Any:
@@ -186,12 +165,14 @@ def _group_norm(flow: Flow, node: Node) -> Tensor:
 _Rule = Callable[[Flow, Node], Any]
 RULES: dict[str, _Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(named("cast"), _cast),
+    **dict.fromkeys(named("cast"), lambda flow, node: flow.at(node.args[0])),  # a second tensor only gives the dtype
     **dict.fromkeys(named("pool", "upsample"), _pool),
     **dict.fromkeys(named("view", "transpose", "expand"), rules_moves.move),
     **dict.fromkeys(named("pad"), rules_moves.pad),
-    **dict.fromkeys(named("new"), _new),
-    **dict.fromkeys(named("matrix product"), _mixed),
+    **dict.fromkeys(
+        named("new"), lambda f, node: f.of_fixed_width(node, f"it meets {operation(node)}, of fixed width")
+    ),
+    **dict.fromkeys(named("matrix product"), lambda flow, node: flow.freeze(node, f"{operation(node)} mixes it")),
     **dict.fromkeys(named("reduction zero", "reduction"), _reduce),
     **dict.fromkeys(named("largest"), _largest),
     **dict.fromkeys(named("cut"), rules_moves.cut),

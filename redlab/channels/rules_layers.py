@@ -7,13 +7,13 @@ from torch.fx import Node
 
 from redlab.channels.labels import Flow
 from redlab.network.layers import OUTPUT_STATISTICS
-from redlab.network.trace import operation
+from redlab.network.trace import argument, operation
 
 
 def channel_norm(flow: Flow, node: Node) -> Tensor:
     """Batch norm, instance norm and PReLU have numbers of their own for every channel, on axis 1."""
     labels, name = flow.at(node.args[0]), operation(node)
-    tensors = [argument for argument in node.args[1:5] if isinstance(argument, Node)]
+    tensors = [own for own in node.args[1:5] if isinstance(own, Node)]
     if not all(map(flow.name, tensors)):
         return flow.freeze(node, f"{name} computes its parameters at every call")
     tensors = [tensor for tensor in tensors if tensor.meta["val"].numel() > 1 or name != "prelu"]
@@ -34,7 +34,7 @@ def layer(flow: Flow, node: Node) -> Tensor:
         return flow.of_fixed_width(node, why)
     ranks = weight.meta["val"].ndim - 1  # of one input, without its batch
     axis = labels.ndim - (1 if operation(node) == "linear" else ranks)
-    inputs, groups = flow.slices(labels, axis), _groups(node)
+    inputs, groups = flow.slices(labels, axis), argument(node, "groups", 1)
     transposed = operation(node).startswith("conv_transpose")
     if transposed and groups > 1:
         why = why or "grouped transposed convolution"
@@ -84,9 +84,3 @@ def _beside(flow: Flow, node: Node, out: int) -> list[tuple[str, int]]:
     buffers = dict(owner.module.named_buffers(recurse=False)) if owner else {}
     remembered = [path + key for key, tensor in buffers.items() if key in OUTPUT_STATISTICS and len(tensor) == out]
     return [(name, 0) for name in (*bias, *remembered)]
-
-
-def _groups(node: Node) -> int:
-    if operation(node) == "linear":
-        return 1
-    return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)

@@ -45,25 +45,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _has_no_step_at_zero(_: Flow, node: Node) -> bool:
-    """``threshold``: x where x is above it, else a value."""
-    return argument(node, "threshold") < 0 or argument(node, "value") == 0
-
-
-def _is_identity(_: Flow, node: Node) -> bool:
-    """Alpha dropout replaces zeros by another number in training, and a network's code may train in eval mode."""
-    return not argument(node, "train")
-
-
-def _pads_with_zeros(_: Flow, node: Node) -> bool:
-    return argument(node, "mode", "constant") != "constant" or not argument(node, "value")
-
-
-def _raises(_: Flow, node: Node) -> bool:
-    """0 to a power above 0."""
-    return isinstance(node.args[0], Node) and _is_number(node.args[1]) and node.args[1] > 0
-
-
 def _divides(flow: Flow, node: Node) -> bool:
     """0 / y is 0, except for a y of the same channel: 0 / 0."""
     above, below = node.args[:2]
@@ -86,39 +67,25 @@ def _channels(flow: Flow, *nodes: Node) -> tuple[torch.Tensor, ...]:
     return torch.broadcast_tensors(*(flow.labels.same(compact(flow.at(node))) for node in nodes))
 
 
-def _all_agree(flow: Flow, node: Node) -> bool:
-    return _agree(flow, *node.args[:2])
-
-
-def _branches_agree(flow: Flow, node: Node) -> bool:
-    return len(node.args) == 3 and _agree(flow, *node.args[1:])
-
-
-def _largest(flow: Flow, node: Node) -> bool:
-    """``max`` and ``min`` of two tensors, or over axes."""
-    return not isinstance(argument(node, "other"), Node) or _all_agree(flow, node)
-
-
-def _fills_with_zeros(_: Flow, node: Node) -> bool:
-    return _is_number(argument(node, "value")) and argument(node, "value") == 0
-
-
-def _has_order(_: Flow, node: Node) -> bool:
-    """A norm of order 0 or more."""
-    order = argument(node, "ord")
-    return _is_number(order) and order >= 0
-
-
+# By the name of the operation, whether this call of it keeps zero.
 PROOFS: dict[str, Callable[[Flow, Node], bool]] = {
     **dict.fromkeys((*named("clamp"), "hardtanh"), _is_bounded),
-    **dict.fromkeys(named("alpha dropout"), _is_identity),
+    # In training it replaces zeros by another number, and a network's code may train in eval mode.
+    **dict.fromkeys(named("alpha dropout"), lambda _, node: not argument(node, "train")),
     **dict.fromkeys(named("quotient"), _divides),
-    **dict.fromkeys((*named("sum", "extremum"), "hypot", "lerp", "addcmul"), _all_agree),
-    **dict.fromkeys(named("largest"), _largest),
-    **dict.fromkeys(named("pad"), _pads_with_zeros),
-    "threshold": _has_no_step_at_zero,
-    "linalg_vector_norm": _has_order,
-    "pow": _raises,
-    "where": _branches_agree,
-    "masked_fill": _fills_with_zeros,
+    **dict.fromkeys((*named("sum", "extremum"), "hypot", "lerp", "addcmul"), lambda f, node: _agree(f, *node.args[:2])),
+    # Of two tensors, or over axes.
+    **dict.fromkeys(
+        named("largest"), lambda f, node: not isinstance(argument(node, "other"), Node) or _agree(f, *node.args[:2])
+    ),
+    **dict.fromkeys(
+        named("pad"), lambda _, node: argument(node, "mode", "constant") != "constant" or not argument(node, "value")
+    ),
+    # x where x is above the threshold, else a value.
+    "threshold": lambda _, node: argument(node, "threshold") < 0 or argument(node, "value") == 0,
+    "linalg_vector_norm": lambda _, node: _is_number(order := argument(node, "ord")) and order >= 0,
+    # 0 to a power above 0.
+    "pow": lambda _, node: isinstance(node.args[0], Node) and _is_number(node.args[1]) and node.args[1] > 0,
+    "where": lambda flow, node: len(node.args) == 3 and _agree(flow, *node.args[1:]),
+    "masked_fill": lambda _, node: _is_number(value := argument(node, "value")) and value == 0,
 }

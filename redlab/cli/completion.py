@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from redlab.cli.recipe_names import CRITERIA, OPTIONS
-from redlab.zoo.dataset_names import PLACES
-from redlab.zoo.network_names import FACTS, all_names
+from redlab.cli.recipes import CRITERIA, OPTIONS
+from redlab.zoo.names import FACTS, PLACES, list_networks
 
 
-def _starting(names: Iterable[str], start: str) -> list[str]:
-    return [name for name in names if name.startswith(start)]
+def _completion(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Offers those of ``names`` that begin with the word."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
-def complete_commands(incomplete: str) -> list[str]:
-    """The commands themselves, for ``redlab help``."""
-    return _starting(("run", "refresh", "sweep", "report", "compress", "inspect", "lab"), incomplete)
+complete_commands = _completion(("run", "refresh", "sweep", "report", "compress", "inspect", "lab"))  # for help
+complete_recipes, complete_criteria = _completion(OPTIONS), _completion(CRITERIA)
+complete_datasets = _completion(PLACES)
 
 
 def complete_notebooks(incomplete: str) -> list[str]:
@@ -24,7 +24,7 @@ def complete_notebooks(incomplete: str) -> list[str]:
     try:
         from redlab.lab.notebooks import list_notebooks
 
-        return _starting(list_notebooks(), incomplete)
+        return _completion(list_notebooks())(incomplete)
     except (OSError, ModuleNotFoundError):  # no checkout; redlab without the extra lab
         return []
 
@@ -33,19 +33,4 @@ def complete_networks(incomplete: str) -> list[str]:
     """Names of networks, and folders of saved ones that lie where the word leads."""
     folder, slash, _ = incomplete.rpartition("/")
     facts = sorted(Path(f"{folder}{slash}" or ".").glob(f"*/{FACTS}"))
-    return _starting([*all_names(), *(f"{folder}{slash}{path.parent.name}" for path in facts)], incomplete)
-
-
-def complete_recipes(incomplete: str) -> list[str]:
-    """The recipes of ``redlab compress``."""
-    return _starting(OPTIONS, incomplete)
-
-
-def complete_criteria(incomplete: str) -> list[str]:
-    """The criteria of the recipe prune."""
-    return _starting(CRITERIA, incomplete)
-
-
-def complete_datasets(incomplete: str) -> list[str]:
-    """The datasets that redlab knows."""
-    return _starting(PLACES, incomplete)
+    return _completion([*list_networks(), *(f"{folder}{slash}{path.parent.name}" for path in facts)])(incomplete)

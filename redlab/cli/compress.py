@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from redlab.cli.completion import complete_criteria, complete_datasets, complete_networks, complete_recipes
-from redlab.cli.group import argument, option
-from redlab.cli.terminal import check_writable, exits, say, stop
+from redlab.cli.recipes import SCORE_IMAGES, check_recipe, needs_images, steps_of
+from redlab.cli.terminal import argument, exits, option, say, stop
+from redlab.zoo.names import architecture_of, check_at_hand, check_target, has_training, own_dataset
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from redlab.cli.recipes import Step
+    from redlab.compression.pipeline import Step
     from redlab.network.result import Result
     from redlab.zoo.datasets import ImageArray
     from redlab.zoo.image_folder import ImageFolder
@@ -66,128 +68,109 @@ def compress(
     given = {name: value for name, value in options.items() if value is not None}
     out = (out or Path(f"{Path(network).resolve().name}-{recipe}")).resolve()
     with exits(1, OSError), exits(2, ValueError, FileNotFoundError, ConnectionError):
-        _check(network, recipe, given, dataset, max_loss, out)
-    with exits(2, ValueError, TypeError), exits(1, OSError):
-        from redlab.cli.recipes import steps_of
+        dataset = _check(network, recipe, given, dataset, max_loss, out)
+    with exits(2, ValueError, TypeError, RuntimeError), exits(1, OSError):
         from redlab.zoo.saving import load_network
 
-        images, seen = _images(network, dataset, limit), _seen(network, recipe, given, dataset, limit)
+        images, seen = _images(dataset, limit), _seen(dataset, recipe, given, limit)
         steps, rounded = (steps_of(recipe, round_to=n, images=seen, **given) for n in (round_to, _ROUND_TO))
         original = load_network(network)
-    with exits(2, ValueError, RuntimeError):
         before = _accuracy(original, images)
     with exits(1, ValueError, RuntimeError, OSError):
         results = _take(original, steps)
         _show(original, results)
-        _weigh(before, results, images, max_loss)
+        if images is not None:
+            _weigh(before, results, images, max_loss)
         _save(original, results, out)
         _time(original, results, rounded[-1] if recipe == "merge" and round_to != _ROUND_TO else None)
 
 
 def _check(
     network: str, recipe: str, given: dict[str, Any], dataset: str | None, max_loss: float | None, out: Path
-) -> None:
-    """Refuse what is wrong before torch is loaded, which alone takes seconds."""
-    from redlab.cli.recipe_names import check_recipe
-    from redlab.zoo.dataset_names import check_at_hand
-    from redlab.zoo.network_names import architecture_of, check_target
+) -> str | None:
+    """Refuse what is wrong before torch is loaded, which alone takes seconds.
 
+    Returns:
+        The name of the images: those asked for, or the network's own where they are here.
+    """
     check_recipe(recipe, given)
-    known = architecture_of(network) is not None
+    architecture = architecture_of(network)
     if dataset is not None:
         check_at_hand(dataset)
     if max_loss is not None and not 0 <= max_loss <= 100:  # NaN too
         raise ValueError(f"--max-loss must be a number of points of accuracy, 0 to 100, not {max_loss:g}")
-    if known and _dataset_of(network, dataset) is None:
+    dataset = dataset or own_dataset(architecture or "")
+    if architecture and not dataset:
         if max_loss is not None:
             raise ValueError(f"--max-loss needs images to measure accuracy on, and {_NO_IMAGES}")
-        if _needs_images(recipe, given):
+        if needs_images(recipe, given):
             raise ValueError(f"{given['criterion']} needs images to score channels, and {_NO_IMAGES}")
     check_target(out)
-    check_writable(out)
+    above = next(path for path in (out, *out.parents) if path.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{out} can't be made: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{out} can't be written: {above} may not be changed by you")
+    return dataset
 
 
-def _dataset_of(network: str, dataset: str | None) -> str | None:
-    """The name of the images: those asked for, or the network's own where they are here."""
-    from redlab.zoo.dataset_names import own_dataset
-    from redlab.zoo.network_names import architecture_of
-
-    return dataset or own_dataset(architecture_of(network) or "")
-
-
-def _needs_images(recipe: str, given: dict[str, Any]) -> bool:
-    from redlab.cli.recipe_names import CRITERIA
-
-    return recipe == "prune" and CRITERIA[given.get("criterion", "reconstruction")]
-
-
-def _images(network: str, dataset: str | None, limit: int | None) -> Images:
+def _images(dataset: str | None, limit: int | None) -> Images:
     from redlab.zoo.datasets import load_dataset
 
-    if (name := _dataset_of(network, dataset)) is None:
+    if dataset is None:
         say(f"accuracy is not measured: {_NO_IMAGES}")
         return None
-    return load_dataset(name, limit=limit)
+    return load_dataset(dataset, limit=limit)
 
 
-def _seen(network: str, recipe: str, given: dict[str, Any], dataset: str | None, limit: int | None) -> Images:
+def _seen(dataset: str | None, recipe: str, given: dict[str, Any], limit: int | None) -> Images:
     """The images that the criterion scores by; None where it needs none. Training ones, unless there are none."""
-    from redlab.cli.recipes import SCORE_IMAGES
-    from redlab.zoo.dataset_names import has_training
     from redlab.zoo.datasets import load_dataset
 
-    name = _dataset_of(network, dataset)
-    if name is None or not _needs_images(recipe, given):
+    if dataset is None or not needs_images(recipe, given):
         return None
-    split = "train" if has_training(name) else "test"
-    images = load_dataset(name, split, limit=min(limit or SCORE_IMAGES, SCORE_IMAGES))
+    split = "train" if has_training(dataset) else "test"
+    images = load_dataset(dataset, split, limit=min(limit or SCORE_IMAGES, SCORE_IMAGES))
     only = "" if split == "train" else ", which has no others: the accuracy below is measured on images that it saw"
-    say(f"{given['criterion']} scores channels on {len(images):,} {split} images of {name}{only}")
+    say(f"{given['criterion']} scores channels on {len(images):,} {split} images of {dataset}{only}")
     return images
 
 
-def _accuracy(network: nn.Module, images: Images) -> float | None:
+def _accuracy(network: nn.Module, images: Images) -> float:
+    """In percent; NaN without images."""
     from redlab.network.evaluation import evaluate
 
-    return None if images is None else evaluate(network, images).accuracy
+    return float("nan") if images is None else evaluate(network, images).accuracy
 
 
 def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
     from redlab.compression.pipeline import take_all
 
-    results, live = [], sys.stderr.isatty()  # a live bar takes the line until the step is done
-    titles = [f"[{number}/{len(steps)}] {step.title}" for number, step in enumerate(steps, 1)]
-    say("" if live else f"{titles[0]}: ", end="")
-    start = time.perf_counter()
-    for result in take_all(network, steps):
-        results.append(result)
-        say((f"{titles[len(results) - 1]}: " if live else "") + f"done in {time.perf_counter() - start:.1f} s")
-        if len(results) < len(steps):
-            say("" if live else f"{titles[len(results)]}: ", end="")
-        start = time.perf_counter()
+    results, taken, live = [], take_all(network, steps), sys.stderr.isatty()
+    for number, step in enumerate(steps, 1):
+        title, start = f"[{number}/{len(steps)}] {step.title}: ", time.perf_counter()
+        say("" if live else title, end="")  # a live bar takes the line until the step is done
+        results.append(next(taken))
+        say((title if live else "") + f"done in {time.perf_counter() - start:.1f} s")
     return results
 
 
 def _show(original: nn.Module, results: list[Result]) -> None:
     from redlab.compression.pipeline import layer_table
-    from redlab.network.remainder import of_layers
-    from redlab.network.result import totals_of
+    from redlab.network.result import of_layers, totals_of
 
     for result in results:
         say(f"\n{result}")
     table = of_layers(layer_table(original, results)).drop(columns=["kind", "skipped"])  # each step gave its reasons
     say(f"\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
-    for line in totals_of(table):
-        say(line)
+    say("\n".join(totals_of(table)))
 
 
-def _weigh(before: float | None, results: list[Result], images: Images, most: float | None) -> None:
+def _weigh(before: float, results: list[Result], images: ImageArray | ImageFolder, most: float | None) -> None:
     """Say what the accuracy is now; end the command where more than ``most`` points are lost."""
     from redlab.compression.splitting import as_dense
 
     after = _accuracy(as_dense(results[-1].network), images)
-    if images is None or before is None or after is None:
-        return
     say(f"accuracy on {len(images):,} images: {before:.2f} % -> {after:.2f} %")
     if (lost := before - after) <= 0:
         return

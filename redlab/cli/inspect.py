@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from redlab.cli.group import argument, option
-from redlab.cli.terminal import exits, say
+from redlab.cli.terminal import argument, exits, option, say
 from redlab.files.atomic import replaced_folder
 
 if TYPE_CHECKING:
@@ -65,14 +64,9 @@ def _table(frame: pd.DataFrame) -> str:
     shown.loc[frame["skipped"] != "", [name for name in numbers if name != "weights"]] = ""
     shown.loc[~wide_tensors(frame), ["duplicates", "expected", "measured"]] = ""
     shown.loc[frame["unhashed"] != "", ["distinct", "error"]] = ""
-    return shown.assign(note=_notes(frame)).to_string(index=False)
-
-
-def _notes(frame: pd.DataFrame) -> list[str]:
-    from redlab.studies.inspection import printable
-
     shares = ("as " + frame["shares"].map(printable)).where(frame["shares"] != "", "")
-    return ["; ".join(filter(None, words)) for words in zip(frame["skipped"], frame["unhashed"], shares, strict=True)]
+    notes = zip(frame["skipped"], frame["unhashed"], shares, strict=True)
+    return shown.assign(note=["; ".join(filter(None, words)) for words in notes]).to_string(index=False)
 
 
 def check_folder(folder: str | Path) -> None:

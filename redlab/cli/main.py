@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +9,11 @@ import typer
 
 from redlab.cli.completion import complete_commands, complete_notebooks
 from redlab.cli.compress import compress
-from redlab.cli.group import Commands, PlainCommand, argument, option
 from redlab.cli.inspect import inspect
 from redlab.cli.lab import lab
 from redlab.cli.report import report
 from redlab.cli.sweep import sweep
-from redlab.cli.terminal import stop
+from redlab.cli.terminal import Commands, PlainCommand, argument, jobs_of, option, run_each, stop, stop_if_failed
 
 if TYPE_CHECKING:
     from redlab.lab.runs import Run
@@ -86,8 +84,8 @@ def run(
     from redlab.lab.runs import run_notebook
 
     given = [*parameter, "quick=true"] if quick else parameter
-    jobs = [(path, _checked(typed_parameters, path, given)) for path in _found(notebooks)]
-    _run_all(jobs, lambda path, params, bar: run_notebook(path, params, out, again=again, progress=bar))
+    jobs = jobs_of(notebooks, lambda path: typed_parameters(path, given))
+    stop_if_failed(run_each(jobs, lambda path, params, bar: run_notebook(path, params, out, again=again, progress=bar)))
 
 
 @app.command(cls=PlainCommand)
@@ -103,17 +101,16 @@ def refresh(
     from redlab.lab.parameters import default_parameters
     from redlab.lab.refresh import check_outputs, refresh
 
-    jobs = [(path, _checked(default_parameters, path)) for path in _found(notebooks)]
-    if not check:
-        return _run_all(jobs, lambda path, params, bar: refresh(path, progress=bar))
-    changed: dict[str, list[str]] = {}
+    lines: list[str] = []
 
-    def compare(path: Path, params: dict, bar: bool) -> Run:
-        run, changed[path.stem] = check_outputs(path, progress=bar)
+    def run_one(path: Path, params: dict, bar: bool) -> Run:
+        if not check:
+            return refresh(path, progress=bar)
+        run, changed = check_outputs(path, progress=bar)
+        lines.extend(f"  {path.stem}, {line}" for line in changed)
         return run
 
-    _run_all(jobs, compare)
-    lines = [f"  {name}, {line}" for name, own in changed.items() for line in own]
+    stop_if_failed(run_each(jobs_of(notebooks, default_parameters), run_one))
     if lines:
         stop("\n".join(["outputs differ from the committed notebooks", *lines]), code=1)
 
@@ -137,34 +134,3 @@ def show_help(
 
         stop(unknown("command", command, above.command.list_commands(above)), code=2)
     typer.echo(found.get_help(type(above)(found, info_name=command, parent=above)))
-
-
-def _checked(function: Callable, *args: Any) -> Any:
-    """Call ``function``. If it refuses its arguments, end with its message and exit code 2."""
-    try:
-        return function(*args)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        stop(error, code=2)
-
-
-def _found(names: list[str]) -> list[Path]:
-    from redlab.lab.notebooks import find_notebook, list_notebooks
-
-    wanted = names or _checked(list_notebooks)
-    if not wanted:
-        stop("there are no notebooks here", code=2)
-    # dict: a notebook named twice is run once
-    return list(dict.fromkeys(_checked(find_notebook, name) for name in wanted))
-
-
-def _run_all(jobs: list[tuple[Path, dict]], run_one: Callable[[Path, dict, bool], Run]) -> None:
-    """Run each job. If any failed, list the failures and end with exit code 1."""
-    from redlab.cli.runs import listed, run_each
-    from redlab.lab.runs import RunFailed
-
-    try:
-        outcomes = run_each(jobs, run_one)
-    except OSError as error:
-        stop(error, code=1)
-    if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
-        stop(listed(failures, len(jobs)), code=1)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redlab.cli.group import option
-from redlab.cli.terminal import exits, shown, stop
+from redlab.cli.terminal import exits, jobs_of, option, run_each, shown, stop, stop_if_failed
 
 if TYPE_CHECKING:
-    from redlab.lab.runs import Run, RunFailed
+    from redlab.lab.runs import Run
 
 
 def report(
@@ -26,55 +25,27 @@ def report(
     Exit codes: 0 success. 1 a notebook failed (the page says which, and shows the others), or the page could not be
     written (an older page stays). 2 wrong usage; nothing ran.
     """
-    from redlab.cli.runs import listed, run_each
-    from redlab.lab.runs import RunFailed, run_notebook
-    from redlab.lab.workers import threads_each
-
-    folder, page = _checked(out, jobs)
-    paths = _notebooks(folder)
-
-    def execute(path: Path, _: dict, bar: bool) -> Run:
-        return run_notebook(path, progress=bar, threads=threads_each(jobs))
-
-    with exits(1, OSError, ValueError):
-        outcomes = run_each([(path, {}) for path in paths], execute, jobs)
-    _write(outcomes, page)
-    if failures := [outcome for outcome in outcomes if isinstance(outcome, RunFailed)]:
-        stop(listed(failures, len(outcomes)), 1)
-
-
-def _checked(out: Path | None, jobs: int) -> tuple[Path, Path]:
-    """The folder of the notebooks, and the file to write; wrong usage ends here."""
-    from redlab.lab.workers import check_engine
+    from redlab.lab.parameters import default_parameters
+    from redlab.lab.runs import run_notebook
+    from redlab.lab.workers import check_engine, threads_each
     from redlab.paths import checkout
 
     with exits(2, FileNotFoundError, ValueError):
         check_engine(jobs, None)
-        folder = checkout() / "notebooks"
-    if out is not None and out.is_dir():
-        stop(f"{out} is a folder: name a file in it", 2)
-    return folder, out or folder.parent / "runs" / "report.html"
+        page = out or checkout() / "runs" / "report.html"
+    if page.is_dir():
+        stop(f"{page} is a folder: name a file in it", 2)
 
+    def execute(path: Path, _: dict, bar: bool) -> Run:
+        return run_notebook(path, progress=bar, threads=threads_each(jobs))
 
-def _notebooks(folder: Path) -> list[Path]:
-    from redlab.lab.notebooks import list_notebooks
-    from redlab.lab.parameters import default_parameters
-
-    paths = [folder / f"{name}.ipynb" for name in list_notebooks(folder)]
-    if not paths:
-        stop("there are no notebooks here", 2)
-    with exits(2, ValueError):
-        for path in paths:
-            default_parameters(path)
-    return paths
-
-
-def _write(outcomes: list[Run | RunFailed], page: Path) -> None:
-    from redlab.lab.report.page import write_report
-
+    outcomes = run_each(jobs_of([], default_parameters), execute, jobs)
     with exits(1, ValueError):  # a file of a run was damaged
+        from redlab.lab.report.page import write_report
+
         try:
             write_report(outcomes, page)
         except OSError as error:
             stop(f"{shown(page)} could not be written, an older page stays as it was: {error}", 1)
     typer.echo(f"report in {shown(page.resolve())}, {page.stat().st_size / 1e6:.1f} MB: open it in a browser")
+    stop_if_failed(outcomes)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redlab.cli.group import argument, option
-from redlab.cli.terminal import exits, shown, stop
+from redlab.cli.terminal import argument, exits, how, option, shown, stop_if_failed
 
 if TYPE_CHECKING:
-    from redlab.lab.sweeps import Swept
+    from redlab.lab.runs import Run
 
 
 def sweep(
@@ -32,54 +31,38 @@ def sweep(
     Exit codes: 0 success. 1 a point failed, the disk is full, or the plot cannot be drawn; finished points are kept.
     2 wrong usage; nothing ran.
     """
-    from redlab.lab.spec import read_spec
+    from redlab.lab.runs import Run
+    from redlab.lab.sweeps import describe, read_spec, run_sweep
 
     with exits(1, OSError), exits(2, ValueError, TypeError, FileNotFoundError, ModuleNotFoundError):
-        found = read_spec(spec)  # before pandas is imported: an error appears at once
-        from redlab.lab.sweeps import run_sweep
+        found = read_spec(spec)
+        points = [describe(point) for point in found.points]
+        outcomes = run_sweep(found, lambda done: _told(done, points), out, jobs, dask, timeout)
+    if runs := [own for own in outcomes if isinstance(own, Run)]:
+        _finish(runs, plot, where)
+    stop_if_failed(outcomes, "points", [f" ({point})" for point in points])
 
-        swept = run_sweep(found, out, jobs, dask, timeout, watched=lambda done, total: _told(done, total, found.points))
-    _finish(swept, plot, where)
 
-
-def _told(done: Iterable, total: int, points: tuple[dict[str, Any], ...]) -> Iterator:
+def _told(done: Iterable, points: list[str]) -> Iterator:
     """The outcomes as they come, behind a bar on a terminal, with a line for each elsewhere."""
-    from redlab.lab.runs import Run
-    from redlab.lab.spec import describe
     from redlab.progress import progress
 
     live = sys.stderr.isatty()
-    for count, (number, outcome) in enumerate(progress(done, "points", total), 1):
-        how = f"FAILED, {outcome.error}" if not isinstance(outcome, Run) else f"done in {outcome.seconds:.1f} s"
-        how = "was done before" if getattr(outcome, "cached", False) else how
+    for count, (number, outcome) in enumerate(progress(done, "points", len(points)), 1):
         if not live:
-            typer.echo(f"[{count}/{total}] {describe(points[number])}: {how}")
+            typer.echo(f"[{count}/{len(points)}] {points[number]}: {how(outcome)}")
         yield number, outcome
 
 
-def _finish(swept: Swept, plot: tuple[str, str, str] | None, where: list[str]) -> None:
-    from redlab.lab.runs import RunFailed
-    from redlab.lab.spec import describe
+def _finish(runs: list[Run], plot: tuple[str, str, str] | None, where: list[str]) -> None:
+    """Say where the results are, and plot them; if a file was damaged meanwhile, the points are done, and are kept."""
+    from redlab.lab.results import join_runs
 
-    for point, failed in zip(swept.spec.points, swept.outcomes, strict=True):
-        if isinstance(failed, RunFailed):
-            message = (failed.message.strip().splitlines() or [""])[0]
-            typer.echo(f"  {failed.name}: {failed.error}: {message} ({describe(point)})", err=True)
-            typer.echo(f"    {shown(failed.notebook)}", err=True)
-    if swept.runs:
-        with exits(1, ValueError):  # a file was damaged meanwhile
-            frame = swept.frame()
-        folder = swept.runs[0].folder.parent
-        points = "1 point" if len(swept.runs) == 1 else f"{len(swept.runs)} points"
+    with exits(1, ValueError, OSError):
+        frame, folder = join_runs(runs), runs[0].folder.parent
+        points = "1 point" if len(runs) == 1 else f"{len(runs)} points"
         typer.echo(f"{points}, {len(frame):,} rows, in {shown(folder)}; load_runs reads them")
         if plot:
-            typer.echo(f"plot in {shown(_draw(frame, plot, where, folder))}")
-    if swept.failures:
-        stop(f"{len(swept.failures)} of {len(swept.outcomes)} points failed; the next call tries them again", 1)
+            from redlab.studies.plots.sweeps import draw_sweep, rows_where
 
-
-def _draw(frame: Any, plot: tuple[str, str, str], where: list[str], folder: Path) -> Path:
-    from redlab.studies.plots.sweeps import draw_sweep, rows_where
-
-    with exits(1, ValueError, OSError):  # the points are done, and are kept
-        return draw_sweep(rows_where(frame, where), *plot, folder)
+            typer.echo(f"plot in {shown(draw_sweep(rows_where(frame, where), *plot, folder))}")

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from redlab.compression.moments import MeanInputs, mean_inputs
-from redlab.network.evaluation import in_eval_mode
+from redlab.network.evaluating import in_eval_mode
 from redlab.network.example import Example
 from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.network.recipe import append_step, input_mean_of
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
+from redlab.network.result import Result, with_others
 from redlab.network.samples import Labelled, as_dataset, first_of
 from redlab.network.trace import Graph, has_own_forward, operations, retrace, tensor_name
 

@@ -17,14 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
-from redlab.channels.fixed_widths import culprits
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import Layer, copy_network, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
+from redlab.network.result import Result, with_others
 from redlab.network.trace import Graph, in_place, is_layer, operation, operations, trace
-from redlab.network.trial_run import NEVER, why_not_run, why_unseen
+from redlab.network.trial_run import NEVER, culprits, why_not_run, why_unseen
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained

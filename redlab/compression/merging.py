@@ -27,11 +27,8 @@ from redlab.compression.strategies import STRATEGIES
 from redlab.network.cost import measure_cost
 from redlab.network.example import Example
 from redlab.network.layers import unwrap, weight_layers
-from redlab.network.reasons import report_short
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
-from redlab.network.shares import count_of
-from redlab.options import check_number, check_one_of, check_whole, plain_options, settle
+from redlab.network.result import Result, report_short, with_others
+from redlab.options import check_number, check_one_of, check_whole, count_of, plain_options, settle
 from redlab.progress import progress
 
 

@@ -26,8 +26,7 @@ from redlab.hashing.networks import hash_network
 from redlab.network.cost import by_module, measure_cost
 from redlab.network.example import Example
 from redlab.network.layers import count_distinct, unwrap, weight_layers
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
+from redlab.network.result import Result, with_others
 from redlab.network.samples import Labelled, example_of
 from redlab.network.trace import trace
 from redlab.options import check_one_of, fitted, plain_options

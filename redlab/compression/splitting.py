@@ -25,17 +25,15 @@ import pandas as pd
 import torch
 from torch import nn
 
-from redlab.channels.fixed_widths import culprits
 from redlab.compression.split_layers import SplitLayer
 from redlab.compression.units import UNITS, split_layer
 from redlab.network.cost import COUNTED, by_module, measure_cost
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import Layer, copy_network, count_distinct, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step, drop_steps
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
+from redlab.network.result import Result, with_others
 from redlab.network.trace import has_own_forward
-from redlab.network.trial_run import NEVER, record_calls, record_uses, why_not_run
+from redlab.network.trial_run import NEVER, culprits, record_calls, record_uses, why_not_run
 from redlab.options import check_one_of, plain_options
 from redlab.progress import progress
 

@@ -19,8 +19,7 @@ from redlab.network.cost import measure_cost
 from redlab.network.example import Example
 from redlab.network.layers import copy_network, unwrap, weight_layers
 from redlab.network.recipe import append_step
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
+from redlab.network.result import Result, with_others
 from redlab.pruning.weights import weight_table
 
 

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
+from operator import mul
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from redlab.channels.groups import Group
 from redlab.dpp.draws import draw_mask
+from redlab.dpp.quantization import masked_weight
+from redlab.pruning.gates import slice_factor
 
 TEMPERATURE = 5.0  # where METHODS' schedule starts
 
@@ -138,39 +141,32 @@ class ChannelMask(nn.Module):
 
     def __init__(self, mask: Mask, index: Tensor, width: int, dim: int, ndim: int) -> None:
         super().__init__()
-        self.mask, self.width = mask, width
+        self.mask, self._shape = mask, (width, dim, ndim)
         self.register_buffer("index", index, persistent=False)
-        self._shape = [-1 if axis == dim else 1 for axis in range(ndim)]
 
     def forward(self) -> Tensor:
         """Zeros and ones that broadcast over the weight."""
-        gate = self.mask()[0]
-        factor = torch.ones(self.width, dtype=gate.dtype, device=gate.device)
-        factor = factor.index_put((self.index.flatten(),), gate.repeat_interleave(self.index.shape[1]))
-        return factor.view(self._shape)
+        return slice_factor(self.mask()[0], self.index, *self._shape)
 
 
 class MaskedWeight(nn.Module):
     """What a layer computes with in place of its weight W: A W, rounded if asked for; a parametrization.
 
     Arguments:
-        parts: the factors of A.
-        rounding: W and A in, the weight out.
+        parts: the factors of A, which broadcast over the weight.
+        bits: 32, 8 or 1, of a kept weight.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], rounding: nn.Module) -> None:
+    def __init__(self, parts: Sequence[nn.Module], bits: int) -> None:
         super().__init__()
-        self.parts, self.rounding = nn.ModuleList(parts), rounding
-
-    def factor(self, weight: Tensor) -> Tensor:
-        """A, which broadcasts over the weight, in its dtype."""
-        factor = self.parts[0]()
-        for part in self.parts[1:]:
-            factor = factor * part()
-        return factor.to(weight.dtype)
+        self.parts, self.bits = nn.ModuleList(parts), bits
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.rounding(weight, self.factor(weight))
+        factor = reduce(mul, (part() for part in self.parts))
+        return masked_weight(weight, factor.to(weight.dtype), self.bits)
+
+    def extra_repr(self) -> str:
+        return f"{self.bits} bits"
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,8 +102,7 @@ def _measure(mask: Mask) -> dict[str, float]:
     entropy = float(_entropy(logs).mean())
     # Rows of one tile are compared with those of the same tile of other units: (tiles, units, n).
     by_tile = logs.exp().unflatten(0, (-1, mask.tiles)).transpose(0, 1)
-    mean = by_tile.mean(1)
-    diversity = float(torch.special.entr(mean).sum(1).mean()) - entropy
+    diversity = float(torch.special.entr(by_tile.mean(1)).sum(1).mean()) - entropy
     hard = largest(mask.logits, k).unflatten(0, (-1, mask.tiles)).transpose(0, 1)
     return {
         "rows": rows,
@@ -154,10 +153,9 @@ def _inclusion(mask: Mask, draws: int, generator: torch.Generator) -> dict[str, 
     total = pi.sum(0)
     whole = _scaled_entropy(total)
     without = torch.stack([_scaled_entropy(total - part) for part in pi])
-    parts = len(pi)
-    error = ((parts - 1) / parts * (without - without.mean()).square().sum()).sqrt()
+    error = ((_PARTS - 1) / _PARTS * (without - without.mean()).square().sum()).sqrt()
     # An entropy of estimated probabilities is too low by about 1 / draws, which the jackknife takes out.
-    value = parts * whole - (parts - 1) * without.mean()
+    value = _PARTS * whole - (_PARTS - 1) * without.mean()
     return {"inclusion_entropy": float(value.clamp(log(mask.k), log(pi.shape[2]))), "inclusion_error": float(error)}
 
 

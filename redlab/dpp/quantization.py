@@ -36,22 +36,12 @@ def _straight_through(value: Tensor, gradient_of: Tensor) -> Tensor:
     return value + (gradient_of - gradient_of.detach())
 
 
-class RoundedWeight(nn.Module):
-    """A W with 32, 8 or 1 bits a kept weight: as it is; on 256 levels; or sign(W) A."""
-
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
-
-    def forward(self, weight: Tensor, factor: Tensor) -> Tensor:
-        """What the layer computes with, from the weight and its mask, which broadcasts over it."""
-        if self.bits == 1:
-            return signs(weight) * factor
-        masked = weight * factor
-        return masked if self.bits == 32 else round_to_grid(masked, masked.detach().abs().amax())
-
-    def extra_repr(self) -> str:
-        return f"{self.bits} bits"
+def masked_weight(weight: Tensor, factor: Tensor, bits: int) -> Tensor:
+    """A W with 32, 8 or 1 bits a kept weight: as it is; on 256 levels; or sign(W) A. The factor A may broadcast."""
+    if bits == 1:
+        return signs(weight) * factor
+    masked = weight * factor
+    return masked if bits == 32 else round_to_grid(masked, masked.detach().abs().amax())
 
 
 class RoundedInput(nn.Module):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +13,82 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from redlab.channels.groups import Group
+from redlab.dpp.draws import ESTIMATORS
 from redlab.dpp.masks import ChannelMask, Mask, MaskedWeight, Sparsity, UnitMask, Units, begin_pass, end_pass
-from redlab.dpp.quantization import RoundedInput, RoundedWeight, round_input
-from redlab.dpp.request import Keep, Request
+from redlab.dpp.quantization import ACTIVATION_BITS, WEIGHT_BITS, RoundedInput, round_input
 from redlab.network.example import Example
 from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
-from redlab.network.reasons import report_once
-from redlab.options import plain_options
-from redlab.pruning.scoring import score_channels
+from redlab.network.result import report_once
+from redlab.options import check_number, check_one_of, check_whole, plain_options
+from redlab.pruning.scores import score_channels
 
+GRANULARITIES = ("weight", "kernel", "filter", "tile")
+STARTS = ("random", "magnitude")
+Keep = float | int | Mapping[str, float | int]
 _K_STEPS = 16  # up to so many draws "auto" takes the paper's estimator
-_SPREAD = {"kernel": 1.0}  # standard deviation of random logits; 0.5 elsewhere
 _FAINT = 1e-8  # of the largest weight of a row: no logit is minus infinity
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``sparsify``.
+
+    Raises:
+        ValueError: one of them is out of range or unknown; the message says what is right.
+    """
+
+    keep: Keep
+    granularity: str
+    whole: tuple[str, ...]
+    estimator: str
+    tiles: int
+    start: str
+    noise: float
+    weight_bits: int
+    activation_bits: int
+    learn: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        known: dict[str, tuple] = {"granularity": GRANULARITIES, "estimator": ("auto", *ESTIMATORS), "start": STARTS}
+        known |= {"weight_bits": WEIGHT_BITS, "activation_bits": ACTIVATION_BITS}
+        for name, values in known.items():
+            check_one_of(name, getattr(self, name), values)
+        for keep in self.keep.values() if isinstance(self.keep, Mapping) else [self.keep]:
+            _check_keep(keep)
+        check_number("noise", self.noise)
+        check_whole("tiles", self.tiles)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As plain data."""
+        keep = self.keep
+        plain = {k: _number(v) for k, v in keep.items()} if isinstance(keep, Mapping) else _number(keep)
+        own = vars(self) | {"keep": plain, "whole": list(self.whole)}
+        left_out = {"whole": not self.whole, "tiles": self.granularity != "tile"}
+        return {name: value for name, value in own.items() if not left_out.get(name)}
+
+    def count(self, name: str, n: int, tiles: int = 1) -> int | None:
+        """k of ``n``, each of so many tiles; None: it stays whole."""
+        if name in self.whole:
+            return None
+        keep = self.keep.get(name) if isinstance(self.keep, Mapping) else self.keep
+        if not isinstance(keep, Integral):
+            return None if keep is None else max(1, round(keep * n))
+        if keep % tiles:
+            raise ValueError(f"keep must be a multiple of tiles, {tiles}, not {keep}")
+        return min(int(keep) // tiles, n)
+
+
+def _number(keep: Any) -> int | float:
+    """As JSON knows it: numpy has numbers of its own."""
+    return int(keep) if isinstance(keep, Integral) else float(keep)
+
+
+def _check_keep(keep: Any) -> None:
+    whole = isinstance(keep, Integral) and not isinstance(keep, bool) and int(keep) >= 1
+    if not (whole or (isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < float(keep) <= 1)):
+        raise ValueError(f"keep must be a share in (0, 1] or a whole number of at least 1, not {keep!r}")
 
 
 @plain_options
@@ -90,7 +157,8 @@ def sparsify(
     if hasattr(network, "dpp"):
         raise ValueError("the network has masks already: harden(network) first")
     sparse = copy_network(network)
-    _check_finite(sparse)
+    if bad := [own.name for own in weight_layers(sparse) if not own.lazy and not own.weight.isfinite().all()]:
+        raise ValueError(f"{bad[0]}: its weights hold NaN or inf")
     made = (_OfChannels if granularity == "filter" else _OfUnits)(sparse, asked, example)
     made.place()
     _check_names(asked, made)
@@ -103,20 +171,13 @@ def sparsify(
     return sparse.train(network.training)
 
 
-def _check_finite(network: nn.Module) -> None:
-    for layer in weight_layers(network):
-        if not layer.lazy and not layer.weight.isfinite().all():
-            raise ValueError(f"{layer.name}: its weights hold NaN or inf")
-
-
 def _check_names(asked: Request, made: _Masks) -> None:
     """Raises ValueError if ``keep`` or ``whole`` names an unknown layer, or ``keep`` one that cannot have a mask."""
-    known = ", ".join([*made.masks, *made.skipped])
-    for name in [*(asked.keep if isinstance(asked.keep, Mapping) else ()), *asked.whole]:
-        if name not in made.masks and name not in made.skipped:
-            raise ValueError(f"nothing is called {name!r} that could have a mask; there are {known}")
-    for name in asked.keep if isinstance(asked.keep, Mapping) else ():
-        if name in made.skipped:
+    known, kept = [*made.masks, *made.skipped], asked.keep if isinstance(asked.keep, Mapping) else ()
+    for name in [*kept, *asked.whole]:
+        if name not in known:
+            raise ValueError(f"nothing is called {name!r} that could have a mask; there are {', '.join(known)}")
+        if name in kept and name in made.skipped:
             raise ValueError(f"keep names {name!r}, which gets no mask: {made.skipped[name]}")
 
 
@@ -143,7 +204,7 @@ class _Masks:
         if estimator == "auto":
             estimator = "k_step" if k <= _K_STEPS else "one_shot"
         if asked.start == "random":
-            spread = _SPREAD.get(asked.granularity, 0.5)
+            spread = 1.0 if asked.granularity == "kernel" else 0.5
             logits = (spread * torch.randn(saliency.shape, generator=self._generator)).to(saliency)
         else:
             peak = saliency.amax(1, keepdim=True)
@@ -155,8 +216,8 @@ class _Masks:
     def attach(self, name: str, layer: nn.Module, parts: list[nn.Module]) -> None:
         """Make ``layer`` compute with its masked weight, and with rounded inputs if asked for."""
         self.layers.append(name)
-        rounding, weight = RoundedWeight(self.asked.weight_bits), layer.weight.detach()
-        parametrize.register_parametrization(layer, "weight", MaskedWeight(parts, rounding), unsafe=True)
+        weight, masked = layer.weight.detach(), MaskedWeight(parts, self.asked.weight_bits)
+        parametrize.register_parametrization(layer, "weight", masked, unsafe=True)
         if self.asked.activation_bits < 32:
             layer.rounded_input = RoundedInput().to(weight)
             layer.register_forward_pre_hook(round_input)
@@ -166,8 +227,7 @@ class _OfUnits(_Masks):
     """Of the weights, kernels or tiles of each layer's units."""
 
     def place(self) -> None:
-        layers = list(weight_layers(self.network))
-        for layer in layers:
+        for layer in list(weight_layers(self.network)):
             if reason := _why_whole(layer) or self._place(layer):
                 self.skipped[layer.name] = reason
 

@@ -6,7 +6,6 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from redlab.network.cost import measure_cost
 from redlab.network.layers import unwrap
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, as_dataset
-from redlab.network.shares import count_of
 from redlab.network.training import minibatches, train
-from redlab.options import check_number, plain_options, settle
+from redlab.options import check_number, count_of, plain_options, settle
 from redlab.pruning.channels import products_of
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.scores import score_channels
 from redlab.pruning.selection import Selector, check_share
 
 
@@ -87,16 +85,16 @@ class MaskTraining:
         check_number("learning_rate", self.learning_rate)
         check_number("logit_rate", self.logit_rate)
 
-    @property
-    def of_train(self) -> dict[str, Any]:
-        """The options of ``train`` among them."""
-        return {name: getattr(self, name) for name in ("batch_size", "smoothing", "shift", "flip", "seed")}
+    def at(self, share: float) -> tuple[float, float]:
+        """Temperature and noise when this share of the minibatches, in [0, 1], is done."""
+        temperature, noise = (first + (last - first) * share for first, last in (self.temperatures, self.noises))
+        return temperature, noise
 
-    @property
-    def others(self) -> dict[str, Any]:
-        """The rest, as plain data."""
-        own = {name: value for name, value in vars(self).items() if name not in self.of_train}
-        return own | {"watch": list(self.watch)}
+    def observed(self, network: nn.Module) -> dict[str, Any]:
+        """What is recorded of the masks before the first epoch and after each."""
+        masks = sparsity_of(network).masks
+        logits = {name: masks[name].logits.detach().cpu().clone() for name in self.watch}
+        return {"metrics": mask_metrics(network, self.draws).to_dict("records"), "logits": logits}
 
 
 @plain_options
@@ -131,25 +129,33 @@ def train_masks(
         raise ValueError(f"no mask is called {strange[0]!r}; there are {', '.join(sparsity.masks)}")
     if len(dataset) == 0:
         raise ValueError("training needs images, and there are none")
-    schedule = _Schedule(asked.temperatures, asked.noises, epochs, minibatches(dataset, asked.batch_size))
+    steps = minibatches(dataset, asked.batch_size)
+    last = max(epochs * steps - 1, 1)
+
+    def set_masks(network: nn.Module, number: int) -> None:
+        for mask in masks_in(network):
+            mask.temperature, mask.calm = asked.at(number / last)
+
     trained = train(
         network,
         dataset,
         epochs,
-        **asked.of_train,
-        on_batch=schedule.set,
-        penalty=partial(_penalty, asked.mu) if asked.mu else None,
-        observe=partial(_look, asked.draws, asked.watch),
+        **{name: getattr(asked, name) for name in ("batch_size", "smoothing", "shift", "flip", "seed")},
+        on_batch=set_masks,
+        penalty=(lambda network: asked.mu * mask_entropy(network)) if asked.mu else None,
+        observe=asked.observed,
         optimizer=adam(asked.learning_rate, asked.logit_rate),
         checkpoint=checkpoint,
-        depends={"masks": sparsity.options} | asked.others,
+        depends={"masks": sparsity.options} | vars(asked) | {"watch": list(asked.watch)},
     )
     if epochs:  # also if the training was read from its checkpoint
-        schedule.set(trained.network, epochs * schedule.minibatches - 1)
+        set_masks(trained.network, epochs * steps - 1)
     seen = trained.observations
     metrics = pd.DataFrame([{"epoch": epoch} | row for epoch, own in enumerate(seen) for row in own["metrics"]])
     logits = {name: torch.stack([own["logits"][name] for own in seen]) for name in asked.watch}
-    return TrainedMasks(trained.network, trained.history.assign(**schedule.frame()), metrics, logits)
+    ends = [asked.at(((epoch + 1) * steps - 1) / last) for epoch in range(epochs)]
+    history = trained.history.assign(temperature=[own[0] for own in ends], noise=[own[1] for own in ends])
+    return TrainedMasks(trained.network, history, metrics, logits)
 
 
 def _with_options(function: Callable, options: type) -> inspect.Signature:
@@ -192,51 +198,14 @@ def prune_by_masks(
     return harden(train_masks(sparse, dataset, epochs, **training).network)
 
 
-@dataclass(frozen=True)
-class _Schedule:
-    """A mask's temperature and share of the noise, minibatch by minibatch."""
-
-    temperatures: tuple[float, float]
-    noises: tuple[float, float]
-    epochs: int
-    minibatches: int
-
-    def at(self, number: int) -> tuple[float, float]:
-        """Temperature and noise of minibatch ``number``, from 0."""
-        share = number / max(self.epochs * self.minibatches - 1, 1)
-        temperature, noise = (first + (last - first) * share for first, last in (self.temperatures, self.noises))
-        return temperature, noise
-
-    def set(self, network: nn.Module, number: int) -> None:
-        """Set both in every mask."""
-        temperature, calm = self.at(number)
-        for mask in masks_in(network):
-            mask.temperature, mask.calm = temperature, calm
-
-    def frame(self) -> dict[str, list[float]]:
-        """Both at the end of every epoch."""
-        ends = [self.at((epoch + 1) * self.minibatches - 1) for epoch in range(self.epochs)]
-        return {"temperature": [own[0] for own in ends], "noise": [own[1] for own in ends]}
-
-
-def _penalty(mu: float, network: nn.Module) -> Tensor:
-    return mu * mask_entropy(network)
-
-
-def _look(draws: int, watch: Sequence[str], network: nn.Module) -> dict[str, Any]:
-    masks = sparsity_of(network).masks
-    logits = {name: masks[name].logits.detach().cpu().clone() for name in watch}
-    return {"metrics": mask_metrics(network, draws).to_dict("records"), "logits": logits}
-
-
 def adam(learning_rate: float, logit_rate: float = 0.0) -> Callable[[nn.Module], Optimizer]:
     """A function that makes the optimizer of ``train_masks``."""
-    return partial(_adam, learning_rate, logit_rate)
 
+    def make(network: nn.Module) -> Optimizer:
+        logits = [mask.logits for mask in masks_in(network) if mask.logits.requires_grad]
+        apart = {id(parameter) for parameter in logits}
+        others = [own for own in network.parameters() if own.requires_grad and id(own) not in apart]
+        groups = [{"params": others, "lr": learning_rate}, {"params": logits, "lr": logit_rate}]
+        return Adam([group for group in groups if group["params"]])
 
-def _adam(learning_rate: float, logit_rate: float, network: nn.Module) -> Optimizer:
-    logits = [mask.logits for mask in masks_in(network) if mask.logits.requires_grad]
-    apart = {id(parameter) for parameter in logits}
-    others = [own for own in network.parameters() if own.requires_grad and id(own) not in apart]
-    groups = [{"params": others, "lr": learning_rate}, {"params": logits, "lr": logit_rate}]
-    return Adam([group for group in groups if group["params"]])
+    return make

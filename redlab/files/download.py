@@ -50,17 +50,21 @@ def fetch(url: str | None, path: str | Path, sha256: str, about: str = "the file
     return path
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _by_hand(path: Path, sha256: str, about: str) -> str:
     return f"place the file by hand at {path} ({about}; SHA-256 {sha256}{'...' if len(sha256) < 64 else ''})"
 
 
 def _check_hash(path: Path, expected: str, url: str | None) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(expected.lower()):
-        where = f"delete it to download it again, or put the right file from {url} there"
+    if not (found := sha256_of(path)).startswith(expected.lower()):
         what = f" ({foreign})" if (foreign := foreign_kind(path)) else ""
-        cure = where if url else "replace it by the right file"
+        again = f"delete it to download it again, or put the right file from {url} there"
+        cure = again if url else "replace it by the right file"
         raise ValueError(f"{path} has SHA-256 {found}{what}, expected {expected}: {cure}")
 
 

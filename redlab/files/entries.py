@@ -15,12 +15,34 @@ WEIGHT, NESTED, BESIDE = "weight", "nested", "beside"
 OPTIMIZERS = "an optimizer's, no weight of the network"  # why such a tensor is skipped
 
 
+class Inert:
+    """What a pickle gets to hold: it can set nothing on it."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 @dataclass(frozen=True, eq=False)
-class Entry:
+class Storage(Inert):
+    """Numbers in a file, by the ``key`` of their record: ``size`` elements of ``dtype`` from element ``shift`` on."""
+
+    key: str
+    dtype: torch.dtype
+    size: int
+    shift: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it has."""
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Entry(Inert):
     """One tensor of a checkpoint.
 
     Attributes:
-        name: as the file has it.
+        name: as the file has it; "" in a pickle, before the keys that lead to it are known.
         shape: its sizes; () for a scalar.
         dtype: torch's, or the file's own word for a type that torch does not have.
         file: the file that holds it; ``offset``, the byte where it begins there.
@@ -30,18 +52,20 @@ class Entry:
         role: ``WEIGHT`` for a tensor of the network by its name; ``NESTED`` for one deeper in dicts and lists;
             ``BESIDE`` for one that does not belong to the network (an optimizer's).
         swapped: whether the file has the other byte order than this machine.
+        storage: of a pickled tensor, what it is a view of. While it has no name, ``offset`` counts from there.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: Any
-    file: Path
+    file: Path = Path()
     offset: int = 0
     stride: tuple[int, ...] | None = None
     shares: str = ""
     skipped: str = ""
     role: str = WEIGHT
     swapped: bool = False
+    storage: Storage | None = None
 
     @property
     def nbytes(self) -> int:
@@ -53,6 +77,18 @@ class Entry:
         """How many elements it has."""
         return math.prod(self.shape)
 
+    @property
+    def span(self) -> int:
+        """From its first to its last element, in elements of its storage: 22 for two of ten columns, of three rows."""
+        if self.stride is None or not self.size:
+            return self.size
+        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+
+    @property
+    def end(self) -> int:
+        """The byte behind its last element, counted as ``offset`` is."""
+        return self.offset + self.span * self.dtype.itemsize
+
     def read(self) -> Tensor:
         """The tensor in memory of its own. It takes its size once; a scattered one is copied from a mapped file.
 
@@ -62,16 +98,18 @@ class Entry:
         """
         if not self.size:
             return torch.empty(self.shape, dtype=self.dtype)
-        stride = torch.empty(self.shape, device="meta").stride() if self.stride is None else self.stride
-        span = span_of(self.shape, stride)
-        stored = self._stored(span * self.dtype.itemsize, mapped=span > self.size)
-        content = self._in_our_order(stored) if self.swapped else stored
-        found = torch.from_numpy(content).view(self.dtype).as_strided(self.shape, stride)
-        return found.clone() if span > self.size else found
+        scattered = self.span > self.size
+        content = self._stored(self.span * self.dtype.itemsize, scattered)
+        if self.swapped:
+            each = self.dtype.itemsize // (2 if self.dtype.is_complex else 1)
+            content = content.reshape(-1, each)[:, ::-1].reshape(-1)
+        flat = torch.from_numpy(content).view(self.dtype)
+        found = flat.reshape(self.shape) if self.stride is None else flat.as_strided(self.shape, self.stride)
+        return found.clone() if scattered else found
 
-    def _stored(self, count: int, mapped: bool) -> np.ndarray:
+    def _stored(self, count: int, scattered: bool) -> np.ndarray:
         try:
-            if mapped:
+            if scattered:
                 return np.memmap(self.file, np.uint8, "c", self.offset, count)
             found = np.fromfile(self.file, np.uint8, count, offset=self.offset)
         except (ValueError, OverflowError):  # it reaches beyond the end of this file, or of any
@@ -79,22 +117,6 @@ class Entry:
         if len(found) < count:
             raise ValueError(f"{self.file} ends within {self.name!r}: it is damaged, or was cut while it was read")
         return found
-
-    def _in_our_order(self, stored: np.ndarray) -> np.ndarray:
-        each = self.dtype.itemsize // (2 if self.dtype.is_complex else 1)
-        return stored.reshape(-1, each)[:, ::-1].reshape(-1)
-
-
-def span_of(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """From the first to the last element of a tensor, in elements of its storage; 0 for an empty one.
-
-    Example:
-        >>> span_of((3, 2), (10, 1))  # two columns of a (3, 10) array: two rows of ten, then two elements
-        22
-    """
-    if 0 in shape:
-        return 0
-    return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from redlab.files.outlines import Maker, Outline, StandIn
+from redlab.files.entries import BESIDE, NESTED, WEIGHT, Entry
+from redlab.files.unpickler import Maker, StandIn
 
 # Where trainers put the network among other things.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "net_state_dict", "network", "module", "weights")
@@ -19,21 +19,12 @@ _MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "squar
 _DEEPEST = 1000
 
 
-@dataclass(frozen=True, eq=False)
-class Item:
-    """A tensor or an odd object by the keys that lead to it.
-
-    Attributes:
-        name: the keys, joined by dots.
-        value: an ``Outline`` for a tensor; anything else is odd.
-        training: whether it belongs to an optimizer.
-        direct: whether a word in the outermost dict leads to it.
-    """
+class Item(NamedTuple):
+    """A tensor (an ``Entry``) or an odd object (anything else), by the keys that lead to it, joined by dots."""
 
     name: str
     value: Any
-    training: bool = False
-    direct: bool = False
+    role: str = NESTED  # as an ``Entry`` has it
 
 
 def network_of(content: Any) -> tuple[Any, str]:
@@ -53,18 +44,15 @@ def network_of(content: Any) -> tuple[Any, str]:
 
 
 def _holds_weights(value: Any) -> bool:
-    return isinstance(value, dict) and _has_weights(value)
-
-
-def _has_weights(value: Any) -> bool:
-    return any(isinstance(item.value, Outline) and not item.training for item in walk(value))
+    """Whether a dict holds weights, however deep."""
+    return isinstance(value, dict) and any(isinstance(i.value, Entry) and i.role != BESIDE for i in walk(value))
 
 
 def _only_one(inside: dict) -> str:
     """The only key under which there are weights; "" where others hold some as well, or where they have no names."""
     if _is_optimizer(inside):
         return ""
-    holding = [key for key, value in inside.items() if _has_weights({key: value})]
+    holding = [key for key, value in inside.items() if _holds_weights({key: value})]
     alone = len(holding) == 1 and isinstance(holding[0], str)
     return holding[0] if alone and _holds_weights(inside[holding[0]]) else ""
 
@@ -85,7 +73,7 @@ def walk(content: Any, besides: Any = None) -> Iterator[Item]:
     seen, left = {id(besides)}, [(Item("", content), 0)]
     while left:
         item, depth = left.pop()
-        if isinstance(item.value, Outline | Maker | type) or (isinstance(item.value, StandIn) and not item.value):
+        if isinstance(item.value, Entry | Maker | type) or (isinstance(item.value, StandIn) and not item.value):
             yield item
         elif isinstance(item.value, dict | list | tuple) and id(item.value) not in seen:
             seen.add(id(item.value))
@@ -96,9 +84,9 @@ def walk(content: Any, besides: Any = None) -> Iterator[Item]:
 
 def _inside(item: Item, depth: int) -> Iterator[Item]:
     named = isinstance(item.value, dict)
-    training = item.training or (named and _is_optimizer(item.value))
+    beside = item.role == BESIDE or (named and _is_optimizer(item.value))
     for key, value in item.value.items() if named else enumerate(item.value):
         name = f"{item.name}.{key}" if item.name else str(key)
-        trained = not isinstance(value, Outline) and _TRAINING.fullmatch(str(key)[:100]) is not None
-        direct = not depth and named and isinstance(key, str)
-        yield Item(name, value, training or trained or is_training(name), direct)
+        trained = not isinstance(value, Entry) and _TRAINING.fullmatch(str(key)[:100]) is not None
+        own = WEIGHT if not depth and named and isinstance(key, str) else NESTED
+        yield Item(name, value, BESIDE if beside or trained or is_training(name) else own)

@@ -20,7 +20,7 @@ from scipy.special import gammaln
 from redlab.hashing.rules import Rule
 from redlab.hashing.vector import as_vector
 from redlab.hashing.weights import hash_vector
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.options import plain_options
 
 # More weights are not drawn: their numbers are extended from a sixteenth of this many and from this many as a power of

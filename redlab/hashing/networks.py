@@ -16,8 +16,7 @@ from redlab.hashing.vector import as_vector
 from redlab.hashing.weights import as_numpy, hash_vector, relative_error
 from redlab.network.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
 from redlab.network.recipe import append_step
-from redlab.network.remainder import of_layers, with_others
-from redlab.network.result import Result
+from redlab.network.result import Result, of_layers, with_others
 from redlab.options import plain_options
 from redlab.progress import progress
 

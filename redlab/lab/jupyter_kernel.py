@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import subprocess
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -162,29 +163,19 @@ def tidy_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
     stays, of one longer than ``LONGEST`` the beginning, with how much was cut. The time is linear in the text: the
     pattern of nbclient, which does the same otherwise, takes a minute for a line of 200,000 characters.
     """
-    parts: dict[str, list[str]] = {}
-    kept = []
+    parts: dict[str, list[NotebookNode]] = defaultdict(list)
     for output in outputs:
-        if output["output_type"] != "stream":
-            kept.append(output)
-        elif output["name"] in parts:
-            parts[output["name"]].append(output["text"])
-        else:
-            parts[output["name"]] = [output["text"]]
-            kept.append(output)
-    for output in kept:
         if output["output_type"] == "stream":
-            lines = "".join(parts[output["name"]]).split("\n")
-            output["text"] = "\n".join(_cut(_last_state(line)) for line in lines)
-    return _ordered(kept)
-
-
-def _ordered(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    names = [output.get("name", "") if output["output_type"] == "stream" else "" for output in outputs]
-    for k, pair in enumerate(pairwise(names)):
-        if pair == ("stderr", "stdout"):  # which of them came first is random
-            outputs[k : k + 2] = outputs[k + 1], outputs[k]
-    return outputs
+            parts[output["name"]].append(output)
+    later = {id(output) for own in parts.values() for output in own[1:]}
+    for own in parts.values():
+        lines = "".join(output["text"] for output in own).split("\n")
+        own[0]["text"] = "\n".join(_cut(_last_state(line)) for line in lines)
+    kept = [output for output in outputs if id(output) not in later]
+    for k, pair in enumerate(pairwise(kept)):
+        if [output.get("name") for output in pair] == ["stderr", "stdout"]:  # which of them came first is random
+            kept[k : k + 2] = reversed(pair)
+    return kept
 
 
 def _last_state(line: str) -> str:
@@ -193,6 +184,5 @@ def _last_state(line: str) -> str:
 
 
 def _cut(line: str) -> str:
-    if len(line) <= LONGEST:
-        return line
-    return f"{line[:LONGEST]} [... cut: {len(line) - LONGEST:,} of {len(line):,} characters of this line]"
+    cut = f" [... cut: {len(line) - LONGEST:,} of {len(line):,} characters of this line]"
+    return line if len(line) <= LONGEST else line[:LONGEST] + cut

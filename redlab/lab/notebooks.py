@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlab.names import unknown
 from redlab.paths import checkout
-from redlab.zoo.network_names import folder_of
+from redlab.zoo.names import folder_of
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

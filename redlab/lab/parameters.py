@@ -131,10 +131,12 @@ def _assigned(notebook: Path) -> dict[str, tuple[Any, ast.expr | None]]:
         raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`; it needs one")
     found = {}
     for statement in _statements(notebook, tagged[0]["source"]):
-        for target in _targets(statement):
-            # What n += 1 leaves in n stands nowhere as a literal.
-            value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
-            found[target] = _literal(notebook, target, value), getattr(statement, "annotation", None)
+        single = [statement.target] if isinstance(statement, ast.AnnAssign | ast.AugAssign) else []
+        for target in statement.targets if isinstance(statement, ast.Assign) else single:
+            if isinstance(target, ast.Name):
+                # What n += 1 leaves in n stands nowhere as a literal.
+                value = None if isinstance(statement, ast.AugAssign) else getattr(statement, "value", None)
+                found[target.id] = _literal(notebook, target.id, value), getattr(statement, "annotation", None)
     return found
 
 
@@ -147,13 +149,6 @@ def _statements(notebook: Path, source: str) -> list[ast.stmt]:
     except (ValueError, RecursionError, MemoryError) as error:  # half a letter, or a thousand signs before a number
         what = f"{type(error).__name__} {error}".strip()
         raise ValueError(f"the cell tagged `parameters` of {notebook.name} is no Python: {what}") from None
-
-
-def _targets(statement: ast.stmt) -> list[str]:
-    """The names that a statement assigns to."""
-    single = [statement.target] if isinstance(statement, ast.AnnAssign | ast.AugAssign) else []
-    targets = statement.targets if isinstance(statement, ast.Assign) else single
-    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _literal(notebook: Path, name: str, node: Any) -> Any:

@@ -6,15 +6,15 @@ import base64
 import struct
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
 
 from redlab.files.atomic import replaced_file
 from redlab.lab.notebooks import find_notebook, scrub
 from redlab.lab.runs import Run, RunFailed, part_of, run_notebook
 from redlab.paths import PACKAGE, checkout, data_root
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 
 def refresh(name: str | int | Path, *, notebooks: Path | None = None, progress: bool = False) -> Run:
@@ -23,13 +23,9 @@ def refresh(name: str | int | Path, *, notebooks: Path | None = None, progress: 
     Raises: as ``run_notebook``; a notebook that fails is left as it was, and so is one that was edited meanwhile, which
         is a RunFailed too.
     """
-    import nbformat
-
-    notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
     before = path.read_bytes()
-    run = run_notebook(path, notebooks=notebooks, again=True, progress=progress)
-    notebook = _scrubbed(run, notebooks)
+    run, notebook = _executed(path, notebooks, progress, publish=True)
     if path.read_bytes() != before:  # an editor saved it: what was typed there is worth more than outputs
         raise RunFailed(run.folder, run.name, "Edited", "it was edited while it was executed, and is left as it is", "")
     with replaced_file(path) as part:
@@ -44,21 +40,17 @@ def check_outputs(
 
     Raises: as ``run_notebook``.
     """
-    import nbformat
-
-    notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
-    run = run_notebook(path, notebooks=notebooks, again=True, progress=progress, publish=False)
-    return run, changed_cells(nbformat.read(path, as_version=4), _scrubbed(run, notebooks))
+    run, notebook = _executed(path, notebooks, progress, publish=False)
+    return run, changed_cells(nbformat.read(path, as_version=4), notebook)
 
 
-def _scrubbed(run: Run, notebooks: Path) -> NotebookNode:
-    """What was executed, as it is committed."""
-    import nbformat
-
-    return scrub(
-        nbformat.read(run.folder / "executed.ipynb", as_version=4), private_paths(run.folder, notebooks.parent)
-    )
+def _executed(path: Path, notebooks: Path | None, progress: bool, publish: bool) -> tuple[Run, NotebookNode]:
+    """The run of a notebook that is executed again, and what was executed as it is committed."""
+    notebooks = (notebooks or checkout() / "notebooks").resolve()
+    run = run_notebook(path, notebooks=notebooks, again=True, progress=progress, publish=publish)
+    executed = nbformat.read(run.folder / "executed.ipynb", as_version=4)
+    return run, scrub(executed, private_paths(run.folder, notebooks.parent))
 
 
 def private_paths(folder: Path, root: Path) -> dict[str, str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from redlab.lab.runs import Run, read_run
+
 _OWN = ("notebook", "seconds", "run")
-_FACTS: dict[str, Any] = {"notebook": str, "parameters": dict, "seconds": int | float}
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -43,26 +44,26 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     return join_runs(last_runs(Path(folder)), Path(folder))
 
 
-def last_runs(folder: Path) -> list[Path]:
-    """The folders of the finished runs below ``folder``, sorted, of several runs of one point the last.
+def last_runs(folder: Path) -> list[Run]:
+    """The finished runs below ``folder``, sorted by folder, of several runs of one point the last.
 
     Raises: as ``load_runs``.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    last: dict[str, Path] = {}
+    last: dict[str, Run] = {}
     for mark in sorted(_marks(folder), key=lambda path: (path.stat().st_mtime_ns, path)):
-        facts = facts_of(mark.parent)
-        last[json.dumps([facts["notebook"], facts["parameters"]], sort_keys=True)] = mark.parent
-    return sorted(last.values())
+        run = read_run(mark.parent)
+        last[json.dumps([run.name, run.params], sort_keys=True)] = run
+    return sorted(last.values(), key=lambda run: run.folder)
 
 
-def join_runs(folders: Sequence[Path], root: Path | None = None) -> pd.DataFrame:
-    """``load_runs`` of these folders of finished runs, in their order; paths relative to ``root``."""
-    found = [folder for folder in folders if (folder / "results.parquet").is_file()]
-    frames = [_frame(folder, folder.relative_to(root) if root else folder) for folder in found]
-    joined = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["notebook", "seconds", "run"])
-    joined.attrs = {"without": [str(folder) for folder in folders if folder not in found]}
+def join_runs(runs: Sequence[Run], root: Path | None = None) -> pd.DataFrame:
+    """``load_runs`` of these finished runs, in their order; paths relative to ``root``."""
+    found = [run for run in runs if (run.folder / "results.parquet").is_file()]
+    frames = [_frame(run, run.folder.relative_to(root) if root else run.folder) for run in found]
+    joined = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(_OWN))
+    joined.attrs = {"without": [str(run.folder) for run in runs if run not in found]}
     return joined
 
 
@@ -74,36 +75,17 @@ def _marks(folder: Path) -> Iterator[Path]:
             yield mark
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """The ``notebook`` of a finished run, its ``parameters``, and the ``seconds`` that it took.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if wrong := [key for key, kind in _FACTS.items() if not isinstance(facts[key], kind)]:
-            raise TypeError(f"{wrong[0]!r} is a {type(facts[wrong[0]]).__name__}")
-        json.dumps(facts, ensure_ascii=False, allow_nan=False).encode()  # half a letter and nan end here: no JSON
-        return {key: facts[key] for key in _FACTS}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{folder / 'run.json'} is damaged ({error!r}): delete the folder, and run it again") from None
-
-
-def _frame(folder: Path, name: Path) -> pd.DataFrame:
-    facts, frame = facts_of(folder), results_of(folder)
+def _frame(run: Run, name: Path) -> pd.DataFrame:
+    frame = results_of(run.folder)
     frame.attrs = {}
     named = [level for level in frame.index.names if level is not None and level not in frame]
     frame = (frame.reset_index(named) if named else frame).reset_index(drop=True)
-    own = {_free("notebook", frame, "run_notebook"): facts["notebook"]}
-    for parameter, value in facts["parameters"].items():
+    before: dict[str, Any] = {_free("notebook", frame, "run_notebook"): run.name}
+    for parameter, value in run.params.items():
         column = _free(parameter, [*frame, *_OWN], f"parameter_{parameter}")
-        own[column] = json.dumps(value) if isinstance(value, list | dict) else value
-    after = {
-        _free("seconds", frame, "run_seconds"): facts["seconds"],
-        _free("run", frame, "run_folder"): name.as_posix(),
-    }
-    return pd.concat([pd.DataFrame(own, index=frame.index), frame], axis=1).assign(**after)
+        before[column] = json.dumps(value) if isinstance(value, list | dict) else value
+    after = {_free("seconds", frame, "run_seconds"): run.seconds, _free("run", frame, "run_folder"): name.as_posix()}
+    return pd.concat([pd.DataFrame(before, index=frame.index), frame], axis=1).assign(**after)
 
 
 def results_of(folder: Path) -> pd.DataFrame:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space left, a file over the limit, a quota used up
 _PROCESS = secrets.token_hex(4)
 _MADE: set[Path] = set()  # folders that this process made for its runs
 
@@ -170,15 +171,30 @@ def output_folder() -> Path:
     return checkout() / "figures"
 
 
+def read_run(folder: Path) -> Run:
+    """The finished run in ``folder``, out of its ``run.json``.
+
+    Raises:
+        ValueError: the file is damaged. FileNotFoundError: there is none.
+    """
+    kinds = {"notebook": str, "parameters": dict, "seconds": int | float}
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if wrong := [key for key, kind in kinds.items() if not isinstance(facts[key], kind)]:
+            raise TypeError(f"{wrong[0]!r} is a {type(facts[wrong[0]]).__name__}")
+        json.dumps(facts, ensure_ascii=False, allow_nan=False).encode()  # half a letter and nan end here: no JSON
+        return Run(folder, facts["notebook"], facts["parameters"], facts["seconds"], cached=True)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{folder / 'run.json'} is damaged ({error!r}): delete the folder, and run it again") from None
+
+
 def _finished(folder: Path) -> Run | None:
     """The run that is done; None where there is none, or where a file of it was damaged since."""
     results = folder / "results.parquet"
-    try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        run = Run(folder, facts["notebook"], facts["parameters"], facts["seconds"], cached=True)
-        return run if not results.exists() or results.read_bytes().endswith(b"PAR1") else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    with suppress(OSError, ValueError):
+        if not results.exists() or results.read_bytes().endswith(b"PAR1"):
+            return read_run(folder)
+    return None
 
 
 def _execute(
@@ -196,7 +212,7 @@ def _execute(
         try:
             execute(path, work, changed, progress, timeout, threads)
         except Exception as error:
-            if _is_full(error):
+            if isinstance(error, OSError) and error.errno in _FULL:
                 raise
             failure = _failure(error, work)
             _write_json(work / "failed.json", {**facts, **failure})
@@ -227,17 +243,11 @@ def _room(work: Path, name: str) -> Iterator[None]:
         yield
     except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
-        if not isinstance(error, OSError) or not _is_full(error):
+        if not isinstance(error, OSError) or error.errno not in _FULL:
             raise
         what = f"{os.strerror(error.errno or errno.ENOSPC)} while {name} was run in {work.parent}"
         rest = "nothing of this run is left, and finished runs are whole: make room and call again"
         raise OSError(error.errno, f"{what}; {rest}") from error
-
-
-def _is_full(error: Exception) -> bool:
-    """No space left, a file over the limit, a quota used up."""
-    full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    return isinstance(error, OSError) and error.errno in full
 
 
 def _failure(error: Exception, work: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache, partial, reduce
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def kinds_taken(sources: tuple[str, ...], names: tuple[str, ...]) -> dict[str, K
         sources: of the notebook's code cells.
         names: the parameters.
     """
-    nodes = [node for source in sources for node in _nodes(source)]
+    nodes = _nodes(sources)
     loops = _loops(nodes)
     taken: dict[str, list[Kind]] = defaultdict(list)
     for argument_kinds, arguments in _handed(nodes):
@@ -55,11 +56,12 @@ def _handed(nodes: Sequence[ast.AST]) -> Iterator[tuple[dict[str, Kind], list[tu
             yield from ((kinds, options) for kinds in settings)
 
 
-def _nodes(source: str) -> list[ast.AST]:
-    try:
-        return list(ast.walk(ast.parse(source)))
-    except (ValueError, SyntaxError, RecursionError, MemoryError):  # a line of IPython's own, say
-        return []
+def _nodes(sources: Iterable[str]) -> list[ast.AST]:
+    nodes: list[ast.AST] = []
+    for source in sources:
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # a line of IPython's own, say
+            nodes += ast.walk(ast.parse(source))
+    return nodes
 
 
 def _imported(nodes: Iterable[ast.AST]) -> dict[str, str]:
@@ -131,7 +133,7 @@ def benchmarks_read(sources: tuple[str, ...]) -> tuple[str, ...]:
     """The files in ``benchmarks/`` that are named by the notebook, by a function of redlab that it uses, or by one
     that such a function calls.
     """
-    nodes = [node for source in sources for node in _nodes(source)]
+    nodes = _nodes(sources)
     left = _used(nodes)
     seen, named = set(left), _benchmarks_in(nodes)
     while left:
@@ -152,9 +154,8 @@ def _benchmarks_in(nodes: Iterable[ast.AST]) -> set[str]:
 
 def names_written(sources: Iterable[str]) -> set[str]:
     """The names of what the notebook itself opens for writing: ``open(log, "a")``."""
-    nodes = (node for source in sources for node in _nodes(source))
     found = set()
-    for node in nodes:
+    for node in _nodes(sources):
         match node:
             case ast.Call(func=ast.Name(id="open"), args=[ast.Name(id=name), ast.Constant(value=str(mode))]):
                 found |= {name} if set(mode) & set("wax+") else set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,8 @@ from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import unwrap
 from redlab.network.multiplications import Multiplications, Multiplied
 from redlab.network.origins import tensors_of
-from redlab.network.trial_run import try_out
+from redlab.network.result import first_names
+from redlab.network.trial_run import idle, try_out
 
 COSTS = ("parameters", "products", "macs", "additions", "lookups", "bytes")
 COUNTED = ("products", "macs", "additions")  # what tables of layers hold before and after
@@ -59,8 +60,8 @@ def measure_cost(network: nn.Module, example: Example | None = None) -> pd.DataF
         (36957504, 36957504, 40551040)
     """
     network = unwrap(network)
-    run = run_once(network, example)
-    products = run.multiplied.products(dict(tensors_of(network)))
+    found, calls = run_once(network, example)
+    products = found.products(dict(tensors_of(network)))
     rows: list[dict[str, Any]] = []
     counted: set[int] = set()
     for path, module in _modules(network):
@@ -68,14 +69,17 @@ def measure_cost(network: nn.Module, example: Example | None = None) -> pd.DataF
         own = {id(p): p for p in parameters if not isinstance(p, UninitializedParameter)}  # lazy: no shape yet
         new = [p for key, p in own.items() if key not in counted]
         counted.update(own)
-        why = _why_not(run.multiplied, path)
-        if own or run.multiplied.macs[path] or products[path] or why:
+        unknown = ", ".join(sorted(found.unknown.get(path, ())))
+        why = f"its multiplications by {unknown} are not counted" if unknown else ""
+        if own or found.macs[path] or products[path] or why:
             kind = type_before_parametrizations(module).__name__
-            cost = _stored(new) | _own_cost(module, products[path], run.multiplied.macs[path], run.calls[path])
+            stored = {"parameters": sum(p.numel() for p in new), "bytes": sum(p.nbytes for p in new)}
+            cost = stored | _own_cost(module, products[path], found.macs[path], calls[path])
             rows.append({"layer": path or kind, "kind": kind, **cost, "skipped": why})
     table = pd.DataFrame(rows, columns=["layer", "kind", *COSTS, "skipped"]).astype(dict.fromkeys(COSTS, "int64"))
     table.attrs = {name: int(table[name].sum()) for name in COSTS}
-    _warn(table)
+    if left := table.loc[table["skipped"] != "", "layer"].tolist():
+        warnings.warn(f"not all multiplications are counted, see `skipped`: {first_names(left)}", stacklevel=2)
     return table
 
 
@@ -95,11 +99,6 @@ def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             inside |= set(module.modules()) if hasattr(module, "cost") else set()
 
 
-def _stored(parameters: list[Tensor]) -> dict[str, int]:
-    sizes = [(p.numel(), p.numel() * p.element_size()) for p in parameters]
-    return {"parameters": sum(n for n, _ in sizes), "bytes": sum(size for _, size in sizes)}
-
-
 def _own_cost(module: nn.Module, products: int, macs: int, calls: list[torch.Size]) -> dict[str, int]:
     """In a dense module, each product is one term of one sum and nothing is looked up."""
     if not hasattr(module, "cost"):
@@ -109,69 +108,29 @@ def _own_cost(module: nn.Module, products: int, macs: int, calls: list[torch.Siz
     return own | {"macs": sum(module.macs(shape) for shape in calls)}
 
 
-def _why_not(found: Multiplied, path: str) -> str:
-    """What is not counted in the module at ``path``, or ""."""
-    names = ", ".join(sorted(found.unknown.get(path, ())))
-    return f"its multiplications by {names} are not counted" if names else ""
+def run_once(network: nn.Module, example: Example | None = None) -> tuple[Multiplied, dict[str, list[torch.Size]]]:
+    """What one input multiplies in a copy of ``network``, and by module with its own cost, the shapes of its inputs.
 
+    Arguments and errors as of ``measure_cost``.
+    """
 
-def _warn(table: pd.DataFrame) -> None:
-    left = table.loc[table["skipped"] != "", "layer"].tolist()
-    if left:
-        names = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-        warnings.warn(f"not all multiplications are counted, see `skipped`: {names}", stacklevel=3)
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What a trial run multiplied, and by module with its own cost, the shapes of its inputs."""
-
-    multiplied: Multiplied
-    calls: dict[str, list[torch.Size]]
-
-
-def run_once(network: nn.Module, example: Example | None = None) -> Run:
-    """Runs one input through a copy of ``network``; arguments and errors as of ``measure_cost``."""
-    runs: list[Run] = []
-
-    def run(copied: nn.Module, inputs: Inputs) -> None:
+    def run(copied: nn.Module, inputs: Inputs) -> tuple[Multiplied, dict[str, list[torch.Size]]]:
+        mode = Multiplications(tensors_of(copied), inputs.tensors)
         calls: dict[str, list[torch.Size]] = defaultdict(list)
         for path, module in copied.named_modules():
             if hasattr(module, "cost"):
-                _stand_in(module, calls[path])
-        mode = Multiplications(tensors_of(copied), inputs.tensors)
-        _follow(copied, mode)
+                module.forward = partial(_noted, module, calls[path])
+            if not isinstance(module, torch.jit.ScriptModule):  # those cannot be hooked
+                module.register_forward_pre_hook(lambda *_, path=path: mode.running.append(path))
+                module.register_forward_hook(lambda *_: mode.leave())
         with mode.counting():
             inputs.run(copied)
-        runs[:] = [Run(mode.found, calls)]
+        return mode.found, calls
 
-    try_out(network, fit_example(network, example).first(), run)
-    return runs[0]
-
-
-def _stand_in(module: nn.Module, calls: list[torch.Size]) -> None:
-    """Let a module with its own cost record the shape of its input, and compute nothing."""
-
-    def forward(input: Tensor) -> Tensor:
-        calls.append(input.shape)
-        return input.new_zeros(module.output_shape(input.shape))
-
-    module.forward = forward
+    return try_out(network, fit_example(network, example).first(), run)
 
 
-def _follow(network: nn.Module, mode: Multiplications) -> None:
-    """Let ``mode`` know which module of ``network``, a copy, is running. TorchScript modules cannot be hooked."""
-    running = [""]
-
-    def started(path: str) -> None:
-        running.append(path)
-        mode.running = path
-
-    def ended() -> None:
-        running.pop()
-        mode.running = running[-1]
-
-    for path, module in network.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            module.register_forward_pre_hook(lambda *_, path=path: started(path))
-            module.register_forward_hook(lambda *_: ended())
+def _noted(module: nn.Module, shapes: list[torch.Size], input: Tensor) -> Tensor:
+    """The forward of a module with its own cost: notes the shape, also where no hook would see the call."""
+    shapes.append(input.shape)
+    return idle(module, input)

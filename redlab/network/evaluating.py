@@ -17,14 +17,26 @@ from redlab.network.example import Inputs
 
 
 @contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Inside, ``network`` is in eval mode; afterwards every module's training flag is restored."""
+    before = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Inside: eval mode, no gradients, attention as separate operations, nothing compiled, no cache of keys and values.
 
     Afterwards, everything is as it was before.
     """
-    training = [module for module in network.modules() if module.training]
     configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
-    caching = [config for config in configs if _caches(config)]
+    # A decoder, as in the transformers library, would return its keys and values too.
+    caching = [config for config in configs if getattr(config, "use_cache", None) is True]
     fused = torch.backends.mha.get_fastpath_enabled()
     # The fast path of nn.MultiheadAttention is one opaque operation, in which products can be neither seen nor counted.
     torch.backends.mha.set_fastpath_enabled(False)
@@ -32,19 +44,13 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         for config in caching:
             config.use_cache = False
         # Compiled kernels end the process where they meet tensors without values.
-        with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"), _unlogged():
-            yield network.eval()
+        eager = torch.compiler.set_stance("force_eager")
+        with in_eval_mode(network), torch.inference_mode(False), torch.no_grad(), eager, _unlogged():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for config in caching:
             config.use_cache = True
-        for module in training:
-            module.training = True
-
-
-def _caches(config: Any) -> bool:
-    """Whether a decoder, as in the transformers library, would return its keys and values too."""
-    return getattr(config, "use_cache", None) is True
 
 
 _ONE_AT_A_TIME = threading.RLock()  # stderr belongs to the whole process
@@ -81,7 +87,12 @@ def quiet() -> Iterator[None]:
 
 def refusal(network: nn.Module, inputs: Inputs, what: str, error: Exception) -> str:
     """The message of a ValueError: ``network`` cannot ``what`` on ``inputs``, and the first line of the reason."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         reason = "TorchScript hides its layers: pass the module that it was made from"
     return f"{type(network).__name__} cannot {what} on {inputs.describe()}: {reason}"
+
+
+def first_line(error: BaseException | None) -> str:
+    """What an error says, in one line; its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

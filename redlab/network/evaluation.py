@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import sqrt
 
@@ -12,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from redlab.network.evaluating import in_eval_mode
 from redlab.network.example import Inputs, answer, place_of
 from redlab.network.layers import unwrap
 from redlab.network.samples import Labelled, as_dataset, batches, first_of, whole
-from redlab.options import plain_options
+from redlab.options import check_whole, plain_options
 from redlab.progress import progress
 
 # Input values in one batch on a CPU, 100 images of CIFAR-10. With larger activations the system takes the memory back
@@ -125,24 +125,11 @@ def _answers(network: nn.Module, dataset: Labelled, batch_size: int) -> Iterator
 
 
 def _batch(network: nn.Module, dataset: Dataset, batch_size: int) -> int:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size!r}")
+    check_whole("batch_size", batch_size)
     if place_of(network).get("device", torch.device("cpu")).type != "cpu":
         return batch_size
     values = sum(tensor.numel() for tensor in first_of(dataset, 1).tensors)
     return max(1, min(batch_size, _VALUES_AT_ONCE // max(1, values)))
-
-
-@contextmanager
-def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    """Inside, ``network`` is in eval mode; afterwards every module's training flag is restored."""
-    before = [(module, module.training) for module in network.modules()]
-    try:
-        network.eval()
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def _logits(network: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:

@@ -182,16 +182,13 @@ def _shape_of(network: nn.Module) -> tuple[int, ...] | None:
     if home[:2] == ["torchvision", "models"] and len(home) == 3:
         size = 299 if type(network).__name__ == "Inception3" else getattr(network, "image_size", 224)
         return 3, size, size
-    return _shape_for(next((m for m in network.modules() if isinstance(m, _FIRST_LAYERS)), None))
-
-
-# The first layer decides, even if its input cannot be guessed.
-_FIRST_LAYERS = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)
-
-
-def _shape_for(layer: nn.Module | None) -> tuple[int, ...] | None:
+    layer = next((module for module in network.modules() if isinstance(module, _FIRST_LAYERS)), None)
     if isinstance(layer, nn.Linear) and not isinstance(layer, LazyModuleMixin):
         return (layer.in_features,)
     if isinstance(layer, nn.Conv2d):
         return {3: (3, 224, 224), 1: (1, 28, 28)}.get(layer.in_channels)
     return None
+
+
+# The first layer decides, even if its input cannot be guessed.
+_FIRST_LAYERS = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)

@@ -43,17 +43,9 @@ class Geometry:
             return cls("Linear", layer.in_features, layer.out_features)
         sides = layer._reversed_padding_repeated_twice  # the last dimension first; padding="same" is spelt out
         padding = tuple(zip(sides[::2], sides[1::2], strict=True))[::-1]
-        return cls(
-            f"Conv{len(layer.kernel_size)}d",
-            layer.in_channels,
-            layer.out_channels,
-            tuple(layer.kernel_size),
-            tuple(layer.stride),
-            tuple(layer.dilation),
-            padding,
-            layer.padding_mode,
-            layer.groups,
-        )
+        kernel, stride, dilation = map(tuple, (layer.kernel_size, layer.stride, layer.dilation))
+        kind, channels = f"Conv{len(kernel)}d", (layer.in_channels, layer.out_channels)
+        return cls(kind, *channels, kernel, stride, dilation, padding, layer.padding_mode, layer.groups)
 
     def layer(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
         """An ordinary layer of this shape with that weight and bias."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 import timeit
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from redlab.network.evaluating import refusal
-from redlab.network.example import Example, Inputs, fit_example, place_of
+from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import copy_network
 from redlab.options import check_one_of, check_whole, plain_options
 from redlab.progress import progress
@@ -95,9 +94,8 @@ def measure_latency(
         >>> 0 < latency.q25 <= latency.median <= latency.q75
         True
     """
-    contestants = _contestants({"": network}, example, batch, layout)
-    with _threads(threads):
-        return _latency(*_best(_rounds(contestants, repeats), ""), contestants, batch)
+    row = compare_latency({"": network}, example, batch, repeats, threads, layout).to_dict("records")[0]
+    return Latency(**{field.name: row[field.name] for field in fields(Latency)})
 
 
 def compare_latency(
@@ -134,69 +132,59 @@ def compare_latency(
     """
     if not networks:
         raise ValueError("nothing to compare: networks is empty")
+    before = torch.get_num_threads()
+    threads = before if threads is None else threads
     contestants = _contestants(networks, example, batch, layout)
-    rows: list[dict[str, Any]] = []
-    first = None
-    with _threads(threads):
-        _check_clock(clock, contestants)
+    devices = {key: inputs.tensors[0].device for key, (_, inputs) in contestants.items()}
+    check_whole("repeats", repeats)
+    check_whole("threads", threads)
+    check_one_of("clock", clock, CLOCKS)
+    if clock == "processor" and (threads > 1 or {device.type for device in devices.values()} != {"cpu"}):
+        raise ValueError("the processor's clock times one thread on a CPU: pass threads=1")
+    try:
+        torch.set_num_threads(threads)
         rounds = _rounds(contestants, repeats, clock)
-        for name in networks:
-            times, chosen = _best(rounds, name)
-            first = times if first is None else first
-            row = {"network": name, **vars(_latency(times, chosen, contestants, batch))}
-            rows.append(row | _against(times, first, is_first=not rows))
+    finally:
+        torch.set_num_threads(before)
+    medians = rounds.median()
+    best = [min((key for key in rounds if key[0] == name), key=medians.__getitem__) for name in networks]
+    rows: list[dict[str, Any]] = []
+    for name, layout in best:
+        times, ratios = rounds[name, layout], rounds[name, layout] / rounds[best[0]]
+        row = {"network": name, "layout": layout, "median": times.median(), "ratio": ratios.median()}
+        row |= {"q25": times.quantile(0.25), "q75": times.quantile(0.75), "faster": _faster(ratios) if rows else ""}
+        rows.append(row | {"batch": batch, "threads": threads, "device": str(devices[name, layout])})
     columns = ["network", "median", "q25", "q75", "ratio", "faster", "layout", "batch", "threads", "device"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _check_clock(clock: str, contestants: dict[tuple[str, str], _Contestant]) -> None:
-    check_one_of("clock", clock, CLOCKS)
-    devices = {contestant.device.type for contestant in contestants.values()}
-    if clock == "processor" and (torch.get_num_threads() > 1 or devices != {"cpu"}):
-        raise ValueError("the processor's clock times one thread on a CPU: pass threads=1")
-
-
-def _against(times: pd.Series, first: pd.Series, is_first: bool) -> dict[str, float | str]:
-    ratios = times / first
-    low, high = ratios.quantile(0.25), ratios.quantile(0.75)
-    verdict = "yes" if high < 1 else "no" if low > 1 else "within noise"
-    return {"ratio": float(ratios.median()), "faster": "" if is_first else verdict}
-
-
-@dataclass(frozen=True)
-class _Contestant:
-    """A copy of a network in one layout, with its input."""
-
-    network: nn.Module
-    inputs: Inputs
-
-    @property
-    def device(self) -> torch.device:
-        return self.inputs.tensors[0].device
-
-    def time(self, calls: int, clock: str = "wall") -> float:
-        """Milliseconds a call."""
-        return _milliseconds(lambda: self.inputs.run(self.network), self.device, calls, clock) / calls
+def _faster(ratios: pd.Series) -> str:
+    """What three quarters of the rounds say."""
+    return "yes" if ratios.quantile(0.75) < 1 else "no" if ratios.quantile(0.25) > 1 else "within noise"
 
 
 def _contestants(
     networks: Mapping[str, nn.Module], example: Example | None, batch: int, layout: str
-) -> dict[tuple[str, str], _Contestant]:
-    """By (name, layout)."""
+) -> dict[tuple[str, str], tuple[nn.Module, Inputs]]:
+    """By (name, layout), a copy of each network and its input."""
     check_one_of("layout", layout, LAYOUTS)
     check_whole("batch", batch)
     found = {}
     for name, network in networks.items():
-        _check_compiled(network)
+        if compiled := [path for path, module in network.named_modules() if module._compiled_call_impl is not None]:
+            raise ValueError(
+                f"{compiled[0] or type(network).__name__} was compiled in place, by its method compile, which no copy "
+                "keeps: pass torch.compile(network) to time it compiled"
+            )
         one = fit_example(network, example).first()
         of_images = any(tensor.ndim == 4 for tensor in one.tensors)
         if not of_images and layout == "channels_last":
             raise ValueError(f"channels_last is a layout of images, and the example is {one.describe()}")
         for each in LAYOUTS[layout] if of_images else ("nchw",):
             copied = copy_network(network).eval()
-            # Weights of other ranks keep their order: 3-D convolutions have another channels_last.
+            # Tensors of other ranks than images' keep their order: 3-D convolutions have another channels_last.
             copied = copied.to(memory_format=_FORMATS[each]) if of_images else copied
-            found[name, each] = _Contestant(copied, one.repeat(batch).each(partial(_laid_out, _FORMATS[each])))
+            found[name, each] = copied, one.repeat(batch).each(partial(_laid_out, _FORMATS[each]))
     return found
 
 
@@ -204,67 +192,33 @@ def _laid_out(layout: torch.memory_format, tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor.contiguous()
 
 
-def _check_compiled(network: nn.Module) -> None:
-    """Raises ValueError for a network compiled in place: its copy would not be compiled."""
-    if compiled := [path for path, module in network.named_modules() if module._compiled_call_impl is not None]:
-        raise ValueError(
-            f"{compiled[0] or type(network).__name__} was compiled in place, by its method compile, which no copy "
-            "keeps: pass torch.compile(network) to time it compiled"
-        )
-
-
-def _rounds(contestants: dict[tuple[str, str], _Contestant], repeats: int, clock: str = "wall") -> pd.DataFrame:
+def _rounds(contestants: dict[tuple[str, str], tuple[nn.Module, Inputs]], repeats: int, clock: str) -> pd.DataFrame:
     """Milliseconds a call: a row a round, a column a contestant."""
-    check_whole("repeats", repeats)
     with torch.inference_mode():
-        calls = {key: _warm_up(contestant) for key, contestant in contestants.items()}
+        calls = {key: _warm_up(*contestant) for key, contestant in contestants.items()}
         rounds = [
-            {key: contestant.time(calls[key], clock) for key, contestant in contestants.items()}
+            {key: _milliseconds(*contestant, calls[key], clock) for key, contestant in contestants.items()}
             for _ in progress(range(repeats), "latency")
         ]
     return pd.DataFrame(rounds)
 
 
-def _warm_up(contestant: _Contestant) -> int:
+def _warm_up(network: nn.Module, inputs: Inputs) -> int:
     """How many calls make a measurement long enough."""
     try:
-        contestant.time(_WARM_UP)
+        _milliseconds(network, inputs, _WARM_UP)
     except (RuntimeError, ValueError, TypeError) as error:  # shapes that don't fit
-        raise ValueError(refusal(contestant.network, contestant.inputs, "run", error)) from error
-    return max(1, round(_SHORTEST / max(contestant.time(1), 1e-3)))
+        raise ValueError(refusal(network, inputs, "run", error)) from error
+    return max(1, round(_SHORTEST / max(_milliseconds(network, inputs, 1), 1e-3)))
 
 
-def _best(rounds: pd.DataFrame, name: str) -> tuple[pd.Series, tuple[str, str]]:
-    """The times of the faster layout of a network, and which it is."""
-    chosen = min((key for key in rounds.columns if key[0] == name), key=lambda key: rounds[key].median())
-    return rounds[chosen], chosen
+def _milliseconds(network: nn.Module, inputs: Inputs, calls: int, clock: str = "wall") -> float:
+    """Of one call, on average."""
+    device = inputs.tensors[0].device
 
-
-def _latency(
-    times: pd.Series, chosen: tuple[str, str], contestants: dict[tuple[str, str], _Contestant], batch: int
-) -> Latency:
-    low, median, high = (float(times.quantile(share)) for share in (0.25, 0.5, 0.75))
-    device = str(place_of(contestants[chosen].network).get("device", "cpu"))
-    return Latency(median, low, high, batch, torch.get_num_threads(), chosen[1], device)
-
-
-def _milliseconds(run: Callable[[], object], device: torch.device, calls: int, clock: str) -> float:
     def now() -> float:
         if device.type == "cuda":  # it works on after a call has returned
             torch.cuda.synchronize(device)
         return CLOCKS[clock]()
 
-    return 1000 * timeit.Timer(run, timer=now).timeit(calls)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """PyTorch on ``count`` threads inside, on as many as before afterwards."""
-    before = torch.get_num_threads()
-    count = before if count is None else count
-    check_whole("threads", count)
-    try:
-        torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return 1000 * timeit.Timer(lambda: inputs.run(network), timer=now).timeit(calls) / calls

@@ -26,11 +26,11 @@ _LAYERS = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 _CONVOLUTIONS = {aten.convolution, aten._convolution}
 # The place of the first of two matrices, or of a matrix and a vector, among the arguments.
 _MATRICES = {aten.mm: 0, aten.bmm: 0, aten.mv: 0, aten.addmm: 1, aten.baddbmm: 1, aten.addmv: 1}
-# Operations that PyTorch's counter has no formula for.
+# The operations that PyTorch's counter has no formula for: two a multiplication, as it counts.
 _FORMULAS: dict[Any, Callable[..., int]] = {
-    aten.mv: lambda matrix, _: matrix.numel(),
-    aten.addmv: lambda _, matrix, __: matrix.numel(),
-    aten._trilinear: lambda x, weight, *_: len(x) * weight.numel(),
+    aten.mv: lambda matrix, *_, **__: 2 * matrix.numel(),
+    aten.addmv: lambda _, matrix, *__, **___: 2 * matrix.numel(),
+    aten._trilinear: lambda x, weight, *_, **__: 2 * len(x) * weight.numel(),
 }
 # By our convention, to move, add or compare a weight multiplies nothing, and neither does a norm.
 _HARMLESS = {
@@ -108,7 +108,7 @@ class Multiplications(TorchDispatchMode):
     Products of two tensors that are no weights, as in attention, are only macs; so are those of two weights.
 
     Attributes:
-        running: the dotted name of the module that runs, as the caller sets it.
+        running: the dotted names of the modules that run, the innermost last, as the caller's hooks set them.
         found: what was recorded.
     """
 
@@ -116,23 +116,25 @@ class Multiplications(TorchDispatchMode):
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]], inputs: Iterable[Tensor]) -> None:
         super().__init__()
-        self.running = ""
+        self.running = [""]
         self.found = Multiplied({}, Counter(), defaultdict(set))
         self._origins, self._layer = Origins(tensors, inputs), _Layer()
 
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Recurrent layers run as separate operations inside: libraries would compute each as one."""
-        libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-        enabled = [library.enabled for library in libraries]
+        backends: Any = torch.backends
+        before = backends.mkldnn.enabled, backends.cudnn.enabled
         try:
-            for library in libraries:
-                library.enabled = False
+            backends.mkldnn.enabled = backends.cudnn.enabled = False
             with self._layer, self:
                 yield
         finally:
-            for library, was in zip(libraries, enabled, strict=True):
-                library.enabled = was
+            backends.mkldnn.enabled, backends.cudnn.enabled = before
+
+    def leave(self) -> None:
+        """A module has ended."""
+        self.running.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, packet = kwargs or {}, getattr(func, "_overloadpacket", func)
@@ -153,10 +155,7 @@ class Multiplications(TorchDispatchMode):
         if formula is None:
             self._look_at(packet, [*args, *kwargs.values()])
             return False
-        if packet in _FORMULAS:
-            self.found.macs[self.running] += formula(*args)
-        else:
-            self.found.macs[self.running] += formula(*args, **kwargs, out_val=out) // 2
+        self.found.macs[self.running[-1]] += formula(*args, **kwargs, out_val=out) // 2
         if packet in _CONVOLUTIONS:
             self._convolve(args, out)
         elif packet in _MATRICES:
@@ -194,7 +193,7 @@ class Multiplications(TorchDispatchMode):
 
     def _use(self, weight: Tensor, positions: ndarray) -> None:
         name, offset = self._origins.place(weight)
-        use = Use(self.running, name, tuple(weight.shape), weight.stride(), offset, positions.ndim)
+        use = Use(self.running[-1], name, tuple(weight.shape), weight.stride(), offset, positions.ndim)
         self.found.uses[use] = self.found.uses.get(use, 0) + positions
 
     def _look_at(self, packet: Any, given: list[Any]) -> None:
@@ -203,7 +202,7 @@ class Multiplications(TorchDispatchMode):
         if packet.__name__.rstrip("_") in _HARMLESS or all(self._origins.rank(t) != COMPUTED for t in tensors):
             return
         names = {name.rpartition(".")[0] for tensor in tensors for name in self._origins.sources(tensor)}
-        for module in names | ({self.running} if [*leaves(given, torch.ScriptObject)] else set()):
+        for module in names | ({self.running[-1]} if [*leaves(given, torch.ScriptObject)] else set()):
             self.found.unknown[module].add(packet.__name__)
 
 

@@ -1,12 +1,17 @@
-"""Labelled samples, however they are given: a map-style dataset, a DataLoader, or a pair of tensors."""
+"""Labelled samples, however they are given: a map-style dataset, a DataLoader, or a pair of tensors.
+
+Images are shifted and mirrored here too, at random, for training.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
@@ -86,7 +91,7 @@ def batches(dataset: Dataset, size: int, shuffle: bool = False, drop_last: bool 
     torch's global generator is used only to shuffle.
     """
     generator = None if shuffle else torch.Generator()  # otherwise a DataLoader draws a seed from torch's own
-    collate = _Collation(_collation(dataset))
+    collate = partial(_collated, _collation(dataset))
     return DataLoader(dataset, size, shuffle, drop_last=drop_last, collate_fn=collate, generator=generator)
 
 
@@ -106,27 +111,20 @@ def whole(labels: Any) -> Tensor:
     return labels.long()
 
 
-class _Collation:
+def _collated(collate: Callable, samples: list) -> tuple[Inputs, Any]:
     """Samples -> (Inputs, labels)."""
-
-    def __init__(self, collate: Callable) -> None:
-        self._collate = collate
-
-    def __call__(self, samples: list) -> tuple[Inputs, Any]:
-        inputs, labels = _split(self._collate(samples))
-        return Inputs.of(inputs), labels
-
-
-def _split(batch: Any) -> tuple[Any, Any]:
+    batch = collate(samples)
     if isinstance(batch, Mapping):
-        return _parted(batch)
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    what = f"{len(batch)} values" if isinstance(batch, tuple | list) else type(batch).__name__
-    raise ValueError(
-        f"a sample must be (inputs, label), or a dict with labels, and this dataset gives {what}; "
-        "for a network of several inputs give ((u, v), label)"
-    )
+        inputs, labels = _parted(batch)
+    elif isinstance(batch, tuple | list) and len(batch) == 2:
+        inputs, labels = batch
+    else:
+        what = f"{len(batch)} values" if isinstance(batch, tuple | list) else type(batch).__name__
+        raise ValueError(
+            f"a sample must be (inputs, label), or a dict with labels, and this dataset gives {what}; "
+            "for a network of several inputs give ((u, v), label)"
+        )
+    return Inputs.of(inputs), labels
 
 
 def _parted(named: Mapping) -> tuple[dict, Any]:
@@ -187,3 +185,27 @@ def example_of(network: nn.Module, example: Example | None, dataset: Labelled | 
         return example
     samples = as_dataset(dataset)
     return first_of(samples, 1) if len(samples) else None
+
+
+def shift_images(images: Tensor, shift: int) -> Tensor:
+    """Each image (n, c, h, w) moved by random whole pixels in [-shift, shift], along both axes; zeros fill the gap.
+
+    With a shift of 0 nothing is drawn.
+    """
+    if shift == 0:
+        return images
+    n, _, height, width = images.shape
+    padded = F.pad(images, (shift,) * 4)
+    down, right = torch.randint(0, 2 * shift + 1, (2, n, 1, 1))
+    rows = torch.arange(height).reshape(1, -1, 1) + down
+    columns = torch.arange(width).reshape(1, 1, -1) + right
+    # Advanced indices around a slice put the indexed axes first: (n, h, w, c).
+    return padded[torch.arange(n).reshape(-1, 1, 1), :, rows, columns].permute(0, 3, 1, 2)
+
+
+def flip_images(images: Tensor, flip: bool) -> Tensor:
+    """Each image (n, c, h, w) mirrored left to right with probability 1/2; without ``flip`` nothing is drawn."""
+    if not flip:
+        return images
+    mirrored = torch.rand(len(images)) < 0.5
+    return torch.where(mirrored.reshape(-1, 1, 1, 1), images.flip(-1), images)

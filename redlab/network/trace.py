@@ -103,9 +103,11 @@ class Graph:
         A layer of the traced network may have none, and has one since its batch norm was folded: each of its calls
         reads it now. What a missing norm did in the graph was taken out before.
         """
-        fx, copied = torch.fx.Graph(), {}
+        fx = torch.fx.Graph()
+        copied: dict[Node, Node] = {}
         fx.output(fx.graph_copy(self.fx, copied))
-        left = {name for names in _aliases(network) for name in names}
+        own = (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False))
+        left = {name for named in own for name, _ in named}
         tensors = {name: copied[node] for name, node in self.tensors.items() if name in left}
         constants = {copied[node]: value for node, value in self.constants.items()}
         inputs = tuple(copied[node] for node in self.inputs)
@@ -225,8 +227,12 @@ def _tensors(network: nn.Module, program: torch.export.ExportedProgram) -> dict[
     signature = program.graph_signature
     name_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     placeholder_of = {name_of[node.name]: node for node in program.graph.nodes if node.name in name_of}
+    aliases: dict[int, list[str]] = {}
+    for named in (network.named_parameters, network.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            aliases.setdefault(id(tensor), []).append(name)
     tensors: dict[str, Node] = {}
-    for names in _aliases(network):
+    for names in aliases.values():
         # Export may give a tensor with several names several placeholders, and reads from any of them.
         placeholders = [placeholder_of[name] for name in names if name in placeholder_of]
         for other in placeholders[1:]:
@@ -234,12 +240,3 @@ def _tensors(network: nn.Module, program: torch.export.ExportedProgram) -> dict[
         if placeholders:
             tensors |= dict.fromkeys(names, placeholders[0])
     return tensors
-
-
-def _aliases(network: nn.Module) -> list[list[str]]:
-    """The names of every parameter and buffer: one list a tensor, in the order of the modules."""
-    names: dict[int, list[str]] = {}
-    for named in (network.named_parameters, network.named_buffers):
-        for name, tensor in named(remove_duplicate=False):
-            names.setdefault(id(tensor), []).append(name)
-    return list(names.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,15 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from redlab.files.state import assign, read_state, tensors_of, write_state
-from redlab.network.augmentation import flip_images, shift_images
 from redlab.network.example import Inputs, answer
-from redlab.network.fingerprint import fingerprint
 from redlab.network.layers import copy_network, forget_output_statistics, unwrap
-from redlab.network.optimizing import SCHEDULES, sgd
-from redlab.network.samples import Labelled, as_dataset, batches, placed
+from redlab.network.recipe import fingerprint
+from redlab.network.samples import Labelled, as_dataset, batches, flip_images, placed, shift_images
 from redlab.options import check_number, check_one_of, check_whole, plain_options
 from redlab.progress import progress
 
@@ -117,7 +115,8 @@ def train(
             call = asdict(options) | {"images": len(dataset), "network": fingerprint(network)}
             call |= {name: hook is not None for name, hook in hooks.items()} | dict(depends or {})
             run.resume(read_state(checkpoint, call))
-        run.begin()
+        if not run.rows:
+            run.observe()
         for _ in progress(range(len(run.rows), epochs), "train"):
             run.epoch()
             if checkpoint is not None:
@@ -162,12 +161,8 @@ class _Run:
         self.rows: list[list] = []
         self.observations: list = []
 
-    def begin(self) -> None:
-        """Observe the network before the first epoch."""
-        if not self.rows:
-            self._observe()
-
-    def _observe(self) -> None:
+    def observe(self) -> None:
+        """What the caller asks of the network, before the first epoch and after each."""
         if (observe := self.hooks["observe"]) is not None:
             self.observations.append(observe(self.network.eval()))
 
@@ -183,7 +178,7 @@ class _Run:
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss is {loss_sum / seen} in epoch {number}: try a lower learning_rate")
         self.rows.append([number, loss_sum / seen, 100 * right / seen, self.rates.get_last_lr()[0]])
-        self._observe()
+        self.observe()
 
     def _step(self, batch: int, inputs: Inputs, labels: Tensor) -> tuple[float, int]:
         """One minibatch: its loss in nats, and how many images were right."""
@@ -240,3 +235,38 @@ def _loader(dataset: Dataset, batch_size: int) -> DataLoader:
     # Batch norm cannot train on a batch of one: a single image left over waits for the next epoch.
     drop_last = len(dataset) > batch_size and len(dataset) % batch_size == 1
     return batches(dataset, batch_size, shuffle=True, drop_last=drop_last)
+
+
+def sgd(network: nn.Module, learning_rate: float, weight_decay: float, others: Sequence[dict] = ()) -> SGD:
+    """The optimizer of ``train``: ``weight_decay`` on matrices and kernels only.
+
+    Arguments:
+        others: groups of parameters with options of their own.
+    """
+    apart = {id(parameter) for group in others for parameter in group["params"]}
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in trainable if id(parameter) not in apart]
+    if not trainable and not apart:
+        raise ValueError(f"{type(network).__name__} has no parameter that requires a gradient: nothing to train")
+    groups = [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return SGD([g for g in [*groups, *others] if g["params"]], learning_rate, momentum=0.9, nesterov=True)
+
+
+def _warm_cosine(steps: int) -> Callable[[int], float]:
+    warm = max(1, steps // 10)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return factor
+
+
+SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {
+    "cosine": _warm_cosine,
+    "constant": lambda steps: lambda step: 1.0,
+}

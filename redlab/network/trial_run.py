@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,16 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from redlab.network.evaluating import evaluating, refusal
+from redlab.network.evaluating import evaluating, first_line, refusal
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import copy_network, unwrap, weight_layers
 from redlab.network.trace import Graph, operations
 
+R = TypeVar("R")
 
-def try_out(network: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], None]) -> None:
-    """Call ``run`` with a copy of ``network``, which it may hook, and with inputs: both fake if possible.
+
+def try_out(network: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], R]) -> R:
+    """What ``run`` returns for a copy of ``network``, which it may hook, and for inputs: both fake if possible.
 
     Fake tensors have shapes and no values. A network whose path depends on values runs with real ones.
 
@@ -32,12 +34,12 @@ def try_out(network: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs
         with FakeCopyMode(fake):
             copied = copy_network(network)
         with fake, evaluating(copied):
-            run(copied, inputs.each(fake.from_tensor))
+            return run(copied, inputs.each(fake.from_tensor))
     except Exception:
         copied = copy_network(network)
         try:
             with evaluating(copied):
-                run(copied, inputs)
+                return run(copied, inputs)
         except Exception as error:  # whatever the network's own code raises
             raise ValueError(refusal(network, inputs, "run", error)) from error
 
@@ -55,23 +57,30 @@ def record_calls(network: nn.Module, example: Example | None = None) -> dict[str
         ValueError: where the network doesn't accept ``example``.
     """
     network = unwrap(network)
-    calls: dict[str, list[torch.Size]] = {}
 
-    def run(copied: nn.Module, inputs: Inputs) -> None:
+    def run(copied: nn.Module, inputs: Inputs) -> dict[str, list[torch.Size]]:
         found: dict[str, list[torch.Size]] = defaultdict(list)
         for layer in weight_layers(copied):
             if layer.parameter == "weight":
-                hook = partial(_record_shape, found[layer.name])
-                layer.module.register_forward_pre_hook(hook, with_kwargs=True)
+                note_shapes(layer.module, found[layer.name])
         inputs.run(copied)
-        calls.update({name: shapes for name, shapes in found.items() if shapes})
+        return {name: shapes for name, shapes in found.items() if shapes}
 
-    try_out(network, fit_example(network, example).first(), run)
-    return calls
+    return try_out(network, fit_example(network, example).first(), run)
 
 
-def _record_shape(shapes: list[torch.Size], module: nn.Module, args: tuple, kwargs: dict) -> None:
-    shapes.append((args[0] if args else kwargs["input"]).shape)
+def note_shapes(module: nn.Module, shapes: list[torch.Size]) -> None:
+    """Let ``module`` append the shape of its input to ``shapes`` at every call."""
+
+    def note(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        shapes.append((args[0] if args else kwargs["input"]).shape)
+
+    module.register_forward_pre_hook(note, with_kwargs=True)
+
+
+def idle(module: Any, input: Tensor) -> Tensor:
+    """In place of the forward of a module that knows its ``output_shape``: zeros of that shape."""
+    return input.new_zeros(module.output_shape(input.shape))
 
 
 def why_not_run(network: nn.Module, inputs: Inputs, change: Callable[[nn.Module], None] | None = None) -> str:
@@ -86,18 +95,27 @@ def why_not_run(network: nn.Module, inputs: Inputs, change: Callable[[nn.Module]
             change(copied)
         for module in copied.modules():
             if hasattr(module, "output_shape"):
-                module.forward = partial(_idle, module)
+                module.forward = partial(idle, module)
         inputs.run(copied)
 
     try:
         try_out(network, inputs, run)
     except ValueError as error:
-        return (str(error.__cause__).strip() or type(error.__cause__).__name__).splitlines()[0]
+        return first_line(error.__cause__)
     return ""
 
 
-def _idle(module: Any, input: Tensor) -> Tensor:
-    return input.new_zeros(module.output_shape(input.shape))
+def culprits(names: Sequence[str], why_not: Callable[[Sequence[str]], str]) -> dict[str, str]:
+    """Which of ``names`` fail, and why. A set that fails is halved until single names are left: few trials for a few.
+
+    Arguments:
+        why_not: why several of them fail together, or "".
+    """
+    why = why_not(names) if names else ""
+    if not why or len(names) == 1:
+        return dict.fromkeys(names, why) if why else {}
+    half = len(names) // 2
+    return culprits(names[:half], why_not) | culprits(names[half:], why_not)
 
 
 NEVER = "never called in eval mode"
@@ -113,16 +131,14 @@ def record_uses(network: nn.Module, example: Example | None = None) -> dict[str,
         {'0.weight': ['linear'], '0.bias': ['linear']}
     """
     network = unwrap(network)
-    uses: dict[str, list[str]] = {}
 
-    def run(copied: nn.Module, inputs: Inputs) -> None:
+    def run(copied: nn.Module, inputs: Inputs) -> dict[str, list[str]]:
         named = [*copied.named_parameters(), *copied.named_buffers()]
         with _Uses({id(tensor): name for name, tensor in named}) as watch:
             inputs.run(copied)
-        uses.update({name: list(dict.fromkeys(found)) for name, found in watch.found.items()})
+        return {name: list(dict.fromkeys(found)) for name, found in watch.found.items()}
 
-    try_out(network, fit_example(network, example).first(), run)
-    return uses
+    return try_out(network, fit_example(network, example).first(), run)
 
 
 def why_unseen(graph: Graph, tensors: Sequence[str], example: Example | None = None) -> dict[str, str]:
@@ -141,10 +157,8 @@ def why_unseen(graph: Graph, tensors: Sequence[str], example: Example | None = N
         elif (other := first[graph.tensors[name]]) != name:
             reasons[name] = f"shares its weight with {other.rpartition('.')[0] or other}"
         else:
-            what = name.rpartition(".")[2]
-            reasons[name] = (
-                f"its {what} is passed to {operations(graph.users(name))}, not straight to a conv or linear layer"
-            )
+            what, by = name.rpartition(".")[2], operations(graph.users(name))
+            reasons[name] = f"its {what} is passed to {by}, not straight to a conv or linear layer"
     return reasons
 
 

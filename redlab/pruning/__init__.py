@@ -1,1 +1,1 @@
-"""Score, select, compensate: channels and weights are removed, at once or in rounds. Start with `scoring`."""
+"""Score, select, compensate: channels and weights are removed, at once or in rounds. Start with `scores`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,13 +19,10 @@ from redlab.channels.table import channel_table
 from redlab.network.cost import by_module, measure_cost, run_once
 from redlab.network.example import Example
 from redlab.network.layers import unwrap, weight_layers
-from redlab.network.reasons import report_short
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
-from redlab.network.shares import count_of
-from redlab.options import plain_options
+from redlab.network.result import Result, report_short, with_others
+from redlab.options import check_one_of, check_whole, count_of, plain_options
 from redlab.pruning.compensation import COMPENSATIONS, compensate, merge_target
-from redlab.pruning.criteria.registry import CRITERIA
+from redlab.pruning.criteria.registry import CRITERIA, Criterion
 from redlab.pruning.scores import Scores
 from redlab.pruning.selection import Products, Selector, check_share
 
@@ -86,16 +83,15 @@ def prune_channels(
     scores.check_network(network)
     kind = _compensation_of(scores, compensation)
     selector, cost = Selector(scores.values, scope, round_to), measure_cost(network, example)
-    kept = _kept(network, scores, selector, cost, ratio, products, count, example)
+    kept = _kept(selector, ratio, products, count, lambda: products_of(network, scores.groups, cost, example))
     groups = [replace(group, frozen=scores.skipped.get(group.name, "")) for group in scores.groups]
     destinations = {name: _destination(mask, scores, name, kind) for name, mask in kept.items() if not mask.all()}
-    filled = compensate(network, groups, kept, scores.heirs, kind, example)
-    smaller = apply_plan(filled.network, make_plan(filled.groups, destinations))
+    filled, with_biases, without = compensate(network, groups, kept, scores.heirs, kind, example)
+    smaller = apply_plan(filled, make_plan(with_biases, destinations))
     table = channel_table(network, smaller, groups, destinations, example, cost).rename(columns={"dead": "removed"})
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "products": products, "scope": scope}
-    options |= {"round_to": round_to, "compensation": kind}
-    options |= {} if count is None else {"count": count}
-    achieved = _achieved(kept, table, cost) | ({"not compensated": dict(filled.without)} if filled.without else {})
+    options |= {"round_to": round_to, "compensation": kind} | ({} if count is None else {"count": count})
+    achieved = _achieved(kept, table, cost) | ({"not compensated": without} if without else {})
     table = with_others(table, network, smaller)
     plan = make_plan(groups, destinations) | {"options": options, "achieved": achieved}
     return Result(smaller, table, plan | _short(scores, achieved, ratio, products, count, round_to))
@@ -115,8 +111,7 @@ def _short(
 
 
 def _check_groups(network: nn.Module, scores: Scores) -> None:
-    named = (network.named_parameters, network.named_buffers)
-    tensors = {name: tensor for each in named for name, tensor in each(remove_duplicate=False)}
+    tensors = dict([*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)])
     scored = [group for group in scores.groups if group.name in scores.values]
     for member in [member for group in scored for member in (*group.producers, *group.consumers)]:
         shape = tuple(tensors[member.tensor].shape) if member.tensor in tensors else ()
@@ -126,11 +121,8 @@ def _check_groups(network: nn.Module, scores: Scores) -> None:
 
 
 def _compensation_of(scores: Scores, asked: str | None) -> str:
-    kind = (
-        CRITERIA[scores.criterion].compensation if asked is None and scores.criterion in CRITERIA else asked or "none"
-    )
-    if kind not in COMPENSATIONS:
-        raise ValueError(f"compensation must be one of {', '.join(COMPENSATIONS)}, not {kind!r}")
+    kind = CRITERIA.get(scores.criterion, Criterion()).compensation if asked is None else asked
+    check_one_of("compensation", kind, COMPENSATIONS)
     if kind in ("merge", "absorb") and not scores.heirs:
         raise ValueError(
             f"{scores.criterion} names no merge targets, and {kind!r} needs them: redundancy and srinivas_babu do"
@@ -139,30 +131,22 @@ def _compensation_of(scores: Scores, asked: str | None) -> str:
 
 
 def _kept(
-    network: nn.Module,
-    scores: Scores,
-    selector: Selector,
-    cost: pd.DataFrame,
-    ratio: float | None,
-    products: float | None,
-    most: int | None,
-    example: Example | None,
+    selector: Selector, ratio: float | None, products: float | None, most: int | None, counts: Callable[[], Products]
 ) -> dict[str, ndarray]:
     if (ratio is None) == (products is None and most is None):
         raise ValueError(
             "pass ratio (the share of channels to remove), or products (the share of multiplications to keep) and/or "
             "count (how many channels to remove)"
         )
-    if most is not None and (most < 0 or most != int(most)):
-        raise ValueError(f"count must be a whole number of channels, not {most!r}")
+    check_whole("count", most or 0, 0)
     if ratio is not None:
         check_share("ratio", ratio)
         return selector.at(ratio)
     if products is None:
         return selector.without(most or 0)
     check_share("products", products)
-    left = products_of(network, scores.groups, cost, example)
-    return selector.down_to(count_of(products, cost.attrs["products"]), left, most)
+    left = counts()
+    return selector.down_to(count_of(products, left.total), left, most)
 
 
 def products_of(
@@ -186,7 +170,7 @@ def _pairs(network: nn.Module, products: Iterable[str], example: Example | None)
     if not sparse:
         return {}
     pairs: dict[str, ndarray] = {}
-    for use, positions in run_once(network, example).multiplied.uses.items():
+    for use, positions in run_once(network, example)[0].uses.items():
         if use.weight in sparse:
             live = (sparse[use.weight] != 0).cpu().numpy() * positions
             pairs[use.weight] = pairs.get(use.weight, 0) + live.reshape(*live.shape[:2], -1).sum(-1)

@@ -41,21 +41,6 @@ class Share:
     constant: ndarray | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Compensated:
-    """What compensating made.
-
-    Attributes:
-        network: a copy that may lose the channels.
-        groups: with the biases that its layers gained.
-        without: by group, why nothing replaces its channels.
-    """
-
-    network: nn.Module
-    groups: Sequence[Group]
-    without: Mapping[str, str]
-
-
 @torch.no_grad()
 def compensate(
     network: nn.Module,
@@ -64,7 +49,7 @@ def compensate(
     heirs: Mapping[str, ndarray],
     kind: str,
     example: Example | None = None,
-) -> Compensated:
+) -> tuple[nn.Module, Sequence[Group], dict[str, str]]:
     """A copy of ``network`` in which the input slices of the kept channels also do the work of the removed ones.
 
     Arguments:
@@ -72,11 +57,14 @@ def compensate(
         kept: by group, a mask (size,); groups that are not named stay whole.
         heirs: as in ``Scores``; for "absorb".
         kind: one of ``COMPENSATIONS``; "none" and "merge" change nothing here.
+
+    Returns:
+        The copy, ``groups`` with the biases that its layers gained, and by group why nothing replaces its channels.
     """
     find = COMPENSATIONS[kind]
     losing = [group for group in groups if group.name in kept and not kept[group.name].all()]
     if find is None or not losing:
-        return Compensated(network, groups, {})
+        return network, groups, {}
     subject = Subject(network, None, example)
     found = {
         group.name: _why_not(subject, group) or find(subject, group, kept[group.name], heirs.get(group.name))
@@ -88,7 +76,7 @@ def compensate(
             gained += _fill(filled, share, kept[name])
     append_step(filled, {"step": "compensate", "gained": gained})
     without = {name: why for name, why in found.items() if isinstance(why, str)}
-    return Compensated(filled, [_with_biases(group, gained) for group in groups], without)
+    return filled, [_with_biases(group, gained) for group in groups], without
 
 
 def _why_not(subject: Subject, group: Group) -> str:
@@ -138,12 +126,9 @@ def _absorbed(subject: Subject, group: Group, kept: ndarray, targets: ndarray | 
     """The merge target does the work of the channel."""
     if targets is None:
         return "its criterion names no merge targets"
-    shares = np.zeros((group.size, group.size))
-    for channel in np.flatnonzero(~kept):
-        target = merge_target(targets, kept, int(channel))
-        if target >= 0:
-            shares[channel, target] = 1
-    return [Share(member, shares[np.ix_(~kept, kept)]) for member in group.consumers]
+    merged = np.array([merge_target(targets, kept, channel) for channel in np.flatnonzero(~kept).tolist()])
+    shares = (merged[:, None] == np.flatnonzero(kept)).astype(np.float64)
+    return [Share(member, shares) for member in group.consumers]
 
 
 def merge_target(targets: ndarray, kept: ndarray, channel: int) -> int:

@@ -95,12 +95,26 @@ def _correlation(subject: Subject, group: Group) -> ndarray:
 
 
 def _after_relu(subject: Subject, member: Member, correlation: ndarray) -> ndarray:
-    """The correlation after the ReLU that follows a layer, if the mean and spread of the layer's outputs are known."""
+    """The correlation after the ReLU that follows a layer, if the mean and spread of the layer's outputs are known.
+
+    The outputs count as normal variables.
+    """
     known = output_statistics(subject.folded.get_submodule(member.tensor.rpartition(".")[0]))
     if known is None:
         return correlation
     mean, std = (values[member.index[:, 0]].double().cpu() for values in known)
-    return _rectified(correlation, mean, std)
+    places = torch.linspace(-_REACH, _REACH, _PLACES, dtype=torch.float64)
+    shares = torch.softmax(-(places**2) / 2, 0)
+    values = (mean[:, None] + std[:, None] * places).relu()
+    basis = [torch.ones_like(places), places]
+    for k in range(2, _TERMS + 1):
+        basis.append((places * basis[-1] - (k - 1) ** 0.5 * basis[-2]) / k**0.5)
+    terms = (torch.stack(basis[1:]) * shares @ values.T).numpy()
+    spread = np.sqrt(((values**2) @ shares - (values @ shares) ** 2).clamp_min(1e-30).numpy())
+    covariance = sum(correlation ** (k + 1) * np.outer(term, term) for k, term in enumerate(terms))
+    rectified = np.clip(covariance / np.outer(spread, spread), -1, 1)
+    np.fill_diagonal(rectified, 1)
+    return rectified
 
 
 def _cosines(subject: Subject, members: Sequence[Member]) -> ndarray:
@@ -118,19 +132,3 @@ def _smoothed(subject: Subject, member: Member) -> ndarray:
         factor = torch.linalg.cholesky(_NEAR ** torch.cdist(places, places))
         weight = (weight.flatten(2) @ factor).view_as(weight)
     return slices_of(weight, member.index, member.dim)
-
-
-def _rectified(correlation: ndarray, mean: Tensor, std: Tensor) -> ndarray:
-    """The correlation of two normal variables, after a ReLU on both."""
-    places = torch.linspace(-_REACH, _REACH, _PLACES, dtype=torch.float64)
-    shares = torch.softmax(-(places**2) / 2, 0)
-    values = (mean[:, None] + std[:, None] * places).relu()
-    basis = [torch.ones_like(places), places]
-    for k in range(2, _TERMS + 1):
-        basis.append((places * basis[-1] - (k - 1) ** 0.5 * basis[-2]) / k**0.5)
-    terms = (torch.stack(basis[1:]) * shares @ values.T).numpy()
-    spread = np.sqrt(((values**2) @ shares - (values @ shares) ** 2).clamp_min(1e-30).numpy())
-    covariance = sum(correlation ** (k + 1) * np.outer(term, term) for k, term in enumerate(terms))
-    rectified = np.clip(covariance / np.outer(spread, spread), -1, 1)
-    np.fill_diagonal(rectified, 1)
-    return rectified

@@ -15,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from redlab.channels.groups import Group
-from redlab.network.example import Example, Inputs, answer, logits_of
-from redlab.pruning.subject import UNREAD, Subject
+from redlab.network.example import Example, Inputs, answer, logits_of, place_of
+from redlab.progress import progress
+from redlab.pruning.subject import Scored, Subject
 
+EXACT_UP_TO = 1000  # gates; above, random probes
 LAYERS = frozenset((
     F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d
 ))  # fmt: skip
@@ -62,30 +65,19 @@ class Watch(TorchFunctionMode):
         return call.output
 
 
-@dataclass(frozen=True, eq=False)
-class GateGradients:
-    """The gradients of each image's loss with respect to each gate.
-
-    Attributes:
-        of: by group (images, size), dL/dz in the loss of that image alone.
-        tensors: by group, on how many tensors its gates lie.
-        unread: by group, why it has no gates.
-    """
-
-    of: Mapping[str, Tensor]
-    tensors: Mapping[str, int]
-    unread: Mapping[str, str]
-
-
 @torch.inference_mode(False)
 @torch.enable_grad()
-def gate_gradients(subject: Subject, chunk: int, after_sums: bool = False) -> GateGradients:
+def gate_gradients(subject: Subject, chunk: int, after_sums: bool) -> tuple[dict[str, Tensor], dict[str, int]]:
     """dL/dz of every image for every gate, L the cross-entropy of that image; z dL/dz is the sum of x dL/dx.
 
     Arguments:
         chunk: images at once; memory only.
         after_sums: not one gate a channel but one on every tensor that a consumer layer gets, gradients added.
             In a residual stage that is one after each addition, and all that follows counts again.
+
+    Returns:
+        By group (images, size), dL/dz in the loss of that image alone; and on how many tensors its gates lie. A group
+        whose gates lie on none has no gradients.
     """
     parts: dict[str, list[Tensor]] = {group.name: [] for group in subject.free}
     tensors = dict.fromkeys(parts, 0)
@@ -97,8 +89,7 @@ def gate_gradients(subject: Subject, chunk: int, after_sums: bool = False) -> Ga
             own = _of_gates(group, products)
             tensors[group.name] = len(own)
             parts[group.name] += [torch.stack(list(own.values())).sum(0).cpu()] if own else []
-    unread = {name: UNREAD for name, count in tensors.items() if count == 0}
-    return GateGradients({n: torch.cat(p) for n, p in parts.items() if n not in unread}, tensors, unread)
+    return {name: torch.cat(own) for name, own in parts.items() if tensors[name]}, tensors
 
 
 _Products = Mapping[str, Sequence[tuple[int, Tensor]]]
@@ -136,9 +127,69 @@ def gated(network: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor], 
         for member in group.consumers:
             weight = scaled.get(member.tensor, own[member.tensor])
             index = member.index.to(weight.device)
-            factor = torch.ones(member.width, dtype=weight.dtype, device=weight.device)
-            factor = factor.index_put((index.flatten(),), gate.repeat_interleave(index.shape[1]))
-            shape = [-1 if axis == member.dim else 1 for axis in range(weight.ndim)]
-            scaled[member.tensor] = weight * factor.view(shape)
+            scaled[member.tensor] = weight * slice_factor(gate, index, member.width, member.dim, weight.ndim)
     given = Inputs.of(inputs)
     return logits_of(functional_call(network, scaled, given.args, given.kwargs))
+
+
+def slice_factor(gate: Tensor, index: Tensor, width: int, dim: int, ndim: int) -> Tensor:
+    """``gate`` (size,) as a factor of a weight of ``ndim`` axes: of the ``width`` slices along ``dim``, ``index``
+    (size, m) says which are each channel's. The others keep 1.
+    """
+    factor = torch.ones(width, dtype=gate.dtype, device=gate.device)
+    factor = factor.index_put((index.flatten(),), gate.repeat_interleave(index.shape[1]))
+    return factor.view([-1 if axis == dim else 1 for axis in range(ndim)])
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def expected_change(subject: Subject, batch_size: int, chunk: int, probes: int, seed: int) -> Scored:
+    """Mean over minibatches of (-z g + z^2/2 h)^2, g and h the first and second derivatives of the loss at z = 1.
+
+    The diagonal h is exact up to 1,000 gates in all: one product with the Hessian a gate. Above that it is Hutchinson's
+    estimate, the mean of v * Hv over ``probes`` vectors v of random signs. The square of an estimate is too large by
+    its variance, which is subtracted, so a score may be below 0. ``errors`` holds the standard errors of the scores.
+    """
+    groups = subject.consumed
+    exact = sum(group.size for group in groups) <= EXACT_UP_TO
+    generator = torch.Generator().manual_seed(seed)
+    changes, errors = [], []
+    for minibatch in subject.minibatches(batch_size, chunk, "curvature"):
+        first, second, spread = _derivatives(subject, groups, list(minibatch), 0 if exact else probes, generator)
+        change = second / 2 - first
+        changes.append(change.square() - spread.square() / 4)
+        errors.append((change * spread).square() + spread**4 / 8)  # (change + spread / 2 N(0, 1))^2 has this variance
+    both = torch.stack(changes).mean(0), torch.stack(errors).sum(0).sqrt() / len(errors)
+    parts = [each.split([group.size for group in groups]) for each in both]
+    values, deviations = ({g.name: own.numpy() for g, own in zip(groups, each, strict=True)} for each in parts)
+    return Scored(values, errors={} if exact else deviations, skipped=subject.unread)
+
+
+def _derivatives(
+    subject: Subject, groups: Sequence[Group], parts: Sequence[tuple[Inputs, Tensor]], probes: int, generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(gates,) each, float64: gradient, diagonal of the Hessian and its standard error, of the mean loss."""
+    count, place = sum(len(labels) for _, labels in parts), place_of(subject.network)
+    sizes = [group.size for group in groups]
+    signs = torch.randint(0, 2, (probes, sum(sizes)), generator=generator).double() * 2 - 1
+    first = torch.zeros(sum(sizes), dtype=torch.float64)
+    products = torch.zeros(probes or 1, sum(sizes), dtype=torch.float64)
+    for inputs, labels in parts:
+        gates = [torch.ones(size, **place, requires_grad=True) for size in sizes]
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
+            loss = F.cross_entropy(gated(subject.network, groups, gates, inputs), labels, reduction="sum") / count
+            gradient = torch.cat(torch.autograd.grad(loss, gates, create_graph=True))
+            first += gradient.detach().double().cpu()
+            if probes:
+                products += torch.stack([sign * _along(gradient, gates, sign) for sign in progress(signs, "probes")])
+            else:
+                units = progress(torch.eye(sum(sizes), dtype=torch.float64), "gates")
+                products[0] += torch.stack([unit @ _along(gradient, gates, unit) for unit in units])
+    spread = products.std(0) / probes**0.5 if probes > 1 else torch.zeros_like(first)
+    return first, products.mean(0), spread
+
+
+def _along(gradient: Tensor, gates: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """The Hessian times a vector."""
+    parts = torch.autograd.grad(gradient, gates, vector.to(gradient), retain_graph=True, materialize_grads=True)
+    return torch.cat(parts).double().cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,11 @@ from redlab.network.layers import unwrap
 from redlab.network.recipe import Recipe, recipe_of
 from redlab.network.result import Result
 from redlab.network.samples import as_dataset, example_of
-from redlab.network.shares import count_of
-from redlab.options import check_number, check_one_of, check_whole, fitted, plain_options
+from redlab.options import check_number, check_one_of, check_whole, count_of, fitted, plain_options
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.criteria.registry import CRITERIA, find_criterion
-from redlab.pruning.fine_tuning import FineTuning, draw, seed_of
-from redlab.pruning.rounds import Asked, Rounds
-from redlab.pruning.scores import Scores
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.rounds import Asked, FineTuning, Rounds, draw, seed_of
+from redlab.pruning.scores import Scores, score_channels
 from redlab.pruning.selection import SCOPES, Selector
 from redlab.pruning.spp import spp
 
@@ -95,11 +92,12 @@ def iterative_prune(
     network, dataset = unwrap(network), None if dataset is None else as_dataset(dataset)
     example = example_of(network, example, dataset)
     tuning = None if fine_tune is None else FineTuning.of(fine_tune)
+    common = (criterion, options, target, step, tuning, seed, round_to)
     if criterion == "spp":
         _check_spp(momentum, options)
-        return spp(network, dataset, target, step, tuning, seed, folder, round_to, example, **options)
+        return spp(network, dataset, Asked(*common), folder, example, **options)
     momentum = (0.9 if criterion == "taylor" else 0.0) if momentum is None else momentum
-    asked = _Asked(target, step, tuning, seed, round_to, criterion, options, momentum, score_images, scope)
+    asked = _Asked(*common, momentum, score_images, scope)
     if tuning is not None and not dataset:
         raise ValueError("fine-tuning needs images: pass a dataset that holds some, or fine_tune=None")
     with torch.random.fork_rng():
@@ -115,8 +113,6 @@ def _check_spp(momentum: float | None, options: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Asked(Asked):
-    criterion: str
-    criterion_options: dict[str, Any]
     momentum: float
     score_images: int
     scope: str
@@ -134,17 +130,6 @@ class _Asked(Asked):
         check_number("momentum", self.momentum, below=1)
         check_whole("score_images", self.score_images)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """As plain data."""
-        own = asdict(self)
-        return {"criterion": own.pop("criterion"), **own.pop("criterion_options"), **own}
-
-    @property
-    def draws(self) -> bool:
-        """Whether the criterion takes a seed."""
-        return "seed" in inspect.signature(CRITERIA[self.criterion].scorer("channels")).parameters
-
 
 class _ByScores(Rounds):
     """Rounds that each remove the channels of lowest scores."""
@@ -156,11 +141,7 @@ class _ByScores(Rounds):
         if recipe_of(self.network) is None:  # it records what is done to the network
             self.network.redlab = Recipe("", tuple(self.example.tensors[0].shape[1:]))
         self._averages = np.full(self.lineage.total, np.nan)
-        self._before = len(self._recipe.steps)
-
-    @property
-    def _recipe(self) -> Recipe:
-        return self.network.redlab
+        self._before = len(self.network.redlab.steps)
 
     def rounds(self) -> Iterator[dict[str, Any]]:
         products = self.products()
@@ -180,7 +161,8 @@ class _ByScores(Rounds):
         seed = seed_of(asked.seed, number, 0)
         if self.dataset is not None:
             images = draw(self.dataset, min(asked.score_images, len(self.dataset)), seed)
-        options = asked.criterion_options | ({"seed": seed} if asked.draws else {})
+        taken = inspect.signature(CRITERIA[asked.criterion].scorer("channels")).parameters
+        options = asked.criterion_options | ({"seed": seed} if "seed" in taken else {})
         scores = score_channels(self.network, asked.criterion, images, example=self.example, **options)
         self.skipped = dict(scores.skipped) if number == 1 else self.skipped
         groups = {group.name: group for group in scores.groups}
@@ -210,9 +192,9 @@ class _ByScores(Rounds):
         tuning = self.asked.fine_tune
         if tuning is None or tuning.every == 0:
             return None
-        trained = tuning.some(self.network, self.dataset, tuning.every, seed_of(self.asked.seed, number, 1))
-        self.network = trained.network
-        return float(trained.history["loss"].iloc[0])
+        seed = seed_of(self.asked.seed, number, 1)
+        self.network, loss = tuning.some(self.network, self.dataset, tuning.every, seed)
+        return loss
 
     def finish(self) -> None:
         super().finish()
@@ -220,12 +202,12 @@ class _ByScores(Rounds):
             del self.network.redlab
 
     def state(self) -> dict[str, Any]:
-        steps = list(self._recipe.steps[self._before :])
+        steps = list(self.network.redlab.steps[self._before :])
         own = {"steps": steps, "tensors": tensors_of(self.network), "skipped": self.skipped}
         return own | {"averages": torch.from_numpy(self._averages)}
 
     def resume(self, state: dict[str, Any]) -> None:
-        recipe = self._recipe
+        recipe = self.network.redlab
         for step in state["steps"]:
             self.network = take_step(self.network, step)
             if step["step"] == "plan":

@@ -155,12 +155,12 @@ def trace_relevance(network: nn.Module, inputs: Example, backend: str = "lrp", e
     """
     with _Recorder(network, epsilon if backend == "lrp" else None) as watch:
         logits = answer(network, inputs)
-    tensors = [tensor for record in watch.records for tensor in (record.call.input, record.call.output)]
+    tensors = [tensor for call, _ in watch.records for tensor in (call.input, call.output)]
     gradients = torch.autograd.grad(logits.max(1).values.sum(), tensors, allow_unused=True, materialize_grads=True)
     values = [(t * g).detach() for t, g in zip(tensors, gradients, strict=True)]
     values = [value.abs() for value in values] if backend == "gradient" else values
     rows = zip(watch.records, values[::2], values[1::2], strict=True)
-    return [Trace(own.name, given, made, own.layer, own.transposed, own.shape) for own, given, made in rows]
+    return [trace(inputs=given, outputs=made) for (_, trace), given, made in rows]
 
 
 class _Slope(torch.autograd.Function):
@@ -174,17 +174,6 @@ class _Slope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient * ctx.saved_tensors[0], None, None
-
-
-@dataclass(frozen=True, eq=False)
-class _Record:
-    """One call of a layer, whose tensors nothing changes afterwards; the rest as in ``Trace``."""
-
-    call: Call
-    name: str
-    layer: Callable[[Tensor, Tensor], Tensor]
-    transposed: bool
-    shape: torch.Size
 
 
 class _Recorder(Watch):
@@ -201,7 +190,8 @@ class _Recorder(Watch):
         super().__init__(network)
         self._epsilon = epsilon
         self._gates: dict[int, Tensor] = {}  # outputs of sigmoids by their memory, which a view of them shares
-        self.records: list[_Record] = []
+        # Of every call its tensors, which nothing changes afterwards, and what makes its ``Trace``.
+        self.records: list[tuple[Call, Callable[..., Trace]]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -222,8 +212,12 @@ class _Recorder(Watch):
             output = _Slope.apply(output, output.detach(), 1 / (1 + self._epsilon / output.detach().abs()))
         call.output = output
         options = {key: value for key, value in kwargs.items() if key != "bias"}
-        layer = partial(_call, func, args[3:], options)
-        self.records.append(_Record(call, name, layer, func in _TRANSPOSED, weight.shape))
+
+        def layer(given: Tensor, weight: Tensor) -> Tensor:
+            return func(given, weight, None, *args[3:], **options)
+
+        trace = partial(Trace, name, layer=layer, transposed=func in _TRANSPOSED, shape=weight.shape)
+        self.records.append((call, trace))
         return output.clone()  # the next function may work in place
 
     def _activation(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
@@ -253,7 +247,3 @@ class _Recorder(Watch):
 def _varies(factor: Any) -> bool:
     """Whether a factor depends on the image."""
     return isinstance(factor, Tensor) and factor.requires_grad and not isinstance(factor, nn.Parameter)
-
-
-def _call(func: Callable, others: tuple, options: dict, given: Tensor, weight: Tensor) -> Tensor:
-    return func(given, weight, None, *others, **options)

@@ -1,4 +1,4 @@
-"""Scores: one number for every channel or weight that may be removed, the lowest for the least important."""
+"""Scores: a criterion gives one number to every channel or weight, the lowest to the least important."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy import ndarray
+from scipy.stats import rankdata
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from redlab.channels.groups import Group
-from redlab.network.fingerprint import fingerprint
-from redlab.network.reasons import report_once
-from redlab.options import check_one_of
+from redlab.network.evaluating import in_eval_mode
+from redlab.network.example import Example
+from redlab.network.layers import copy_network, unwrap, weight_layers
+from redlab.network.recipe import fingerprint
+from redlab.network.result import report_once
+from redlab.network.samples import Labelled, as_dataset, example_of
+from redlab.options import check_one_of, fitted, plain_options
+from redlab.pruning.criteria.registry import find_criterion
+from redlab.pruning.subject import Subject
 
 NORMS = ("mean", "max", "rank")
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """What a criterion returns: ``values`` as in ``Scores``, and the rest if it has any."""
-
-    values: Mapping[str, ndarray]
-    heirs: Mapping[str, ndarray] = field(default_factory=dict)
-    errors: Mapping[str, ndarray] = field(default_factory=dict)
-    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +105,7 @@ class Scores:
     def __str__(self) -> str:
         return "\n".join(self._report())
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         lines = "<br>".join(html.escape(line, quote=False) for line in self._report())
@@ -148,23 +146,90 @@ class Scores:
         return pd.DataFrame(columns)
 
 
-def turn(cost: float, last: float) -> float:
-    """The score of a channel that is removed at this cost after one that scores ``last``: larger, if above 0.
-
-    Costs may fall from turn to turn, and of equal scores the channel of lower number would be removed first.
-    """
-    return max(cost, last * (1 + 1e-12))
-
-
-def last_turn(last: float) -> float:
-    """The score of the channel that is left at the end, after one that scores ``last``."""
-    return float(last) * (1 + 1e-9) + 1e-38
-
-
 def _normalised(values: ndarray, by: str) -> ndarray:
     if by == "rank":
-        ranks = np.empty(values.size)
-        ranks[np.argsort(values, axis=None, kind="stable")] = np.arange(1, values.size + 1) / values.size
-        return ranks.reshape(values.shape)
+        return rankdata(values, "ordinal").reshape(values.shape) / values.size
     scale = np.abs(values).mean() if by == "mean" else np.abs(values).max(initial=0)
     return values / scale if scale > 0 else values
+
+
+@plain_options
+@torch.inference_mode(False)  # whatever the caller's mode: its tensors have no gradients
+def score_channels(
+    network: nn.Module,
+    criterion: str,
+    dataset: Labelled | None = None,
+    *,
+    example: Example | None = None,
+    **options: Any,
+) -> Scores:
+    """How important each channel of ``network`` is. Channels that must stay in step get one score.
+
+    Arguments:
+        network: left untouched; it is scored in eval mode, on its own device.
+        criterion: "random", "magnitude", "taylor", ...; ``CRITERIA`` in ``redlab/pruning/criteria/registry.py`` lists
+            them. The files next to it say what each computes and which ``options`` it takes (docs/defaults.md).
+        dataset: of (inputs, label), as for ``evaluate``, read in its own order; ignored by criteria that need none.
+        example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``, or
+            for a network without a recipe the first inputs of ``dataset``.
+
+    Raises:
+        ValueError: an unknown criterion or option, no dataset where one is needed, NaN or inf weights, no tracing.
+
+    Example:
+        >>> scores = score_channels(load_network("digits/resnet"), "magnitude", p=2)
+        >>> scores.frame().nsmallest(2, "score")[["group", "channel"]]
+                      group  channel
+        164  layer3.0.conv2       20
+        162  layer3.0.conv2       18
+    """
+    return _score(network, criterion, "channels", dataset, example, options)
+
+
+@plain_options
+@torch.inference_mode(False)
+def score_weights(
+    network: nn.Module,
+    criterion: str,
+    dataset: Labelled | None = None,
+    *,
+    example: Example | None = None,
+    **options: Any,
+) -> Scores:
+    """How important each weight of every conv and linear layer is. Arguments and errors as in ``score_channels``.
+
+    Example:
+        >>> scores = score_weights(load_network("digits/mlp"), "magnitude")
+        >>> {name: values.shape for name, values in scores.values.items()}
+        {'hidden.0.linear': (256, 64), 'hidden.1.linear': (128, 256), 'classifier': (10, 128)}
+    """
+    return _score(network, criterion, "weights", dataset, example, options)
+
+
+def _score(
+    network: nn.Module, criterion: str, of: str, dataset: Any, example: Example | None, options: dict[str, Any]
+) -> Scores:
+    network, found = unwrap(network), find_criterion(criterion, of, options)
+    options = fitted(found.scorer(of), options)
+    samples = as_dataset(dataset) if found.data and dataset is not None else None
+    if found.data and not samples:
+        raise ValueError(f"{criterion} needs images: pass a dataset that holds some")
+    for layer in weight_layers(network):
+        if not layer.skipped and not bool(torch.isfinite(layer.weight).all()):
+            raise ValueError(f"layer {layer.name}: NaN or inf among its weights")
+    own = copy_network(network)  # a criterion may switch on gradients
+    for parameter in own.parameters():
+        if not is_lazy(parameter) and parameter.is_floating_point():
+            parameter.requires_grad_()
+    subject = Subject(own, samples, example_of(network, example, dataset))
+    with in_eval_mode(own):
+        scored = found.scorer(of)(subject, **options)
+    mark = fingerprint(network, training=False)
+    if of == "weights":
+        skipped = {layer.name: layer.skipped for layer in weight_layers(network) if layer.skipped}
+        return Scores(criterion, options, of, scored, skipped=skipped, network=mark)
+    free = {group.name for group in subject.free}
+    unread = "none of its layers' weights can be rewritten"
+    skipped = {group.name: group.frozen or unread for group in subject.groups if group.name not in free}
+    parts = (scored.values, scored.heirs, scored.errors, skipped | dict(scored.skipped), tuple(subject.groups))
+    return Scores(criterion, options, of, *parts, mark)

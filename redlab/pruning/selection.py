@@ -11,8 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.channels.groups import Group
-from redlab.network.shares import count_of
-from redlab.options import check_one_of, check_whole
+from redlab.options import check_one_of, check_whole, count_of
 
 SCOPES = ("global", "layer")
 Kept = Mapping[str, ndarray]  # by group, a mask (size,)
@@ -85,16 +84,13 @@ class Selector:
             most: no more channels than that are removed, whether or not the target is reached.
         """
         top = 1 if most is None else most / max(self.total, 1)
-        shares = [share for share in self._shares if share <= top]
+        # Every share at which one more channel is removed.
+        sizes = map(len, self.scores.values()) if self.scope == "layer" else [self.total]
+        shares = np.unique([0.0, *(k / size for size in sizes for k in range(1, size + 1))])
+        shares = shares[shares <= top].tolist()
         # The cost falls with every channel that is removed.
         first = bisect_left(shares, True, hi=len(shares) - 1, key=lambda share: cost(self.at(share)) <= target)
         return self.at(shares[first])
-
-    @property
-    def _shares(self) -> list[float]:
-        """Every share at which one more channel is removed."""
-        sizes = map(len, self.scores.values()) if self.scope == "layer" else [self.total]
-        return np.unique([0.0, *(k / size for size in sizes for k in range(1, size + 1))]).tolist()
 
 
 class Products:
@@ -117,8 +113,7 @@ class Products:
         total: int,
         pairs: Mapping[str, ndarray] | None = None,
     ) -> None:
-        self._shapes, self._products, self._others = shapes, products, total - sum(products.values())
-        self._pairs = pairs or {}
+        self._shapes, self._products, self._pairs, self.total = shapes, products, pairs or {}, total
         members = [(group.name, m) for group in groups for m in (*group.producers, *group.consumers)]
         self._members = [(name, m.tensor, m.dim, m.index) for name, m in members if m.tensor in products]
 
@@ -127,7 +122,7 @@ class Products:
         for group, tensor, dim, index in self._members:
             if group in kept:
                 left[tensor][dim][index.numpy()[~kept[group]]] = False
-        return self._others + sum(self._left(name, masks) for name, masks in left.items())
+        return self.total - sum(self._products[name] - self._left(name, masks) for name, masks in left.items())
 
     def _left(self, name: str, masks: Sequence[ndarray]) -> int:
         if name in self._pairs:

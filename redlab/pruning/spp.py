@@ -13,7 +13,7 @@ updates than the first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,9 @@ from redlab.network.example import Example, Inputs, place_of
 from redlab.network.result import Result
 from redlab.options import check_whole, plain_options
 from redlab.pruning.channels import products_of
-from redlab.pruning.fine_tuning import FineTuning, seed_of
 from redlab.pruning.gates import gated
-from redlab.pruning.rounds import Asked, Rounds
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.rounds import Asked, FineTuning, Rounds, seed_of
+from redlab.pruning.scores import score_channels
 from redlab.pruning.selection import Selector, lowest
 from redlab.pruning.subject import Subject, per_channel
 
@@ -91,37 +90,13 @@ class Masked(nn.Module):
         return gated(self.network, self.groups, [gate.to(**place) for gate in self.gates], Inputs(args, kwargs))
 
 
-@dataclass(frozen=True)
-class _Asked(Asked):
-    fine_tune: FineTuning
-    a: float
-    u: float
-    cap: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("spp: step", self.step)
-        check_whole("spp: cap", self.cap)
-        if not (0 < self.a <= 1 and 0 < self.u < 1):
-            raise ValueError(f"spp: a must lie in (0, 1] and u in (0, 1), not be {self.a!r} and {self.u!r}")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As plain data."""
-        return {"criterion": "spp", **asdict(self)}
-
-
 @plain_options
 def spp(
     network: nn.Module,
     dataset: Dataset,
-    target: float,
-    step: int | float = 180,
-    fine_tune: FineTuning | None = None,
-    seed: int = 0,
-    folder: str | Path | None = None,
-    round_to: int = 1,
-    example: Example | None = None,
+    asked: Asked,
+    folder: str | Path | None,
+    example: Example | None,
     a: float = 0.05,
     u: float = 0.25,
     cap: int = 1000,
@@ -134,8 +109,8 @@ def spp(
     ``momentum`` is refused and ``score_images`` not used.
 
     Arguments:
-        step: iterations between two updates, t; the images are repeated as needed.
-        fine_tune: how it learns; ``every`` is not used. None: the defaults, since SPP cannot do without learning.
+        asked: ``step``, iterations between two updates, t; the images are repeated as needed. ``fine_tune``, how it
+            learns; ``every`` is not used. None: the defaults, since SPP cannot do without learning.
         a, u: of ``delta``.
         cap: the most updates: ranks that keep changing may keep every p below 1. Groups that have not reached R then
             lose their channels of highest p; ``achieved`` has their number under "completed".
@@ -144,15 +119,18 @@ def spp(
     """
     if not dataset:
         raise ValueError("spp needs images: pass a dataset that holds some")
-    asked = _Asked(target, step, fine_tune or FineTuning(), seed, round_to, a, u, cap)
+    check_whole("spp: step", asked.step)
+    check_whole("spp: cap", cap)
+    if not (0 < a <= 1 and 0 < u < 1):
+        raise ValueError(f"spp: a must lie in (0, 1] and u in (0, 1), not be {a!r} and {u!r}")
+    options = {"a": a, "u": u, "cap": cap}
+    asked = replace(asked, criterion_options=options, fine_tune=asked.fine_tune or FineTuning())
     with torch.random.fork_rng():
         return _Shutting(network, dataset, asked, folder, example).run()
 
 
 class _Shutting(Rounds):
     """Rounds in which channels become ever more likely to be shut."""
-
-    asked: _Asked
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -167,7 +145,7 @@ class _Shutting(Rounds):
         self._norms = {group.name: np.zeros(group.size) for group in self._groups}  # summed over the updates
 
     def rounds(self) -> Iterator[dict[str, Any]]:
-        while self._open and len(self.history) < self.asked.cap:
+        while self._open and len(self.history) < self.asked.criterion_options["cap"]:
             self._update()
             loss = self._learn()
             kept = {name: p < 1 for name, p in self._p.items()}
@@ -181,19 +159,21 @@ class _Shutting(Rounds):
         return {name: count for name, count in short.items() if count}
 
     def _update(self) -> None:
+        a, u = (self.asked.criterion_options[name] for name in ("a", "u"))
         sizes = {name: weight.abs().double() for name, weight in Subject(self.network).weights().items()}
         for group in self._groups:
             self._norms[group.name] += per_channel(group, sizes)
             own = self._p[group.name], self._norms[group.name], self._goals[group.name]
-            self._p[group.name] = raised(*own, self.asked.a, self.asked.u)
+            self._p[group.name] = raised(*own, a, u)
 
     def _learn(self) -> float:
         """The mean loss of ``step`` iterations, each with gates of its own."""
         seed, masked = seed_of(self.asked.seed, len(self.history) + 1), Masked(self.network, self._groups, self._p)
         tuning = self.asked.fine_tune
-        trained = tuning.some(masked, self.dataset, int(self.asked.step), seed, lambda copied, number: copied.draw())
-        self.network = trained.network.network
-        return float(trained.history["loss"].iloc[0])
+        assert tuning is not None  # ``spp`` sees to it
+        masked, loss = tuning.some(masked, self.dataset, int(self.asked.step), seed, lambda copied, _: copied.draw())
+        self.network = masked.network
+        return loss
 
     def finish(self) -> None:
         super().finish()

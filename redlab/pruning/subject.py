@@ -1,9 +1,9 @@
-"""What a criterion looks at: a network, its coupled groups, and images where it needs some."""
+"""What a criterion looks at, a network, its coupled groups and images where it needs some; and what it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from redlab.channels.coupling import Group, Member, couple
+from redlab.channels.coupling import Group, couple
 from redlab.compression.channel_rows import slices_of
 from redlab.compression.folding import fold_batchnorm
 from redlab.compression.moments import MeanInputs, mean_inputs
@@ -55,7 +55,8 @@ class Subject:
     @cached_property
     def free(self) -> list[Group]:
         """The groups that may lose channels and whose layers' weights can be read."""
-        return [group for group in self.groups if not group.frozen and self._has_weights(group)]
+        known = [group for group in self.groups if any(member.tensor in self.layers for member in group.producers)]
+        return [group for group in known if not group.frozen]
 
     @property
     def consumed(self) -> list[Group]:
@@ -66,9 +67,6 @@ class Subject:
     def unread(self) -> dict[str, str]:
         """By the names of the other free groups, why they have no gates."""
         return {group.name: UNREAD for group in self.free if not group.consumers}
-
-    def _has_weights(self, group: Group) -> bool:
-        return any(member.tensor in self.layers for member in group.producers)
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -122,8 +120,7 @@ class Subject:
         """Minibatches of ``size`` images, each as an iterator over parts of at most ``chunk`` of them."""
         check_whole("batch_size", size)
         assert self.dataset is not None  # criteria that learn from images are given some
-        starts = range(0, len(self.dataset), size)
-        for start in progress(starts, title):
+        for start in progress(range(0, len(self.dataset), size), title):
             images = Subset(self.dataset, range(start, min(start + size, len(self.dataset))))
             yield Subject(self.network, images).batches(min(chunk, size))
 
@@ -138,9 +135,29 @@ def per_channel(group: Group, saliency: Mapping[str, Tensor], reduction: str = "
         reduction: over the layers that produce the channels: "mean" (our choice), "sum", "max" or "first".
     """
     check_one_of("reduction", reduction, REDUCTIONS)
-    rows = [_summed(saliency[member.tensor], member) for member in group.producers if member.tensor in saliency]
+    slices = [slices_of(saliency[m.tensor], m.index, m.dim) for m in group.producers if m.tensor in saliency]
+    rows = [own.sum(1, dtype=np.float64) for own in slices]
     return REDUCTIONS[reduction](np.stack(rows)) if rows else np.zeros(group.size)
 
 
-def _summed(saliency: Tensor, member: Member) -> ndarray:
-    return slices_of(saliency, member.index, member.dim).sum(1, dtype=np.float64)
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a criterion returns: ``values`` as in ``Scores``, and the rest if it has any."""
+
+    values: Mapping[str, ndarray]
+    heirs: Mapping[str, ndarray] = field(default_factory=dict)
+    errors: Mapping[str, ndarray] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def turn(cost: float, last: float) -> float:
+    """The score of a channel that is removed at this cost after one that scores ``last``: larger, if above 0.
+
+    Costs may fall from turn to turn, and of equal scores the channel of lower number would be removed first.
+    """
+    return max(cost, last * (1 + 1e-12))
+
+
+def last_turn(last: float) -> float:
+    """The score of the channel that is left at the end, after one that scores ``last``."""
+    return float(last) * (1 + 1e-9) + 1e-38

@@ -12,12 +12,9 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.network.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
-from redlab.network.reasons import report_short
 from redlab.network.recipe import append_step
-from redlab.network.remainder import with_others
-from redlab.network.result import Result
-from redlab.network.shares import count_of
-from redlab.options import check_one_of, plain_options
+from redlab.network.result import Result, report_short, with_others
+from redlab.options import check_one_of, count_of, plain_options
 from redlab.pruning.scores import Scores
 from redlab.pruning.selection import SCOPES, check_share, lowest
 

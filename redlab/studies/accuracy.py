@@ -1,14 +1,16 @@
-"""Whether two networks differ in accuracy, on the same images."""
+"""What comparisons measure: whether two networks differ in accuracy on the same images, and the shares left."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
 
+import pandas as pd
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from redlab.network.evaluation import Evaluation, right_images
+from redlab.network.result import of_layers
 from redlab.network.samples import Labelled
 
 
@@ -106,6 +108,18 @@ class Reference:
         compared = {} if self.right is None else compare_right(self.right, right).columns()
         return _evaluation(right).columns() | compared
 
+    def frame(self, rows: list[dict], of: str = "") -> pd.DataFrame:
+        """The rows of a comparison; ``attrs["before"]``, and in ``attrs["of"]`` what a share is a share of."""
+        frame = pd.DataFrame(rows)
+        frame.attrs = {"before": self.before} | ({"of": of} if of else {})
+        return frame
+
 
 def _evaluation(right: Tensor) -> Evaluation:
     return Evaluation(100 * int(right.sum()) / len(right), float("nan"), len(right))
+
+
+def shares_left(layers: pd.DataFrame, *names: str) -> dict[str, float]:
+    """By name, the share of the column ``NAME_before`` that ``NAME_after`` is, over all layers of a ``Result``."""
+    total = of_layers(layers).sum(numeric_only=True)
+    return {name: total[f"{name}_after"] / total[f"{name}_before"] for name in names}

@@ -20,7 +20,7 @@ from redlab.options import plain_options
 from redlab.paths import checkout
 from redlab.progress import progress
 from redlab.studies.redundancy import measure_redundancy
-from redlab.zoo.networks import list_networks
+from redlab.zoo.names import list_networks
 from redlab.zoo.saving import load_network
 
 KEY = ["network", "trained", "seed"]
@@ -102,9 +102,8 @@ def compare_atlas(kept: pd.DataFrame, live: pd.DataFrame) -> pd.DataFrame:
     apart = [(both[name] - both[f"{name} live"]).abs() / both[f"{name} live"].abs().clip(lower=1e-3) for name in names]
     both["difference"] = pd.concat(apart, axis=1).max(axis=1) if len(both) else 0.0
     both["agrees"] = both["difference"] < 1e-3
-    groups = both.groupby(["network", "trained"], sort=False)
-    columns = {"layers": ("layer", "size"), "agreeing": ("agrees", "sum"), "difference": ("difference", "max")}
-    return groups.agg(**columns).reset_index()
+    groups = both.groupby(["network", "trained"], sort=False, as_index=False)
+    return groups.agg(layers=("layer", "size"), agreeing=("agrees", "sum"), difference=("difference", "max"))
 
 
 def missing_networks(atlas: pd.DataFrame) -> dict[str, list[str]]:
@@ -114,12 +113,8 @@ def missing_networks(atlas: pd.DataFrame) -> dict[str, list[str]]:
         >>> "digits/mlp" in missing_networks(read_atlas())["trained"]
         False
     """
-    trained, any_ = set(atlas.loc[atlas["trained"], "network"]), set(atlas["network"])
-    known = list_networks()
-    return {
-        "trained": [name for name in known if name not in trained],
-        "at all": [name for name in known if name not in any_],
-    }
+    there = {"trained": set(atlas.loc[atlas["trained"], "network"]), "at all": set(atlas["network"])}
+    return {how: [name for name in list_networks() if name not in own] for how, own in there.items()}
 
 
 def compared_layers(atlas: pd.DataFrame, filters: bool = False) -> pd.DataFrame:
@@ -147,8 +142,7 @@ def summarise_atlas(atlas: pd.DataFrame) -> pd.DataFrame:
         ``network``, ``trained``; ``layers`` and, of them, ``skipped``; ``weights``; ``distinct`` values after hashing,
         summed over layers, and ``share`` of the weights that they are; ``error``, mean over layers; ``bits`` a weight
         (entropy), a mean over weights; ``products`` left by unit "channel", with what ``chance`` would leave, of those
-        before;
-        ``duplicates``; ``near`` and ``alike``, shares of the filters that have others to be compared with.
+        before; ``duplicates``; ``near`` and ``alike``, shares of the filters that have others to be compared with.
 
     Example:
         >>> summarise_atlas(measure_atlas(["digits/mlp"]))[["trained", "layers"]].to_numpy().tolist()
@@ -159,10 +153,10 @@ def summarise_atlas(atlas: pd.DataFrame) -> pd.DataFrame:
 
 def _summary(rows: pd.DataFrame) -> dict:
     own, filters = compared_layers(rows), compared_layers(rows, filters=True)
-    first = rows.iloc[0]
+    products = own["weights"] - own["zeros"]
     return {
-        "network": first["network"],
-        "trained": bool(first["trained"]),
+        "network": rows["network"].iloc[0],
+        "trained": bool(rows["trained"].iloc[0]),
         "layers": len(rows),
         "skipped": len(rows) - len(own),
         "weights": int(own["weights"].sum()),
@@ -170,46 +164,38 @@ def _summary(rows: pd.DataFrame) -> dict:
         "share": own["distinct"].sum() / own["weights"].sum(),
         "error": own["error"].mean(),
         "bits": np.average(own["entropy"], weights=own["weights"]),
-        "products": np.average(own["products_measured"], weights=own["weights"] - own["zeros"]),
-        "chance": np.average(own["products_expected"], weights=own["weights"] - own["zeros"]),
+        "products": np.average(own["products_measured"], weights=products),
+        "chance": np.average(own["products_expected"], weights=products),
         "duplicates": int(filters["duplicates"].sum()),
         **{name: np.average(filters[name], weights=filters["outputs"]) for name in ("near", "alike")},
     }
 
 
-def by_bins(
-    layers: pd.DataFrame,
-    bins: pd.Series,
-    values: pd.Series,
-    middle: str = "median",
-    resamples: int = 200,
-    seed: int = 0,
-) -> pd.DataFrame:
+def by_bins(layers: pd.DataFrame, bins: pd.Series, values: pd.Series, middle: str = "median") -> pd.DataFrame:
     """The middle of ``values`` in each of the ``bins``, with its 95 % interval from a bootstrap over networks.
 
-    Layers of one network are no independent observations, so that whole networks are drawn.
+    Layers of one network are no independent observations: whole networks are drawn, 200 times.
 
     Arguments:
         layers: says by its column ``network`` whose layer a value is.
         middle: "median" or "mean".
 
     Returns:
-        A row a bin, by ``bin``: ``middle``, ``low``, ``high``, and how many ``layers``.
+        A row a bin, by ``bin``: ``middle``, how many ``layers``, and the interval from ``low`` to ``high``.
 
     Example:
         >>> layers = compared_layers(measure_atlas(["digits/mlp"]))
         >>> by_bins(layers, layers["trained"], layers["distinct"]).columns.tolist()
-        ['middle', 'low', 'high', 'layers']
+        ['middle', 'layers', 'low', 'high']
     """
     networks = layers["network"].unique()
     rows = {name: np.flatnonzero(layers["network"] == name) for name in networks}
-    draws = np.random.default_rng(0).choice(networks, (resamples, len(networks)))
+    draws = np.random.default_rng(0).choice(networks, (200, len(networks)))
     table = pd.DataFrame({"bin": bins.to_numpy(), "value": values.to_numpy()})
     drawn = [table.take(np.concatenate([rows[name] for name in names])) for names in draws]
     several = pd.DataFrame([part.groupby("bin")["value"].agg(middle) for part in drawn])
-    groups = table.groupby("bin")["value"]
-    columns = {"middle": groups.agg(middle), "low": several.quantile(0.025), "high": several.quantile(0.975)}
-    return pd.DataFrame(columns).assign(layers=groups.size())
+    found = table.groupby("bin")["value"].agg(middle=middle, layers="size")
+    return found.assign(low=several.quantile(0.025), high=several.quantile(0.975))
 
 
 def twin_layers(atlas: pd.DataFrame) -> pd.DataFrame:
@@ -269,12 +255,8 @@ def measure_noise(
     rows = []
     for size in sizes:
         draw = np.random.default_rng(seed)
-        drawn = {
-            "uniform": draw.uniform(-1, 1, size),
-            "normal": draw.normal(size=size),
-            "Laplace": draw.laplace(size=size),
-        }
-        for shape, values in drawn.items():
+        drawn = {"uniform": draw.uniform(-1, 1, size), "normal": draw.normal(0, 1, size)}
+        for shape, values in (drawn | {"Laplace": draw.laplace(0, 1, size)}).items():
             values = values.astype(np.float32)
             hashed = hash_weights(values, bandwidth=bandwidth)
             error = relative_error(values, np.asarray(hashed.values))

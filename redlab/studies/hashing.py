@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from redlab.hashing.networks import hash_network
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.progress import progress
 from redlab.studies.accuracy import Reference
 
@@ -30,9 +30,7 @@ def compare_hashes(network: nn.Module, dataset: Dataset, settings: list[dict]) -
     """
     reference = Reference(network, dataset)
     rows = [_row(network, reference, setting) for setting in progress(settings, "hash settings")]
-    frame = pd.DataFrame(rows)
-    frame.attrs = {"of": "distinct weight values", "before": reference.before}
-    return frame
+    return reference.frame(rows, of="distinct weight values")
 
 
 def _row(network: nn.Module, reference: Reference, setting: dict) -> dict:

@@ -7,23 +7,15 @@ from pathlib import Path
 import pandas as pd
 
 from redlab.compression.similarity import count_duplicates
+from redlab.files.checkpoint import groups_beside, list_checkpoint, warn_left_out
 from redlab.files.entries import BESIDE, Entry
-from redlab.files.tensors import groups_beside, list_checkpoint, warn_left_out
 from redlab.hashing.values import count_products, measure_values
 from redlab.hashing.vector import NotFinite
 from redlab.progress import progress
 
 _NUMBERS = {
-    "weights": "int64",
-    "zeros": "int64",
-    "distinct_before": "int64",
-    "modes": "int64",
-    "distinct": "int64",
-    "error": "float64",
-    "duplicates": "int64",
-    "expected": "float64",
-    "measured": "int64",
-    "entropy": "float64",
+    **dict.fromkeys(["weights", "zeros", "distinct_before", "modes", "distinct"], "int64"),
+    **{"error": "float64", "duplicates": "int64", "expected": "float64", "measured": "int64", "entropy": "float64"},
 }
 COLUMNS = ["tensor", "shape", "dtype", *_NUMBERS, "unhashed", "shares", "file", "skipped"]
 

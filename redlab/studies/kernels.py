@@ -15,7 +15,7 @@ from redlab.channels.groups import Group, Member
 from redlab.compression.similarity import Dendrogram, clusters_at
 from redlab.compression.units import first_equal, first_multiple
 from redlab.network.layers import Layer
-from redlab.network.shares import count_of
+from redlab.options import count_of
 
 
 def kernels_of(layer: Layer, weight: Tensor | None = None) -> ndarray:
@@ -55,9 +55,8 @@ def equal_kernels(kernels: ndarray, channels: ndarray, up_to_scale: bool = False
     """
     rows, channels, numbers = kernels.reshape(channels.size, -1), channels.ravel(), np.zeros(channels.size, int)
     alive = np.flatnonzero(rows.any(1))
-    first = (
-        first_multiple(rows[alive], channels[alive])[0] if up_to_scale else first_equal(rows[alive], channels[alive])
-    )
+    own = rows[alive], channels[alive]
+    first = first_multiple(*own)[0] if up_to_scale else first_equal(*own)
     leaders = np.flatnonzero(np.bincount(first, minlength=len(alive)) > 1)
     of_leader = np.zeros(len(alive), int)
     of_leader[leaders] = pd.Series(leaders).groupby(channels[alive[leaders]]).cumcount() + 1
@@ -106,12 +105,8 @@ def groups_of(
     """The groups that the layer's filters are in, each with the layer's rows in it, and its tree."""
     path = next(path for path, module in network.named_modules() if module is layer.module)
     where = f"{path}.{layer.parameter}".lstrip("."), int(_transposed(layer))
-    return [
-        (group, member, tree)
-        for group, tree in grown
-        for member in group.producers
-        if (member.tensor, member.dim) == where
-    ]
+    found = [(group, member, tree) for group, tree in grown for member in group.producers]
+    return [(group, member, tree) for group, member, tree in found if (member.tensor, member.dim) == where]
 
 
 def _transposed(layer: Layer) -> bool:

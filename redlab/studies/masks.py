@@ -14,10 +14,10 @@ from redlab.dpp.hardening import harden, place_bits
 from redlab.dpp.metrics import inclusion_probabilities, mask_metrics
 from redlab.dpp.sparsifying import sparsify
 from redlab.dpp.training import adam, train_masks
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.network.training import train
 from redlab.progress import progress
-from redlab.pruning.scoring import score_weights
+from redlab.pruning.scores import score_weights
 from redlab.pruning.weights import hold_zeros, prune_weights
 from redlab.studies.accuracy import Reference
 
@@ -65,9 +65,7 @@ def compare_masks(
         run = _chosen_once if "criterion" in methods[name] else _learnt
         trained, left = run(network, training, methods[name], keep, seed, tuning)
         rows.append({"method": name, "keep": keep, "seed": seed, **left, **reference.columns(trained)})
-    frame = pd.DataFrame(rows)
-    frame.attrs["before"] = reference.before
-    return frame
+    return reference.frame(rows)
 
 
 _Tuning = Mapping[str, Any]
@@ -84,9 +82,8 @@ def _learnt(
 def _chosen_once(
     network: nn.Module, training: Dataset, method: _Tuning, keep: float, seed: int, tuning: _Tuning
 ) -> tuple[nn.Module, dict[str, float]]:
-    pruned = prune_weights(
-        network, score_weights(network, method["criterion"]), 1 - keep, method.get("scope", "global")
-    )
+    scores = score_weights(network, method["criterion"])
+    pruned = prune_weights(network, scores, 1 - keep, method.get("scope", "global"))
     hold, plain = hold_zeros(pruned.network), {name: own for name, own in tuning.items() if name not in _OF_MASKS}
     make = adam(tuning.get("learning_rate", 2e-3))
     trained = train(pruned.network, training, seed=seed, on_batch=hold, optimizer=make, **plain).network

@@ -10,10 +10,9 @@ from torch.utils.data import Dataset
 from redlab.compression.merging import merge_each, merge_trees
 from redlab.compression.similarity import Dendrogram, clusters_at
 from redlab.network.layers import Layer, weight_layers
-from redlab.network.remainder import of_layers
-from redlab.network.result import Result
+from redlab.network.result import of_layers
 from redlab.progress import progress
-from redlab.studies.accuracy import Reference
+from redlab.studies.accuracy import Reference, shares_left
 
 _ALIKE = 16  # filters of one cluster that are drawn
 _OF_FILTERS = ["cluster", "size", "filter", "row", "column", "value"]
@@ -38,22 +37,14 @@ def compare_merges(network: nn.Module, dataset: Dataset, settings: list[dict]) -
     """
     results = zip(progress(settings, "merge settings"), merge_each(network, settings), strict=True)
     reference = Reference(network, dataset)
-    frame = pd.DataFrame(
-        [setting | _merge_row(result) | reference.columns(result.network) for setting, result in results]
-    )
-    frame.attrs = {"of": "channels", "before": reference.before}
-    return frame
+    rows = [setting | _left(result.layers) | reference.columns(result.network) for setting, result in results]
+    return reference.frame(rows, of="channels")
 
 
-def _merge_row(result: Result) -> dict:
-    total = of_layers(result.layers).sum(numeric_only=True)
-    return {
-        "merged": int(total["merged"]),
-        "dead": int(total["dead"]),
-        "share": total["channels_after"] / total["channels_before"],
-        "products": total["products_after"] / total["products_before"],
-        "parameters": total["parameters_after"] / total["parameters_before"],
-    }
+def _left(layers: pd.DataFrame) -> dict:
+    removed = of_layers(layers)[["merged", "dead"]].sum().astype(int).to_dict()
+    left = shares_left(layers, "channels", "products", "parameters")
+    return {**removed, "share": left.pop("channels"), **left}
 
 
 def merged_filters(layer: Layer, tree: Dendrogram, merged: int, most: int = 12) -> pd.DataFrame:
@@ -141,12 +132,11 @@ def filter_pairs(layer: Layer, tree: Dendrogram, pairs: int = 1, seed: int = 0) 
     drawn = np.random.default_rng(seed).choice(len(apart), min(pairs, len(apart)), replace=False)
     chosen |= {f"random {number + 1}": k for number, k in enumerate(drawn.tolist())}
     median = float(np.median(apart)) or 1.0
-    frames = [
-        pd.DataFrame({"value": images[one[k]].ravel(), "other_value": images[other[k]].ravel()}).assign(
-            pair=pair, filter=one[k], other=other[k], distance=float(apart[k]) / median
-        )
-        for pair, k in chosen.items()
-    ]
+    frames = []
+    for pair, k in chosen.items():
+        values = {"value": images[one[k]].ravel(), "other_value": images[other[k]].ravel()}
+        about = {"pair": pair, "filter": one[k], "other": other[k], "distance": float(apart[k]) / median}
+        frames.append(pd.DataFrame(values | about))
     return pd.concat(frames, ignore_index=True)
 
 

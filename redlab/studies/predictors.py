@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 from numpy import ndarray
@@ -70,12 +68,12 @@ def explain_redundancy(
         'unit (log)'
     """
     words, target = RESPONSES[response]
-    chosen = PREDICTORS | (TAILS if tails else {})
-    blocks = {name: made(layers) for name, made in chosen.items()}
+    blocks = {name: made(layers) for name, made in (PREDICTORS | (TAILS if tails else {})).items()}
     blocks = {name: block for name, block in blocks.items() if np.ptp(block.to_numpy(), axis=0).any()}
     owners = np.array([name for name, block in blocks.items() for _ in block])  # of the columns, after the first
     table = np.column_stack([np.ones(len(layers)), *(block.to_numpy() for block in blocks.values()), target(layers)])
-    moments = np.stack([part.T @ part for _, part in _by_network(table, layers["network"])])
+    parts = [table[layers["network"].to_numpy() == name] for name in layers["network"].unique()]
+    moments = np.stack([part.T @ part for part in parts])
     counts = np.random.default_rng(seed).multinomial(len(moments), np.full(len(moments), 1 / len(moments)), resamples)
     # The sums over all layers first, then those over each resample of the networks.
     sums = np.concatenate([moments.sum(0, keepdims=True), np.tensordot(counts, moments, 1)])
@@ -88,10 +86,6 @@ def explain_redundancy(
         row = {"response": words, "predictor": name, "r2": r2[0]}
         rows.append(row | _interval("drop", r2 - _least_squares(sums, others)[1]) | _interval("slope", slope))
     return pd.DataFrame(rows).rename(columns={"drop_low": "low", "drop_high": "high"})
-
-
-def _by_network(table: ndarray, networks: pd.Series) -> Iterator[tuple[str, ndarray]]:
-    return ((name, table[networks.to_numpy() == name]) for name in dict.fromkeys(networks))
 
 
 def _least_squares(sums: ndarray, use: ndarray) -> tuple[ndarray, ndarray]:

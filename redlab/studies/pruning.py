@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from redlab.channels.coupling import couple
-from redlab.dpp.training import prune_by_masks
 from redlab.network.evaluation import evaluate
 from redlab.network.example import Example
 from redlab.network.layers import copy_network, unwrap
-from redlab.network.remainder import of_layers
-from redlab.network.result import Result
 from redlab.network.samples import Labelled, as_dataset, example_of
 from redlab.network.training import train
 from redlab.options import plain_options
 from redlab.progress import progress
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.criteria.oracle import mean_square, removal_changes
-from redlab.pruning.criteria.registry import CRITERIA, find_criterion
-from redlab.pruning.iterative import iterative_prune
-from redlab.pruning.scoring import score_channels, score_weights
+from redlab.pruning.scores import score_channels, score_weights
 from redlab.pruning.selection import check_share
 from redlab.pruning.subject import Subject
 from redlab.pruning.weights import prune_weights, sparse_bytes
 from redlab.studies.accuracy import Reference
-
-SCORE_IMAGES = 1024  # images that a criterion sees: 16 minibatches of 64
-_CORRELATIONS = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
-_SELECTS = ("scope", "round_to", "compensation")  # options of a method that the selection takes, not the criterion
+from redlab.studies.methods import SCORE_IMAGES, draws, left_of, prune_by_method
 
 
 def compare_criteria(
@@ -75,71 +66,16 @@ def compare_criteria(
         1     Taylor  pruned  0.499306
     """
     rows, reference = [], Reference(network, test, before)
-    jobs = [
-        (name, seed) for name, method in methods.items() for seed in (seeds if _draws(method, fine_tune) else seeds[:1])
-    ]
+    drawn = {name: fine_tune is not None or draws(method) for name, method in methods.items()}
+    jobs = [(name, seed) for name in methods for seed in (seeds if drawn[name] else seeds[:1])]
     for name, seed in progress(jobs, "methods"):
         for keep, result in prune_by_method(network, training, methods[name], keeps, seed):
             own = {"method": name, "keep": keep, "seed": seed, **left_of(result)}
-            stages = _stages(result.network, training, seed, fine_tune)
-            rows += [own | {"stage": stage, **reference.columns(made)} for stage, made in stages]
-    frame = pd.DataFrame(rows)
-    frame.attrs["before"] = reference.before
-    return frame
-
-
-def _draws(method: Mapping[str, Any], fine_tune: Mapping[str, Any] | None) -> bool:
-    """Whether seeds change anything."""
-    name = method["criterion"]
-    return fine_tune is not None or "step" in method or name in ("random", "dpp") or CRITERIA[name].data
-
-
-def prune_by_method(
-    network: nn.Module, training: Dataset, method: Mapping[str, Any], keeps: Sequence[float], seed: int
-) -> Iterator[tuple[float, Result]]:
-    """Each of ``keeps``, the shares of the multiplications to keep, and ``network`` pruned to it.
-
-    Arguments as in ``compare_criteria``. Scores are computed once for all shares.
-    """
-    if "step" in method:
-        for keep in keeps:
-            yield keep, iterative_prune(network, dataset=training, target=keep, seed=seed, **method)
-        return
-    options = {name: value for name, value in method.items() if name not in ("criterion", *_SELECTS)}
-    if method["criterion"] == "dpp":
-        for keep in keeps:
-            yield keep, prune_by_masks(network, training, keep, seed=seed, **options)
-        return
-    if method["criterion"] == "random":
-        options["seed"] = seed
-    training = as_dataset(training)
-    images = np.random.default_rng(seed).permutation(len(training))[:SCORE_IMAGES].tolist()
-    scores = score_channels(network, method["criterion"], Subset(training, images), **options)
-    for keep in keeps:
-        yield keep, prune_channels(network, scores, products=keep, **_picked(method, _SELECTS))
-
-
-def _picked(method: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: method[name] for name in names if name in method}
-
-
-def left_of(result: Result) -> dict[str, float]:
-    """The shares of products, macs, parameters and scored channels that ``result`` has left."""
-    total = of_layers(result.layers).sum(numeric_only=True)
-    return {
-        "products": total["products_after"] / total["products_before"],
-        "macs": total["macs_after"] / total["macs_before"],
-        "parameters": total["parameters_after"] / total["parameters_before"],
-        "channels": 1 - result.plan["achieved"]["ratio"],
-    }
-
-
-def _stages(
-    network: nn.Module, training: Dataset, seed: int, fine_tune: Mapping[str, Any] | None
-) -> Iterator[tuple[str, nn.Module]]:
-    yield "pruned", network
-    if fine_tune is not None:
-        yield "fine-tuned", train(network, training, seed=seed, **fine_tune).network
+            rows.append(own | {"stage": "pruned", **reference.columns(result.network)})
+            if fine_tune is not None:
+                tuned = train(result.network, training, seed=seed, **fine_tune).network
+                rows.append(own | {"stage": "fine-tuned", **reference.columns(tuned)})
+    return reference.frame(rows)
 
 
 @plain_options
@@ -179,7 +115,6 @@ def sensitivity(
         0  hidden.0.linear       256      128
         1  hidden.1.linear       128       64
     """
-    find_criterion(criterion, "channels", options)
     for ratio in ratios:
         check_share("each of ratios", ratio)
     example = example_of(network, example, dataset)
@@ -190,14 +125,9 @@ def sensitivity(
         alone = replace(scores, values={name: scores.values[name]})
         result = prune_channels(network, alone, ratio, compensation=compensation, example=example)
         found = evaluate(result.network, dataset)
-        size = len(scores.values[name])
-        row = {
-            "group": name,
-            "ratio": ratio,
-            "channels": size,
-            "removed": round(size * result.plan["achieved"]["ratio"]),
-        }
-        rows.append(row | {"products": left_of(result)["products"], **found.columns(), "loss": found.loss})
+        size, left = len(scores.values[name]), left_of(result)
+        row = {"group": name, "ratio": ratio, "channels": size, "removed": round(size * (1 - left["channels"]))}
+        rows.append(row | {"products": left["products"], **found.columns(), "loss": found.loss})
     frame = pd.DataFrame(rows)
     frame.attrs["before"] = evaluate(network, dataset).accuracy
     return frame
@@ -211,16 +141,10 @@ def inner_groups(network: nn.Module, example: Example | None = None) -> list[str
         ['layer1.0.conv1', 'layer2.0.conv1', 'layer3.0.conv1', 'layer3.0.conv2']
     """
     network = unwrap(network)
-    groups = [group for group in couple(network, example) if not group.frozen and len(group.consumers) == 1]
-    weights = {
-        group.name: [m for m in group.producers if m.tensor.endswith("weight") and _is_kernel(network, m.tensor)]
-        for group in groups
-    }
-    return [name for name, members in weights.items() if len(members) == 1]
-
-
-def _is_kernel(network: nn.Module, name: str) -> bool:
-    return network.get_parameter(name).ndim > 1
+    weights = network.named_parameters(remove_duplicate=False)
+    kernels = {name for name, own in weights if name.endswith("weight") and own.ndim > 1}
+    free = [group for group in couple(network, example) if not group.frozen and len(group.consumers) == 1]
+    return [group.name for group in free if sum(member.tensor in kernels for member in group.producers) == 1]
 
 
 def oracle_agreement(
@@ -247,10 +171,9 @@ def oracle_agreement(
     joined = torch.cat([changes[group] for group in groups])
     frames = []
     for name, method in progress(list(methods.items()), "criteria"):
-        options = {key: value for key, value in method.items() if key != "criterion"}
-        scores = score_channels(network, method["criterion"], dataset, **options)
+        scores = score_channels(network, dataset=dataset, **method)
         own = replace(scores, values={group: scores.values[group] for group in groups}).frame()
-        truth = {"oracle": None, "oracle_minibatch": options.get("batch_size", 64)}
+        truth = {"oracle": None, "oracle_minibatch": method.get("batch_size", 64)}
         columns = {column: mean_square(joined, size).numpy() for column, size in truth.items()}
         frames.append(own.assign(method=name, **columns))
     return pd.concat(frames, ignore_index=True)
@@ -270,8 +193,8 @@ def correlations(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for method, part in frame.groupby("method", sort=False):
         row = {"method": method, "channels": len(part)}
-        row |= {name: test(part["score"], part["oracle"])[0] for name, test in _CORRELATIONS.items()}
-        rows.append(row | {"pearson_minibatch": stats.pearsonr(part["score"], part["oracle_minibatch"])[0]})
+        row |= {name: part["score"].corr(part["oracle"], name) for name in ("pearson", "spearman")}
+        rows.append(row | {"pearson_minibatch": part["score"].corr(part["oracle_minibatch"])})
     return pd.DataFrame(rows)
 
 
@@ -304,15 +227,14 @@ def compare_weights(
     training, reference = as_dataset(training), Reference(network, test)
     rows, seen = [], Subset(training, range(min(SCORE_IMAGES, len(training))))
     for name, method in progress(list(methods.items()), "methods"):
-        options = {key: value for key, value in method.items() if key not in ("criterion", "scope")}
-        scores = score_weights(network, method["criterion"], seen, **options)
+        options = dict(method)
+        scope = options.pop("scope", "global")
+        scores = score_weights(network, dataset=seen, **options)
         for ratio in ratios:
-            pruned = prune_weights(network, scores, ratio, **_picked(method, ("scope",))).network
+            pruned = prune_weights(network, scores, ratio, scope).network
             row = {"method": name, "ratio": ratio, "kilobytes": sparse_bytes(pruned) / 1000}
             rows.append(row | reference.columns(pruned))
-    frame = pd.DataFrame(rows)
-    frame.attrs["before"] = reference.before
-    return frame
+    return reference.frame(rows)
 
 
 def sizes_at(frame: pd.DataFrame, accuracy: float) -> pd.Series:
@@ -331,12 +253,9 @@ def sizes_at(frame: pd.DataFrame, accuracy: float) -> pd.Series:
 
 
 def _size_at(points: pd.DataFrame, accuracy: float) -> float:
-    ordered = points.sort_values("kilobytes").to_numpy()
-    reached = np.flatnonzero(ordered[:, 1] >= accuracy)
-    if len(reached) == 0:
+    sizes, found = points.sort_values("kilobytes").to_numpy().T
+    if not (found >= accuracy).any():
         return float("nan")
-    size, found = ordered[reached[0]]
-    if reached[0] == 0:
-        return float(size)
-    smaller, short = ordered[reached[0] - 1]
-    return float(size - (size - smaller) * (found - accuracy) / (found - short))
+    first = int((found >= accuracy).argmax())
+    around = slice(max(first - 1, 0), first + 1)
+    return float(np.interp(accuracy, found[around], sizes[around]))

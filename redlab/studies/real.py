@@ -9,11 +9,10 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
-from redlab.network.cost import measure_cost
 from redlab.network.evaluation import accuracy_interval, evaluate
 from redlab.paths import checkout
 from redlab.studies.atlas import twin_layers
-from redlab.studies.splitting import folder_bytes, ordinary
+from redlab.studies.splitting import ordinary, totals
 
 # What a method needs beyond the trained network. Compare methods only within one of these.
 NEEDS = ("nothing", "data", "fine-tuning")
@@ -48,16 +47,11 @@ def measure_left(original: nn.Module, network: nn.Module, dataset: Dataset | Non
         >>> left["products"], round(left["bytes"], 1)
         (1.0, 0.2)
     """
-    before, after = (_with_operations(measure_cost(own).attrs) for own in (original, network))
-    row = {name: after[name] / before[name] for name in SHARES[:-1]}
-    row["bytes"] = folder_bytes(network) / folder_bytes(original)
+    before, after = (totals(own) for own in (original, network))
+    row = {name: after[name] / before[name] for name in SHARES}
     if dataset is not None:
         row["accuracy"] = evaluate(ordinary(network), dataset).accuracy
     return row
-
-
-def _with_operations(cost: dict[str, int]) -> dict[str, int]:
-    return cost | {"operations": cost["products"] + cost["additions"]}
 
 
 def read_real(path: str | Path | None = None) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from redlab.network.cost import measure_cost
 from redlab.network.example import answer
 from redlab.network.layers import Layer, unwrap, weight_layers
 from redlab.network.recipe import recipe_of
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.network.samples import as_dataset, first_of
 from redlab.progress import progress
 from redlab.studies.accuracy import Reference
@@ -114,15 +114,14 @@ def _chance(layer: Layer, unit: str) -> dict:
     values = layer.weight.detach().double().cpu().numpy().reshape(-1, prod(split.geometry.kernel))
     if unit != "kernel":
         values = values.reshape(-1, 1)
-    _, counts = np.unique(values, axis=0, return_counts=True)
-    kept = np.unique(values, axis=0).any(1)
+    distinct, counts = np.unique(values, axis=0, return_counts=True)
     n = len(values) // units
     return {
         "layer": layer.name,
         "unit": unit,
         "weights": n,
         "measured": sum(map(len, split.tables)) / units,
-        "expected": expected_unique(counts[kept], n, total=len(values)),
+        "expected": expected_unique(counts[distinct.any(1)], n, total=len(values)),
     }
 
 
@@ -145,9 +144,7 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
     """
     reference = Reference(network, dataset)
     rows = [row for setting in progress(settings, "settings") for row in _splits(network, reference, setting, units)]
-    frame = pd.DataFrame(rows)
-    frame.attrs = {"of": "products", "before": reference.before}
-    return frame
+    return reference.frame(rows, of="products")
 
 
 def _splits(network: nn.Module, reference: Reference, setting: dict, units: tuple) -> Iterator[dict]:
@@ -182,12 +179,8 @@ def split_differences(network: nn.Module, dataset: Dataset) -> pd.DataFrame:
     inputs = first_of(as_dataset(dataset), _IMAGES).to(network)
     with torch.inference_mode():
         wanted = answer(network, inputs)
-        rows = [(unit, float(_relative(answer(split_inputs(network, unit).network, inputs), wanted))) for unit in UNITS]
-    return pd.DataFrame(rows, columns=["unit", "difference"])
-
-
-def _relative(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    return (got - wanted).abs().max() / wanted.abs().max()
+        apart = [(answer(split_inputs(network, unit).network, inputs) - wanted).abs().max() for unit in UNITS]
+    return pd.DataFrame({"unit": UNITS, "difference": [float(own / wanted.abs().max()) for own in apart]})
 
 
 def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[Step]]) -> pd.DataFrame:
@@ -221,11 +214,15 @@ def step_by_step(network: nn.Module, dataset: Dataset, methods: dict[str, list[S
 
 
 def _left(network: nn.Module, reference: Reference, method: str, step: str) -> dict:
-    cost = measure_cost(network).attrs
-    totals = {name: cost[name] for name in ("products", "additions", "lookups", "parameters")}
-    totals["operations"] = cost["products"] + cost["additions"]
-    row = {"method": method, "step": step, **totals, "bytes": folder_bytes(network)}
+    cost, names = totals(network), ("products", "additions", "lookups", "parameters", "operations", "bytes")
+    row = {"method": method, "step": step, **{name: cost[name] for name in names}}
     return row | reference.columns(ordinary(network))
+
+
+def totals(network: nn.Module) -> dict[str, int]:
+    """The sums of ``measure_cost``; ``operations``, multiplications and additions; ``bytes``, of the saved folder."""
+    cost = measure_cost(network).attrs
+    return cost | {"operations": cost["products"] + cost["additions"], "bytes": folder_bytes(network)}
 
 
 def is_split(network: nn.Module) -> bool:

@@ -126,7 +126,6 @@ class MobileNetV1(nn.Module):
         blocks: (channels, stride) of each separable block.
         in_channels, classes: of the images and of the answer.
         input_map: what the images pass first; nothing by default.
-        eps: of every batch norm; Google's value by default.
     """
 
     def __init__(
@@ -136,13 +135,12 @@ class MobileNetV1(nn.Module):
         in_channels: int = 3,
         classes: int = 1000,
         input_map: nn.Module | None = None,
-        eps: float = 1e-3,
     ) -> None:
         super().__init__()
         self.input_map = nn.Identity() if input_map is None else input_map
-        self.stem = _conv_norm(in_channels, stem[0], 3, stem[1], eps)
+        self.stem = _conv_norm(in_channels, stem[0], 3, stem[1])
         befores = [stem[0], *(channels for channels, _ in blocks)]
-        self.blocks = nn.Sequential(*(_separable(b, a, s, eps) for b, (a, s) in zip(befores, blocks, strict=False)))
+        self.blocks = nn.Sequential(*(_separable(b, a, s) for b, (a, s) in zip(befores, blocks, strict=False)))
         self.classifier = nn.Linear(befores[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,18 +155,18 @@ def imagenet_mobilenet(width: float) -> MobileNetV1:
     return MobileNetV1((int(32 * width), 2), blocks, input_map=to_plus_minus_one())
 
 
-def _separable(before: int, after: int, stride: int, eps: float) -> nn.Sequential:
-    depthwise = _conv_norm(before, before, 3, stride, eps, groups=before)
-    return nn.Sequential(depthwise, _conv_norm(before, after, 1, 1, eps))
+def _separable(before: int, after: int, stride: int) -> nn.Sequential:
+    depthwise = _conv_norm(before, before, 3, stride, groups=before)
+    return nn.Sequential(depthwise, _conv_norm(before, after, 1, 1))
 
 
-def _conv_norm(before: int, after: int, kernel: int, stride: int, eps: float, groups: int = 1) -> nn.Sequential:
+def _conv_norm(before: int, after: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
     # TensorFlow's SAME padding: at stride 2 an even image gets one pixel at the bottom and right only.
     padding = kernel // 2 if stride == 1 else 0
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if stride == 2:
         parts["pad"] = nn.ZeroPad2d((0, 1, 0, 1))
     parts["conv"] = nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
-    parts["bn"] = nn.BatchNorm2d(after, eps=eps)
+    parts["bn"] = nn.BatchNorm2d(after, eps=1e-3)  # Google's value
     parts["relu"] = nn.ReLU6()
     return nn.Sequential(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,9 +22,10 @@ def is_stray(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def why_no_image(path: Path, inside: PurePath) -> str:
-    """Why a file is not taken for an image, by its name ``inside`` a folder, or ""."""
-    if any(map(is_stray, inside.parts)):
+def why_no_image(root: Path, file: str) -> str:
+    """Why a ``file`` inside of ``root`` is not taken for an image, by its name, or ""."""
+    path = root / file
+    if any(map(is_stray, Path(file).parts)):
         return "hidden or of the operating system"
     if not os.path.isfile(path):
         return "no file, or a link to none"
@@ -41,7 +42,11 @@ def look_at(path: Path) -> tuple[str, str]:
     try:
         with Image.open(path) as image:
             _check_sides(image)
-            changes = [*_changes_of_mode(image), *_changes_of_frames(image)]  # the mode first: EXIF may load the image
+            changes = _changes_of_mode(image)  # first: EXIF may load the image
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                changes.append(f"the first of its {frames} frames is taken")
+            if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+                changes.append("turned as its EXIF orientation says")
             if image.format != "JPEG" or not _ends_as_jpeg(path):
                 image.load()
             return "", ", ".join(changes)
@@ -102,15 +107,6 @@ def _scaled(values: np.ndarray, scales: dict[int, float]) -> Image.Image:
     raise ValueError(
         f"its grey values from {low:g} to {high:g} are not within 0..{max(scales)}: save it in 8 or 16 bits"
     )
-
-
-def _changes_of_frames(image: Image.Image) -> list[str]:
-    changes = []
-    if (frames := getattr(image, "n_frames", 1)) > 1:
-        changes.append(f"the first of its {frames} frames is taken")
-    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
-        changes.append("turned as its EXIF orientation says")
-    return changes
 
 
 def _changes_of_mode(image: Image.Image) -> list[str]:

@@ -1,24 +1,32 @@
-"""A folder of image files with ImageNet's labels, decoded one by one."""
+"""A folder of image files with ImageNet's labels, decoded one by one.
+
+The labels are in a table, or follow from the names of the class folders.
+"""
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from redlab.zoo.image_files import SUFFIXES, decode, is_stray, look_at, why_no_image
-from redlab.zoo.image_labels import TABLE, WORDNET_IDS, labels_of, read_table
+from redlab.zoo.names import by_hand
 
 # ImageNet's mean and standard deviation, by which redlab normalises images.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TABLE, WORDNET_IDS = "labels.csv", "wnids_sorted.txt"
+CLASSES = 1000
+_WORDNET_ID = re.compile(r"n\d{8}")
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +56,8 @@ class ImageFolder(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """(float32 3x224x224 normalised by ImageNet's mean and std, label); a damaged file raises ValueError."""
-        return _normalised(decode(self.root / self.files[index])), self.labels[index]
+        image = np.asarray(decode(self.root / self.files[index])).transpose(2, 0, 1)
+        return normalised(image, 255, MEAN, STD), self.labels[index]
 
     def take(self, indices: np.ndarray) -> ImageFolder:
         """The images at ``indices``, in that order; ``left_out`` and ``altered`` stay those of the whole folder."""
@@ -78,60 +87,56 @@ def read_image_folder(root: Path) -> ImageFolder:
             earlier row names, or a bad label; folders that are splits (train, val) and not classes.
     """
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"no folder {root}: put ImageNet images there, with labels.csv (file,label) or one folder a class"
-        )
-    dataset, note = _by_table(root) if (root / TABLE).is_file() else _by_folders(root)
+        raise FileNotFoundError(f"no folder {root}: {by_hand('imagenet_folder', root)}")
+    by_table = (root / TABLE).is_file()
+    dataset = _by_table(root) if by_table else _by_folders(root)
     if not dataset.files:
         left = f"; {len(dataset.left_out)} files were left out{_some(dataset.left_out)}" if dataset.left_out else ""
         raise ValueError(f"{root} holds no images ({', '.join(SUFFIXES)}) with labels{left}")
-    _warn(dataset, note)
+    _warn(dataset, "" if by_table else _why_deep(dataset))
     return dataset
 
 
-def _by_table(root: Path) -> tuple[ImageFolder, str]:
-    rows = read_table(root)
-    listed = {os.path.normpath(file) for file, _ in rows}
-    left_out = {
-        inside: why_no_image(root / inside, Path(inside)) or f"not in {TABLE}"
-        for inside in _inside(root, "", {})
-        if inside not in listed and inside not in (TABLE, WORDNET_IDS)
-    }
-    altered = {file: change for file, _ in rows if (change := look_at(root / file)[1])}
-    return ImageFolder(root, *_columns(rows), left_out=left_out, altered=altered), ""
+def _by_table(root: Path) -> ImageFolder:
+    rows = _read_table(root)
+    listed = {TABLE, WORDNET_IDS, *(os.path.normpath(file) for file in rows)}
+    others = [file for file in _inside(root, "", {}) if file not in listed]
+    left_out = {file: why_no_image(root, file) or f"not in {TABLE}" for file in others}
+    altered = {file: change for file in rows if (change := look_at(root / file)[1])}
+    return ImageFolder(root, tuple(rows), tuple(rows.values()), left_out=left_out, altered=altered)
 
 
-def _by_folders(root: Path) -> tuple[ImageFolder, str]:
+def _by_folders(root: Path) -> ImageFolder:
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_stray(path.name))
     if not folders:
         raise ValueError(f"{root} holds neither {TABLE} nor one folder per class")
-    labels = labels_of(root, folders)
+    labels = _labels_of(root, folders)
     left_out = _outside(root, folders)
     altered: dict[str, str] = {}
-    rows = [
-        (file, label)
-        for folder, label in zip(folders, labels, strict=True)
-        for file in _inside(root, folder, left_out)
-        if _is_taken(root, file, left_out, altered)
-    ]
-    filled = {Path(file).parts[0] for file, _ in rows}
+    rows: dict[str, int] = {}
+    for folder, label in zip(folders, labels, strict=True):
+        for file in _inside(root, folder, left_out):
+            why, change = why_no_image(root, file), ""
+            if not why:
+                why, change = look_at(root / file)
+            if why:
+                left_out[file] = why
+            else:
+                rows[file] = label
+            if change:
+                altered[file] = change
+    filled = {Path(file).parts[0] for file in rows}
     empty = tuple(folder for folder in folders if folder not in filled)
-    note = _why_deep(root, filled, rows)
-    return ImageFolder(root, *_columns(rows), left_out=left_out, altered=altered, empty=empty), note
-
-
-def _columns(rows: list[tuple[str, int]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    return tuple(file for file, _ in rows), tuple(label for _, label in rows)
+    return ImageFolder(root, tuple(rows), tuple(rows.values()), left_out=left_out, altered=altered, empty=empty)
 
 
 def _outside(root: Path, folders: list[str]) -> dict[str, str]:
-    """The files that lie in no class folder."""
+    """The files that lie in no class folder, and why they are no part of the dataset."""
     left_out: dict[str, str] = {}
     for path in sorted(root.iterdir()):
-        if not path.is_dir() and path.name != WORDNET_IDS:
-            left_out[path.name] = why_no_image(path, Path(path.name)) or "in no class folder"
-        elif path.is_dir() and path.name not in folders:
-            left_out |= dict.fromkeys(_inside(root, path.name, {}), "hidden or of the operating system")
+        if path.name not in (*folders, WORDNET_IDS):
+            files = _inside(root, path.name, {}) if path.is_dir() else [path.name]
+            left_out |= {file: why_no_image(root, file) or "in no class folder" for file in files}
     return left_out
 
 
@@ -150,46 +155,125 @@ def _inside(root: Path, folder: str, left_out: dict[str, str]) -> Iterator[str]:
     return (os.path.normpath(os.path.join(place, file)) for place, file in sorted(found))
 
 
-def _is_taken(root: Path, file: str, left_out: dict[str, str], altered: dict[str, str]) -> bool:
-    """Whether a file becomes part of the dataset. Notes why not, and what decoding changes."""
-    why, change = why_no_image(root / file, Path(file)), ""
-    if not why:
-        why, change = look_at(root / file)
-    if why:
-        left_out[file] = why
-    if change:
-        altered[file] = change
-    return not why
-
-
-def _why_deep(root: Path, filled: set[str], rows: list[tuple[str, int]]) -> str:
+def _why_deep(dataset: ImageFolder) -> str:
     """What to say if the class folders hold only folders: they may be one level too high."""
-    if not rows or any(len(Path(file).parts) < 3 for file, _ in rows):
+    parts = [Path(file).parts for file in dataset.files]
+    if min(map(len, parts)) < 3:
         return ""
-    deeper = sorted({Path(file).parts[1] for file, _ in rows})
+    filled, deeper = (sorted({names[level] for names in parts}) for level in (0, 1))
     if {name.lower() for name in filled} <= _SPLITS:
-        one = root / min(filled, key=lambda name: ("train" in name.lower(), name))
-        splits = ", ".join(sorted(filled))
-        raise ValueError(f"{root} holds splits ({splits}), not classes: name one of them, such as {one}")
+        one = dataset.root / min(filled, key=lambda name: ("train" in name.lower(), name))
+        held = ", ".join(filled)
+        raise ValueError(f"{dataset.root} holds splits ({held}), not classes: name one of them, such as {one}")
     held = ", ".join(deeper[:3]) + (", ..." if len(deeper) > 3 else "")
     return f"all images lie one level deeper ({held}): if those are the classes, name the folder that holds them"
 
 
-_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+def _read_table(root: Path) -> dict[str, int]:
+    """The files of ``labels.csv`` with their labels, in its order.
+
+    Raises:
+        ValueError: it is no such table, or a row names an absent file, one outside, one that an earlier row names, or
+            a bad label; the message names the line.
+    """
+    table = root / TABLE
+    found: dict[str, int] = {}
+    lines: dict[str, tuple[str, int]] = {}  # by a file's plain path, as an earlier row wrote it, and where
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as text:
+            rows = csv.DictReader(text)
+            if not {"file", "label"} <= set(rows.fieldnames or ()):
+                raise ValueError(f"{table} needs the columns file,label, it has {rows.fieldnames}")
+            for row in rows:
+                where = f"{table}, line {rows.line_num}"
+                file, label = _checked_row(root, row, where)
+                before, line = lines.setdefault(os.path.normpath(file), (file, rows.line_num))
+                if line != rows.line_num:
+                    other = "" if found[before] == label else f" with label {found[before]}"
+                    raise ValueError(f"{where}: {file!r} is in line {line} already{other}: keep one of them")
+                found[file] = label
+    except (UnicodeDecodeError, csv.Error) as error:
+        what = f"{table} is no table in UTF-8 ({error}): save it as CSV with the columns file,label"
+        raise ValueError(what) from None
+    return found
+
+
+def _checked_row(root: Path, row: dict[str, str | None], where: str) -> tuple[str, int]:
+    file, label = row["file"] or "", (row["label"] or "").strip()
+    # Only the name counts: a link inside the folder may point to images elsewhere.
+    if not file or os.path.isabs(file) or ".." in PurePosixPath(file.replace("\\", "/")).parts:
+        raise ValueError(f"{where}: {file!r} is not a file inside the folder")
+    if not os.path.isfile(root / file):  # False for impossible names, too
+        raise ValueError(f"{where}: there is no file {file!r}")
+    return file, _checked_label(label, where)
+
+
+def _checked_label(text: str, where: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) >= CLASSES:
+        raise ValueError(f"{where}: label {text!r} is not a whole number in 0..{CLASSES - 1}")
+    return int(text)
+
+
+def _labels_of(root: Path, folders: list[str]) -> list[int]:
+    """The label of each class folder, of sorted names.
+
+    Raises:
+        ValueError: a number is no label, appears twice (4 and 04) or is mixed with names; the list of all WordNet ids
+            is missing, or ids are mixed with names; there are too many folders.
+    """
+    _check_alike(root, folders)
+    if all(folder.isdecimal() for folder in folders):
+        labels = [_checked_label(folder, f"{root}, folder {folder}") for folder in folders]
+        if twice := [folder for folder, label in zip(folders, labels, strict=True) if labels.count(label) > 1]:
+            raise ValueError(f"{root}: the folders {' and '.join(twice[:2])} are the same label: join them")
+        return labels
+    if all(_WORDNET_ID.fullmatch(folder) for folder in folders) and len(folders) != CLASSES:
+        order = _wordnet_order(root)
+        if absent := sorted(set(folders) - set(order)):
+            raise ValueError(f"{root}: wnids_sorted.txt does not list {', '.join(absent[:3])}")
+        return [order[folder] for folder in folders]
+    if len(folders) > CLASSES:
+        raise ValueError(f"{root} holds {len(folders)} class folders, at most {CLASSES} were expected")
+    return list(range(len(folders)))
+
+
+def _check_alike(root: Path, folders: list[str]) -> None:
+    """Refuse mixed kinds: one folder of another kind would move the labels of all after it."""
+    numbers = [folder for folder in folders if folder.isdecimal()]
+    ids = [folder for folder in folders if _WORDNET_ID.fullmatch(folder)]
+    in_order = sorted(numbers) == sorted(numbers, key=int)
+    for kind, some in (("numbers", [] if in_order else numbers), ("WordNet ids", ids)):
+        if some and (others := sorted(set(folders) - set(some))):
+            raise ValueError(
+                f"{root} has folders named by {kind} and {len(others)} others ({', '.join(others[:3])}), which would "
+                f"move their labels: take those away, or put a {TABLE} (file,label) there"
+            )
+
+
+def _wordnet_order(root: Path) -> dict[str, int]:
+    for file in (root / WORDNET_IDS, root.parent / WORDNET_IDS):
+        if file.is_file():
+            ids = file.read_text(encoding="ascii", errors="replace").split()
+            if len(set(ids)) != CLASSES or ids != sorted(ids) or not all(map(_WORDNET_ID.fullmatch, ids)):
+                raise ValueError(f"{file} must list the {CLASSES} WordNet ids, sorted; it lists {len(set(ids))}")
+            return {wordnet_id: label for label, wordnet_id in enumerate(ids)}
+    raise ValueError(
+        f"{root} has folders named by WordNet ids, but not {CLASSES} of them, so their labels are unknown: "
+        "put wnids_sorted.txt (the sorted ids, a line each) beside them, or a labels.csv (file,label)"
+    )
 
 
 def _warn(dataset: ImageFolder, note: str) -> None:
     """Warn once of all that is left out, altered or empty."""
-    said = [note] if note else []
-    for what, found in (("left out", dataset.left_out), ("altered", dataset.altered)):
-        if found:
-            said.append(f"{len(found)} file{'s' * (len(found) > 1)} {what}{_some(found)}")
-    if dataset.empty:
-        many = f"{len(dataset.empty)} class folder{'s' * (len(dataset.empty) > 1)}"
-        said.append(f"{many} without images{_some(dict.fromkeys(dataset.empty, ''))}")
-    if said:
+    told = [note, _told("file{} left out", dataset.left_out), _told("file{} altered", dataset.altered)]
+    told.append(_told("class folder{} without images", dict.fromkeys(dataset.empty, "")))
+    if any(told):
         lists = "the dataset's left_out, altered and empty list them all"
-        warnings.warn(f"{dataset.root}: {'; '.join(said)} ({lists})", stacklevel=5)
+        warnings.warn(f"{dataset.root}: {'; '.join(filter(None, told))} ({lists})", stacklevel=5)
+
+
+def _told(what: str, found: dict[str, str]) -> str:
+    return f"{len(found)} {what.format('s' * (len(found) > 1))}{_some(found)}" if found else ""
 
 
 def _some(found: dict[str, str]) -> str:
@@ -198,7 +282,9 @@ def _some(found: dict[str, str]) -> str:
     return f" ({named}{'; ...' if len(found) > 3 else ''})"
 
 
-def _normalised(image: Image.Image) -> Tensor:
-    pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1).contiguous().div_(255)
-    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (MEAN, STD))
-    return pixels.sub_(mean).div_(std)
+def normalised(image: np.ndarray, scale: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes (channels, height, width) as float32: (image / scale - mean) / std, a mean and std per channel."""
+    # numpy: half the time of torch for a small array
+    pixels = image.astype(np.float32, order="C") / np.float32(scale)
+    shift, width = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    return torch.from_numpy((pixels - shift) / width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from torch import nn
 from redlab.compression.replay import replayable, take_step
 from redlab.network.recipe import Recipe
 from redlab.zoo import networks
+from redlab.zoo.names import list_networks
 
 FORMAT = 2  # 1 held the codes of hashed weights uncompressed, and still opens
 _MOST_INPUTS = 10**8  # values of one input: beyond it, an example alone would fill the memory
@@ -36,12 +38,7 @@ def write_facts(
     """
     facts = {
         "format": FORMAT,
-        "recipe": {
-            "architecture": recipe.architecture,
-            "input_shape": list(recipe.input_shape),
-            "steps": list(recipe.steps),
-            "input_mean": None if recipe.input_mean is None else list(recipe.input_mean),
-        },
+        "recipe": vars(recipe),
         "versions": {"redlab": version("redlab"), "torch": torch.__version__, "python": platform.python_version()},
         "sha256": sha256,
         "dtype": str(dtype).removeprefix("torch."),
@@ -102,16 +99,9 @@ def _read_recipe(content: dict[str, Any], path: Path) -> Recipe:
         _refuse(path, f"the recipe's 'steps' hold {unknown[0][:60]!r}; known steps: {', '.join(replayable())}")
     if mean is not None and len(mean) not in (1, *shape[:1]):
         _refuse(path, "the recipe's 'input_mean' must be null or a number for each channel of its input")
-    mean = _own_mean(name) if mean is None else tuple(map(float, mean))
-    return Recipe(name, tuple(shape), tuple(content["steps"]), mean)
-
-
-def _own_mean(name: str) -> tuple[float, ...] | None:
-    """The mean of a known network's input: older files don't hold it."""
-    try:
-        return networks.input_mean(name)
-    except ValueError:  # no network has that name, which ``rebuild`` reports
-        return None
+    if mean is None and name in list_networks():  # older files don't hold it; ``rebuild`` reports an unknown name
+        mean = networks.input_mean(name)
+    return Recipe(name, tuple(shape), tuple(content["steps"]), None if mean is None else tuple(map(float, mean)))
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
@@ -144,13 +134,10 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
 
 
 def _blank(architecture: str) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            network = networks.build(architecture)
-    except NotImplementedError:  # RegNet asks for values while it is built
-        network = None
-    # Buffers outside the state dict get their values from the constructor alone.
-    if network is not None and not any(module._non_persistent_buffers_set for module in network.modules()):
-        return network
+    with suppress(NotImplementedError), torch.device("meta"):  # RegNet asks for values while it is built
+        network = networks.build(architecture)
+        # Buffers outside the state dict get their values from the constructor alone.
+        if not any(module._non_persistent_buffers_set for module in network.modules()):
+            return network
     with torch.random.fork_rng(devices=[]):  # opening a file must not change the random numbers of the caller
         return networks.build(architecture)

@@ -12,7 +12,7 @@ from redlab.files.checkpoint import read_checkpoint
 from redlab.files.download import fetch
 from redlab.paths import data_root, shipped
 from redlab.zoo.architectures import MLP, CifarResNet, MobileNetV1, imagenet_mobilenet
-from redlab.zoo.network_names import TORCHVISION, all_names, is_known, unknown_network
+from redlab.zoo.names import TORCHVISION, list_networks, unknown_network
 
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
 
@@ -56,6 +56,12 @@ def _akamaster(depth: int, sha256: str) -> _Network:
 
 # Of the training images of each channel, as load_dataset gives them; those of ImageNet are normalised to a mean of 0.
 _DIGITS, _CIFAR10, _IMAGENET = (0.3054,), (0.0279, 0.1168, 0.1801), (0.0, 0.0, 0.0)
+_GOOGLE = _Download(
+    "weights/imagenet/mobilenet_v1_0.75_224.pth",
+    "b4b1fd30e0572900fd47ae7d2fa754e3664fab2d06ffeb2feffde72108bbb8a7",
+    None,
+    "Google's MobileNetV1 0.75 224 converted to PyTorch, float32, batch norm not folded",
+)
 _DIGITS_BLOCKS = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
 _KNOWN = {
     "digits/resnet": _Network(lambda: CifarResNet((1, 1, 1), in_channels=1), (1, 8, 8), _DIGITS),
@@ -65,28 +71,8 @@ _KNOWN = {
     "digits/mlp": _Network(lambda: MLP(64, (256, 128), 10), (1, 8, 8), _DIGITS),
     "cifar10/resnet20": _akamaster(20, "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"),
     "cifar10/resnet56": _akamaster(56, "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367"),
-    "imagenet/mobilenet_v1_0.75": _Network(
-        lambda: imagenet_mobilenet(0.75),
-        (3, 224, 224),
-        _IMAGENET,
-        _Download(
-            "weights/imagenet/mobilenet_v1_0.75_224.pth",
-            "b4b1fd30e0572900fd47ae7d2fa754e3664fab2d06ffeb2feffde72108bbb8a7",
-            None,
-            "Google's MobileNetV1 0.75 224 converted to PyTorch, float32, batch norm not folded",
-        ),
-    ),
+    "imagenet/mobilenet_v1_0.75": _Network(lambda: imagenet_mobilenet(0.75), (3, 224, 224), _IMAGENET, _GOOGLE),
 }
-
-
-def list_networks() -> list[str]:
-    """Every name that ``load_network`` knows: redlab's own, then ``torchvision/...``.
-
-    Example:
-        >>> list_networks()[:3], "torchvision/resnet50" in list_networks()
-        (['digits/resnet', 'digits/mobilenet', 'digits/mlp'], True)
-    """
-    return all_names()
 
 
 def networks_here() -> list[str]:
@@ -129,7 +115,7 @@ def default_weights(name: str) -> dict[str, Tensor]:
 def _find(name: str) -> _Network:
     if name in _KNOWN:
         return _KNOWN[name]
-    if not is_known(name):
+    if name not in list_networks():
         raise ValueError(unknown_network(name))
     from redlab.zoo import torchvision_networks as zoo  # torchvision takes seconds to import
 

@@ -6,7 +6,6 @@ architecture anew, repeats the recorded steps and assigns the tensors.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -21,6 +20,7 @@ from redlab.compression.replay import finish
 from redlab.compression.splitting import as_dense
 from redlab.files.atomic import open_to_others, replaced_folder
 from redlab.files.checkpoint import load_weights, read_checkpoint
+from redlab.files.download import sha256_of
 from redlab.files.file_kinds import foreign_kind
 from redlab.network.example import place_of
 from redlab.network.layers import unwrap
@@ -28,7 +28,7 @@ from redlab.network.recipe import Recipe, recipe_of
 from redlab.network.result import Result
 from redlab.zoo import networks
 from redlab.zoo.manifest import read_facts, rebuild, write_facts
-from redlab.zoo.network_names import FACTS, WEIGHTS, check_target, folder_of
+from redlab.zoo.names import FACTS, WEIGHTS, check_target, folder_of
 from redlab.zoo.packing import measure, pack, unpack
 
 
@@ -152,7 +152,7 @@ def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
         raise OSError(str(error)) from error
     open_to_others(part / WEIGHTS)
     dtype = place_of(network).get("dtype", torch.float32)
-    write_facts(part / FACTS, recipe, sha256=_sha256(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
+    write_facts(part / FACTS, recipe, sha256=sha256_of(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
 
 
 def _check_alike(network: nn.Module, part: Path) -> None:
@@ -183,7 +183,7 @@ def _read(folder: Path) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: the folder is incomplete, save the network again")
-    if (found := _sha256(weights)) != facts["sha256"]:
+    if (found := sha256_of(weights)) != facts["sha256"]:
         what = f"{foreign}; it " if (foreign := foreign_kind(weights)) else ""
         raise ValueError(
             f"{weights} {what}was truncated or changed: its SHA-256 is {found}, and {folder / FACTS} says "
@@ -194,11 +194,6 @@ def _read(folder: Path) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
     unpack(network, tensors, facts["tied"], facts["packed"], folder)
     network.redlab = recipe
     return network.eval(), tensors, facts["packed"]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def bytes_of(place: nn.Module | Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,14 +51,10 @@ def source(name: str) -> tuple[str, str, str]:
 def adapt(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of torchvision's file under the names that the architecture has today."""
     if name.startswith("densenet"):
-        return _renamed(weights, lambda key: _OLD_DENSENET.sub(r"\1\2", key))
+        return {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in weights.items()}
     if name == "googlenet":
-        return _renamed(weights, lambda key: None if _TRAINING_HEAD.match(key) else key)
+        return {key: tensor for key, tensor in weights.items() if not _TRAINING_HEAD.match(key)}
     return weights
-
-
-def _renamed(weights: dict[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
-    return {new: tensor for key, tensor in weights.items() if (new := rename(key)) is not None}
 
 
 def _crop(name: str) -> int:

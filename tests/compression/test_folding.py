@@ -16,7 +16,7 @@ from torchvision import models
 
 from redlab.compression.folding import apply_fold, fold_batchnorm
 from redlab.network.recipe import Recipe
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.network.trace import operation, trace
 
 

@@ -16,7 +16,7 @@ from redlab.compression.guarantees import error_bound, evidence
 from redlab.compression.lipschitz import SLOPES, factors, operator_norm
 from redlab.hashing.networks import hash_network
 from redlab.network.trace import trace
-from redlab.studies.plots.bounds import plot_bound
+from redlab.studies.plots.hashing import plot_bound
 from redlab.zoo.datasets import load_dataset
 from redlab.zoo.saving import load_network
 

@@ -19,7 +19,7 @@ from redlab.hashing.networks import hash_network
 from redlab.network.cost import by_module, measure_cost
 from redlab.network.layers import weight_layers
 from redlab.network.recipe import Recipe
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.zoo.torchvision_networks import build
 
 COLUMNS = [

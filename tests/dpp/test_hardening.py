@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from redlab import harden, load_network, save_network, sparsify
 from redlab.dpp.hardening import place_bits
 from redlab.dpp.masks import masks_in
-from redlab.dpp.request import GRANULARITIES
+from redlab.dpp.sparsifying import GRANULARITIES
 from redlab.network.layers import weight_layers
 
 each_granularity = pytest.mark.parametrize("granularity", GRANULARITIES)

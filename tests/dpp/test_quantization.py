@@ -7,7 +7,7 @@ from torch import nn
 
 from redlab import load_network, sparsify
 from redlab.dpp.masks import masks_in
-from redlab.dpp.quantization import RoundedInput, RoundedWeight, round_to_grid, signs
+from redlab.dpp.quantization import RoundedInput, masked_weight, round_to_grid, signs
 
 
 @pytest.fixture(autouse=True)
@@ -90,14 +90,14 @@ def test_gradients_of_binary_weights_pass_where_a_weight_is_small_and_kept():
 @pytest.mark.parametrize("bits", [32, 8, 1])
 def test_the_mask_gets_the_gradient_of_what_it_multiplies(bits):
     weight, factor = torch.tensor([[0.5, -0.25, 0.1]]), torch.tensor([[1.0, 1.0, 0.0]], requires_grad=True)
-    RoundedWeight(bits)(weight, factor).sum().backward()
+    masked_weight(weight, factor, bits).sum().backward()
     torch.testing.assert_close(factor.grad, signs(weight) if bits == 1 else weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_zeros_stay_zeros(dtype):
     zeros = torch.zeros(3, 4, dtype=dtype, requires_grad=True)
-    rounded = RoundedWeight(8)(zeros, torch.ones(3, 4, dtype=dtype))
+    rounded = masked_weight(zeros, torch.ones(3, 4, dtype=dtype), 8)
     assert (rounded == 0).all()
     rounded.sum().backward()
     assert zeros.grad.isfinite().all()

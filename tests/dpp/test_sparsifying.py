@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from redlab import load_network, sparsify
 from redlab.dpp.masks import Units, masks_in
-from redlab.dpp.request import GRANULARITIES
+from redlab.dpp.sparsifying import GRANULARITIES
 from redlab.network.layers import weight_layers
 
 each_granularity = pytest.mark.parametrize("granularity", GRANULARITIES)

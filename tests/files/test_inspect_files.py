@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from redlab import inspect_checkpoint
+from redlab.files.checkpoint import list_checkpoint
 from redlab.files.entries import Entry
-from redlab.files.tensors import list_checkpoint
 
 
 class Touches:

@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from redlab import inspect_checkpoint
-from redlab.files.checkpoint import load_weights, read_checkpoint
-from redlab.files.tensors import list_checkpoint
+from redlab.files.checkpoint import list_checkpoint, load_weights, read_checkpoint
 from redlab.studies.inspection import summarise
 
 

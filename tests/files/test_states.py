@@ -12,7 +12,7 @@ from torch import nn
 
 from redlab.files.atomic import replace_file
 from redlab.files.state import assign, read_state, tensors_of, write_state
-from redlab.network.fingerprint import fingerprint
+from redlab.network.recipe import fingerprint
 
 
 def test_what_was_written_comes_back(tmp_path):

@@ -50,7 +50,7 @@ from redlab.lab.keys import run_key
 from redlab.lab.parameters import default_parameters
 from redlab.lab.report.sources import other_runs
 from redlab.lab.runs import Run
-from redlab.lab.spec import read_spec
+from redlab.lab.sweeps import read_spec
 from redlab.paths import checkout
 from redlab.zoo import networks
 from redlab.zoo import saving as storage
@@ -193,7 +193,7 @@ def _seal_network(folder: Path, draw: Random) -> None:
     facts, weights = folder / storage.FACTS, folder / storage.WEIGHTS
     if draw.random() < 0.5 and facts.is_file() and weights.is_file():
         try:
-            facts.write_text(json.dumps({**json.loads(facts.read_bytes()), "sha256": storage._sha256(weights)}))
+            facts.write_text(json.dumps({**json.loads(facts.read_bytes()), "sha256": storage.sha256_of(weights)}))
         except (ValueError, TypeError, RecursionError):
             return
 

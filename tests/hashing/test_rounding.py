@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from redlab import fold_batchnorm, hash_network, hash_weights, load_dataset, load_network, weight_layers
-from redlab.hashing.cells import balance
+from redlab.hashing.cells import balance as rounded
 
 # Without max_error both roundings have the same cells.
 CELLS = [
@@ -143,7 +143,7 @@ def balance(weights, centres=(-1.0, 0.0, 1.0), used=None):
     codes = np.abs(weights[..., None] - centres).argmin(-1)
     codes[weights == 0] = len(centres)
     used = np.ones(len(centres), bool) if used is None else np.array(used)
-    new = balance(weights.ravel(), codes.ravel(), centres, used, weights.shape)
+    new = rounded(weights.ravel(), codes.ravel(), centres, used, weights.shape)
     return np.append(centres, 0.0)[new].reshape(weights.shape).tolist()
 
 

@@ -20,7 +20,7 @@ from tiny import told, write_counted
 
 import redlab
 from redlab.lab import workers as engines
-from redlab.lab.spec import read_spec
+from redlab.lab.sweeps import read_spec
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("dask_jobqueue")

@@ -12,7 +12,7 @@ from tiny import write_notebook
 
 from redlab.lab.notebooks import list_notebooks
 from redlab.lab.parameters import changed_parameters, command_of, read_parameters, typed_parameters
-from redlab.lab.spec import read_spec
+from redlab.lab.sweeps import read_spec
 from redlab.paths import PACKAGE, checkout
 
 NOTEBOOKS = checkout() / "notebooks"
@@ -154,7 +154,7 @@ def is_strict(call: ast.Call) -> bool:
 
 def test_whatever_the_package_writes_as_json_any_program_can_read():
     """json alone writes NaN and Infinity, which JSON does not know, without a word."""
-    loose = {"state.py", "runs.py", "parameters.py", "spec.py", "results.py"}  # compare only
+    loose = {"state.py", "runs.py", "parameters.py", "sweeps.py", "results.py"}  # compare only
     writers = 0
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

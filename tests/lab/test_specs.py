@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import write_notebook
 
-from redlab.lab.spec import KEYS, read_spec
+from redlab.lab.sweeps import KEYS, read_spec
 
 PARAMETERS = """
 n = 1

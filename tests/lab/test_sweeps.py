@@ -19,8 +19,7 @@ from redlab.lab import runs
 from redlab.lab import workers as engines
 from redlab.lab.jupyter_kernel import surroundings
 from redlab.lab.results import load_runs
-from redlab.lab.spec import describe
-from redlab.lab.sweeps import sweep
+from redlab.lab.sweeps import describe, sweep
 from redlab.lab.workers import check_engine, threads_each
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from redlab.network.augmentation import flip_images, shift_images
+from redlab.network.samples import flip_images, shift_images
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
+from redlab import hash_network, load_network, split_inputs
 from redlab.network.cost import COSTS, measure_cost
 from redlab.zoo.networks import build
 
@@ -223,3 +224,20 @@ def test_a_network_without_layers_has_no_rows():
 def test_a_wrong_example_is_refused_with_its_shape_and_the_reason():
     with pytest.raises(ValueError, match=r"Conv2d cannot run on an input of shape \(1, 5, 8, 8\): .*channels"):
         measure_cost(nn.Conv2d(3, 4, 3), torch.rand(2, 5, 8, 8))
+
+
+class Direct(nn.Module):
+    """Calls its layer's forward, which no hook of the layer sees."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer.forward(x)
+
+
+def test_a_split_layer_is_counted_where_its_forward_is_called_directly():
+    hashed = hash_network(load_network("digits/mlp")).network
+    split = split_inputs(hashed).network.classifier
+    assert measure_cost(Direct(split), torch.zeros(1, 128)).attrs == measure_cost(split, torch.zeros(1, 128)).attrs

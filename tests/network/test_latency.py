@@ -39,7 +39,7 @@ def test_it_reads_as_a_sentence():
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_a_layout_that_is_asked_for_is_measured(network, layout, monkeypatch):
     seen = []
-    monkeypatch.setattr(latency, "_milliseconds", lambda run, *_: seen.append(run()) or 1.0)
+    monkeypatch.setattr(latency, "_milliseconds", lambda own, inputs, *_: seen.append(inputs.run(own)) or 1.0)
     network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     assert measure_latency(network, batch=2, repeats=1, layout=layout).layout == layout
     images = [tensor for tensor in seen if tensor.ndim == 4]
@@ -48,13 +48,11 @@ def test_a_layout_that_is_asked_for_is_measured(network, layout, monkeypatch):
 
 
 def test_the_better_layout_is_reported(network, monkeypatch):
-    def slow_unless_channels_last(contestant, calls, clock="wall"):
-        return 2.0 if contestant is contestants[0] else 1.0
+    def slow_unless_channels_last(own, *_):
+        kernels = [parameter for parameter in own.parameters() if parameter.ndim == 4]
+        return 1.0 if kernels[1].is_contiguous(memory_format=torch.channels_last) else 2.0
 
-    contestants: list = []
-    made = latency._contestants
-    monkeypatch.setattr(latency, "_contestants", lambda *a: contestants.extend((d := made(*a)).values()) or d)
-    monkeypatch.setattr(latency._Contestant, "time", slow_unless_channels_last)
+    monkeypatch.setattr(latency, "_milliseconds", slow_unless_channels_last)
     measured = measure_latency(network, repeats=3)
     assert (measured.layout, measured.median) == ("channels_last", 1.0)
 
@@ -105,12 +103,12 @@ def test_a_comparison_has_a_row_a_network_and_ratios_to_the_first(network):
     ],
 )
 def test_faster_is_what_three_quarters_of_the_rounds_say(times, verdict):
-    assert latency._against(pd.Series(times), pd.Series([1.0] * 4), is_first=False)["faster"] == verdict
+    assert latency._faster(pd.Series(times)) == verdict
 
 
 def test_short_calls_are_repeated_within_a_measurement(network, monkeypatch):
     asked = []
-    monkeypatch.setattr(latency, "_milliseconds", lambda run, device, calls, *_: asked.append(calls) or 0.01 * calls)
+    monkeypatch.setattr(latency, "_milliseconds", lambda own, inputs, calls, *_: asked.append(calls) or 0.01)
     assert measure_latency(network, repeats=2, layout="nchw").median == pytest.approx(0.01)
     assert asked == [3, 1, 100, 100]
 

@@ -28,7 +28,7 @@ from redlab import (
     split_inputs,
     weight_layers,
 )
-from redlab.network.remainder import of_layers
+from redlab.network.result import of_layers
 from redlab.studies.plots.hashing import plot_error
 
 

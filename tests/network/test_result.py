@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from redlab import Recipe, Result, fold_batchnorm, hash_network, load_network, weight_layers
-from redlab.network.reasons import report_once
 from redlab.network.recipe import append_step, recipe_of
+from redlab.network.result import report_once
 
 
 def test_a_result_says_what_was_asked_achieved_and_skipped():

@@ -12,8 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from redlab.network.evaluation import evaluate
-from redlab.network.optimizing import sgd
-from redlab.network.training import minibatches, train
+from redlab.network.training import minibatches, sgd, train
 from redlab.zoo.datasets import load_dataset
 from redlab.zoo.saving import load_network
 

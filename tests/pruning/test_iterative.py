@@ -18,12 +18,12 @@ from redlab.channels.coupling import couple
 from redlab.network.cost import measure_cost
 from redlab.network.evaluation import evaluate
 from redlab.progress import watched
-from redlab.pruning import fine_tuning, rounds
+from redlab.pruning import rounds
 from redlab.pruning.channels import products_of, prune_channels
 from redlab.pruning.criteria.registry import CRITERIA, Criterion
 from redlab.pruning.iterative import iterative_prune
-from redlab.pruning.scores import Scored
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.scores import score_channels
+from redlab.pruning.subject import Scored
 from redlab.zoo.datasets import load_dataset
 from redlab.zoo.saving import load_network, save_network
 
@@ -252,7 +252,7 @@ class _Killed(Exception):
 
 def _kill(monkeypatch, call):
     """The ``call``-th training fails before it starts."""
-    calls, real = [], fine_tuning.train
+    calls, real = [], rounds.train
 
     def train(*given, **options):
         calls.append(1)
@@ -260,7 +260,7 @@ def _kill(monkeypatch, call):
             raise _Killed
         return real(*given, **options)
 
-    monkeypatch.setattr(fine_tuning, "train", train)
+    monkeypatch.setattr(rounds, "train", train)
 
 
 def _killed_in(monkeypatch, call, *given, **options):
@@ -393,8 +393,8 @@ def test_bad_requests_are_refused(message, changed):
 
 
 def test_images_are_drawn_without_return_until_all_were_drawn():
-    images = fine_tuning.draw(_images(10), 25, seed=3)
+    images = rounds.draw(_images(10), 25, seed=3)
     assert sorted(images.indices[:10]) == sorted(images.indices[10:20]) == list(range(10))
     assert images.indices[:10] != images.indices[10:20]
-    assert fine_tuning.draw(_images(10), 25, seed=3).indices == images.indices
-    assert fine_tuning.draw(_images(10), 25, seed=4).indices != images.indices
+    assert rounds.draw(_images(10), 25, seed=3).indices == images.indices
+    assert rounds.draw(_images(10), 25, seed=4).indices != images.indices

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from redlab import Scores, hash_network, load_network, prune_channels, prune_weights, score_channels, score_weights
-from redlab.pruning.scores import NORMS, turn
+from redlab.pruning.scores import NORMS
+from redlab.pruning.subject import turn
 
 
 def scores(of="channels", **values):

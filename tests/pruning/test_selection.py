@@ -15,7 +15,7 @@ from redlab.channels.apply import apply_plan
 from redlab.channels.coupling import couple
 from redlab.channels.plan import make_plan
 from redlab.network.example import example_input
-from redlab.network.shares import count_of
+from redlab.options import count_of
 from redlab.pruning.channels import products_of
 from redlab.pruning.selection import Products, Selector, check_share, lowest
 from redlab.zoo.networks import build

@@ -14,9 +14,9 @@ from redlab.channels.coupling import couple
 from redlab.channels.plan import make_plan
 from redlab.network.cost import measure_cost
 from redlab.network.evaluation import evaluate
-from redlab.pruning import fine_tuning
+from redlab.pruning import rounds
 from redlab.pruning.iterative import iterative_prune
-from redlab.pruning.scoring import score_channels
+from redlab.pruning.scores import score_channels
 from redlab.pruning.spp import Masked, delta, raised
 from redlab.zoo.datasets import load_dataset
 from redlab.zoo.saving import load_network, save_network
@@ -220,7 +220,7 @@ def test_killed_it_goes_on_to_the_same_bits(call, tmp_path, monkeypatch):
     learn = {"fine_tune": {"epochs": 1}}
     whole = _prune(0.5, **learn)
     call = call if call > 0 else whole.plan["achieved"]["rounds"] + 1  # the last is the final training
-    calls, real = [], fine_tuning.train
+    calls, real = [], rounds.train
 
     def train(*given, **options):
         calls.append(1)
@@ -229,7 +229,7 @@ def test_killed_it_goes_on_to_the_same_bits(call, tmp_path, monkeypatch):
         return real(*given, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(fine_tuning, "train", train)
+        patched.setattr(rounds, "train", train)
         with pytest.raises(KeyboardInterrupt):
             _prune(0.5, **learn, folder=tmp_path)
     resumed = _prune(0.5, **learn, folder=tmp_path)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from redlab import load_dataset, load_network, prune_weights, save_network, score_channels, score_weights, weight_layers
-from redlab.network.shares import count_of
 from redlab.network.training import train
+from redlab.options import count_of
 from redlab.pruning.weights import hold_zeros
 
 RATIOS = [0, 0.1, 0.29, 0.5, 0.999, 1]

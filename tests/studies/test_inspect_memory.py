@@ -58,6 +58,6 @@ def test_the_peak_is_at_most_a_small_file_and_four_of_the_largest_tensor(tmp_pat
 @pytest.mark.skipif(not LINUX, reason="reads the peak from /proc")
 def test_a_file_that_claims_gigabytes_is_refused_without_taking_them(tmp_path):
     torch.save({"huge": torch.zeros(1).expand(10**9)}, tmp_path / "a.pt")
-    listed = "from redlab.files.tensors import list_checkpoint\n"
+    listed = "from redlab.files.checkpoint import list_checkpoint\n"
     wrong = f"try: list_checkpoint({str(tmp_path / 'a.pt')!r})\nexcept ValueError: pass"
     assert peak_of(listed + wrong) < peak_of(listed) + (100 << 20)

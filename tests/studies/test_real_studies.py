@@ -22,8 +22,7 @@ from redlab import (
 )
 from redlab.network.evaluation import accuracy_interval
 from redlab.studies.atlas import read_atlas
-from redlab.studies.plots.idea import draw_idea
-from redlab.studies.plots.real import draw_real, show_compact
+from redlab.studies.plots.real import draw_idea, draw_real, show_compact
 from redlab.studies.real import (
     NEEDS,
     beside_stored,

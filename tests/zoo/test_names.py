@@ -11,13 +11,11 @@ from torchvision import datasets as torchvision_datasets
 from torchvision import models
 
 from redlab import load_network, save_network
-from redlab.cli import recipes as compress
 from redlab.cli.completion import complete_commands, complete_datasets, complete_networks, complete_notebooks
-from redlab.cli.recipe_names import CRITERIA, OPTIONS
+from redlab.cli.recipes import CRITERIA, OPTIONS, steps_of
 from redlab.pruning.criteria import registry as baselines
-from redlab.zoo import dataset_names, datasets, networks
-from redlab.zoo.dataset_names import PLACES, check_at_hand, is_here
-from redlab.zoo.network_names import CLASSIFIERS, OWN, architecture_of, folder_of
+from redlab.zoo import datasets, names, networks
+from redlab.zoo.names import CLASSIFIERS, OWN, PLACES, architecture_of, check_at_hand, folder_of, is_here
 
 
 def test_the_lists_hold_what_they_stand_for():
@@ -25,7 +23,6 @@ def test_the_lists_hold_what_they_stand_for():
     assert tuple(networks._KNOWN) == OWN
     assert list(datasets._LOADERS) == list(PLACES)
     assert {name: own.data for name, own in baselines.CRITERIA.items() if own.channels} == CRITERIA
-    assert set(compress.RECIPES) == set(OPTIONS)
 
 
 def test_addresses_of_datasets_are_those_that_torchvision_fetches_from():
@@ -40,10 +37,10 @@ def test_every_option_of_a_recipe_is_taken_and_no_other_recipe_s(recipe):
     values |= {"criterion": "magnitude", "products": 0.5, "round_to": 2}
     for option, value in values.items():
         if option in OPTIONS[recipe]:
-            assert compress.steps_of(recipe, **{option: value})
+            assert steps_of(recipe, **{option: value})
         else:
             with pytest.raises(ValueError, match=f"{option} belongs to the recipe|--no-hash is for"):
-                compress.steps_of(recipe, **{option: value})
+                steps_of(recipe, **{option: value})
 
 
 WRONG = [
@@ -91,10 +88,10 @@ def test_what_is_wrong_is_said_before_anything_heavy_is_imported(tmp_path):
 def test_a_dataset_is_missed_before_its_download_is_tried(tmp_path, monkeypatch):
     monkeypatch.setenv("REDLAB_DATA", str(tmp_path))
     check_at_hand("digits")
-    monkeypatch.setattr(dataset_names, "_silent", lambda address: f"{address} is silent")
+    monkeypatch.setattr(names, "_silent", lambda address: f"{address} is silent")
     with pytest.raises(ConnectionError, match=r"kriz/ is silent.*put the folder cifar-10-batches-py"):
         check_at_hand("cifar10")
-    monkeypatch.setattr(dataset_names, "_silent", lambda address: "")
+    monkeypatch.setattr(names, "_silent", lambda address: "")
     check_at_hand("cifar10")  # to be had
     (tmp_path / "mnist" / "MNIST" / "raw").mkdir(parents=True)  # what a download that failed leaves
     assert not is_here("mnist")

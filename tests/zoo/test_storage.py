@@ -23,8 +23,8 @@ from redlab import fold_batchnorm, hash_network, weight_layers
 from redlab.files import atomic
 from redlab.network.example import example_input
 from redlab.network.recipe import Recipe, input_mean_of, recipe_of
-from redlab.zoo import networks
 from redlab.zoo import saving as storage
+from redlab.zoo.names import list_networks
 from redlab.zoo.saving import FACTS, WEIGHTS, load_network, save_network, stored_bits
 
 
@@ -331,7 +331,7 @@ def reseal(folder: Path, change) -> None:
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS)
-    edit(folder, lambda facts: facts.update(sha256=storage._sha256(folder / WEIGHTS)))
+    edit(folder, lambda facts: facts.update(sha256=storage.sha256_of(folder / WEIGHTS)))
 
 
 def refused(folder: Path) -> str:
@@ -498,7 +498,7 @@ def test_a_header_that_declares_more_than_the_file_holds_is_refused(saved):
     header = json.dumps({"conv1.bias": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
     for content in (len(header).to_bytes(8, "little") + header, (2**62).to_bytes(8, "little") + header):
         (saved / WEIGHTS).write_bytes(content)
-        edit(saved, lambda facts: facts.update(sha256=storage._sha256(saved / WEIGHTS)))
+        edit(saved, lambda facts: facts.update(sha256=storage.sha256_of(saved / WEIGHTS)))
         assert "is truncated" in refused(saved)
 
 
@@ -510,7 +510,7 @@ def test_weights_that_are_a_pickle_are_never_executed(saved):
             return marker.touch, ()
 
     torch.save(Evil(), saved / WEIGHTS)
-    edit(saved, lambda facts: facts.update(sha256=storage._sha256(saved / WEIGHTS)))
+    edit(saved, lambda facts: facts.update(sha256=storage.sha256_of(saved / WEIGHTS)))
     assert "cannot be read" in refused(saved)
     assert not marker.exists()
 
@@ -594,7 +594,7 @@ def test_what_is_neither_a_name_nor_a_folder_says_both(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", networks.list_networks())
+@pytest.mark.parametrize("name", list_networks())
 def test_every_network_comes_back(name, tmp_path):
     with torch.random.fork_rng():
         network = load_network(name, weights=None)

@@ -54,9 +54,9 @@ class Shelf:
         self._dataset, self._limit = dataset, limit
         self.folded = lru_cache(4)(self._folded)
         self.layers = lru_cache(4)(self._layers)
-        self.distinct = lru_cache(64)(self._distinct)
+        self.distinct = lru_cache(64)(lambda name, layer: count_distinct(self.layers(name)[layer].weight))
         self.top = lru_cache(64)(self._top)
-        self.before = lru_cache(64)(self._before)
+        self.before = lru_cache(64)(lambda name: evaluate(self.folded(name), self._images(name)).accuracy)
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -83,9 +83,6 @@ class Shelf:
         layers = self.layers(name)
         return max(layers, key=lambda layer: layers[layer].weight.numel())
 
-    def _distinct(self, name: str, layer: str) -> int:
-        return count_distinct(self.layers(name)[layer].weight)
-
     def _top(self, name: str, layer: str) -> float:
         """The highest density that a layer has at any bandwidth of the slider."""
         density = estimate_density(self.layers(name)[layer].weight, f"silverman/{_DIVISORS[-1]}").frame()["density"]
@@ -104,9 +101,6 @@ class Shelf:
         recipe = recipe_of(own) if own is not None else None
         known = recipe.architecture if recipe else name
         return load_dataset(self._dataset or default_dataset(known), limit=self._limit)
-
-    def _before(self, name: str) -> float:
-        return evaluate(self.folded(name), self._images(name)).accuracy
 
 
 def _said(given: Any) -> str:
@@ -149,13 +143,13 @@ def bandwidth(start: str | float) -> Choice:
 def contrast(start: float) -> Choice:
     """How much of its height a mode must rise above its valley."""
     _check_share("contrast", start)
-    return menu("contrast", "contrast (share of a mode's height)", _with_start(start, _CONTRASTS), slider=True)
+    return menu("contrast", "contrast (share of a mode's height)", sorted({*_CONTRASTS, float(start)}), slider=True)
 
 
 def alpha(start: float, of: str = "share of filters merged") -> Choice:
     """The share of a group's filters that is merged away."""
     _check_share("alpha", start)
-    return menu("alpha", f"alpha ({of})", _with_start(start, _ALPHAS), slider=True)
+    return menu("alpha", f"alpha ({of})", sorted({*_ALPHAS, float(start)}), slider=True)
 
 
 def check_bandwidth(start: str | float) -> None:
@@ -170,11 +164,6 @@ def _check_share(name: str, start: float) -> None:
         raise TypeError(f"{name} must be a number in [0, 1), not {start!r}")
     if not 0 <= start < 1:  # NaN too
         raise ValueError(f"{name} must lie in [0, 1), not be {start}")
-
-
-def _with_start(start: float, usual: Collection[float]) -> list[float]:
-    """The usual numbers and the one to begin with, in order."""
-    return sorted({*usual, float(start)})
 
 
 def hold_colours(ax: Axes, values: Tensor | ndarray, percentile: float = 100) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -88,8 +88,8 @@ class _Book:
     """The kernels of the networks on a shelf and their groups, each computed once."""
 
     def __init__(self, shelf: Shelf, linkage: str):
-        self.shelf, self.linkage = shelf, linkage
-        self.grown = lru_cache(4)(self._grow)
+        self.shelf = shelf
+        self.grown = lru_cache(4)(lambda network: merge_groups(shelf.folded(network), linkage))
         self.hashed, self.equal = lru_cache(8)(self._hash), lru_cache(8)(self._equal)
 
     def pages(self, axis: int, at: Mapping[str, Any]) -> dict[str, int]:
@@ -100,9 +100,6 @@ class _Book:
     def layer(self, network: str, layer: str, **_: Any) -> Layer:
         return self.shelf.layers(network)[layer]
 
-    def _grow(self, network: str) -> list:
-        return merge_groups(self.shelf.folded(network), self.linkage)
-
     def _hash(self, network: str, layer: str, bandwidth: str | float) -> ndarray:
         own = self.layer(network, layer)
         return kernels_of(own, torch.as_tensor(hash_weights(own.weight, bandwidth=bandwidth).values))
@@ -112,25 +109,19 @@ class _Book:
         return equal_kernels(hashed, channels, up_to_scale)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What is drawn of a layer, for ``kernel_frame``; the figure's title, and the result in words."""
-
-    kernels: ndarray
-    groups: ndarray
-    title: str
-    words: str
+# What is drawn of a layer, for ``kernel_frame``: its kernels, their groups; the figure's title, the result in words.
+_Found = tuple[ndarray, ndarray, str, str]
 
 
 def _merging(book: _Book, network: str, layer: str, alpha: float, **_: Any) -> _Found:
     own, folded, grown = book.layer(network, layer), book.shelf.folded(network), book.grown(network)
     numbers = merged_rows(folded, own, grown, alpha)
     if reason := why_filters_stay(folded, own, grown):
-        return _Found(kernels_of(own), numbers, "its filters stay", f"{len(numbers)} filters, which stay: {reason}")
+        return kernels_of(own), numbers, "its filters stay", f"{len(numbers)} filters, which stay: {reason}"
     clusters, inside = numbers.max(), np.count_nonzero(numbers)
     left = len(numbers) - inside + clusters
     words = f"{len(numbers)} filters become {left}: {inside} of them merge, into {clusters}"
-    return _Found(kernels_of(own), numbers, f"filters that merge at alpha {alpha:g}, numbered by cluster", words)
+    return kernels_of(own), numbers, f"filters that merge at alpha {alpha:g}, numbered by cluster", words
 
 
 def _equal(book: _Book, network: str, layer: str, bandwidth: str | float, up_to_scale: bool, **_: Any) -> _Found:
@@ -140,14 +131,14 @@ def _equal(book: _Book, network: str, layer: str, bandwidth: str | float, up_to_
     zero = total - np.count_nonzero(kernels.any((2, 3)))
     words = f"{total:,} kernels hashed at {bandwidth}: {inside:,} are {what} to another of their input channel"
     title = f"kernels that are {what} to another of their input channel, hashed at {bandwidth}"
-    return _Found(kernels, numbers, title, words + (f"; {zero:,} are zero" if zero else ""))
+    return kernels, numbers, title, words + (f"; {zero:,} are zero" if zero else "")
 
 
 def _plain(book: _Book, network: str, layer: str, **_: Any) -> _Found:
     kernels = kernels_of(book.layer(network, layer))
     outputs, inputs, rows, columns = kernels.shape
     words = f"{outputs} filters of {inputs} kernels, {rows} x {columns} each"
-    return _Found(kernels, np.zeros(outputs, int), "its kernels", words)
+    return kernels, np.zeros(outputs, int), "its kernels", words
 
 
 _WAYS: dict[str, Callable[..., _Found]] = {MERGING: _merging, NOTHING: _plain}
@@ -157,17 +148,17 @@ _WAYS |= {EQUAL: partial(_equal, up_to_scale=False), MULTIPLES: partial(_equal, 
 def _see_kernels(
     book: _Book, figure: Figure, outline: str, together: bool, first_filter: int, first_channel: int, **at: Any
 ) -> str:
-    found = _WAYS[outline](book, **at)
-    order = np.arange(len(found.kernels))
+    kernels, groups, title, words = _WAYS[outline](book, **at)
+    order = np.arange(len(kernels))
     if together and outline == MERGING:
-        order = np.argsort(np.where(found.groups > 0, found.groups, len(order) + 1), kind="stable")
+        order = np.argsort(np.where(groups > 0, groups, len(order) + 1), kind="stable")
     filters = order[first_filter : first_filter + PAGE[0]]
-    channels = np.arange(found.kernels.shape[1])[first_channel : first_channel + PAGE[1]]
+    channels = np.arange(kernels.shape[1])[first_channel : first_channel + PAGE[1]]
     figure.set_layout_engine("none")  # which would measure every number twice, and take as long as all the rest
     ax = figure.add_axes((0.07, 0.09, 0.95, 0.83))
-    plot_kernels(kernel_frame(found.kernels, found.groups, filters, channels), ax)
-    choices.hold_colours(ax, found.kernels, 99)
-    figure.suptitle(f"{at['network']}, {at['layer']}: {found.title}", fontsize=10)
+    plot_kernels(kernel_frame(kernels, groups, filters, channels), ax)
+    choices.hold_colours(ax, kernels, 99)
+    figure.suptitle(f"{at['network']}, {at['layer']}: {title}", fontsize=10)
     if getattr(book.layer(**at).module, "groups", 1) > 1:
         ax.set_xlabel("input channel, counted within the filter's group")
-    return f"{found.words}; drawn: {len(filters)} filters, {len(channels)} input channels"
+    return f"{words}; drawn: {len(filters)} filters, {len(channels)} input channels"

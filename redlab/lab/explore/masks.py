@@ -16,7 +16,7 @@ from redlab.dpp.draws import largest
 from redlab.dpp.masks import sparsity_of
 from redlab.dpp.training import TrainedMasks
 from redlab.lab.explore import choices
-from redlab.lab.explore.explorer import Choice, Explorer, Values
+from redlab.lab.explore.explorer import Choice, Explorer
 from redlab.studies.plots.masks import draw_epoch
 
 BEFORE, START = "the epoch before", "epoch 0"
@@ -51,11 +51,12 @@ def browse_masks(
         4
     """
     logits, counts = _watched(trained, k)
+    epochs = lambda at: {str(epoch): epoch for epoch in range(len(logits[at["layer"]]))}  # noqa: E731
     start = {"layer": layer, "since": since, "epoch": epoch}
     offered = [
         choices.menu("layer", "layer", logits),
         choices.menu("since", "changes since", (BEFORE, START)),
-        Choice("epoch", "epoch", partial(_epochs, logits), slider=True, prefer=lambda at: len(logits[at["layer"]]) - 1),
+        Choice("epoch", "epoch", epochs, slider=True, prefer=lambda at: len(logits[at["layer"]]) - 1),
     ]
     return Explorer("Masks that learn", offered, partial(_see_epoch, logits, counts), start, size=(9, 3))
 
@@ -86,10 +87,6 @@ def _check_logits(name: str, logits: Tensor, k: Any) -> None:
         raise ValueError(f"the logits of {name} must be a tensor of (epochs + 1, rows, n), not {found}")
     if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= logits.shape[2]:
         raise ValueError(f"k must lie in 1 ... {logits.shape[2]} for {name}, not be {k!r}")
-
-
-def _epochs(logits: Mapping[str, Tensor], at: Values) -> dict[str, int]:
-    return {str(epoch): epoch for epoch in range(len(logits[at["layer"]]))}
 
 
 def _see_epoch(

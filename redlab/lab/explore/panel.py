@@ -111,7 +111,8 @@ class Panel:
         self.inputs = {choice.name: self._input(choice, offered[choice.name]) for choice in explorer.choices}
         self.picture, self.words, self.outcome = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.background, self._offering, self._turn = Background(), False, threading.RLock()
-        controls = ipywidgets.VBox([*self.inputs.values(), *self._button(), _hidden(_STYLE)])
+        style = ipywidgets.HTML(_STYLE, layout={"display": "none"})
+        controls = ipywidgets.VBox([*self.inputs.values(), *self._button(), style])
         figure = ipywidgets.VBox([self.picture, self.words])
         boxes = [controls.add_class("redlab-controls"), figure.add_class("redlab-figure")]
         self.view = ipywidgets.HBox(boxes).add_class("redlab-panel")
@@ -122,7 +123,7 @@ class Panel:
         self.background.cancel()
         self.outcome.value = ""
         try:
-            with watched(_silent):
+            with watched(lambda title, share: None):  # no bars beside the sliders
                 values = self.explorer.settle(wanted)
                 image, words = self.explorer.png(values)
         except Exception as error:  # any error: one that a slider raises is not shown
@@ -205,14 +206,6 @@ def _pairs(choice: Choice, options: dict[str, Any]) -> tuple[tuple[str, Any], ..
     pairs = tuple(options.items())
     # A slider of one option is an error in the browser; one of twice the same option works.
     return pairs * 2 if choice.slider and len(pairs) == 1 else pairs
-
-
-def _hidden(html: str) -> ipywidgets.HTML:
-    return ipywidgets.HTML(html, layout={"display": "none"})
-
-
-def _silent(title: str, share: float) -> None:
-    """No bars beside the sliders."""
 
 
 def _alert(error: Exception) -> str:

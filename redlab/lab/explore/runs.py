@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from redlab.lab.explore.explorer import Choice, Explorer, Values, is_live
-from redlab.lab.results import facts_of, last_runs, results_of
+from redlab.lab.results import last_runs, results_of
 from redlab.paths import checkout
 
 _COLUMNS = 5  # of results, whose means are shown
@@ -95,10 +95,6 @@ class _Drawn:
     parameters: dict[str, Any]
     pictures: tuple[str, ...]
 
-    def shares(self, other: _Drawn) -> bool:
-        """Whether both drew the same figure."""
-        return not set(self.pictures).isdisjoint(other.pictures)
-
 
 _Runs = Mapping[str, Mapping[str, _Drawn]]
 
@@ -107,12 +103,11 @@ def _found(folder: Path) -> _Runs:
     """By notebook and label the runs that can be compared with another one."""
     by_notebook, count = defaultdict(list), 0
     for run in last_runs(folder) if folder.is_dir() else []:
-        facts, pictures = facts_of(run), tuple(sorted(path.stem for path in (run / "figures").glob("*.png")))
-        if pictures:
-            by_notebook[facts["notebook"]].append(_Drawn(run, facts["parameters"], pictures))
+        if pictures := tuple(path.stem for path in run.figures if path.suffix == ".png"):
+            by_notebook[run.name].append(_Drawn(run.folder, run.params, pictures))
             count += 1
     found = {notebook: labelled(runs) for notebook, runs in sorted(by_notebook.items())}
-    paired = {notebook: _with_others(runs) for notebook, runs in found.items()}
+    paired = {name: {own: runs[own] for own in runs if _partners(runs, own)} for name, runs in found.items()}
     if not any(paired.values()):
         missing = f"{folder} is no folder" if folder.exists() else f"there is no {folder}"
         held = f"{folder} holds {count} finished runs with figures" if folder.is_dir() else missing
@@ -120,10 +115,10 @@ def _found(folder: Path) -> _Runs:
     return {notebook: runs for notebook, runs in paired.items() if runs}
 
 
-def _with_others(runs: Mapping[str, _Drawn]) -> dict[str, _Drawn]:
-    return {
-        label: own for label, own in runs.items() if any(own.shares(run) for run in runs.values() if run is not own)
-    }
+def _partners(runs: Mapping[str, _Drawn], label: str) -> list[str]:
+    """The other runs that drew one of the figures of this one, by label."""
+    drawn = set(runs[label].pictures)
+    return [other for other, run in runs.items() if other != label and not drawn.isdisjoint(run.pictures)]
 
 
 def labelled(runs: Sequence[_Drawn]) -> dict[str, _Drawn]:
@@ -169,8 +164,7 @@ def _explorer(found: _Runs) -> Explorer:
         return found[at["notebook"]]
 
     def partners(at: Values) -> dict[str, str]:
-        own = runs(at)[at["left"]]
-        return {label: label for label, run in runs(at).items() if run is not own and own.shares(run)}
+        return {label: label for label in _partners(runs(at), at["left"])}
 
     def pictures(at: Values) -> dict[str, str]:
         right = runs(at)[at["right"]].pictures
@@ -207,7 +201,8 @@ def _image(path: Path) -> Image.Image:
 
 def _means(left: pd.DataFrame, right: pd.DataFrame) -> str:
     """The means of the numeric columns that both recorded, those first that differ most in proportion (our choice)."""
-    means = pd.DataFrame({"left": _mean(left), "right": _mean(right)}).dropna()
+    numbers = [frame.select_dtypes("number").mean() for frame in (left, right)]
+    means = pd.concat(numbers, axis=1, keys=["left", "right"]).dropna()
     apart = (means["left"] - means["right"]).abs() / means.abs().max(axis=1)
     order = apart[apart > 0].sort_values(ascending=False, kind="stable").index[:_COLUMNS]
     if means.empty:
@@ -216,7 +211,3 @@ def _means(left: pd.DataFrame, right: pd.DataFrame) -> str:
         return "The means of all that they recorded are equal."
     said = [f"{row.Index} {row.left:.5g} and {row.right:.5g}" for row in means.loc[order].itertuples()]
     return f"Means of {len(left):,} and {len(right):,} rows: {'; '.join(said)}."
-
-
-def _mean(frame: pd.DataFrame) -> pd.Series:
-    return frame.select_dtypes("number").mean()

@@ -14,25 +14,24 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import Dataset
 
-from redlab.channels.groups import Group
 from redlab.compression.merging import merge_groups, merge_neurons
 from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at
 from redlab.compression.units import UNITS
 from redlab.hashing.density import estimate_density
 from redlab.hashing.networks import hash_network
 from redlab.hashing.rules import RULES
-from redlab.hashing.weights import Hashed, hash_weights, relative_error
+from redlab.hashing.weights import Hashed, as_numpy, hash_weights, relative_error
 from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer, Values
 from redlab.network.layers import Layer, weight_layers
-from redlab.network.shares import count_of
+from redlab.options import count_of
 from redlab.studies.kernels import groups_of, why_filters_stay
 from redlab.studies.merging import merged_filters
 from redlab.studies.plots.hashing import plot_density, plot_values
+from redlab.studies.plots.kernels import plot_unit
 from redlab.studies.plots.merging import plot_filters
 from redlab.studies.plots.splitting import plot_channels
-from redlab.studies.plots.units import plot_unit
 from redlab.studies.splitting import channel_products, unit_map
 
 
@@ -69,12 +68,7 @@ def explore_density(
     """
     shelf = Shelf(network, dataset, limit)
     start = {"network": shelf.first, "layer": layer, "bandwidth": bandwidth, "contrast": contrast}
-    offered = [
-        choices.network(shelf),
-        choices.layer(shelf),
-        choices.bandwidth(bandwidth),
-        choices.contrast(contrast),
-    ]
+    offered = [choices.network(shelf), choices.layer(shelf), choices.bandwidth(bandwidth), choices.contrast(contrast)]
     return Explorer("Weight density", offered, partial(_see_density, shelf), start, partial(_hashed_accuracy, shelf))
 
 
@@ -145,15 +139,14 @@ def _see_hashing(shelf: Shelf, figure: Figure, network: str, layer: str, **rule:
     return _collapse(shelf, network, layer, hashed)
 
 
-def _hashed_accuracy(shelf: Shelf, network: str, layer: str, **rule: Any) -> str:
+def _hashed_accuracy(shelf: Shelf, network: str, layer: str, unit: str = "", channel: int = 0, **rule: Any) -> str:
+    """Of the network with every layer hashed; the unit and the channel are only drawn."""
     return shelf.accuracy(network, hash_network(shelf.folded(network), **rule).network)
 
 
 def _collapse(shelf: Shelf, network: str, layer: str, hashed: Hashed) -> str:
     weight = shelf.layers(network)[layer].weight.detach()
-    error = relative_error(
-        weight.cpu().double().numpy().ravel(), torch.as_tensor(hashed.values).cpu().double().numpy().ravel()
-    )
+    error = relative_error(as_numpy(weight).ravel(), as_numpy(hashed.values).ravel())
     after = f"{len(hashed.codebook):,} after hashing, relative L2 error {error:.2%}"
     return f"{weight.numel():,} weights: {shelf.distinct(network, layer):,} distinct values before, {after}"
 
@@ -209,14 +202,12 @@ class _Trees:
 
     def __init__(self, shelf: Shelf, bandwidth: str | float):
         self.shelf, self.bandwidth = shelf, bandwidth
-        self.start, self._grown = lru_cache(4)(self._start), lru_cache(8)(self._grow)
+        self.start = lru_cache(4)(self._start)
+        self._grown = lru_cache(8)(lambda network, hashed, linkage: merge_groups(self.own(network, hashed), linkage))
 
     def _start(self, network: str, hashed: bool) -> nn.Module:
         folded = self.shelf.folded(network)
         return hash_network(folded, bandwidth=self.bandwidth).network if hashed else folded
-
-    def _grow(self, network: str, hashed: bool, linkage: str) -> list[tuple[Group, Dendrogram | None]]:
-        return merge_groups(self.own(network, hashed), linkage)
 
     def own(self, network: str, hashed: bool) -> nn.Module:
         """A copy to trace: during the trace another thread would find fake tensors in place of the weights."""
@@ -309,7 +300,7 @@ def explore_splitting(
         Choice("channel", "input channel", lambda at: _channels(shelf, **at), slider=True),
     ]
     hashed = lru_cache(8)(partial(_hashed_layer, shelf))
-    see, measure = partial(_see_splitting, hashed), partial(_split_accuracy, shelf)
+    see, measure = partial(_see_splitting, hashed), partial(_hashed_accuracy, shelf)
     return Explorer("Input splitting", offered, see, start | {"channel": channel}, measure, size=(9, 4.4))
 
 
@@ -334,9 +325,3 @@ def _see_splitting(hashed: Callable[..., Layer], figure: Figure, unit: str, chan
     figure.suptitle(f"{at['network']}, {at['layer']}, {at['rule']}: one multiplication for equal weights of a {unit}")
     multiplied, weights = products["products"].sum(), products["weights"].sum()
     return f"{multiplied:,} multiplications left of {weights:,} a position ({multiplied / weights:.1%})"
-
-
-def _split_accuracy(
-    shelf: Shelf, network: str, layer: str, rule: str, bandwidth: str | float, unit: str, channel: int
-) -> str:
-    return shelf.accuracy(network, hash_network(shelf.folded(network), rule, bandwidth).network)

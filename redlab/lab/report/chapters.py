@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
 
 from redlab.lab.notebooks import scrub, without_paths
 from redlab.lab.parameters import command_of
@@ -17,9 +20,6 @@ from redlab.lab.report.sources import Source
 from redlab.lab.report.tables import whole_frame
 from redlab.lab.runs import Run, RunFailed
 from redlab.studies.plots.save import read_captions
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 _PNG = "image/png"
 # Twice the 96 pixels to the inch of a page, for the screens that have them, and colours from a palette: a tenth of the
@@ -70,15 +70,9 @@ def _failure(failed: RunFailed, notebook: Path, private: dict[str, str]) -> dict
     }
 
 
-def _read(path: Path) -> NotebookNode:
-    import nbformat
-
-    return nbformat.read(path, as_version=4)
-
-
 def _executed(run: Run | RunFailed) -> NotebookNode:
     try:
-        return _read(run.folder / "executed.ipynb")
+        return nbformat.read(run.folder / "executed.ipynb", as_version=4)
     except (OSError, ValueError) as error:
         raise ValueError(f"{run.folder} is damaged ({error}): delete it, and run it again") from None
 
@@ -86,9 +80,9 @@ def _executed(run: Run | RunFailed) -> NotebookNode:
 def _partly_executed(failed: Run | RunFailed, notebook: Path) -> NotebookNode:
     """The cells that were started, without what papermill adds; the first cell, where none was."""
     try:
-        book = _read(failed.folder / "executed.ipynb")
+        book = nbformat.read(failed.folder / "executed.ipynb", as_version=4)
     except (OSError, ValueError):  # no kernel started, or it was cut off while it was written
-        book = _read(notebook)
+        book = nbformat.read(notebook, as_version=4)
     started = [k for k, cell in enumerate(book.cells) if cell.metadata.get("papermill", {}).get("start_time")]
     cells = book.cells[: max(started, default=0) + 1]
     book.cells = [cell for cell in cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
@@ -101,25 +95,17 @@ def _embed_figures(notebook: NotebookNode, run: Path) -> None:
     Images and figures are matched by their order. Where their numbers differ, the notebook's images stay.
     """
     captions = read_captions(run)
-    saved = [output for cell, output in _images(notebook) if "save_figure(" in cell.source]
-    if len(saved) == len(captions):
-        for output, (name, words) in zip(saved, captions.items(), strict=True):
-            _embed(output, run / "figures" / f"{name}.png", words)
-
-
-def _images(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNode]]:
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if _PNG in output.get("data", {}):
-                yield cell, output
-
-
-def _embed(output: NotebookNode, figure: Path, words: str) -> None:
-    about: dict[str, Any] = {"alt": words, "caption": f"figures/{figure.name}"}
-    if figure.is_file():
-        output.data[_PNG], size = _shrunk(figure)
-        about |= size
-    output.metadata[_PNG] = {**output.metadata.get(_PNG, {}), **about}
+    saving = [cell for cell in notebook.cells if "save_figure(" in cell.source]
+    saved = [out for cell in saving for out in cell.get("outputs", []) if _PNG in out.get("data", {})]
+    if len(saved) != len(captions):
+        return
+    for output, (name, words) in zip(saved, captions.items(), strict=True):
+        figure = run / "figures" / f"{name}.png"
+        about: dict[str, Any] = {"alt": words, "caption": f"figures/{figure.name}"}
+        if figure.is_file():
+            output.data[_PNG], size = _shrunk(figure)
+            about |= size
+        output.metadata[_PNG] = {**output.metadata.get(_PNG, {}), **about}
 
 
 def _shrunk(figure: Path) -> tuple[str, dict[str, int]]:

@@ -12,17 +12,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
+import bleach
+from bleach.css_sanitizer import CSSSanitizer
+from bs4 import BeautifulSoup, Tag
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown import markdown2html
 from nbformat import NotebookNode, v4
+from traitlets.config import Config
 
 from redlab.lab.report.mathml import drop_math, hide_math, show_math
 from redlab.paths import PACKAGE
-
-if TYPE_CHECKING:
-    from bs4 import BeautifulSoup, Tag
-    from nbconvert import HTMLExporter
 
 # What a page can show without a script, the best first.
 _SHOWN = ("image/svg+xml", "image/png", "text/html", "text/markdown", "image/jpeg", "text/latex", "text/plain")
@@ -89,27 +91,20 @@ def notebook_chapter(notebook: NotebookNode, name: str, known: Collection[str] =
 
 def markdown_chapter(markdown: str, anchor: str, known: Collection[str] = ()) -> Chapter:
     """A markdown text, whose first heading is the title."""
-    from nbconvert.filters.markdown import markdown2html
-
     formulas: list[str] = []
     return _chapter(clean(markdown2html(hide_math(markdown, formulas))), formulas, anchor, known)
 
 
 def clean(html: str) -> str:
     """``html`` without what runs, loads or styles the page; what would have been seen of it is named."""
-    from bleach import ALLOWED_PROTOCOLS
-    from bleach import clean as sanitised
-    from bleach.css_sanitizer import CSSSanitizer
-    from bs4 import BeautifulSoup
-
     soup = BeautifulSoup(html, "html.parser")
     for tag in (*soup.find_all(_DROPPED), *soup.find_all("a", class_="anchor-link")):
         tag.decompose()
     for tag in soup.find_all(_PLAYED):
         if not tag.decomposed:  # it was inside another one
             tag.replace_with(f"[left out: {tag.name}]")
-    protocols = {*ALLOWED_PROTOCOLS, "data"}  # the images of the notebook
-    return sanitised(
+    protocols = {*bleach.ALLOWED_PROTOCOLS, "data"}  # the images of the notebook
+    return bleach.clean(
         str(soup), set(_TAGS.split()), _ATTRIBUTES, protocols=protocols, strip=True, css_sanitizer=CSSSanitizer()
     )
 
@@ -137,8 +132,6 @@ def _with_note(output: NotebookNode) -> Iterator[NotebookNode]:
 
 def _shows(html: str) -> bool:
     """Whether anything is seen of it without its scripts."""
-    from bs4 import BeautifulSoup
-
     soup = BeautifulSoup(clean(html), "html.parser")
     return bool(soup.get_text().strip() or soup.find(_SEEN))
 
@@ -162,9 +155,6 @@ def _attached(attachments: Any) -> dict[str, Any]:
 
 @cache
 def _exporter() -> HTMLExporter:
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
-
     # It warns of images without words, which get theirs after it.
     logging.getLogger("redlab.report").setLevel(logging.ERROR)
     exporter = HTMLExporter(
@@ -182,8 +172,6 @@ def _exporter() -> HTMLExporter:
 
 
 def _chapter(html: str, formulas: list[str], anchor: str, known: Collection[str]) -> Chapter:
-    from bs4 import BeautifulSoup
-
     soup = BeautifulSoup(html, "html.parser")
     _replace_images(soup)
     _link(soup, known)

@@ -15,7 +15,7 @@ from pathlib import Path
 from redlab.files.atomic import replaced_file
 from redlab.lab.report.chapters import benchmark_chapters, chapter_of
 from redlab.lab.report.sources import left_out_words, sources_of
-from redlab.lab.report.tables import TOLERANCE, Recorded, installed, made, summary
+from redlab.lab.report.tables import TOLERANCE, installed, made, points_of, summary
 from redlab.lab.runs import Run, RunFailed
 from redlab.paths import PACKAGE, checkout
 
@@ -55,13 +55,13 @@ def _page(outcomes: Sequence[Run | RunFailed], notebooks: Path) -> str:
     chapters = [chapter_of(outcome, notebooks, sources[outcome.name], known) for outcome in outcomes]
     runs = [source for own in sources.values() for source in own]
     frames = [(source, frame) for source in runs if (frame := source.frame()) is not None]
-    recorded = [Recorded(frame, source.notebook.stem, source.command) for source, frame in frames]
+    points = [points_of(frame, source.notebook.stem, source.command) for source, frame in frames]
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_read("report.html.j2"))
     return template.render(
         version=__version__,
         total=len(outcomes),
         failed=[chapter.anchor for chapter in chapters if chapter.failure],
-        summary=summary(recorded, {chapter.anchor: chapter.title for chapter in chapters}),
+        summary=summary(points, {chapter.anchor: chapter.title for chapter in chapters}),
         tolerance=f"{TOLERANCE:g}",
         left_out=left_out_words(left_out),
         chapters=[*chapters, *benchmark_chapters(notebooks.parent / "benchmarks")],

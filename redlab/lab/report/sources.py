@@ -14,8 +14,8 @@ from redlab.lab.keys import run_key
 from redlab.lab.notebooks import without_paths
 from redlab.lab.parameters import changed_parameters, command_of
 from redlab.lab.refresh import private_paths
-from redlab.lab.results import facts_of, results_of
-from redlab.lab.runs import Run, RunFailed
+from redlab.lab.results import results_of
+from redlab.lab.runs import Run, RunFailed, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,23 +62,21 @@ def other_runs(notebook: Path, known: Run | RunFailed, left_out: Counter) -> Ite
     for mark in sorted(known.folder.parent.glob("[!.]*/run.json")):
         if mark.parent == known.folder:
             continue
-        why, run = _judge(notebook, mark)
-        if run is None:
+        if why := _why_not(notebook, mark.parent):
             left_out[why] += 1
         else:
-            yield Source(run, notebook)
+            yield Source(read_run(mark.parent), notebook)
 
 
-def _judge(notebook: Path, mark: Path) -> tuple[str, Run | None]:
+def _why_not(notebook: Path, folder: Path) -> str:
+    """Why a run is left out: it is "older" or "quick"; "" if it is not."""
     try:
-        facts = facts_of(mark.parent)
-        changed = changed_parameters(notebook, facts["parameters"])
-        run = Run(mark.parent, notebook.stem, facts["parameters"], facts["seconds"], cached=True)
+        changed = changed_parameters(notebook, read_run(folder).params)
     except (OSError, ValueError, TypeError):  # a parameter that there is no more, or a damaged file
-        return "older", None
-    if run_key(notebook, changed) != mark.parent.name:
-        return "older", None
-    return ("quick", None) if changed.get("quick") else ("", run)
+        return "older"
+    if run_key(notebook, changed) != folder.name:
+        return "older"
+    return "quick" if changed.get("quick") else ""
 
 
 def left_out_words(left_out: Counter) -> str:

@@ -6,7 +6,6 @@ Frames differ by notebook. The names of their columns are common words (CONTRIBU
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -30,23 +29,14 @@ _UNITS = {"products": "multiplications", "values": "distinct values", "bits": "b
 _ROWS = 500  # of a whole frame
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """The frame that a run recorded: of which ``notebook``, and the ``command`` that makes it again."""
+def points_of(frame: pd.DataFrame, notebook: str, command: str) -> pd.DataFrame:
+    """The points of a frame that a run of ``notebook`` recorded, which ``command`` makes again.
 
-    frame: pd.DataFrame
-    notebook: str
-    command: str
-
-
-def points_of(recorded: Recorded) -> pd.DataFrame:
-    """The points of a frame: network, notebook, method, setting, command; accuracy, its interval and before in percent;
-    the columns of ``LEFT``, bits and kilobytes, NaN where not recorded; ``rank``, what counts as left. Seeds are
-    averaged.
+    Those are: network, notebook, method, setting, command; accuracy, its interval and before in percent; the columns of
+    ``LEFT``, bits and kilobytes, NaN where not recorded; ``rank``, what counts as left. Seeds are averaged.
 
     A frame without a column ``accuracy`` has no points.
     """
-    frame = recorded.frame
     if "accuracy" not in frame:
         return pd.DataFrame()
     numbers = _numbers(frame)
@@ -57,7 +47,7 @@ def points_of(recorded: Recorded) -> pd.DataFrame:
     if "seed" in frame:
         points = points.groupby(list(words), sort=False, as_index=False, dropna=False).mean()
     rank = next((points[name] for name in _RANKS if points[name].notna().all()), 0.0)
-    return points.assign(rank=rank, notebook=recorded.notebook, command=recorded.command)
+    return points.assign(rank=rank, notebook=notebook, command=command)
 
 
 def middle_of_each(points: pd.DataFrame) -> pd.DataFrame:
@@ -114,16 +104,17 @@ def _said(name: str, value: object) -> str:
     return f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}"
 
 
-def summary(recorded: Sequence[Recorded], titles: Mapping[str, str]) -> str | None:
+def summary(points: Sequence[pd.DataFrame], titles: Mapping[str, str]) -> str | None:
     """The middle point of each method in each notebook with each network, as HTML; None where there are no points.
 
-    ``titles`` are those of the notebooks, by name, as HTML.
+    Arguments:
+        points: of each frame (``points_of``).
+        titles: those of the notebooks, by name, as HTML.
     """
-    points = [frame for one in recorded if len(frame := points_of(one))]
-    if not points:
+    if not (some := [own for own in points if len(own)]):
         return None
-    rows = [_row(point, titles) for point in middle_of_each(pd.concat(points, ignore_index=True)).to_dict("records")]
-    frame = pd.DataFrame(rows)
+    middle = middle_of_each(pd.concat(some, ignore_index=True))
+    frame = pd.DataFrame([_row(point, titles) for point in middle.to_dict("records")])
     new = frame["network"] != frame["network"].shift()
     frame["notebook"] = frame["notebook"].where(new | (frame["notebook"] != frame["notebook"].shift()), "")
     frame["network"] = frame["network"].where(new, "")

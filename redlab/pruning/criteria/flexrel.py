@@ -21,8 +21,7 @@ from torch import Tensor
 
 from redlab.channels.groups import Group
 from redlab.pruning.relevance import check_options, layer_relevance
-from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject, per_channel
+from redlab.pruning.subject import Scored, Subject, per_channel
 
 
 def flexrel(

@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray
 
-from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject, per_channel
+from redlab.pruning.subject import Scored, Subject, per_channel
 
 
 def magnitude(subject: Subject, p: float = 1, folded: bool = False, reduction: str = "mean") -> Scored:

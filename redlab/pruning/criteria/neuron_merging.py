@@ -10,8 +10,7 @@ Rows are as batch norm scales them, bias included: one cosine for both, our choi
 from __future__ import annotations
 
 from redlab.pruning.criteria.magnitude import magnitude
-from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject
+from redlab.pruning.subject import Scored, Subject
 
 
 def neuron_merging(subject: Subject, p: float = 1, folded: bool = True, reduction: str = "mean") -> Scored:

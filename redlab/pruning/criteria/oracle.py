@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from redlab.channels.groups import Group
 from redlab.network.example import Inputs, answer
 from redlab.progress import progress
-from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject
+from redlab.pruning.subject import Scored, Subject
 
 
 def oracle(

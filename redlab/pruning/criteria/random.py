@@ -9,8 +9,7 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.options import check_whole
-from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject
+from redlab.pruning.subject import Scored, Subject
 
 
 def random(subject: Subject, seed: int = 0) -> Scored:

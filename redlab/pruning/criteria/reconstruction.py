@@ -16,8 +16,7 @@ from scipy.linalg.blas import dsyr, dsyr2
 from redlab.compression.channel_rows import slices_of
 from redlab.progress import progress
 from redlab.pruning.consumer_moments import ConsumerInput, consumer_inputs
-from redlab.pruning.scores import Scored, last_turn, turn
-from redlab.pruning.subject import Subject
+from redlab.pruning.subject import Scored, Subject, last_turn, turn
 
 
 def reconstruction(subject: Subject) -> Scored:

@@ -11,8 +11,7 @@ from numpy import ndarray
 
 from redlab.compression.channel_rows import effective_rows
 from redlab.compression.similarity import Dendrogram, dendrogram
-from redlab.pruning.scores import Scored, last_turn
-from redlab.pruning.subject import Subject
+from redlab.pruning.subject import Scored, Subject, last_turn
 
 
 def redundancy(subject: Subject, linkage: str = "complete", relative: bool = True) -> Scored:

@@ -20,7 +20,7 @@ from redlab.pruning.criteria.redundancy import redundancy
 from redlab.pruning.criteria.singe import singe
 from redlab.pruning.criteria.srinivas_babu import srinivas_babu
 from redlab.pruning.criteria.taylor import taylor, taylor_of_weights
-from redlab.pruning.scores import Scored
+from redlab.pruning.subject import Scored
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from redlab.network.example import Inputs, place_of
 from redlab.options import check_one_of, check_whole
 from redlab.progress import progress
 from redlab.pruning.gates import gated
-from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject
+from redlab.pruning.subject import Scored, Subject
 
 PATHS = ("group", "neuron")
 

@@ -13,8 +13,7 @@ from redlab.channels.groups import Group
 from redlab.compression.channel_rows import effective_rows, slices_of
 from redlab.compression.similarity import pairwise_distances
 from redlab.progress import progress
-from redlab.pruning.scores import Scored, last_turn, turn
-from redlab.pruning.subject import Subject
+from redlab.pruning.subject import Scored, Subject, last_turn, turn
 
 
 def srinivas_babu(subject: Subject) -> Scored:

@@ -22,13 +22,11 @@ from torch import Tensor
 
 from redlab.network.example import answer
 from redlab.options import check_one_of, check_whole
-from redlab.pruning.curvature import expected_change
-from redlab.pruning.gates import gate_gradients
-from redlab.pruning.scores import Scored
-from redlab.pruning.subject import Subject, per_channel
+from redlab.pruning.gates import expected_change, gate_gradients
+from redlab.pruning.subject import UNREAD, Scored, Subject, per_channel
 
 FORMS = ("gate", "joint", "independent")
-SKIP_FIXES = ("producers", "mean", "official", "none")
+SKIP_FIXES = {"producers": 0, "mean": 2, "official": 1, "none": 0}  # the power of B that scores are divided by
 
 
 def taylor(
@@ -54,25 +52,20 @@ def taylor(
         chunk: images at once; memory only, no score depends on it.
 
     """
-    _check(form, order, skip_fix)
+    for name, value, known in (("form", form, FORMS), ("order", order, (1, 2)), ("skip_fix", skip_fix, SKIP_FIXES)):
+        check_one_of(name, value, known)
+    if order == 2 and (form, skip_fix) != ("gate", "producers"):
+        raise ValueError("the second order is that of one gate a channel: form='gate', skip_fix='producers'")
     check_whole("batch_size", batch_size)
     check_whole("probes", probes, 2)  # one has no standard error
     if form != "gate":
         return _of_rows(subject, form, batch_size, chunk)
     if order == 2:
         return expected_change(subject, batch_size, chunk, probes, seed)
-    gates = gate_gradients(subject, chunk, after_sums=skip_fix != "producers")
-    values = {name: _mean_square(each, batch_size) for name, each in gates.of.items()}
-    divisor = {"producers": 0, "none": 0, "mean": 2, "official": 1}[skip_fix]
-    values = {name: value / gates.tensors[name] ** divisor for name, value in values.items()}
-    return Scored(values, skipped=gates.unread)
-
-
-def _check(form: str, order: int, skip_fix: str) -> None:
-    for name, value, known in (("form", form, FORMS), ("order", order, (1, 2)), ("skip_fix", skip_fix, SKIP_FIXES)):
-        check_one_of(name, value, known)
-    if order == 2 and (form, skip_fix) != ("gate", "producers"):
-        raise ValueError("the second order is that of one gate a channel: form='gate', skip_fix='producers'")
+    gradients, tensors = gate_gradients(subject, chunk, after_sums=skip_fix != "producers")
+    power = SKIP_FIXES[skip_fix]
+    values = {name: _mean_square(own, batch_size) / tensors[name] ** power for name, own in gradients.items()}
+    return Scored(values, skipped={name: UNREAD for name, count in tensors.items() if count == 0})
 
 
 def _mean_square(gradients: Tensor, batch_size: int) -> ndarray:

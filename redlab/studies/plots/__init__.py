@@ -14,20 +14,17 @@ needs("lab", "matplotlib", "seaborn")
 
 _FIGURES = {
     "atlas": "draw_twins plot_atlas_filters plot_atlas_kinds plot_atlas_products plot_atlas_values plot_predictors",
-    "bounds": "plot_bound",
-    "hashing": "plot_codebooks plot_collapse plot_density plot_error plot_frontier plot_modes plot_values",
-    "idea": "draw_idea",
+    "hashing": "plot_bound plot_codebooks plot_collapse plot_density plot_error plot_frontier plot_modes plot_values",
     "inspection": "plot_tensor_entropy plot_tensor_error plot_tensor_products plot_tensor_values",
-    "kernels": "plot_kernels",
+    "kernels": "draw_units plot_kernels plot_unit",
     "masks": "draw_epoch plot_diversity plot_inclusion plot_mask_entropy plot_masks",
     "merging": "draw_pairs plot_alphas plot_distances plot_filters plot_merges",
     "pruning": "plot_agreement plot_correlations plot_latency plot_relevance plot_savings plot_scores "
     "plot_sensitivity plot_tradeoff",
-    "real": "draw_real show_compact",
+    "real": "draw_idea draw_real show_compact",
     "splitting": "draw_splits draw_steps plot_bits plot_channels plot_expected plot_split plot_splits plot_times",
     "style": "small_multiples",
     "sweeps": "plot_sweep",
-    "units": "draw_units plot_unit",
 }
 _HOME = {name: file for file, names in _FIGURES.items() for name in names.split()}
 __all__ = sorted(_HOME)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from redlab.studies.atlas import by_bins
-from redlab.studies.plots.style import BLUE, DASHES, INK, MARKERS, ORANGE, PURPLE, RED, axes, rows_of, styled
+from redlab.studies.plots.style import BLUE, DASHES, INK, ORANGE, PURPLE, RED, axes, framed, plain_log, rows_of, styled
 from redlab.studies.redundancy import KINDS
 
 _STATES = ((False, BLUE, "s", "random"), (True, RED, "o", "trained"))
@@ -39,10 +39,9 @@ def plot_atlas_values(layers: pd.DataFrame, noise: pd.DataFrame, ax: Axes | None
     for dash, (shape, part) in zip(DASHES, noise.groupby("shape", sort=False), strict=False):
         ax.plot(part["weights"], part["distinct"], linestyle=dash, color=INK, linewidth=1.2, label=f"{shape} noise")
     share = layers["distinct"].sum() / layers["weights"].sum()
-    ax.set(xlabel="weights of a layer (log)", ylabel="distinct values after hashing (log)")
-    ax.set_title(f"Hashing leaves one value for every {1 / share:,.0f} weights\n({_size(layers)})")
-    ax.legend(loc="upper left")
-    return ax
+    title = f"Hashing leaves one value for every {1 / share:,.0f} weights"
+    labels = {"xlabel": "weights of a layer (log)", "ylabel": "distinct values after hashing (log)"}
+    return _end(ax, layers, title, "upper left", **labels)
 
 
 @styled
@@ -60,11 +59,9 @@ def plot_atlas_products(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     chance = layers.groupby(np.round(np.log2(layers["unit"])))[["unit", "products_expected"]].median()
     ax.plot(chance["unit"], 100 * chance["products_expected"], color=INK, linewidth=1.2, label="by chance")
     ratio = (layers["products_measured"] / layers["products_expected"]).groupby(layers["trained"]).median()
-    ax.set(xlabel="weights that an input channel meets (log)", ylabel="multiplications left (%, log)")
     words = ", ".join(f"{name} {ratio[state]:.3f}" for state, _, _, name in _STATES if state in ratio)
-    ax.set_title(f"Multiplications over those by chance, median: {words}\n({_size(layers)})")
-    ax.legend(loc="lower left")
-    return ax
+    labels = {"xlabel": "weights that an input channel meets (log)", "ylabel": "multiplications left (%, log)"}
+    return _end(ax, layers, f"Multiplications over those by chance, median: {words}", "lower left", **labels)
 
 
 @styled
@@ -86,10 +83,9 @@ def plot_atlas_filters(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.plot(found.index, found["middle"], **look, label=f"{column}, {name} ({own['network'].nunique()})")
             ax.fill_between(found.index, found["low"], found["high"], color=colour, alpha=0.12, linewidth=0)
     copies = int(layers["duplicates"].sum())
-    ax.set(xlabel="depth (first layer 0, last 1)", ylabel="filters with a near one (%)", xlim=(0, 1))
+    labels = {"xlabel": "depth (first layer 0, last 1)", "ylabel": "filters with a near one (%)"}
     title = f"{copies:,} exact duplicate{'s' * (copies != 1)} among {layers['outputs'].sum():,} filters"
-    ax.set_title(f"{title}\n({_size(layers)}; near: within half the median distance)")
-    ax.set_ylim(bottom=0)
+    _end(ax, layers, title, more="; near: within half the median distance", **labels, xlim=(0, 1), ylim=(0, None))
     ax.legend(loc="best", title="mean (networks)")
     return ax
 
@@ -123,11 +119,9 @@ def plot_atlas_kinds(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(1, color=INK, linewidth=1)
     rows_of(ax, kinds)
     ax.set(xscale="log", xlabel="distinct values over those of uniform noise (log)")
-    _plain(ax.xaxis)
     ax.margins(x=0.14)
-    ax.set_title(f"Values for a layer's size\n({_size(layers)})")
-    ax.legend(loc="best")
-    return ax
+    plain_log(ax.xaxis)
+    return _end(ax, layers, "Values for a layer's size")
 
 
 @styled
@@ -153,9 +147,7 @@ def draw_twins(twins: pd.DataFrame, title: str = "Trained networks, and the same
         ax.set_xlabel(label)
         ax.grid(axis="y", visible=False)
     rows_of(panels[0], names)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title, panels[0].get_legend_handles_labels()[0], columns=2)
 
 
 def _values(twins: pd.DataFrame, state: str) -> pd.Series:
@@ -196,19 +188,23 @@ def plot_predictors(explained: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(7.2, 0.55 * len(names) + 1.4)
     for k, (response, part) in enumerate(explained.groupby("response", sort=False)):
         rows = np.array([names.index(name) for name in part["predictor"]]) + 0.22 * (k - 1)
-        colour, marker = (INK, ORANGE, PURPLE)[k % 3], MARKERS[2 + k % 3]
+        colour, marker = ((INK, "^"), (ORANGE, "D"), (PURPLE, "v"))[k % 3]
         ax.hlines(rows, 100 * part["low"], 100 * part["high"], color=colour, linewidth=1.6)
         ax.plot(100 * part["drop"], rows, marker, color=colour, label=f"{response}: R² {part['r2'].iloc[0]:.2f}")
     rows_of(ax, names)
-    ax.set(xlabel="drop in R² without it (points of 100), 95 % interval over networks")
-    ax.set_title("What each predictor explains that the others cannot")
+    title = "What each predictor explains that the others cannot"
+    ax.set(xlabel="drop in R² without it (points of 100), 95 % interval over networks", title=title)
     ax.legend(loc="best")
     return ax
 
 
-def _size(layers: pd.DataFrame) -> str:
+def _end(ax: Axes, layers: pd.DataFrame, title: str, place: Any = "best", more: str = "", **settings: Any) -> Axes:
+    """The labels, a title that says how many networks and layers there are and ``more``, and a legend at ``place``."""
     networks = layers["network"].nunique()
-    return f"{networks} network{'s' * (networks != 1)}, {len(layers):,} layers"
+    size = f"({networks} network{'s' * (networks != 1)}, {len(layers):,} layers{more})"
+    ax.set(title=f"{title}\n{size}", **settings)
+    ax.legend(loc=place)
+    return ax
 
 
 def _medians(ax: Axes, layers: pd.DataFrame, x: str, y: pd.Series) -> None:
@@ -224,21 +220,7 @@ def _medians(ax: Axes, layers: pd.DataFrame, x: str, y: pd.Series) -> None:
         found = found[found["layers"] >= min(_FEW, found["layers"].max())]
         places = 2.0**found.index
         ax.fill_between(places, found["low"], found["high"], color=colour, alpha=0.25, linewidth=0)
-        ax.plot(
-            places,
-            found["middle"],
-            marker,
-            linestyle="-",
-            color=colour,
-            markersize=4.5,
-            label=f"{name}, median ({own['network'].nunique()} networks)",
-        )
-    ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-    _plain(ax.yaxis)
-
-
-def _plain(axis: mpl.axis.Axis) -> None:
-    """A log axis with ticks at 1, 2, 5, 10 and so on, in plain numbers."""
-    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
-    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+        label = f"{name}, median ({own['network'].nunique()} networks)"
+        ax.plot(places, found["middle"], f"{marker}-", color=colour, markersize=4.5, label=label)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    plain_log(ax.yaxis)

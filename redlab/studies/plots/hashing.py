@@ -1,28 +1,13 @@
-"""Figures of densities and hashing: a tidy frame in, Axes out."""
+"""Figures of densities, hashing and its guarantees: a tidy frame in, Axes out."""
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from redlab.network.remainder import of_layers
-from redlab.studies.plots.lost import draw_lost
-from redlab.studies.plots.style import (
-    BLUE,
-    COLOURS,
-    GREY,
-    INK,
-    MARKERS,
-    RED,
-    axes,
-    legend,
-    look,
-    plain_log,
-    rows_of,
-    styled,
-)
+from redlab.network.result import of_layers
+from redlab.studies.plots.style import BLUE, GREY, INK, RED, axes, dots, draw_lost, finish, look, rows_of, styled
 
 
 @styled
@@ -38,14 +23,10 @@ def plot_density(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     curve, modes, cuts = (frame[frame["mark"] == mark] for mark in ("", "mode", "cut"))
     ax.fill_between(curve["weight"], curve["density"], color=BLUE, alpha=0.18, linewidth=0, rasterized=True)
     ax.plot(curve["weight"], curve["density"], color=BLUE, linewidth=1.0, rasterized=True)
-    # A thousand dots would hide the curve that they sit on.
-    ax.plot(
-        modes["weight"], modes["density"], ".", color=RED, markersize=3.5 if len(modes) < 400 else 0.6, label="mode"
-    )
-    top = float(frame["density"].replace(np.inf, np.nan).max() or 1.0)
-    ax.vlines(
-        cuts["weight"], -0.09 * top, -0.02 * top, color=INK, linewidth=min(0.5, 60 / (len(cuts) + 1)), label="cut"
-    )
+    size = 3.5 if len(modes) < 400 else 0.6  # a thousand dots would hide the curve that they sit on
+    ax.plot(modes["weight"], modes["density"], ".", color=RED, markersize=size, label="mode")
+    top, width = float(frame["density"].replace(np.inf, np.nan).max() or 1.0), min(0.5, 60 / (len(cuts) + 1))
+    ax.vlines(cuts["weight"], -0.09 * top, -0.02 * top, color=INK, linewidth=width, label="cut")
     ax.axhline(0, color="#777777", linewidth=0.6)
     ax.set(xlabel="weight", ylabel="density", title=f"{len(modes):,} mode{'s' * (len(modes) != 1)}")
     return ax
@@ -63,13 +44,11 @@ def plot_modes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(7, 4)
     for k, (layer, part) in enumerate(frame.sort_values("bandwidth").groupby("layer", sort=False)):
         ax.plot(part["bandwidth"], part["modes"], **look(k), label=layer)
-    legend(ax)
-    ax.set(xscale="log", yscale="log", xlabel="bandwidth, in units of Silverman's (log)", ylabel="modes (log)")
+    ax.set(xlabel="bandwidth, in units of Silverman's (log)", ylabel="modes (log)")
+    finish(ax, xscale="log", yscale="log", title="A narrower kernel sees more modes")
     widths = sorted(set(frame["bandwidth"]))
     ax.set_xticks(widths, [f"{width:.3g}" if width >= 1 else f"1/{1 / width:.3g}" for width in widths])
     ax.minorticks_off()
-    ax.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
-    ax.set_title("A narrower kernel sees more modes")
     return ax
 
 
@@ -88,12 +67,11 @@ def plot_codebooks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     rules = list(dict.fromkeys(frame["rule"]))
     for row, rule in enumerate(rules):
         values = frame.loc[frame["rule"] == rule, "value"]
-        ax.vlines(values, row - 0.38, row + 0.38, color=COLOURS[row], linewidth=0.9)
+        ax.vlines(values, row - 0.38, row + 0.38, color=look(row)["color"], linewidth=0.9)
     ax.set_yticks(range(len(rules)), [f"{rule}\n{(frame['rule'] == rule).sum()} values" for rule in rules])
     ax.invert_yaxis()
     ax.grid(False)
-    ax.set(xlabel="weight", title="Where each rule puts its values")
-    return ax
+    return finish(ax, xlabel="weight", title="Where each rule puts its values")
 
 
 @styled
@@ -109,9 +87,8 @@ def plot_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     share = 100 * frame["weights"] / frame["weights"].sum()
     ax.vlines(frame["value"], 0, share, color=RED, linewidth=max(0.5, min(2.0, 200 / len(frame))))
     ax.axhline(0, color="#777777", linewidth=0.6)
-    ax.set(xlabel="weight", ylabel="weights (%)", title=f"{len(frame):,} value{'s' * (len(frame) != 1)}")
-    ax.set_ylim(bottom=0)
-    return ax
+    title = f"{len(frame):,} value{'s' * (len(frame) != 1)}"
+    return finish(ax, xlabel="weight", ylabel="weights (%)", title=title, ylim=(0, None))
 
 
 @styled
@@ -128,14 +105,11 @@ def plot_collapse(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     before, after = frame["distinct_before"].clip(lower=1), frame["distinct"].clip(lower=1)
     ax.hlines(rows, after, before, color="#cccccc", linewidth=2)
     ax.plot(before, rows, "o", color=GREY, markersize=5, label="before")
-    ax.plot(after, rows, "s", color=RED, markersize=5, label="after")
+    dots(ax, after, rows, 1, "after")
     share = frame["distinct"].sum() / max(frame["distinct_before"].sum(), 1)
     rows_of(ax, frame["layer"])
     title = f"Hashing keeps {share:.1%} of the distinct values"
-    ax.set(xscale="log", xlabel="distinct weight values (log)", title=title)
-    plain_log(ax.xaxis)
-    legend(ax)
-    return ax
+    return finish(ax, xscale="log", xlabel="distinct weight values (log)", title=title)
 
 
 @styled
@@ -152,13 +126,10 @@ def plot_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(7, 0.24 * frame["layer"].nunique() + 1.3)
     layers = list(dict.fromkeys(frame["layer"]))
     for k, (rule, part) in enumerate(frame.groupby("rule", sort=False)):
-        rows = [layers.index(layer) for layer in part["layer"]]
-        ax.plot(100 * part["error"], rows, MARKERS[k], color=COLOURS[k], markersize=5, label=rule)
+        dots(ax, 100 * part["error"], part["layer"].map(layers.index), k, rule)
     rows_of(ax, layers)
-    ax.set(xlabel="relative L2 error of the weights (%)", title="How far hashing moves each layer")
-    ax.set_xlim(left=0)
-    legend(ax)
-    return ax
+    title = "How far hashing moves each layer"
+    return finish(ax, xlabel="relative L2 error of the weights (%)", title=title, xlim=(0, None))
 
 
 @styled
@@ -174,7 +145,41 @@ def plot_frontier(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'distinct weight values left (%, log)'
     """
     ax = ax or axes(7, 4.5)
-    legend(ax, draw_lost(ax, frame.assign(share=100 * frame["share"]), "share"))
-    ax.set(xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)")
-    plain_log(ax.xaxis)
-    return ax
+    entries = draw_lost(ax, frame.assign(share=100 * frame["share"]), "share")
+    return finish(ax, entries, xscale="log", xlabel=f"{frame.attrs.get('of', 'share')} left (%, log)")
+
+
+@styled
+def plot_bound(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """An ``error_bound``: the bound and the measured error after each layer, relative to the layer's output (log).
+
+    Zeros have no place on a logarithmic axis and are left out.
+
+    Example:
+        >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=20)
+        >>> plot_bound(error_bound(network, hash_network(network), images)).get_xscale()
+        'log'
+    """
+    ax = ax or axes(7, 0.24 * len(frame) + 1.6)
+    rows = np.arange(len(frame))
+    bound, measured = (frame[name].where(frame[name] > 0) for name in ("bound", "measured"))
+    ax.hlines(rows, measured, bound, color="#cccccc", linewidth=2)
+    dots(ax, bound, rows, 1, "bound")
+    dots(ax, measured, rows, 0, "measured")
+    rows_of(ax, frame["layer"])
+    if bound.notna().any():  # from one power of ten to another, however few of them the values span
+        low, high = np.floor(np.log10(np.fmin(bound.min(), measured.min()))), np.ceil(np.log10(bound.max()))
+        ax.set(xscale="log", xlim=(10 ** (low - 0.15), 10 ** (high + 0.15)))
+    label = "L2 error, relative to the layer's output (median over the images, log)"
+    return finish(ax, xlabel=label, ylabel="layer", title=_bound_title(frame))
+
+
+def _bound_title(frame: pd.DataFrame) -> str:
+    facts = frame.attrs
+    first = "No error at the output"
+    if facts["bound"]:
+        exponent = facts["log10_ratio"]
+        times = f"{10**exponent:.2g}" if exponent < 3 else f"10^{exponent:.1f}"
+        first = f"At the output, the bound is {times} times the measured error"
+    second = f"{facts['certain']:.1%} of {facts['images']:,} predictions are certain to stay; {facts['same']:.1%} stay"
+    return f"{first}\n{second}"

@@ -6,7 +6,6 @@ layer's, a dot each, the first layer's above and the last one's below.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,18 +15,17 @@ from matplotlib.axes import Axes
 
 from redlab.studies.inspection import printable, wide_tensors
 from redlab.studies.plots.save import save_figure
-from redlab.studies.plots.style import COLOURS, GREY, INK, RED, axes, figure_of, legend, plain_log, styled
+from redlab.studies.plots.style import COLOURS, GREY, INK, RED, axes, figure_of, finish, rows_of, styled
 
 _MOST_ROWS, _MOST_LETTERS = 40, 56
 
 
 def save_figures(frame: pd.DataFrame, folder: Path) -> None:
     """Every figure of this file as PNG and PDF; none where no tensor has two axes."""
-    plots = {"values": plot_tensor_values, "error": plot_tensor_error}
-    plots |= {"products": plot_tensor_products, "entropy": plot_tensor_entropy}
-    for name, plot in plots.items() if wide_tensors(frame).any() else ():
+    plots = (plot_tensor_values, plot_tensor_error, plot_tensor_products, plot_tensor_entropy)
+    for plot in plots if wide_tensors(frame).any() else ():
         figure = figure_of(plot(frame))
-        save_figure(figure, name, folder)
+        save_figure(figure, plot.__name__.removeprefix("plot_tensor_"), folder)
         plt.close(figure)
 
 
@@ -44,10 +42,8 @@ def plot_tensor_values(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     _dots(ax, part["distinct_before"], place, GREY, "o", "before")
     _dots(ax, part["distinct"], place, RED, "s", "after hashing")
     share = part["distinct"].sum() / part["distinct_before"].sum()
-    ax.set(xscale="log", xlabel="distinct values (log)", title=f"Hashing keeps {share:.2%} of the distinct values")
-    plain_log(ax.xaxis)
-    legend(ax)
-    return ax
+    title = f"Hashing keeps {share:.2%} of the distinct values"
+    return finish(ax, xscale="log", xlabel="distinct values (log)", title=title)
 
 
 @styled
@@ -61,10 +57,8 @@ def plot_tensor_error(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax, part, place = _stage(frame, ax)
     _dots(ax, 100 * part["error"], place, COLOURS[0], "o", "")
-    mean = 100 * part["error"].mean()
-    ax.set(xlabel="relative L2 error of hashing (%)", title=f"Hashing moves a tensor by {mean:.2g} % on average")
-    ax.set_xlim(left=0)
-    return ax
+    title = f"Hashing moves a tensor by {100 * part['error'].mean():.2g} % on average"
+    return finish(ax, xlabel="relative L2 error of hashing (%)", title=title, xlim=(0, None))
 
 
 @styled
@@ -80,11 +74,8 @@ def plot_tensor_products(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     products = (part["weights"] - part["zeros"]).clip(lower=1)  # by zero there is none
     _dots(ax, 100 * part["measured"] / products, place, COLOURS[1], "D", "counted")
     _dots(ax, 100 * part["expected"] / products, place, INK, "|", "by chance")
-    share = part["measured"].sum() / products.sum()
-    ax.set(xlabel="multiplications left (%)", title=f"{share:.2%} of all multiplications are distinct")
-    ax.set_xlim(left=0)
-    legend(ax)
-    return ax
+    title = f"{part['measured'].sum() / products.sum():.2%} of all multiplications are distinct"
+    return finish(ax, xlabel="multiplications left (%)", title=title, xlim=(0, None))
 
 
 @styled
@@ -97,14 +88,12 @@ def plot_tensor_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'bits a weight'
     """
     ax, part, place = _stage(frame, ax)
-    stored = part["dtype"].map(_bits)
+    stored = part["dtype"].str.extract(r"([0-9]+)")[0].astype(int)  # float8_e4m3fn: 8
     _dots(ax, stored, place, GREY, "|", "as stored")
     _dots(ax, part["entropy"], place, COLOURS[3], "^", "entropy")
     mean, was = (np.average(bits, weights=part["weights"]) for bits in (part["entropy"], stored))
-    ax.set(xlabel="bits a weight", title=f"{mean:.2f} bits a weight on average, stored in {was:.3g}")
-    ax.set_xlim(left=0)
-    legend(ax)
-    return ax
+    title = f"{mean:.2f} bits a weight on average, stored in {was:.3g}"
+    return finish(ax, xlabel="bits a weight", title=title, xlim=(0, None))
 
 
 def _stage(frame: pd.DataFrame, ax: Axes | None) -> tuple[Axes, pd.DataFrame, np.ndarray]:
@@ -116,10 +105,8 @@ def _stage(frame: pd.DataFrame, ax: Axes | None) -> tuple[Axes, pd.DataFrame, np
     shared = len(names) < len(labels)
     shown = [_short(name) + (f"  ({counts[name]})" if shared else "") for name in names]
     ax = ax or axes(5.5 + 0.07 * max(map(len, shown)), 0.25 * len(names) + 1.4)
-    ax.set_yticks(range(len(names)), shown)
-    ax.set_ylim(len(names) - 0.4, -0.6)  # the first stands above
+    rows_of(ax, shown)
     ax.set_ylabel("tensors of a role,\nthe first above the last" if shared else "")
-    ax.grid(axis="y", visible=False)
     nth = labels.groupby(labels).cumcount() / (labels.map(counts) - 1).clip(lower=1)
     spread = np.where(labels.map(counts) > 1, 0.6 * (nth - 0.5), 0)
     return ax, part, labels.map(names.index).to_numpy() + spread
@@ -145,8 +132,3 @@ def _dots(ax: Axes, values: pd.Series, place: np.ndarray, colour: str, marker: s
     many = len(place) > _MOST_ROWS
     size = (3 if many else 5) * (1.8 if marker == "|" else 1)  # a tick shows where it lies on a dot
     ax.plot(values, place, marker, color=colour, markersize=size, alpha=0.7 if many else 1, label=label)
-
-
-def _bits(dtype: str) -> int:
-    """float8_e4m3fn: 8."""
-    return int(re.findall(r"[0-9]+", dtype)[0])

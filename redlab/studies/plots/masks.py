@@ -11,13 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from redlab.dpp.draws import largest
-from redlab.studies.plots.style import BLUE, INK, ORANGE, RED, VIOLET, axes, legend, look, styled
+from redlab.studies.plots.style import BLUE, INK, ORANGE, RED, VIOLET, axes, finish, legend, look, styled
 
 _SHARP = 128  # entries of a row, at most, that are drawn one by one
 
@@ -36,9 +37,8 @@ def plot_masks(logits: dict[str, Tensor], k: int, title: str = "") -> Figure:
         >>> [ax.get_title() for ax in figure.axes[:2]]
         ['before', 'after']
     """
-    figure, grid = plt.subplots(
-        2, len(logits), figsize=(3.6 * len(logits), 5.2), squeeze=False, sharex=True, sharey=True
-    )
+    size = (3.6 * len(logits), 5.2)
+    figure, grid = plt.subplots(2, len(logits), figsize=size, squeeze=False, sharex=True, sharey=True)
     for column, (name, own) in zip(grid.T, logits.items(), strict=True):
         _logits(column[0], own, k)
         _mask(column[1], own, k)
@@ -71,31 +71,30 @@ def draw_epoch(logits: Tensor, since: Tensor, k: int, name: str = "since", figur
     # 1 where an entry came in, -1 where it went out; of unlike lightness, so that they differ without colour as well.
     change = largest(logits, k).int() - largest(since, k).int()
     colours = ListedColormap([ORANGE, "white", VIOLET])
-    right.imshow(change.numpy(), cmap=colours, aspect="auto", vmin=-1, vmax=1, interpolation=how, rasterized=True)
-    right.grid(False)
+    _picture(right, change, colours, -1, 1, how)
     for ax, title in zip((left, middle, right), ("logits", f"mask: {k} of {logits.shape[1]} a row", name), strict=True):
         ax.set(title=title, xlabel="input")
     left.set_ylabel("output unit")
-    marks = [Patch(facecolor=VIOLET, label="came in"), Patch(facecolor=ORANGE, label="went out")]
-    right.legend(handles=marks, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend(right, [Patch(facecolor=VIOLET, label="came in"), Patch(facecolor=ORANGE, label="went out")])
     return figure
 
 
 def _logits(ax: Axes, own: Tensor, k: int, how: str = "auto") -> None:
     """From each row's k-th largest up and down: what lies above it is kept."""
     own = own.float()
-    centred = (own - own.topk(k).values[:, -1:]).numpy()
-    reach = np.percentile(np.abs(centred), 98)
-    colours: dict[str, Any] = {"cmap": "cividis", "vmin": -reach, "vmax": reach}
-    picture = ax.imshow(centred, **colours, aspect="auto", interpolation=how, rasterized=True)
+    centred = own - own.topk(k).values[:, -1:]
+    reach = np.percentile(centred.abs().numpy(), 98)
+    picture = _picture(ax, centred, "cividis", -reach, reach, how)
     ax.figure.colorbar(picture, ax=ax, label="logit above the row's k-th")
-    ax.grid(False)
 
 
 def _mask(ax: Axes, own: Tensor, k: int, how: str = "auto") -> None:
-    colours: dict[str, Any] = {"cmap": "Greys", "vmin": 0, "vmax": 1}
-    ax.imshow(largest(own.float(), k).numpy(), **colours, aspect="auto", interpolation=how, rasterized=True)
+    _picture(ax, largest(own.float(), k), "Greys", 0, 1, how)
+
+
+def _picture(ax: Axes, own: Tensor, colours: str | ListedColormap, low: float, high: float, how: str) -> AxesImage:
     ax.grid(False)
+    return ax.imshow(own.numpy(), colours, aspect="auto", vmin=low, vmax=high, interpolation=how, rasterized=True)
 
 
 @styled
@@ -111,10 +110,8 @@ def plot_inclusion(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.bar(frame["entry"] - 0.2, 100 * frame["p"], width=0.4, color=BLUE, label="share of p")
     ax.bar(frame["entry"] + 0.2, 100 * frame["pi"], width=0.4, color=RED, label="is in the mask")
     first = frame.iloc[0]
-    ax.set(xlabel="entry", ylabel="probability (%)", ylim=(0, 105))
-    ax.set_title(f"H(p) = {first['entropy']:.2f}, H(pi / k) = {first['inclusion_entropy']:.2f} nats")
-    legend(ax)
-    return ax
+    title = f"H(p) = {first['entropy']:.2f}, H(pi / k) = {first['inclusion_entropy']:.2f} nats"
+    return finish(ax, xlabel="entry", ylabel="probability (%)", title=title, ylim=(0, 105))
 
 
 @styled
@@ -131,20 +128,18 @@ def plot_mask_entropy(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = ax or axes(5, 3.4)
     marks = {"log n": frame["log_n"].iloc[0], "log k": frame["log_k"].iloc[0]}
-    for (name, place), side in zip(marks.items(), ("bottom", "top"), strict=True):
+    about: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 9}
+    about["path_effects"] = [withStroke(linewidth=3, foreground="white")]
+    for (name, place), side, above in zip(marks.items(), ("bottom", "top"), (2, -2), strict=True):
         ax.axhline(place, color=INK, linewidth=0.9, linestyle=":")
-        text = ax.annotate(f"{name} = {place:.2f}", (1, place), xycoords=("axes fraction", "data"),
-                           xytext=(0, 2 if side == "bottom" else -2), textcoords="offset points",
-                           ha="right", va=side, fontsize=9)  # fmt: skip
-        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    ax.plot(frame["epoch"], frame["entropy"], color=BLUE, marker="o", markersize=3, label="logits, H(softmax)")
+        ax.annotate(f"{name} = {place:.2f}", (1, place), (0, above), ha="right", va=side, **about)
+    ax.plot(frame["epoch"], frame["entropy"], "o-", color=BLUE, markersize=3, label="logits, H(softmax)")
     if "inclusion_entropy" in frame:
-        ax.plot(frame["epoch"], frame["inclusion_entropy"], color=RED, linestyle="--", marker="s", markersize=3,
-                label="inclusion, H(pi / k)")  # fmt: skip
-    ax.set(xlabel="epoch", ylabel="entropy (nats)", ylim=(-0.1 * marks["log n"], 1.2 * marks["log n"]))
+        own = frame["inclusion_entropy"]
+        ax.plot(frame["epoch"], own, "s--", color=RED, markersize=3, label="inclusion, H(pi / k)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend(ax)
-    return ax
+    ends = (-0.1 * marks["log n"], 1.2 * marks["log n"])
+    return finish(ax, xlabel="epoch", ylabel="entropy (nats)", ylim=ends)
 
 
 @styled
@@ -169,9 +164,7 @@ def plot_diversity(frame: pd.DataFrame, what: str = "diversity", ax: Axes | None
         "hamming": ("distance (% of random masks')", "Do units keep different inputs?"),
     }
     label, title = titles[what]
-    ax.set(xlabel="epoch", ylabel=label, title=title, ylim=(0, None))
-    legend(ax)
-    return ax
+    return finish(ax, xlabel="epoch", ylabel=label, title=title, ylim=(0, None))
 
 
 def _share(own: pd.DataFrame, what: str) -> pd.Series:

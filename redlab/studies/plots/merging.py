@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from redlab.network.remainder import of_layers
-from redlab.studies.plots.lost import draw_lost
-from redlab.studies.plots.style import BLUE, RED, axes, legend, rows_of, styled
+from redlab.network.result import of_layers
+from redlab.studies.plots.style import BLUE, RED, axes, bare, draw_lost, finish, framed, rows_of, styled
 
 # The longest row of filters, in their own widths, before the next cluster starts a new row.
 _LINE = 16
@@ -38,12 +37,8 @@ def plot_merges(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.annotate(f" stays: {reason}", (0, row), va="center", fontsize=9, color="#555555")
     rows_of(ax, frame["layer"])
     before, after = frame["channels_before"].sum(), frame["channels_after"].sum()
-    ax.set(
-        xlabel="channels removed (%)", title=f"Merging keeps {after:,} of {before:,} channels ({after / before:.1%})"
-    )
-    ax.set_xlim(0, max(5.0, 1.05 * float((merged + dead).max())))
-    legend(ax)
-    return ax
+    title = f"Merging keeps {after:,} of {before:,} channels ({after / before:.1%})"
+    return finish(ax, xlabel="channels removed (%)", title=title, xlim=(0, max(5, 1.05 * (merged + dead).max())))
 
 
 @styled
@@ -59,7 +54,10 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'Filters that merge'
     """
     if frame.empty:
-        return _nothing(ax or axes(9, 1.5))
+        ax = ax or axes(9, 1.5)
+        ax.annotate("no filters merge", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+        bare(ax)
+        return finish(ax, xticks=[], yticks=[])
     clusters = [part for _, part in frame.groupby("cluster", sort=False)]
     places, (rows, columns), (height, width) = _lay_out(clusters)
     ax = ax or axes(9, 0.55 + 1.9 * (1 + max(y for y, _ in places) // (height + _gap(height))))
@@ -75,9 +73,9 @@ def plot_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     top = float(frame["value"].abs().max()) or 1.0
     picture = ax.imshow(canvas, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.8)
-    _bare(ax)
-    ax.set(xlabel="filters by number; each a row per input channel, a column per tap", title="Filters that merge")
-    return ax
+    bare(ax)
+    label = "filters by number; each a row per input channel, a column per tap"
+    return finish(ax, xticks=[], yticks=[], xlabel=label, title="Filters that merge")
 
 
 def _lay_out(clusters: list[pd.DataFrame]) -> tuple[list[tuple[int, int]], tuple[int, int], tuple[int, int]]:
@@ -125,8 +123,7 @@ def draw_pairs(frame: pd.DataFrame, title: str = "") -> Figure:
         ax.set_title(f"{name}: {first['distance']:.2f} of the\nmedian distance ({len(part):,} weights)")
         ax.set(xlabel=f"weight of filter {first['filter']}", ylabel=f"weight of filter {first['other']}")
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title)
 
 
 @styled
@@ -148,8 +145,7 @@ def plot_distances(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(np.arange(0, n, step), order[::step])
     ax.grid(False)
-    ax.set(xlabel="filter", ylabel="filter", title="Distances, in the order of the dendrogram")
-    return ax
+    return finish(ax, xlabel="filter", ylabel="filter", title="Distances, in the order of the dendrogram")
 
 
 @styled
@@ -165,25 +161,10 @@ def plot_alphas(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'channels removed (%)'
     """
     ax = ax or axes(7, 4.5)
-    legend(ax, draw_lost(ax, frame.assign(removed=100 * (1 - frame["share"])), "removed"))
-    ax.set(xlabel="channels removed (%)", title="What merging costs")
-    return ax
-
-
-def _nothing(ax: Axes) -> Axes:
-    """In place of filters that merge."""
-    ax.annotate("no filters merge", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
-    _bare(ax)
-    return ax
+    entries = draw_lost(ax, frame.assign(removed=100 * (1 - frame["share"])), "removed")
+    return finish(ax, entries, xlabel="channels removed (%)", title="What merging costs")
 
 
 def _gap(height: int) -> int:
     """Rows between two lines, for the numbers of the filters."""
     return max(2, height // 4)
-
-
-def _bare(ax: Axes) -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)

@@ -8,20 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from redlab.studies.plots.lost import draw_lost
-from redlab.studies.plots.style import (
-    BLUE,
-    COLOURS,
-    INK,
-    MARKERS,
-    ORANGE,
-    RED,
-    axes,
-    legend,
-    plain_log,
-    rows_of,
-    styled,
-)
+from redlab.studies.plots.style import BLUE, COLOURS, INK, ORANGE, RED, axes, draw_lost, finish, look, rows_of, styled
 
 # What stands on the horizontal axis of a trade-off, by column.
 _LEFT = {
@@ -52,19 +39,16 @@ def plot_scores(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     groups = list(dict.fromkeys(frame["group"]))
     ax = ax or axes(7, 0.3 * len(groups) + 1.3)
     floor = frame.loc[frame["score"] > 0, "score"].min() / 3
-    jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(frame))
-    rows = frame["group"].map(groups.index) + jitter
+    rows = frame["group"].map(groups.index) + np.random.default_rng(0).uniform(-0.28, 0.28, len(frame))
     zero = frame["score"] <= 0
     ax.plot(frame["score"].where(~zero), rows, "o", color=BLUE, markersize=3.5, alpha=0.75, markeredgewidth=0)
     if zero.any():
         ax.plot(np.full(zero.sum(), floor), rows[zero], "x", color=RED, markersize=4, label="score 0")
-        legend(ax)
     medians = frame.groupby("group", sort=False)["score"].median().clip(lower=floor)
     ax.plot(medians, range(len(groups)), "|", color=INK, markersize=12, markeredgewidth=1.6)
     rows_of(ax, [f"{group} ({(frame['group'] == group).sum()})" for group in groups])
-    ax.set(xscale="log", xlabel="score (log)", title="Scores of the channels by group; a bar marks the median")
-    plain_log(ax.xaxis)
-    return ax
+    title = "Scores of the channels by group; a bar marks the median"
+    return finish(ax, xscale="log", xlabel="score (log)", title=title)
 
 
 @styled
@@ -80,15 +64,10 @@ def plot_agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(4, 3.6)
     shown = frame[(frame["score"] > 0) & (frame["oracle"] > 0)]
     ax.plot(shown["oracle"], shown["score"], "o", color=BLUE, markersize=3.5, alpha=0.6, markeredgewidth=0)
-    ax.set(xscale="log", yscale="log", xlabel="squared loss change (nats², log)", ylabel="score (log)")
-    for axis in (ax.xaxis, ax.yaxis):
-        plain_log(axis)
-    pearson, spearman = (
-        frame[["score", "oracle"]].corr().iloc[0, 1],
-        frame[["score", "oracle"]].rank().corr().iloc[0, 1],
-    )
-    ax.set_title(f"Pearson {pearson:.2f}, Spearman {spearman:.2f}")
-    return ax
+    both = frame[["score", "oracle"]]
+    title = f"Pearson {both.corr().iloc[0, 1]:.2f}, Spearman {both.rank().corr().iloc[0, 1]:.2f}"
+    labels: dict[str, Any] = {"xlabel": "squared loss change (nats², log)", "ylabel": "score (log)"}
+    return finish(ax, xscale="log", yscale="log", title=title, **labels)
 
 
 @styled
@@ -104,14 +83,13 @@ def plot_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(9, 4)
     for k, (images, part) in enumerate(frame.groupby("images", sort=False)):
         for which, (dash, title) in _KINDS.items():
-            label = f"{images}: {title}"
-            ax.plot(part["batch"], part[which], dash, marker=MARKERS[k], color=COLOURS[k], markersize=5, label=label)
+            own = look(k) | {"linestyle": dash, "label": f"{images}: {title}"}
+            ax.plot(part["batch"], part[which], **own)
     ax.axhline(0, color="#777777", linewidth=0.8)
-    ax.set(xscale="log", xlabel="images in a minibatch (log)", ylabel="correlation with the oracle", ylim=(None, 1.02))
+    labels: dict[str, Any] = {"xlabel": "images in a minibatch (log)", "ylabel": "correlation with the oracle"}
+    finish(ax, xscale="log", title="The minibatch is part of the criterion", ylim=(None, 1.02), **labels)
     ax.set_xticks(sorted(frame["batch"].unique()), [f"{batch:g}" for batch in sorted(frame["batch"].unique())])
     ax.minorticks_off()
-    ax.set_title("The minibatch is part of the criterion")
-    legend(ax)
     return ax
 
 
@@ -132,12 +110,9 @@ def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = No
     ax = ax or axes(8, 4.5)
     shown = 100 * frame[x] if x in _SHARES else frame[x]
     shown = 100 - shown if x == "sparsity" else shown
-    legend(ax, draw_lost(ax, frame.assign(shown=shown), "shown", point="keep"))
-    ax.set_xlabel(_LEFT[x])
-    if "log" in _LEFT[x]:
-        ax.set_xscale("log")
-        plain_log(ax.xaxis)
-        ax.minorticks_off()
+    entries = draw_lost(ax, frame.assign(shown=shown), "shown", point="keep")
+    finish(ax, entries, xlabel=_LEFT[x], xscale="log" if "log" in _LEFT[x] else "linear")
+    ax.minorticks_off()
     return ax
 
 
@@ -161,14 +136,13 @@ def plot_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.scatter(means["time_ratio"], rows, color=colours, s=26, zorder=3)
     ax.axvline(1, color=INK, linewidth=0.9)
     before = frame.attrs.get("before", frame["accuracy"].max())
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "ha": "right", "fontsize": 9}
     for row, accuracy in enumerate(means["accuracy"]):
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "ha": "right", "fontsize": 9}
         ax.annotate(f"{before - accuracy:.1f}", (1.1, row), **place)
     ax.annotate("points\nlost", (1.1, 1.0), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
     rows_of(ax, [f"{method}, {keep:.0%} left" for method, keep in zip(means["method"], means["keep"], strict=True)])
-    ax.set_xlabel("time of one image over that before (batch 1, bars: middle half)")
-    ax.set_xlim(means["time_low"].min() - 0.02, max(1.03, means["time_high"].max() + 0.02))
-    return ax
+    ends = means["time_low"].min() - 0.02, max(1.03, means["time_high"].max() + 0.02)
+    return finish(ax, xlabel="time of one image over that before (batch 1, bars: middle half)", xlim=ends)
 
 
 @styled
@@ -191,8 +165,7 @@ def plot_sensitivity(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(table)), table.index)
     ax.grid(False)
     ax.figure.colorbar(picture, ax=ax, label="accuracy (%)")
-    ax.set(xlabel="channels of this group removed (%)", title="One group pruned, all others whole")
-    return ax
+    return finish(ax, xlabel="channels of this group removed (%)", title="One group pruned, all others whole")
 
 
 @styled
@@ -207,9 +180,8 @@ def plot_relevance(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(4.2, 3.6)
     ax.plot(frame["magnitude"], frame["relevance"], ".", color=BLUE, markersize=2, alpha=0.5, rasterized=True)
     rank = frame[["magnitude", "relevance"]].rank().corr().iloc[0, 1]
-    ax.set(xlabel="magnitude (share of range)", ylabel="relevance (share of range)")
-    ax.set_title(f"{len(frame):,} weights, Spearman {rank:.2f}")
-    return ax
+    title = f"{len(frame):,} weights, Spearman {rank:.2f}"
+    return finish(ax, xlabel="magnitude (share of range)", ylabel="relevance (share of range)", title=title)
 
 
 @styled
@@ -222,18 +194,15 @@ def plot_savings(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'the best mixture saves 25.0 %'
     """
     ax = ax or axes(6, 3.2)
-    frame = frame.reset_index(drop=True)
-    best = frame["kilobytes"].idxmin() if frame["kilobytes"].notna().any() else None
-    colours = [ORANGE if index == best else BLUE for index in frame.index]
-    ax.barh(range(len(frame)), frame["kilobytes"], color=colours, height=0.7)
-    for place, size in enumerate(frame["kilobytes"]):
+    sizes = frame["kilobytes"].to_numpy(float)
+    ax.barh(range(len(frame)), sizes, color=np.where(sizes == frame["kilobytes"].min(), ORANGE, BLUE), height=0.7)
+    for place, size in enumerate(sizes):
         text = f" {size:.1f}" if np.isfinite(size) else " not reached"
-        ax.annotate(text, (size if np.isfinite(size) else 0, place), ha="left", va="center", fontsize=9)
+        ax.annotate(text, (np.nan_to_num(size), place), va="center", fontsize=9)
     names = {0.0: "0 (magnitude)", 1.0: "1 (relevance)"}
     rows_of(ax, [names.get(delta, f"{delta:g}") for delta in frame["delta"]])
-    ax.set(xlabel="size (kB)", ylabel="delta", title=_saving(frame))
-    ax.set_xlim(0, 1.25 * (frame["kilobytes"].max() if best is not None else 1))
-    return ax
+    right = 1.25 * (np.nan_to_num(frame["kilobytes"].max()) or 1)
+    return finish(ax, xlabel="size (kB)", ylabel="delta", title=_saving(frame), xlim=(0, right))
 
 
 def _saving(frame: pd.DataFrame) -> str:

@@ -1,11 +1,10 @@
-"""Figures of real networks by many methods: a row of panels a network, split layers apart."""
+"""Figures of real networks: many methods side by side, and the idea that opens README and notebooks."""
 
 from __future__ import annotations
 
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,9 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from redlab.names import unknown
-from redlab.network.evaluation import accuracy_interval
-from redlab.studies.plots.lost import mark_cut
-from redlab.studies.plots.style import BLUE, GREY, INK, ORANGE, PURPLE, RED, STYLE, plain_log, rows_of, styled
+from redlab.studies.plots.style import BLUE, GREY, INK, ORANGE, PURPLE, RED, band, finish, mark_cut, rows_of, styled
 from redlab.studies.real import NEEDS
 
 if TYPE_CHECKING:
@@ -28,6 +25,11 @@ _COLOURS = dict(zip(NEEDS, (BLUE, PURPLE, ORANGE), strict=True)) | {"": GREY}
 _DOTS = {"products": ("accuracy", "accuracy (%)"), "time_ratio": ("time", "time of one image over the original's")}
 _LEFT = {"parameters": "parameters left (%, log)", "bytes": "bytes on disk left (%, log)"}
 _MOST = 12.0  # points of accuracy lost, of the figures that show what is left
+_WORDS = {
+    "near filters": "filters nearer than half the median",
+    "dead channels": "multiplications of dead channels",
+    "bytes at equal accuracy": "bytes left at equal accuracy",
+}
 
 
 @styled
@@ -64,6 +66,7 @@ def draw_real(
     return figure
 
 
+@styled
 def show_compact(figure: Figure) -> Image:
     """``figure`` as a notebook shows it, in 128 colours: a third of the bytes, and to the eye the same.
 
@@ -75,8 +78,7 @@ def show_compact(figure: Figure) -> Image:
     from IPython.display import Image
 
     full, small = BytesIO(), BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(full, format="png", dpi=figure.dpi)
+    figure.savefig(full, format="png", dpi=figure.dpi)
     plt.close(figure)  # or the notebook would show it a second time
     PIL.Image.open(full).convert("RGB").quantize(128).save(small, "PNG", optimize=True)
     return Image(small.getvalue(), format="png")
@@ -104,8 +106,7 @@ def _draw_dots(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
             ax.set_title(what)
         axes[0].set_ylabel(f"{network}\n(before: {before:.2f} %, n = {images:,.0f})")
         if x == "time_ratio":
-            axes[1].set_xscale("log")
-            plain_log(axes[1].xaxis)
+            finish(axes[1], [], xscale="log")
     for ax in grid[-1]:
         ax.set_xlabel(label)
     entries = [_entry(name, color=_COLOURS[needs]) for needs, name in _NAMES.items()]
@@ -166,23 +167,18 @@ def _draw_left(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
     for ax, network in zip(grid.flat, networks, strict=True):
         own = summary[summary["network"] == network]
         before, images = own["before"].iloc[0], int(own["images"].iloc[0])
-        low, high = accuracy_interval(before, images)
-        ax.axhspan(before - high, before - low, color=INK, alpha=0.1, linewidth=0)
-        ax.axhline(0, color=INK, linewidth=0.8)
+        band(ax, before, own)
         kind = _kind(own)
         for name, (colour, marker) in kinds.items():
             part = own[kind == name]
             lost, share = before - part["accuracy"], 100 * part[x]
             bars = np.clip([part["accuracy_high"] - part["accuracy"], part["accuracy"] - part["accuracy_low"]], 0, None)
             inside = (lost <= _MOST).to_numpy()
-            dots = ax.errorbar(
-                share[inside], lost[inside], yerr=bars[:, inside], color=colour, linestyle="", elinewidth=1
-            )
-            dots[0].set(marker=marker, markersize=5)
+            look: dict[str, Any] = {"color": colour, "fmt": marker, "markersize": 5, "elinewidth": 1}
+            ax.errorbar(share[inside], lost[inside], yerr=bars[:, inside], **look)
             mark_cut(ax, share[~inside], _MOST, colour)
-        ax.set(xscale="log", ylim=(_MOST, -1.5), xlabel=_LEFT[x])
-        plain_log(ax.xaxis)
-        ax.set_title(f"{network}\n{before:.2f} % before, n = {images:,}")
+        title = f"{network}\n{before:.2f} % before, n = {images:,}"
+        finish(ax, [], xscale="log", ylim=(_MOST, -1.5), xlabel=_LEFT[x], title=title)
     grid.flat[0].set_ylabel("accuracy lost (points)")
     entries = [_entry(name, color=colour, marker=marker) for name, (colour, marker) in kinds.items()]
     entries.append(_entry(f"at the frame: loses more than {_MOST:g} points", color=INK, marker="v"))
@@ -199,3 +195,59 @@ def _kind(own: pd.DataFrame) -> pd.Series:
 def _entry(label: str, **look: Any) -> Line2D:
     usual: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 5}
     return Line2D([], [], **(usual | look), label=label)
+
+
+@styled
+def draw_idea(chance: pd.DataFrame, beyond: pd.DataFrame, title: str = "") -> Figure:
+    """Two panels: what hashing leaves of trained and of random weights, and what only trained networks have.
+
+    Arguments:
+        chance: ``compare_with_random`` of one network.
+        beyond: ``beyond_chance``, of stored rows of several.
+
+    Example:
+        >>> from redlab.studies.real import beyond_chance, read_real, summarise_real
+        >>> beyond = beyond_chance(summarise_real(read_real()), read_atlas())
+        >>> figure = draw_idea(compare_with_random(load_network("digits/mlp")), beyond)
+        >>> figure.axes[0].get_xlabel()
+        'distinct weight values of each layer (log)'
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.6))
+    _draw_values(left, chance)
+    _draw_beyond(right, beyond)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def _draw_values(ax: Axes, chance: pd.DataFrame) -> None:
+    parts = {drawn: part.reset_index(drop=True) for drawn, part in chance.groupby("drawn", sort=False)}
+    trained, random = parts["trained"], parts["random"]
+    rows = trained.index.to_numpy()
+    ax.hlines(rows, trained["distinct"], trained["distinct_before"], color="#cccccc", linewidth=2)
+    ax.plot(trained["distinct_before"], rows, "D", color=GREY, markersize=5, label="before hashing")
+    ax.plot(random["distinct"], rows - 0.14, "s", color=BLUE, markersize=6, label="random weights")
+    ax.plot(trained["distinct"], rows + 0.14, "o", color=RED, markersize=6, label="trained weights")
+    rows_of(ax, list(trained["layer"]))
+    share = chance.attrs["share"]
+    what = f"{share['trained']:.2%} of the values are left,\n{share['random']:.2%} of those of random weights"
+    finish(ax, [], xscale="log", xlabel="distinct weight values of each layer (log)", title=f"Chance: {what}")
+
+
+def _draw_beyond(ax: Axes, beyond: pd.DataFrame) -> None:
+    """Networks by measure, a bar each; the number stands at its end."""
+    names: list[str] = []
+    for measure, part in beyond.groupby("measure", sort=False):
+        ax.annotate(_WORDS[measure], (0, len(names) - 0.95), va="center", weight="bold")
+        for row in part.itertuples():
+            note = f"{row.trained:.1f} %" + (f" (random: {row.random:.1f} %)" if row.random == row.random else "")
+            note += f" (n = {row.images:,.0f} images)" if row.images == row.images else ""
+            ax.barh(len(names), row.trained, height=0.62, color=RED)
+            ax.annotate(f" {note}", (row.trained, len(names)), va="center")
+            names.append(row.network.split("/")[-1])
+        names.append("")
+    rows_of(ax, names[:-1])
+    ax.tick_params(axis="y", length=0)
+    ends = {"xlim": (0, 2.1 * beyond["trained"].max()), "ylim": (len(names) - 1.4, -1.5)}
+    title = "Not chance: what only\ntrained networks have"
+    ax.set(xlabel="% of the filters, multiplications, bytes", title=title, **ends)

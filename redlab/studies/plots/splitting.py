@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from redlab.network.remainder import of_layers
-from redlab.studies.plots.lost import draw_lost
-from redlab.studies.plots.style import BLUE, COLOURS, INK, MARKERS, axes, legend, plain_log, rows_of, styled
+from redlab.network.result import of_layers
+from redlab.studies.plots.style import BLUE, COLOURS, INK, axes, dots, draw_lost, finish, framed, rows_of, styled
 
 _MEASURES = {"products": "multiplications", "additions": "additions", "lookups": "look-ups", "parameters": "parameters"}
 _MEASURES |= {"bytes": "bytes on disk", "accuracy": "accuracy", "milliseconds": "time"}
@@ -31,15 +32,13 @@ def plot_channels(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     # One outline, however many channels there are: bars take a tenth of a second for 256.
     ax.stairs(frame["products"], np.arange(len(frame) + 1) - 0.5, fill=True, color=BLUE)
     ax.axhline(weights, color=INK, linewidth=0.8)
-    ax.set(xlabel="input channel", ylabel="multiplications a position")
-    ax.set(xlim=(-0.5, len(frame) - 0.5), ylim=(0, 1.12 * weights))
-    ax.annotate(
-        f"{weights} without sharing", (0.99, weights), xycoords=("axes fraction", "data"), ha="right", va="bottom"
-    )
-    ax.set_title(f"{frame['products'].sum() / frame['weights'].sum():.1%} of the multiplications are left")
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+    ax.annotate(f"{weights} without sharing", (0.99, weights), **place)
     ax.grid(axis="x", visible=False)
-    ax.set_xticks(range(0, len(frame), -(-len(frame) // 16)))
-    return ax
+    title = f"{frame['products'].sum() / frame['weights'].sum():.1%} of the multiplications are left"
+    limits: dict[str, Any] = {"xlim": (-0.5, len(frame) - 0.5), "ylim": (0, 1.12 * weights)}
+    ticks = range(0, len(frame), -(-len(frame) // 16))
+    return finish(ax, xlabel="input channel", ylabel="multiplications a position", title=title, **limits, xticks=ticks)
 
 
 @styled
@@ -58,15 +57,11 @@ def plot_split(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or axes(7, 0.24 * len(layers) + 1.4)
     for k, (unit, part) in enumerate(frame.groupby("unit", sort=False)):
         share = 100 * part["products_after"] / part["products_before"].clip(lower=1)
-        rows = [layers.index(layer) for layer in part["layer"]]
         total = part["products_after"].sum() / max(part["products_before"].sum(), 1)
-        ax.plot(share, rows, MARKERS[k], color=COLOURS[k], markersize=5, label=f"{unit} ({total:.1%} in all)")
+        dots(ax, share, part["layer"].map(layers.index), k, f"{unit} ({total:.1%} in all)")
     rows_of(ax, layers)
-    title = "Multiplications left by layer"
-    ax.set(xscale="log", xlabel="multiplications left of those of the ordinary layer (%, log)", title=title)
-    plain_log(ax.xaxis)
-    legend(ax)
-    return ax
+    label = "multiplications left of those of the ordinary layer (%, log)"
+    return finish(ax, xscale="log", xlabel=label, title="Multiplications left by layer")
 
 
 @styled
@@ -82,15 +77,12 @@ def plot_expected(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = ax or axes(6, 4.5)
     for k, (unit, part) in enumerate(frame.groupby("unit", sort=False)):
-        ax.plot(part["expected"], part["measured"], MARKERS[k], color=COLOURS[k], markersize=5, label=f"unit {unit!r}")
-    ends = [frame[["expected", "measured"]].to_numpy().min(), frame[["expected", "measured"]].to_numpy().max()]
+        dots(ax, part["expected"], part["measured"], k, f"unit {unit!r}")
+    both = frame[["expected", "measured"]].to_numpy()
+    ends = [both.min(), both.max()]
     ax.plot(ends, ends, color=INK, linewidth=0.8)
-    ax.set(xscale="log", yscale="log", title="Distinct weights of a unit: chance explains nearly all")
     ax.set(xlabel="expected, weights of the layer shuffled (log)", ylabel="measured (log)")
-    for axis in (ax.xaxis, ax.yaxis):
-        plain_log(axis)
-    legend(ax)
-    return ax
+    return finish(ax, xscale="log", yscale="log", title="Distinct weights of a unit: chance explains nearly all")
 
 
 @styled
@@ -103,8 +95,7 @@ def plot_splits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         'multiplications left (%, log)'
     """
     ax = ax or axes(8, 4.5)
-    legend(ax, _draw_splits(ax, frame))
-    return ax
+    return finish(ax, _draw_splits(ax, frame))
 
 
 @styled
@@ -124,15 +115,12 @@ def draw_splits(frame: pd.DataFrame, title: str = "") -> Figure:
         entries |= {entry.get_label(): entry for entry in found}
         ax.set_title(f"unit {unit!r}")
         ax.label_outer()
-    figure.legend(handles=[*entries.values()], loc="outside lower center", ncols=4)
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title, [*entries.values()])
 
 
 def _draw_splits(ax: Axes, part: pd.DataFrame, methods: list[str] | None = None) -> list[Line2D]:
     entries = draw_lost(ax, part.assign(share=100 * part["share"]), "share", methods=methods)
-    ax.set(xscale="log", xlabel="multiplications left (%, log)")
-    plain_log(ax.xaxis)
+    finish(ax, [], xscale="log", xlabel="multiplications left (%, log)")
     return entries
 
 
@@ -160,16 +148,14 @@ def draw_steps(frame: pd.DataFrame, title: str = "") -> Figure:
             places = np.array([steps.index(step) for step in part["step"]]) + 0.24 * (k - (len(methods) - 1) / 2)
             if measure == "accuracy" and "images" in part:
                 ax.hlines(places, part["accuracy_low"], part["accuracy_high"], color=COLOURS[k], linewidth=1)
-            ax.plot(_scaled(part, measure), places, MARKERS[k], color=COLOURS[k], markersize=5, label=method)
+            dots(ax, _scaled(part, measure), places, k, method)
         ax.set_title(_MEASURES[measure] + _unit(frame, measure))
         if measure != "accuracy":
             ax.set_xlim(left=0)
     rows_of(grid.flat[0], steps)
     for ax in grid.flat[len(measures) :]:
         ax.set_axis_off()
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(title, fontsize=12)
-    return figure
+    return framed(figure, title, grid.flat[0].get_legend_handles_labels()[0], columns=3)
 
 
 def _order(frame: pd.DataFrame) -> list[str]:
@@ -206,14 +192,12 @@ def plot_bits(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = ax or axes(7, 0.24 * len(frame) + 1.4)
     rows = np.arange(len(frame))
-    ax.plot(frame["entropy"], rows, MARKERS[0], color=COLOURS[0], markersize=5, label="entropy of the values")
-    ax.plot(frame["bits"], rows, MARKERS[1], color=COLOURS[1], markersize=5, label="on disk, codebook too")
+    dots(ax, frame["entropy"], rows, 0, "entropy of the values")
+    dots(ax, frame["bits"], rows, 1, "on disk, codebook too")
     mean = float((frame["bits"] * frame["weights"]).sum() / max(frame["weights"].sum(), 1))
     rows_of(ax, frame["layer"])
-    ax.set(xlabel="bits a weight", title=f"{mean:.2f} bits a weight on average, in place of 32")
-    ax.set_xlim(left=0)
-    legend(ax)
-    return ax
+    title = f"{mean:.2f} bits a weight on average, in place of 32"
+    return finish(ax, xlabel="bits a weight", title=title, xlim=(0, None))
 
 
 @styled
@@ -226,13 +210,10 @@ def plot_times(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = ax or axes(7, 0.34 * len(frame) + 1.3)
     rows = np.arange(len(frame))
-    ax.barh(rows, frame["ratio"], color=[COLOURS[1] if ratio > 1 else COLOURS[0] for ratio in frame["ratio"]])
+    ax.barh(rows, frame["ratio"], color=np.where(frame["ratio"] > 1, COLOURS[1], COLOURS[0]))
     for row, ratio in zip(rows, frame["ratio"], strict=True):
         ax.annotate(f" {ratio:.3g}x", (ratio, row), va="center", fontsize=9)
     ax.axvline(1, color=INK, linewidth=0.8)
     rows_of(ax, frame["contestant"])
-    title = "How much longer a split network takes"
-    ax.set(xscale="log", xlabel="time, ordinary layers in their better layout = 1 (log)", title=title)
-    ax.set_xlim(right=2.2 * float(frame["ratio"].max()))
-    plain_log(ax.xaxis)
-    return ax
+    label, right = "time, ordinary layers in their better layout = 1 (log)", 2.2 * float(frame["ratio"].max())
+    return finish(ax, xscale="log", xlabel=label, title="How much longer a split network takes", xlim=(None, right))

@@ -17,6 +17,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from redlab.network.evaluation import accuracy_interval
 
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
 INK = "#222222"
@@ -47,6 +51,7 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 80,  # of the figures in notebooks, which then stay under 500 KB
     "pdf.fonttype": 42,
 }
+MOST = 15.0  # points of accuracy; what loses more is marked at the frame
 _DRAWING = RLock()
 
 
@@ -102,12 +107,9 @@ def small_multiples(
         ax.set_title(f"{value}\n{ax.get_title()}".strip(), fontsize=9)
         ax.set_xlabel(ax.get_xlabel() if k + columns >= len(groups) else "")
         ax.set_ylabel(ax.get_ylabel() if k % columns == 0 else "")
-    if legend:
-        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        for ax in grid.flat[: len(groups)]:
-            ax.get_legend().remove()
-    figure.suptitle(title, fontsize=12)
-    return figure
+    for ax in grid.flat[: len(groups)] if legend else ():
+        ax.get_legend().remove()
+    return framed(figure, title, grid.flat[0].get_legend_handles_labels()[0] if legend else None)
 
 
 def look(k: int) -> dict[str, Any]:
@@ -134,9 +136,9 @@ def plain_log(axis: mpl.axis.Axis) -> None:
     """Plain numbers on a logarithmic axis, once all is drawn on it; exponents would be too small to read."""
     low, high = axis.get_view_interval()
     digits = range(1, 10) if high < 6 * low else (1, 2, 5) if high < 1000 * low else (1,)  # two ticks at least
-    axis.set_major_locator(mpl.ticker.LogLocator(subs=digits))
-    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: _plain_number(value)))
-    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axis.set_major_locator(LogLocator(subs=digits))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain_number(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _plain_number(value: float) -> str:
@@ -147,11 +149,99 @@ def _plain_number(value: float) -> str:
     return f"{digits}e{int(exponent)}"
 
 
-def legend(ax: Axes, entries: list[Any] | None = None) -> None:
-    """Beside the axes, where it hides nothing; by default of all that has a label."""
+def legend(ax: Axes, entries: list[Any]) -> None:
+    """Beside the axes, where it hides nothing."""
     ax.legend(handles=entries, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def axes(width: float, height: float) -> Axes:
     """The Axes of a new figure, ``width`` x ``height`` inches."""
     return plt.subplots(figsize=(width, height))[1]
+
+
+def finish(ax: Axes, entries: list[Any] | None = None, **settings: Any) -> Axes:
+    """``ax.set(**settings)`` once all is drawn, plain numbers on logarithmic axes, and a legend where one is due.
+
+    Arguments:
+        entries: of the legend; by default all that has a label, and [] for no legend.
+    """
+    ax.set(**settings)
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == "log":
+            plain_log(axis)
+    if entries := ax.get_legend_handles_labels()[0] if entries is None else entries:
+        legend(ax, entries)
+    return ax
+
+
+def dots(ax: Axes, values: pd.Series, rows: Sequence[float] | np.ndarray, k: int, label: str | None = None) -> None:
+    """The markers of the k-th series, one in each row."""
+    ax.plot(values, rows, MARKERS[k], color=COLOURS[k], markersize=5, label=label)
+
+
+def framed(figure: Figure, title: str, entries: list[Any] | None = None, columns: int = 4) -> Figure:
+    """``figure`` with a title above all panels and, where there are ``entries``, a legend below them."""
+    if entries:
+        figure.legend(handles=entries, loc="outside lower center", ncols=columns)
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def bare(ax: Axes) -> None:
+    """Without grid, ticks and frame."""
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+
+def draw_lost(
+    ax: Axes, frame: pd.DataFrame, x: str, point: str | None = None, methods: list[str] | None = None
+) -> list[Line2D]:
+    """Points of accuracy lost over column ``x``, a line for each ``method``; 0 is on top.
+
+    A band around 0 is the 95 % interval of the accuracy before, ``frame.attrs["before"]``, on the column ``images`` of
+    images. Rows of one ``point`` (seeds) are averaged, with a band from the least to the largest. A triangle at the
+    frame marks what loses more than ``MOST`` points.
+
+    Arguments:
+        methods: in the order of their looks; by default that of the frame.
+
+    Returns:
+        The entries of the legend.
+    """
+    before = frame.attrs.get("before", frame["accuracy"].max())
+    lost = before - frame["accuracy"]
+    bottom, top = min(MOST, max(2.0, 1.08 * lost.max())), max(1.0, -1.3 * lost.min())
+    entries = band(ax, before, frame)
+    methods, frame = methods or list(dict.fromkeys(frame["method"])), frame.assign(lost=lost)
+    for k, name in enumerate(methods):
+        part = frame[frame["method"] == name]
+        points = part.groupby(point or x).agg(
+            x=(x, "mean"), lost=("lost", "mean"), low=("lost", "min"), high=("lost", "max")
+        )
+        points, own = points.sort_values("x"), look(k)
+        entries += ax.plot(points["x"], points["lost"], **own, label=name)
+        if (points["low"] < points["high"]).any():
+            ax.fill_between(points["x"], points["low"], points["high"], color=own["color"], alpha=0.15, linewidth=0)
+        mark_cut(ax, points["x"][points["lost"] > bottom], bottom, own["color"])
+    if (lost > bottom).any():
+        entries.append(Line2D([], [], color=GREY, marker="v", linestyle="", label=f"loses more than {bottom:g} points"))
+    ax.set(ylabel="accuracy lost (points)", ylim=(bottom, -top))
+    return entries
+
+
+def mark_cut(ax: Axes, x: pd.Series, bottom: float, colour: str) -> None:
+    """Triangles at the frame for what lies below it."""
+    if len(x):  # an empty line without clipping would stand in the corner and shift the layout
+        ax.plot(x, np.full(len(x), bottom), "v", color=colour, markersize=6, clip_on=False, zorder=5)
+
+
+def band(ax: Axes, before: float, frame: pd.DataFrame) -> list[Line2D]:
+    """The line at 0, and the interval around it where the number of images is known."""
+    label = f"before: {before:.2f} %"
+    if "images" in frame:
+        images = int(frame["images"].iloc[0])
+        low, high = accuracy_interval(before, images)
+        ax.axhspan(before - high, before - low, color=INK, alpha=0.08, linewidth=0, zorder=0)
+        label += f"\n(band: 95 % interval,\nn = {images:,} images)"
+    return [ax.axhline(0, color=INK, linewidth=0.8, label=label)]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from pandas.api.types import is_numeric_dtype
 
 from redlab.names import unknown
-from redlab.studies.plots.style import axes, figure_of, legend, look, style, styled
+from redlab.studies.plots.style import axes, figure_of, finish, look, style, styled
 
 
 @styled
@@ -46,9 +46,8 @@ def plot_sweep(frame: pd.DataFrame, x: str, y: str, by: str, ax: Axes | None = N
         ax.fill_between(places, low, high, color=look(number)["color"], alpha=0.15, linewidth=0)
     if order is not None:
         ax.set_xticks(range(len(order)), order, rotation=30, ha="right")
-    ax.set(xlabel=_title(x), ylabel=_title(y), title=f"{_title(y)} over {_title(x)}, a line for each {_title(by)}")
-    legend(ax)
-    return ax
+    title = f"{_title(y)} over {_title(x)}, a line for each {_title(by)}"
+    return finish(ax, xlabel=_title(x), ylabel=_title(y), title=title)
 
 
 def rows_where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:

@@ -7,19 +7,20 @@ import pytest
 from tiny import write_notebook
 
 from redlab.lab.report.sources import Source
-from redlab.lab.report.tables import Recorded, middle_of_each, points_of, summary, whole_frame
+from redlab.lab.report.tables import middle_of_each, points_of, summary, whole_frame
 from redlab.lab.runs import Run
 
 
-def recorded(rows: dict, notebook: str = "05_red", **attrs: object) -> Recorded:
+def recorded(rows: dict, notebook: str = "05_red", **attrs: object) -> pd.DataFrame:
+    """The points of what a notebook recorded."""
     frame = pd.DataFrame(rows)
     frame.attrs = attrs
-    return Recorded(frame, notebook, "redlab run 05")
+    return points_of(frame, notebook, "redlab run 05")
 
 
 def test_seeds_are_averaged_and_the_setting_says_what_a_method_has_several_of():
     rows = {"method": "a", "keep": [0.5, 0.5, 0.2], "seed": [0, 1, 0], "scope": "layer", "rule": "kde"}
-    points = points_of(recorded({**rows, "products": [0.5, 0.3, 0.2], "accuracy": [90.0, 80.0, 50.0], "network": "n"}))
+    points = recorded({**rows, "products": [0.5, 0.3, 0.2], "accuracy": [90.0, 80.0, 50.0], "network": "n"})
     assert points[["setting", "products", "accuracy"]].to_numpy().tolist() == [
         ["keep 0.5", pytest.approx(0.4), pytest.approx(85.0)],
         ["keep 0.2", 0.2, 50.0],
@@ -39,22 +40,22 @@ def test_seeds_are_averaged_and_the_setting_says_what_a_method_has_several_of():
     ],
 )
 def test_what_is_left_is_read_whatever_the_notebook_calls_it(rows, attrs, column, value):
-    (point,) = points_of(recorded({**rows, "accuracy": [90.0], "before": [91.0]}, **attrs)).to_dict("records")
+    (point,) = recorded({**rows, "accuracy": [90.0], "before": [91.0]}, **attrs).to_dict("records")
     assert point[column] == pytest.approx(value)
     assert point["rank"] == point[column]
 
 
 def test_a_method_stands_at_the_middle_of_what_is_left_whatever_its_accuracy():
     rows = {"method": list("aaabb"), "products": [0.9, 0.1, 0.6, 0.9, 0.5], "before": 91.0, "network": "n"}
-    points = points_of(recorded({**rows, "accuracy": [91.0, 90.0, 80.0, 85.0, 84.0]}))
-    other = points_of(recorded({**rows, "accuracy": [10.0, 20.0, 91.0, 1.0, 91.0]}))
+    points = recorded({**rows, "accuracy": [91.0, 90.0, 80.0, 85.0, 84.0]})
+    other = recorded({**rows, "accuracy": [10.0, 20.0, 91.0, 1.0, 91.0]})
     for found in (middle_of_each(points), middle_of_each(other)):
         assert dict(zip(found["method"], found["products"], strict=True)) == {"a": 0.6, "b": 0.9}
 
 
 def test_rows_of_a_network_stand_together_in_the_order_of_the_first():
-    one = points_of(recorded({"network": ["y", "x"], "accuracy": 90.0, "products": 0.5}))
-    two = points_of(recorded({"network": ["x", "y"], "accuracy": 90.0, "products": 0.5}, "06_next"))
+    one = recorded({"network": ["y", "x"], "accuracy": 90.0, "products": 0.5})
+    two = recorded({"network": ["x", "y"], "accuracy": 90.0, "products": 0.5}, "06_next")
     found = middle_of_each(pd.concat([one, two], ignore_index=True))
     assert list(zip(found["network"], found["notebook"], strict=True)) == [
         ("y", "05_red"),
@@ -72,9 +73,9 @@ def test_an_accuracy_has_its_interval_and_its_images_where_they_were_recorded():
 
 
 def test_frames_without_an_accuracy_have_no_points_and_gaps_are_left_out():
-    assert points_of(recorded({"layer": ["conv1"], "error": [0.1]})).empty
+    assert recorded({"layer": ["conv1"], "error": [0.1]}).empty
     assert summary([recorded({"layer": ["conv1"]})], {}) is None
-    assert len(points_of(recorded({"accuracy": [float("nan"), 90.0], "unit": ["tap", None]}))) == 1
+    assert len(recorded({"accuracy": [float("nan"), 90.0], "unit": ["tap", None]})) == 1
 
 
 @pytest.mark.parametrize(
@@ -87,16 +88,16 @@ def test_frames_without_an_accuracy_have_no_points_and_gaps_are_left_out():
 )
 def test_rows_without_a_network_or_a_method_stay(rows, networks):
     frame = pd.DataFrame({"accuracy": [98.0, 97.0], "alpha": [0.1, 0.2], **rows})
-    points = points_of(Recorded(frame, "01_a", "redlab run 01"))
+    points = points_of(frame, "01_a", "redlab run 01")
     assert points["accuracy"].tolist() == [98.0, 97.0]
     assert points["network"].tolist() == networks
     assert set(points["method"]) == {""}
-    assert "97.00" in summary([Recorded(frame, "01_a", "redlab run 01")], {"01_a": "A"})
+    assert "97.00" in summary([points], {"01_a": "A"})
 
 
 def test_stages_of_a_method_are_rows_of_their_own():
     rows = {"method": "a", "stage": ["pruned", "fine-tuned"], "accuracy": [50.0, 90.0], "products": 0.5}
-    assert points_of(recorded(rows))["method"].tolist() == ["a, pruned", "a, fine-tuned"]
+    assert recorded(rows)["method"].tolist() == ["a, pruned", "a, fine-tuned"]
 
 
 def test_tables_escape_what_they_show():

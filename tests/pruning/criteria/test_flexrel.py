@@ -11,7 +11,7 @@ from torch import nn
 from redlab.network.layers import copy_network
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.relevance import BACKENDS, layer_relevance
-from redlab.pruning.scoring import score_channels, score_weights
+from redlab.pruning.scores import score_channels, score_weights
 from redlab.pruning.subject import Subject
 from redlab.pruning.weights import prune_weights
 from redlab.zoo.datasets import load_dataset

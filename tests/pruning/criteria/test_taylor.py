@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from redlab import load_dataset, load_network, score_channels, score_weights, weight_layers
 from redlab.channels.coupling import couple
-from redlab.pruning import curvature
+from redlab.pruning.gates import expected_change, gated
 from redlab.pruning.subject import Subject
 
 
@@ -204,7 +204,7 @@ def second(network, groups, parts):
     """(-g + h / 2)^2 for all gates, from torch.func's Hessian."""
 
     def loss(gates, images, labels):
-        return F.cross_entropy(curvature.gated(network, groups, gates.split([g.size for g in groups]), images), labels)
+        return F.cross_entropy(gated(network, groups, gates.split([g.size for g in groups]), images), labels)
 
     ones, scores = torch.ones(sum(group.size for group in groups), dtype=torch.float64), []
     for part in parts:
@@ -243,13 +243,13 @@ def test_probes_come_near_the_hessians_diagonal_and_tell_how_near(monkeypatch):
     subject = Subject(network, data, images[:1])
 
     def scores(probes=64, seed=0):
-        own = curvature.expected_change(subject, 6, 128, probes, seed)
+        own = expected_change(subject, 6, 128, probes, seed)
         return np.concatenate([*own.values.values()]), np.concatenate([*own.errors.values()] or [np.zeros(13)])
 
     wanted, _ = scores()
     alive = wanted > 0  # the others never pass their ReLU
     assert alive.sum() > 8
-    monkeypatch.setattr(curvature, "EXACT_UP_TO", 0)
+    monkeypatch.setattr("redlab.pruning.gates.EXACT_UP_TO", 0)
     found, errors = map(np.array, zip(*(scores(seed=seed) for seed in range(20)), strict=True))
     wanted, found, errors = wanted[alive], found[:, alive], errors[:, alive]
     away = (found - wanted) / errors

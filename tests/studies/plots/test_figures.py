@@ -24,12 +24,11 @@ from redlab import (
     weight_layers,
 )
 from redlab.compression.pipeline import red_plus_plus_steps, red_steps
-from redlab.studies.plots.bounds import plot_bound
-from redlab.studies.plots.hashing import plot_codebooks, plot_error, plot_modes
+from redlab.studies.plots.hashing import plot_bound, plot_codebooks, plot_error, plot_modes
+from redlab.studies.plots.kernels import draw_units
 from redlab.studies.plots.pruning import plot_scores
 from redlab.studies.plots.splitting import draw_steps, plot_bits, plot_expected, plot_splits, plot_times
 from redlab.studies.plots.style import look
-from redlab.studies.plots.units import draw_units
 from redlab.studies.splitting import distinct_products, step_by_step, unit_map
 
 

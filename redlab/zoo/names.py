@@ -1,0 +1,222 @@
+"""Networks and datasets by name, and where they are, without torch: what is wrong or missing is reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from redlab.files.atomic import set_aside
+from redlab.names import unknown
+from redlab.paths import data_root
+
+FACTS, WEIGHTS = "redlab.json", "weights.safetensors"  # the files of a saved network; the first makes it one
+TORCHVISION = "torchvision/"
+# redlab's own; ``networks`` builds them.
+OWN = (
+    "digits/resnet",
+    "digits/mobilenet",
+    "digits/mlp",
+    "cifar10/resnet20",
+    "cifar10/resnet56",
+    "imagenet/mobilenet_v1_0.75",
+)
+# torchvision's classifiers, listed here because importing torchvision takes seconds. A test compares the two.
+CLASSIFIERS = tuple(
+    """
+    alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201
+    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6
+    efficientnet_b7 efficientnet_v2_l efficientnet_v2_m efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5
+    mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_16gf regnet_x_1_6gf
+    regnet_x_32gf regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf regnet_y_128gf regnet_y_16gf regnet_y_1_6gf
+    regnet_y_32gf regnet_y_3_2gf regnet_y_400mf regnet_y_800mf regnet_y_8gf resnet101 resnet152 resnet18 resnet34
+    resnet50 resnext101_32x8d resnext101_64x4d resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5
+    shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1 swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t vgg11 vgg11_bn
+    vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2
+    wide_resnet50_2
+    """.split()  # noqa: SIM905  one name a line would fill a page
+)
+
+
+def list_networks() -> list[str]:
+    """Every name that ``load_network`` knows: redlab's own, then ``torchvision/...``.
+
+    Example:
+        >>> list_networks()[:3], "torchvision/resnet50" in list_networks()
+        (['digits/resnet', 'digits/mobilenet', 'digits/mlp'], True)
+    """
+    return [*OWN, *(TORCHVISION + name for name in CLASSIFIERS)]
+
+
+def unknown_network(name: str) -> str:
+    """The message for a name that is no network's."""
+    close = difflib.get_close_matches(name, list_networks(), n=3)
+    guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    more = f"torchvision/NAME for {len(CLASSIFIERS)} classifiers (redlab.list_networks() lists them)"
+    return f"unknown network {name!r}.{guess} Known: {', '.join(OWN)}, {more}"
+
+
+def folder_of(name_or_path: str | Path) -> Path | None:
+    """The folder of a saved network that is meant, or None for a name.
+
+    Raises:
+        ValueError: it is neither; the message holds the names that are known.
+    """
+    name, folder = str(name_or_path), Path(name_or_path).absolute()
+    # os.path accepts any text, even a name that is too long.
+    if not os.path.exists(folder) and folder.name and os.path.isfile(set_aside(folder) / FACTS):
+        folder = set_aside(folder)  # a save was killed between its two moves
+    saved = bool(name) and os.path.isfile(folder / FACTS)
+    known = name in list_networks()
+    if saved and (not known or isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
+        return folder
+    if known:
+        return None
+    unknown = unknown_network(name)
+    if name and os.path.isdir(folder):
+        raise ValueError(f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}")
+    raise ValueError(f"{unknown}; and there is no folder {name!r}" if os.sep in name else unknown)
+
+
+def check_target(folder: str | Path) -> None:
+    """Refuse a path that ``save_network`` may not write to: anything but a saved network, an empty folder or nothing.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    folder = Path(folder).resolve()
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a new folder, or one that save_network wrote")
+    held = {path.name for path in folder.iterdir()}
+    if held and FACTS not in held:
+        raise ValueError(f"{folder} is no saved network and not empty: it is left alone, name another folder")
+    if others := sorted(held - {FACTS, WEIGHTS}):
+        raise ValueError(f"{folder} holds more than a saved network: move {', '.join(others)} elsewhere first")
+
+
+def architecture_of(name_or_path: str) -> str | None:
+    """The name of a network, or of the one that the saved one was made of; None where its folder does not tell.
+
+    Raises:
+        ValueError: as ``folder_of``.
+    """
+    if (folder := folder_of(name_or_path)) is None:
+        return name_or_path
+    try:
+        return str(json.loads((folder / FACTS).read_text(encoding="utf-8"))["recipe"]["architecture"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # opening it reports the damage
+
+
+_ANSWERS = 3.0  # seconds that an address has to answer
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dataset is.
+
+    Attributes:
+        folder: its own folder under the data root.
+        needed: what must be in that folder; "" if it ships.
+        by_hand: what to put where; ``{root}`` is the folder.
+        source: its public address, or None.
+    """
+
+    folder: str
+    needed: str = ""
+    by_hand: str = ""
+    source: str | None = None
+
+
+def _idx(folder: str, kind: str, source: str) -> Place:
+    """MNIST, or another dataset in the format of its files."""
+    hand = f"put the four *-ubyte files of {kind}, unpacked, into {{root}}/{kind}/raw"
+    return Place(folder, f"{kind}/raw/train-images-idx3-ubyte", hand, source)
+
+
+PLACES = {
+    "digits": Place("digits"),
+    "mnist": _idx("mnist", "MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
+    "fashion_mnist": _idx(
+        "fashion_mnist", "FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+    ),
+    "cifar10": Place(
+        "cifar10",
+        "cifar-10-batches-py",
+        "put the folder cifar-10-batches-py (of cifar-10-python.tar.gz, cs.toronto.edu/~kriz) into {root}",
+        "https://www.cs.toronto.edu/~kriz/",
+    ),
+    "imagenet_folder": Place(
+        "imagenet/val250", ".", "put ImageNet images there, with labels.csv (file,label) or one folder a class"
+    ),
+}
+# The first word of a network's name -> the images that it was trained for.
+FAMILIES = {
+    "digits": "digits",
+    "cifar10": "cifar10",
+    "imagenet": "imagenet_folder",
+    "torchvision": "imagenet_folder",
+}
+_TEST_ONLY = ("imagenet_folder",)
+
+
+def check_dataset(name: str) -> None:
+    """Raises ValueError for an unknown dataset, with a guess and the known ones."""
+    if name not in PLACES:
+        raise ValueError(unknown("dataset", str(name), list(PLACES)))
+
+
+def is_here(name: str) -> bool:
+    """Whether the images are under the data root, or ship."""
+    place = PLACES[name]
+    return not place.needed or (data_root() / place.folder / place.needed).exists()
+
+
+def by_hand(name: str, root: Path) -> str:
+    """What to put into ``root``, so that it holds the dataset."""
+    return PLACES[name].by_hand.format(root=root)
+
+
+def has_training(name: str) -> bool:
+    """Whether there is a split of training images."""
+    return name not in _TEST_ONLY
+
+
+def check_at_hand(name: str) -> None:
+    """Refuse a dataset that is neither here nor can be downloaded, without loading anything.
+
+    Raises:
+        ValueError: an unknown name.
+        FileNotFoundError: it is missing and has no public address.
+        ConnectionError: it is missing and its address does not answer.
+    """
+    check_dataset(name)
+    if is_here(name):
+        return
+    root, source = data_root() / PLACES[name].folder, PLACES[name].source
+    if source is None:
+        raise FileNotFoundError(f"no folder {root}: {by_hand(name, root)}")
+    if reason := _silent(source):
+        raise ConnectionError(f"nothing whole in {root}, and the download failed ({reason}): {by_hand(name, root)}")
+
+
+def _silent(address: str) -> str:
+    """Why nothing answers there; "" for any answer."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=_ANSWERS).close()
+    except OSError as error:  # URLError and TimeoutError are OSErrors
+        return "" if isinstance(error, HTTPError) else str(error).strip()
+    return ""
+
+
+def own_dataset(architecture: str) -> str | None:
+    """The images that a network of this name was trained for, if they are here; ImageNet's must be named."""
+    name = FAMILIES.get(architecture.partition("/")[0])
+    return name if name in ("digits", "cifar10") and is_here(name) else None
