@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from redlab import fold_batchnorm, hash_network, hash_weights, load_dataset, load_network, weight_layers
-from redlab.hashing.cells import balance as rounded
+from redlab.hashing import cells as cells_module
 
 # Without max_error both roundings have the same cells.
 CELLS = [
@@ -143,7 +143,7 @@ def balance(weights, centres=(-1.0, 0.0, 1.0), used=None):
     codes = np.abs(weights[..., None] - centres).argmin(-1)
     codes[weights == 0] = len(centres)
     used = np.ones(len(centres), bool) if used is None else np.array(used)
-    new = rounded(weights.ravel(), codes.ravel(), centres, used, weights.shape)
+    new = cells_module.balance(weights.ravel(), codes.ravel(), centres, used, weights.shape)
     return np.append(centres, 0.0)[new].reshape(weights.shape).tolist()
 
 
@@ -266,7 +266,7 @@ def test_the_chunk_changes_nothing(weights, options, monkeypatch):
     some = weights[:24]
     whole = hash_weights(some, **options, rounding="balanced").values
     for chunk in (1, 1000, 1 << 12):
-        monkeypatch.setattr(rounding, "_AT_ONCE", chunk)
+        monkeypatch.setattr(cells_module, "_AT_ONCE", chunk)
         assert torch.equal(hash_weights(some, **options, rounding="balanced").values, whole)
 
 
