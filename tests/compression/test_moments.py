@@ -366,6 +366,7 @@ def squeezed(name: str) -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v3_small"])
 def test_networks_that_squeeze_and_excite_are_known_throughout(name):
     example = torch.randn(1, 3, 64, 64)
@@ -424,6 +425,7 @@ def test_the_means_are_near_those_of_the_training_images(name, bound):
     assert max(errors.values()) < bound
 
 
+@pytest.mark.slow
 def test_the_means_are_near_those_of_cifar10(real_data):
     network = fold_batchnorm(load_network("cifar10/resnet20")).network
     images = torch.stack([image for image, _ in load_dataset("cifar10", limit=500)])

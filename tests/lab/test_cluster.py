@@ -61,6 +61,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_the_commands_by_hand_make_a_cluster_that_talks_tls_alone(certified, monkeypatch):
     monkeypatch.setattr(engines, "_CONNECT", 30)
     port, log = free_port(), certified / "log"

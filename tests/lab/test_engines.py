@@ -143,6 +143,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(engines, "_CONNECT", 1)
 
 
+@pytest.mark.slow
 def test_no_scheduler_at_the_address_is_a_clear_error_soon(impatient, tmp_path, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
@@ -165,6 +166,7 @@ def test_an_address_that_cannot_be_used_is_a_clear_error(impatient, address):
         list(map_unordered(where, [(0,)], 1, address))
 
 
+@pytest.mark.slow
 def test_a_client_that_failed_is_gone_before_the_next_one(impatient):
     """Collected inside the next one it would wait for a lock that its own thread holds."""
     from distributed import Client

@@ -85,6 +85,7 @@ def test_a_killed_sweep_goes_on_where_it_was_and_gives_the_same_results(two_at_o
     wait_until(lambda: not is_alive(kernel))  # the one whose sweep was killed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="cannot see here who waits for a lock")
 def test_a_sweep_that_waits_for_a_killed_one_takes_over(tmp_path):
     """The second waits at the point that the first is executing, and gets it the moment that the first is killed."""
@@ -108,6 +109,7 @@ def waits_for_a_lock(pid: int) -> bool:
     return any(f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines() if "->" in line)
 
 
+@pytest.mark.slow
 def test_files_over_the_limit_are_a_clear_message_and_the_next_call_finishes(tmp_path):
     """A file size limit stands for the full disk: executed.ipynb, which this process writes, is over it at n = 3."""
     spec = write_spec(tmp_path, {"n": 1}, {"n": 3, "how": "print", "kilobytes": 200})

@@ -106,6 +106,7 @@ def test_what_is_done_is_not_executed_again(swept, monkeypatch):
     assert set(again["run"]) == set(frame["run"][frame["n"] == 3])
 
 
+@pytest.mark.slow
 def test_failures_are_kept_with_their_notebooks_listed_and_tried_again(tmp_path, monkeypatch):
     notebook, log, spec = write_counted(tmp_path), tmp_path / "log", tmp_path / "spec.yml"
     grid = 'grid: {how: ["", raise, die, hang]}'

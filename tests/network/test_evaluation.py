@@ -141,6 +141,7 @@ def test_right_images_are_those_that_the_accuracy_counts():
     assert 100 * right.double().mean().item() == pytest.approx(evaluate(network, images).accuracy)
 
 
+@pytest.mark.slow
 def test_resnet20_reproduces_its_published_accuracy():
     _needs("cifar10/cifar-10-batches-py", "weights/cifar10/resnet20-12fca82f.th")
     found = evaluate(load_network("cifar10/resnet20"), load_dataset("cifar10"))
@@ -154,6 +155,7 @@ def test_resnet56_reproduces_its_published_accuracy():
     assert found.accuracy == pytest.approx(93.39, abs=0.015)
 
 
+@pytest.mark.slow
 def test_mobilenet_is_right_on_four_of_five_real_images():
     _needs("imagenet/val250/labels.csv", "weights/imagenet/mobilenet_v1_0.75_224.pth")
     found = evaluate(load_network("imagenet/mobilenet_v1_0.75"), load_dataset("imagenet_folder"))

@@ -55,6 +55,7 @@ def test_the_peak_is_at_most_a_small_file_and_four_of_the_largest_tensor(tmp_pat
     assert (tmp_path / "out" / "results.parquet").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LINUX, reason="reads the peak from /proc")
 def test_a_file_that_claims_gigabytes_is_refused_without_taking_them(tmp_path):
     torch.save({"huge": torch.zeros(1).expand(10**9)}, tmp_path / "a.pt")

@@ -51,6 +51,7 @@ def test_cards_tell_command_seed_and_accuracies(name):
     assert card["train_accuracy"] >= card["test_accuracy"] > 96
 
 
+@pytest.mark.slow
 def test_the_command_on_the_cards_is_one():
     done = subprocess.run([sys.executable, "-m", "redlab.zoo.digits", "vgg"], capture_output=True, text=True)
     assert done.returncode == 2

@@ -141,6 +141,7 @@ def _as_old_densenet_file(state: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return OrderedDict((re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key), kept[key]) for key in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "shufflenet_v2_x0_5"])
 def test_torchvision_weights_load_as_torchvision_itself_loads_them(name, tmp_path, monkeypatch):
     """The file is written here in the form of the public one; torchvision's own loader is the oracle."""

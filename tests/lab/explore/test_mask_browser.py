@@ -33,6 +33,7 @@ def test_a_mask_keeps_exactly_k_of_every_row_those_of_the_largest_logits(trained
     np.testing.assert_allclose(logits - logits[:, :1], own - own[:, :1], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["hidden.1.linear", "classifier"])
 def test_changes_lead_from_the_other_mask_to_this_one(trained, layer):
     browser = browse_masks(trained, layer=layer)

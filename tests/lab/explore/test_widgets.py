@@ -135,6 +135,7 @@ def test_channel_products_by_hand():
     assert channel_products(layer, "kernel")["products"].tolist() == [3, 7]
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_the_whole_network(folded):
     images = load_dataset("digits", limit=100)
     wanted = evaluate(hash_network(folded, "uniform", "silverman/2").network, images).accuracy

@@ -95,6 +95,7 @@ def test_the_two_kinds_of_relevance_and_epsilon_make_a_difference(network, datas
     assert all(np.abs(first[0] - other).max() > 0.01 for other in first[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relevance", BACKENDS)
 def test_the_chunk_is_memory_only(network, dataset, relevance):
     for score in (score_weights, score_channels):
