@@ -97,12 +97,14 @@ def test_the_base_needs_no_package_of_an_extra(base):
     assert done.stdout == "50 50\n", done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_extra_compress_works(base):
     done = base(command("compress", "digits/mlp", "--alpha", "0.1", "--limit", "20"))
     assert done.returncode == 0, done.stderr
     assert "saved to" in done.stdout
 
 
+@pytest.mark.slow
 def test_without_the_extra_inspect_prints_its_table_and_says_what_is_missing(base):
     done = base(command("inspect", ROOT / "data" / "digits" / "mlp.safetensors"))
     assert "hidden.0.linear.weight" in done.stdout

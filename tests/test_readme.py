@@ -48,9 +48,12 @@ def test_a_random_network_collapses_as_much_as_the_readme_says():
         folded = fold_batchnorm(load_network("digits/resnet", weights)).network
         printed = str(hash_network(folded, bandwidth="silverman/10"))
         left[weights] = float(re.search(r"\(([\d.]+)% left\)", printed)[1])
-    trained, random = re.search(r"leaves ([\d.]+) % of .* trained .* about ([\d.]+) % of a random", README).groups()
-    assert f"{left['default']:.1f}" == trained
-    assert f"{left[None]:.1f}" == random
+        left[f"{weights} twin"] = float(re.search(r"random weights of these sizes: ([\d.]+)%", printed)[1])
+    said = re.search(r"leaves ([\d.]+) % .* trained .* leave ([\d.]+) %, and .* about ([\d.]+) %\.", README)
+    trained, gaussian, uniform = said.groups()
+    assert f"{left['default']:.2f}" == trained
+    assert f"{left['default twin']:.2f}" == gaussian
+    assert f"{left[None]:.1f}" == uniform
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/networks.md"])

@@ -130,7 +130,7 @@ class Dendrogram:
 
     @property
     def identical(self) -> int:
-        """How many rows are gone when identical ones are merged."""
+        """How many rows are removed when identical ones are merged."""
         return len(self.first) - len(self.leaves)
 
     @property
@@ -148,7 +148,7 @@ class Dendrogram:
         return 1 - float(self.merges[0, 2] / np.median(self.distances[np.triu_indices(len(self.leaves), 1)]))
 
     def merged_within(self, height: float) -> int:
-        """How many rows are gone when every merge up to ``height`` is done."""
+        """How many rows are removed when every merge up to ``height`` is done."""
         return self.identical + int(np.searchsorted(self.merges[:, 2], height, side="right"))
 
 
@@ -175,9 +175,9 @@ def dendrogram(rows: ndarray, linkage: str = "complete", first: ndarray | None =
 
 
 def clusters_at(tree: Dendrogram, merged: int) -> ndarray:
-    """The cluster of each row when ``merged`` rows are gone: (n,) int64, numbered by first members.
+    """The cluster of each row once ``merged`` rows are removed: (n,) int64, numbered by first members.
 
-    Exactly so many are gone, except that identical rows are always merged and that one cluster stays.
+    Exactly so many are removed, except that identical rows are always merged and that one cluster stays.
     """
     merges = tree.merges[: max(merged - tree.identical, 0), :2].astype(int)
     u = len(tree.leaves)

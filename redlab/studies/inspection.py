@@ -143,7 +143,9 @@ def summarise(frame: pd.DataFrame) -> list[str]:
         products = max(weights - wide["zeros"].sum(), 1)
         measured, expected = (wide[name].sum() / products for name in ("measured", "expected"))
         bits = (wide["entropy"] * wide["weights"]).sum() / weights
-        lines.append(f"products left, each distinct one of a channel once: {measured:.2%}, by chance {expected:.2%}")
+        lines.append(
+            f"multiplications left, each distinct one of a channel once: {measured:.2%}, by chance {expected:.2%}"
+        )
         lines.append(f"duplicate rows: {repeated:,}; entropy: {bits:.2f} bits a weight")
     for column, what in (("unhashed", "measured, not hashed"), ("skipped", "skipped")):
         for reason, rows in frame[frame[column] != ""].groupby(column, sort=False):

@@ -12,7 +12,7 @@ from redlab.studies.redundancy import KINDS
 # What is explained: the logarithm of a share, or the share itself where it is mostly 0.
 RESPONSES = {
     "values": ("distinct values (log share)", lambda f: np.log10(f["distinct"] / f["weights"])),
-    "products": ("products left (log share)", lambda f: np.log10(f["products_measured"])),
+    "products": ("multiplications left (log share)", lambda f: np.log10(f["products_measured"])),
     "near": ("near filters (share)", lambda f: f["near"]),
 }
 # What explains it, by name: columns of one number a layer, or several.

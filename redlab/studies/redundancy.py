@@ -67,7 +67,7 @@ def measure_redundancy(
           ``closeness``: 1 - the smallest distance over the median, lengths as they are. Of a grouped layer only filters
           of one group are compared, since others read other inputs; closeness is then the largest of any group. Where a
           group has one filter (depthwise), all four are 0.
-        - ``products_measured``: products left, as a share of those before (a weight that is not zero has one), when
+        - ``products_measured``: multiplications left, as a share of those before (one a weight that is not zero), when
           each input channel is multiplied once by each distinct hashed weight that it meets (RED++'s unit "channel",
           arXiv 2110.01397, w and -w apart);
           ``products_expected``: by chance, were the layer's weights shuffled (``expected_unique``).

@@ -138,6 +138,7 @@ def test_merging_planted_duplicates_keeps_the_function(name):
         assert tensors_of(smaller)[member.tensor].shape[member.dim] < member.width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SMALL[1:], "torchvision/mobilenet_v2", "torchvision/regnet_y_400mf"])
 def test_both_hold_after_folding_too(name):
     network, example = trained(name)

@@ -145,6 +145,7 @@ def small_disk(tmp_path) -> Path:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_clear_message_and_the_next_call_with_room_finishes(small_disk):
     folder = small_disk.parent
     write_spec(folder, *({"n": n, "how": "write", "kilobytes": 400} for n in (1, 2)))

@@ -97,6 +97,7 @@ def test_the_target_is_reached_and_not_overshot_by_more_than_one_channel(name, s
     assert result.plan["achieved"]["products"] == round(after / total, 6)
 
 
+@pytest.mark.slow
 def test_no_group_is_emptied_and_the_rounds_end_where_nothing_more_can_go():
     result = iterative_prune(load_network("digits/resnet"), "magnitude", None, target=0, step=90)
     assert all(group.size == 1 for group in couple(result.network) if not group.frozen)
@@ -296,6 +297,7 @@ def test_residual_stages_go_on_too(tmp_path, monkeypatch):
     _assert_alike(iterative_prune(*given, folder=tmp_path), iterative_prune(*given))
 
 
+@pytest.mark.slow
 def test_so_does_a_network_without_a_recipe_that_gains_biases(tmp_path, monkeypatch):
     network = _mlp()
     network[5].register_parameter("bias", None)
@@ -324,6 +326,7 @@ iterative_prune(
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_taken_up_by_another(four_rounds, tmp_path):
     done = subprocess.run([sys.executable, "-c", _CHILD, str(tmp_path)], env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == -signal.SIGKILL

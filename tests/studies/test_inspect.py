@@ -176,7 +176,9 @@ def test_two_zeros_in_four_change_nothing_for_the_other_two(tmp_path, dtype, shi
     assert frame.loc["sparse", "distinct"] == frame.loc["live", "distinct"] + 1
     assert frame.loc["sparse", "entropy"] == pytest.approx(1 + frame.loc["live", "entropy"] / 2)
     assert frame["zeros"].tolist() == [0, 1200]
-    left = [next(line for line in summarise(part) if "products left" in line) for _, part in frame.groupby("shape")]
+    left = [
+        next(line for line in summarise(part) if "multiplications left" in line) for _, part in frame.groupby("shape")
+    ]
     assert left[0].split(", by chance")[0] == left[1].split(", by chance")[0]
     assert check(tmp_path / "some.safetensors", {"live": live, "sparse": sparse}) == 2
 

@@ -97,6 +97,7 @@ def save_until(deed: int, network: nn.Module, folder: Path) -> bool:
     return status != 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the kill is Unix's")
 def test_a_save_that_is_killed_anywhere_leaves_the_old_network_or_the_new_one(tmp_path):
     old, new = load_network("digits/mlp"), fold_batchnorm(load_network("digits/mlp")).network

@@ -540,6 +540,7 @@ def _places(content, path=()):
         yield from _places(value, (*path, key))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_facts_open_or_are_refused(planned, tmp_path, data):

@@ -32,6 +32,7 @@ from redlab.studies.plots.hashing import plot_density, plot_values
 from redlab.studies.plots.kernels import plot_unit
 from redlab.studies.plots.merging import plot_filters
 from redlab.studies.plots.splitting import plot_channels
+from redlab.studies.plots.style import plain_log
 from redlab.studies.splitting import channel_products, unit_map
 
 
@@ -135,6 +136,7 @@ def _see_hashing(shelf: Shelf, figure: Figure, network: str, layer: str, **rule:
     above.set(title=f"{network}, {layer}: {above.get_title()} at bandwidth {rule['bandwidth']}", xlabel="")
     plot_values(hashed.frame(), below)
     below.set(yscale="log", ylim=(80 / weight.numel(), 130), ylabel="weights (%, log)")  # at any bandwidth
+    plain_log(below.yaxis)
     below.set_title(f"hashed by {rule['rule']}: {below.get_title()}")
     return _collapse(shelf, network, layer, hashed)
 

@@ -57,9 +57,9 @@ def text_sizes(words):
 def test_no_text_of_a_committed_figure_is_smaller_than_nine_points(path):
     words = words_of(path.read_bytes())
     assert min(text_sizes(words)) > 8.99
-    # Pictures and markers alone are drawn by name: a letter that were would have no font operator.
+    # Images, markers and paths alone are drawn by name: a letter that were would have no font operator.
     objects = {words[place - 1] for place, word in enumerate(words) if word == "Do"}
-    assert all(re.fullmatch(r"/[IM]\d+", name) for name in objects)
+    assert all(re.fullmatch(r"/[IMP]\d+", name) for name in objects)
 
 
 def test_sizes_are_those_that_were_asked_for(tmp_path):
