@@ -81,7 +81,7 @@ def merge_neurons(
         plan(alpha=0.1, strategy='constant', linkage='complete', alpha_of='share', dead=True, round_to=1)
         channels: 250 -> 231 (92.400% left)
         parameters: 74,762 -> 63,209 (84.547% left)
-        products: 537,280 -> 463,537 (86.275% left)
+        multiplications: 537,280 -> 463,537 (86.275% left)
         operations (multiplications + additions): 1,074,560 -> 927,074 (86.275% left)
         conv and linear weights: 99.666% of all 74,762 parameters
         8 layers, 1 skipped: linear (network output)

@@ -92,7 +92,7 @@ def red(
         red(alpha=0.1, strategy='constant', up_to_scale=False)
         channels: 250 -> 231 (92.400% left)
         parameters: 75,002 -> 63,098 (84.128% left)
-        products: 537,280 -> 463,426 (86.254% left)
+        multiplications: 537,280 -> 463,426 (86.254% left)
         operations (multiplications + additions): 1,074,560 -> 998,251 (92.899% left)
         relative error per layer: 0.0457 on average, 0.0659 at most
         conv and linear weights: 99.347% of all 75,002 parameters

@@ -74,7 +74,7 @@ def split_inputs(
         split(unit='channel', signed=False)
         channels: 250 -> 250 (100.000% left)
         parameters: 74,522 -> 9,902 (13.287% left)
-        products: 537,280 -> 156,718 (29.169% left)
+        multiplications: 537,280 -> 156,718 (29.169% left)
         operations (multiplications + additions): 1,074,560 -> 693,998 (64.584% left)
         conv and linear weights: 99.347% of all 75,002 parameters
         8 layers, none skipped

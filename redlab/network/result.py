@@ -22,7 +22,7 @@ _TOTALS = (
     ("distinct values", "distinct_before", "distinct"),
     ("channels", "channels_before", "channels_after"),
     ("parameters", "parameters_before", "parameters_after"),
-    ("products", "products_before", "products_after"),
+    ("multiplications", "products_before", "products_after"),
     ("operations (multiplications + additions)", "products_before additions_before", "products_after additions_after"),
 )
 

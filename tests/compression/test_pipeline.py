@@ -357,7 +357,7 @@ def test_a_result_says_what_was_asked_achieved_and_skipped(results):
     ):
         assert said in lines[0]
     was, now = (result.layers[f"products_{when}"].sum() for when in ("before", "after"))
-    assert f"products: {was:,} -> {now:,} ({now / was:.3%} left)" in lines
+    assert f"multiplications: {was:,} -> {now:,} ({now / was:.3%} left)" in lines
     assert any(line.startswith("parameters: ") for line in lines)
     assert any(line.startswith("relative error per layer: ") for line in lines)
     depthwise = ", ".join(f"blocks.{k}.0.conv" for k in range(3)) + " and 3 more"

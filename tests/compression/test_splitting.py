@@ -477,7 +477,7 @@ def test_a_split_network_has_no_layers_left_to_split():
 def test_a_summary_shows_products_and_what_is_left():
     text = str(split_inputs(tied()))
     assert text.startswith("split(unit='channel', signed=False)")
-    assert "products: 32 -> 32" in text
+    assert "multiplications: 32 -> 32" in text
     assert "2 layers, 2 skipped: 0 (shares its weight with 1.weight); 1 (shares its weight with 0)" in text
 
 
