@@ -108,6 +108,7 @@ def planted(network, groups):
     return destinations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_zeroed_channels_can_be_removed_without_a_trace(name):
     network, example = trained(name)

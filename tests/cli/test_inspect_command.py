@@ -74,6 +74,7 @@ def test_every_tensor_has_a_line_and_the_reasons_are_summed_up():
     assert (Path("there") / "results.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_an_inspection_is_replaced_and_nothing_else_is(tmp_path):
     path = small(Path("a.safetensors"))
     assert redlab_says(path)[0] == redlab_says(path)[0] == 0
@@ -110,6 +111,7 @@ def test_without_a_tensor_of_two_axes_there_is_nothing_to_draw(tmp_path):
     assert [path.name for path in (tmp_path / "a-inspect").iterdir()] == ["results.parquet"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_shards_is_named_after_the_folder(tmp_path):
     Path("model").mkdir()
     small(Path("model") / "one.safetensors")

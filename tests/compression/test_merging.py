@@ -127,6 +127,7 @@ def test_merging_duplicated_filters_restores_the_network(name, folded):
     assert len(result.plan["groups"]) == len(groups)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SMALL, CIFAR])
 def test_at_alpha_0_a_second_merge_finds_nothing_more(name):
     network = untrained(name)

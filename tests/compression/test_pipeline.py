@@ -164,6 +164,7 @@ def test_red_is_its_steps_by_hand(results):
     assert [plan["step"] for plan in result.plan["steps"]] == ["fold", "hash", "plan", "separate"]
 
 
+@pytest.mark.slow
 @each_network
 def test_red_plus_plus_is_its_steps_by_hand(results, name):
     folded = fold_batchnorm(load_network(name)).network
@@ -258,6 +259,7 @@ def test_the_steps_can_be_taken_one_by_one():
     assert same_state(last.network, again.network)
 
 
+@pytest.mark.slow
 def test_a_budget_of_products_goes_further_than_an_even_one():
     network = load_network("digits/resnet")
     even, shared = (red_plus_plus(network, budget=budget).layers for budget in ("even", "products"))
@@ -286,6 +288,7 @@ def test_max_error_by_layer_and_none():
     assert same_state(as_dense(by_bandwidth.network), merge_neurons(by_hand).network)
 
 
+@pytest.mark.slow
 def test_biases_are_corrected_as_asked():
     network, dataset = load_network("digits/resnet"), load_dataset("digits", "train", limit=200)
     folded = fold_batchnorm(network).network

@@ -127,6 +127,7 @@ def test_dense_gives_the_ordinary_layer_back(case, unit, signed, training):
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(cases(), units, st.booleans(), st.integers(1, 400))
 def test_nothing_depends_on_how_much_is_computed_at_once(case, unit, signed, at_once):

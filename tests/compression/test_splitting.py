@@ -165,6 +165,7 @@ def small(name):
     return hashed(build(name).eval()), torch.randn(1, 3, 64, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "unit", "signed"),
     [

@@ -58,6 +58,7 @@ def two_at_once(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_one_folder_execute_each_point_once_and_both_get_all(two_at_once):
     assert times_executed(two_at_once / "log") == {1: 1, 2: 1, 3: 1}
     one, other = (pd.read_parquet(two_at_once / f"{name}.parquet") for name in ("one", "other"))
@@ -66,6 +67,7 @@ def test_two_sweeps_of_one_folder_execute_each_point_once_and_both_get_all(two_a
     pd.testing.assert_frame_equal(comparable(load_runs(two_at_once / "out")), comparable(one))
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was_and_gives_the_same_results(two_at_once, tmp_path):
     spec, log, hold = write_spec(tmp_path), tmp_path / "log", tmp_path / "hold2"
     hold.touch()

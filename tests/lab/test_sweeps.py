@@ -52,6 +52,7 @@ def test_two_jobs_run_side_by_side_and_share_the_cores(swept):
     assert {facts["threads"] for facts in starts} == {"3"}
 
 
+@pytest.mark.slow
 def test_one_job_gives_what_two_give(swept, tmp_path):
     folder, frame, _ = swept
     point = {"log": str(tmp_path / "log"), "rate": 1e-3}

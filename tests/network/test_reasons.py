@@ -67,6 +67,7 @@ def test_where_nothing_can_go_a_warning_says_why_with_counts(ask):
     assert f"short: {text}" in str(result).splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ASKS)
 def test_what_was_reached_is_not_warned_of(ask):
     network = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))

@@ -60,6 +60,7 @@ def _blobs(n=64):
     return TensorDataset(torch.randn(n, 4, generator=generator) + 2 * torch.eye(4)[labels], labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "criterion"),
     [("digits/resnet", "magnitude"), ("digits/mlp", "redundancy"), ("digits/mlp", "reconstruction")],
@@ -104,6 +105,7 @@ def test_no_group_is_emptied_and_the_rounds_end_where_nothing_more_can_go():
     assert evaluate(result.network, _images(10)).count == 10
 
 
+@pytest.mark.slow
 def test_a_share_as_step_is_of_the_channels_that_there_were():
     history = iterative_prune(load_network("digits/mlp"), "magnitude", None, 0.5, 0.1).plan["history"]
     assert [row["channels"] for row in history[:3]] == [384 - 38, 384 - 76, 384 - 114]
@@ -131,6 +133,7 @@ def test_the_table_tells_of_the_original_and_of_the_last_network():
     assert "iterative_prune(criterion='redundancy', target=0.6, step=40" in str(result)
 
 
+@pytest.mark.slow
 def test_scores_are_averaged_and_channels_that_stay_carry_their_average(monkeypatch):
     signs = []
 
@@ -171,6 +174,7 @@ def test_taylor_averages_by_default_and_others_do_not():
     assert [each["momentum"] for each in options] == [0.9, 0.0]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_and_another_one_another():
     given, example = (_mlp(), "taylor", _blobs(), 0.7, 1, LEARN), torch.ones(1, 4)
     results = [iterative_prune(*given, seed=seed, example=example) for seed in (0, 0, 1)]
@@ -208,6 +212,7 @@ def test_a_network_without_a_recipe_stays_so():
     assert not hasattr(result.network, "redlab")
 
 
+@pytest.mark.slow
 def test_learning_between_removals_and_at_the_end_helps():
     network, test = load_network("digits/resnet"), load_dataset("digits")
     accuracies = [
@@ -334,6 +339,7 @@ def test_a_process_that_was_killed_is_taken_up_by_another(four_rounds, tmp_path)
     _assert_alike(whole, iterative_prune(*given, folder=tmp_path))
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_call_is_refused_with_what_differs(tmp_path):
     network = load_network("digits/mlp")
     iterative_prune(network, "magnitude", None, 0.8, 60, folder=tmp_path)

@@ -151,6 +151,7 @@ def cost_of(groups, kept, network, example):
     return measure_cost(apply_plan(network, make_plan(groups, going)), example).attrs["products"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "shape"),
     [

@@ -215,6 +215,7 @@ def test_a_whole_number_of_iterations_may_be_a_float():
     assert _same(_prune(step=2.0).network, _prune(step=2).network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 10, -1])
 def test_killed_it_goes_on_to_the_same_bits(call, tmp_path, monkeypatch):
     learn = {"fine_tune": {"epochs": 1}}

@@ -388,6 +388,7 @@ def test_a_drop_is_that_of_two_fits_by_numpy(atlas):
     assert found.loc["kind", "drop"] == pytest.approx(r2([*columns, *kinds]) - r2(columns))
 
 
+@pytest.mark.slow
 def test_six_figures_are_drawn_of_many_networks_and_of_one(atlas):
     for part in (atlas, atlas[atlas["network"] == "digits/mlp"]):
         layers = compared_layers(part)

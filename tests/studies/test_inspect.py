@@ -221,6 +221,7 @@ def test_the_networks_that_ship_agree_with_hashing(name):
     assert check(path, read_checkpoint(path)) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["cifar10/resnet20-12fca82f.th", "imagenet/mobilenet_v1_0.75_224.pth"])
 def test_real_networks_agree_with_hashing(real_data, file):
     path = real_data / "weights" / file

@@ -96,6 +96,7 @@ def test_seeds_draw_other_channels_at_random_and_what_draws_nothing_runs_once(ne
     assert frame["channels"].iloc[1] != frame["channels"].iloc[2]
 
 
+@pytest.mark.slow
 def test_sensitivity_prunes_one_group_and_leaves_the_others(network, test_images):
     frame = sensitivity(network, "magnitude", test_images, [0.0, 0.5])
     scores = score_channels(network, "magnitude")

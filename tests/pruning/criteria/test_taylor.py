@@ -237,6 +237,7 @@ def doubled(name):
     return network.double(), images.double()
 
 
+@pytest.mark.slow
 def test_probes_come_near_the_hessians_diagonal_and_tell_how_near(monkeypatch):
     network, images, data = bent()
 

@@ -92,6 +92,7 @@ def test_a_frame_without_rows_is_refused(frame, y):
         plot_sweep(frame.iloc[:0], "max_error", y, "seed")
 
 
+@pytest.mark.slow
 def test_the_file_is_written_and_the_same_again(frame, tmp_path):
     path = draw_sweep(frame, "max_error", "accuracy", "rule", tmp_path)
     assert path == tmp_path / "accuracy_over_max_error_by_rule.png"
