@@ -6,10 +6,15 @@ from torch import nn
 
 import redlab
 from redlab.channels.coupling import couple
+from redlab.compression.budget import share_error
+from redlab.compression.merging import merge_each
 from redlab.network.layers import unwrap, weight_layers
 from redlab.network.trace import trace
 from redlab.network.training import train
 from redlab.network.trial_run import record_calls
+from redlab.pruning.weights import sparse_bytes
+from redlab.studies.pruning import inner_groups, oracle_agreement
+from redlab.studies.splitting import split_differences
 
 IMAGES = (torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10)
 
@@ -73,7 +78,7 @@ SAYS = {
     "fold_batchnorm": lambda own: redlab.fold_batchnorm(own).layers["layer"].tolist(),
     "hash_network": lambda own: redlab.hash_network(own).layers.to_dict("list"),
     "merge_neurons": lambda own: redlab.merge_neurons(own, 0.1).layers.to_dict("list"),
-    "merge_each": lambda own: [result.plan for result in redlab.merge_each(own, [{"alpha": 0.1}])],
+    "merge_each": lambda own: [result.plan for result in merge_each(own, [{"alpha": 0.1}])],
     "merge_trees": lambda own: list(redlab.merge_trees(own)),
     "split_inputs": lambda own: redlab.split_inputs(own).layers.to_dict("list"),
     "separate_kernels": lambda own: redlab.separate_kernels(own).layers.to_dict("list"),
@@ -85,7 +90,7 @@ SAYS = {
     "error_bound": lambda own: redlab.error_bound(own, redlab.hash_network(own), IMAGES)["bound"].tolist(),
     "measure_cost": lambda own: redlab.measure_cost(own).to_dict("list"),
     "measure_redundancy": lambda own: redlab.measure_redundancy(own).to_dict("list"),
-    "share_error": lambda own: redlab.share_error(own, 0.1),
+    "share_error": lambda own: share_error(own, 0.1),
     "evaluate": lambda own: redlab.evaluate(own, IMAGES).loss,
     "score_channels": lambda own: redlab.score_channels(own, "taylor", IMAGES).frame().to_dict("list"),
     "flexrel": lambda own: redlab.score_channels(own, "flexrel", IMAGES).frame().to_dict("list"),
@@ -102,12 +107,12 @@ SAYS = {
     "sparsify": lambda own: list(redlab.sparsify(own, 0.5).dpp.masks),
     "sparsify, filters": lambda own: redlab.harden(redlab.sparsify(own, 0.5, "filter")).layers.to_dict("list"),
     "train": lambda own: train(own, IMAGES, 1).history.to_dict("list"),
-    "inner_groups": lambda own: redlab.inner_groups(own),
-    "oracle_agreement": lambda own: redlab.oracle_agreement(
+    "inner_groups": lambda own: inner_groups(own),
+    "oracle_agreement": lambda own: oracle_agreement(
         own, IMAGES, {"taylor": {"criterion": "taylor"}}, ["hidden.1.linear"]
     )["score"].tolist(),
-    "split_differences": lambda own: redlab.split_differences(own, IMAGES)["unit"].tolist(),
-    "sparse_bytes": lambda own: redlab.sparse_bytes(own),
+    "split_differences": lambda own: split_differences(own, IMAGES)["unit"].tolist(),
+    "sparse_bytes": lambda own: sparse_bytes(own),
     "weight_layers": lambda own: [layer.name for layer in redlab.weight_layers(own)],
     "example_input": lambda own: redlab.example_input(own).shape,
     "couple": lambda own: [group.name for group in couple(own)],
