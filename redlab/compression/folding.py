@@ -33,7 +33,7 @@ def fold_batchnorm(network: nn.Module, example: Example | None = None) -> Result
     g = gamma / sqrt(var + eps); the layer gains the buffers ``out_mean`` = beta and ``out_std`` = |gamma|.
     After: batch norm -> unpadded conv or linear layer, whose input channels take the scale and whose bias the shift.
     Both are exact in eval mode, computed in float64. Module names stay; a folded batch norm becomes ``nn.Identity``.
-    If you train the folded network in a loop of your own, call ``forget_output_statistics`` (network/layers) afterwards.
+    If you train the folded network in a loop of your own, call ``forget_output_statistics`` after it (network/layers).
 
     Arguments:
         network: left untouched; the result is in eval mode.
