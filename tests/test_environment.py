@@ -38,11 +38,11 @@ def ranges(lines: list[str]) -> dict[str, SpecifierSet]:
 
 @pytest.fixture(scope="module")
 def wanted() -> dict[str, SpecifierSet]:
-    """What `.[dev]` asks for: dependencies, dev and, through dev, cluster, docs and lab."""
+    """What `.[dev]` asks for: dependencies, dev and, through dev, cluster, docs, hf, lab and timm."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert "redlab[cluster,docs,lab]" in extras["dev"]
-    listed = project["dependencies"] + extras["dev"] + extras["cluster"] + extras["docs"] + extras["lab"]
+    assert "redlab[cluster,docs,hf,lab,timm]" in extras["dev"]
+    listed = project["dependencies"] + extras["dev"] + extras["cluster"] + extras["docs"] + extras["lab"] + extras["hf"] + extras["timm"]
     return ranges([line for line in listed if not line.startswith("redlab[")])
 
 

@@ -76,7 +76,7 @@ with tempfile.TemporaryDirectory() as folder:
 def base(tmp_path_factory):
     """Runs Python, in an empty folder, without the packages of the extras."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    names = [Requirement(line).name for line in (*extras["lab"], *extras["cluster"])]
+    names = [Requirement(line).name for line in (*extras["lab"], *extras["cluster"], *extras["timm"], *extras["hf"])]
     absent = {MODULES.get(name, name.replace("-", "_")) for name in names if name != "redlab"}
     empty = tmp_path_factory.mktemp("base")
 
