@@ -42,7 +42,8 @@ def wanted() -> dict[str, SpecifierSet]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     assert "redlab[cluster,docs,hf,lab,timm]" in extras["dev"]
-    listed = project["dependencies"] + extras["dev"] + extras["cluster"] + extras["docs"] + extras["lab"] + extras["hf"] + extras["timm"]
+    own = [line for extra in ("dev", "cluster", "docs", "lab", "hf", "timm") for line in extras[extra]]
+    listed = project["dependencies"] + own
     return ranges([line for line in listed if not line.startswith("redlab[")])
 
 
