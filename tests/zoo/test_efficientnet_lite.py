@@ -41,7 +41,7 @@ def test_it_maps_normalised_images_to_centred_bytes():
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_an_even_image_is_padded_as_tensorflow_does(kernel):
-    """SAME: out = ceil(n / stride), and of the missing (out - 1) * stride + kernel - n pixels the smaller half first."""
+    """SAME: ceil(n / stride) answers; of the pixels that are missing for them the smaller half comes first."""
     x, size = torch.rand(1, 2, 8, 8), 8
     for stride in (1, 2):
         missing = (size // stride - 1) * stride + kernel - size
