@@ -85,9 +85,8 @@ def _check_loaded(where: str, found: dict[str, Any]) -> None:
     lacking = [*found["missing_keys"], *found["mismatched_keys"]]
     if lacking:
         named = ", ".join(sorted(map(_key, lacking))[:5])
-        raise ValueError(
-            f"hf/{where}: its weights lack {len(lacking)} of the network's tensors, or hold other shapes of them: {named}"
-        )
+        what = f"{len(lacking)} tensors of the network, or hold them in other shapes: {named}"
+        raise ValueError(f"hf/{where}: its weights lack {what}")
     if unread := sorted(found["unexpected_keys"]):
         warnings.warn(f"hf/{where}: {len(unread)} tensors are not read: {', '.join(unread[:5])}", stacklevel=5)
 
