@@ -17,13 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from redlab.network.evaluating import evaluating, quiet, refusal
 from redlab.network.example import Example, Inputs, fit_example
-from redlab.network.layers import Layer, unwrap, weight_layers
+from redlab.network.layers import TO_PREPARE, Layer, unwrap, weight_layers
 from redlab.network.operations import KINDS
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLVES = {getattr(kind, "_conv_forward", None) for kind in _LAYERS}
-# What a reason names where a layer is not plain; pruning and scoring never fold.
-TO_PREPARE = "prepare(network, fold=False) makes it a plain layer"
 # A subclass with a forward of its own may do more than its name says: an activation after the norm, for example.
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward, *(kind.forward for kind in _LAYERS)}
 
@@ -230,9 +228,13 @@ def is_layer(node: Node) -> bool:
 
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a layer or batch norm does more than PyTorch's class, by a forward of its own or by a hook."""
+    return runs_own_forward(module) or bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def runs_own_forward(module: nn.Module) -> bool:
+    """Whether a layer or batch norm has another forward than PyTorch's class, whatever its hooks do."""
     plain = getattr(module.forward, "__func__", None) in _FORWARDS
-    plain &= getattr(type(module), "_conv_forward", None) in _CONVOLVES
-    return not plain or bool(module._forward_hooks or module._forward_pre_hooks)
+    return not plain or getattr(type(module), "_conv_forward", None) not in _CONVOLVES
 
 
 def _operation_of(module: nn.Module) -> str:
