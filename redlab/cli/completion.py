@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from redlab.cli.recipes import CRITERIA, OPTIONS
-from redlab.zoo.names import FACTS, PLACES, list_networks
+from redlab.zoo.dataset_names import PLACES
+from redlab.zoo.names import FACTS, list_networks
 
 
 def _completion(names: Iterable[str]) -> Callable[[str], list[str]]:

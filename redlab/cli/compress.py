@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from redlab.cli.completion import complete_criteria, complete_datasets, complete_networks, complete_recipes
 from redlab.cli.recipes import SCORE_IMAGES, check_recipe, needs_images, steps_of
 from redlab.cli.terminal import argument, exits, option, say, stop
-from redlab.zoo.names import architecture_of, check_at_hand, check_target, has_training, own_dataset
+from redlab.zoo.dataset_names import check_at_hand, has_training, own_dataset
+from redlab.zoo.names import architecture_of, check_target
 
 if TYPE_CHECKING:
     from torch import nn

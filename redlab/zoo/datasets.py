@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from redlab.files.download import network_timeout
 from redlab.paths import data_root
+from redlab.zoo.dataset_names import FAMILIES, PLACES, by_hand, check_dataset
 from redlab.zoo.image_folder import MEAN, STD, ImageFolder, normalised, read_image_folder
-from redlab.zoo.names import FAMILIES, PLACES, by_hand, check_dataset
 
 SPLITS = ("test", "train")
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from redlab.zoo.dataset_names import by_hand
 from redlab.zoo.image_files import SUFFIXES, decode, is_stray, look_at, why_no_image
-from redlab.zoo.names import by_hand
 
 # ImageNet's mean and standard deviation, by which redlab normalises images.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -138,9 +138,9 @@ def test_where_nothing_is_lost_nothing_is_said_of_it():
 
 
 def test_a_criterion_without_training_images_says_what_it_sees(monkeypatch, capsys):
-    from redlab.zoo import names
+    from redlab.zoo import dataset_names
 
-    monkeypatch.setattr(names, "_TEST_ONLY", ("digits",))
+    monkeypatch.setattr(dataset_names, "_TEST_ONLY", ("digits",))
     images = cli_compress._seen("digits", "prune", {"criterion": "taylor"}, 20)
     assert len(images) == 20
     assert "taylor scores channels on 20 test images of digits, which has no others" in capsys.readouterr().out
@@ -258,7 +258,7 @@ def test_a_save_that_is_interrupted_leaves_the_network_that_was_there(tmp_path, 
 
 
 def test_nothing_is_downloaded_just_to_measure_accuracy(tmp_path, monkeypatch):
-    from redlab.zoo.names import own_dataset
+    from redlab.zoo.dataset_names import own_dataset
 
     assert own_dataset("digits/mlp") == "digits"
     monkeypatch.setenv("REDLAB_DATA", str(tmp_path / "empty"))

@@ -14,8 +14,9 @@ from redlab import load_network, save_network
 from redlab.cli.completion import complete_commands, complete_datasets, complete_networks, complete_notebooks
 from redlab.cli.recipes import CRITERIA, OPTIONS, steps_of
 from redlab.pruning.criteria import registry as baselines
-from redlab.zoo import datasets, names, networks
-from redlab.zoo.names import CLASSIFIERS, OWN, PLACES, architecture_of, check_at_hand, folder_of, is_here
+from redlab.zoo import dataset_names, datasets, networks
+from redlab.zoo.dataset_names import PLACES, check_at_hand, is_here
+from redlab.zoo.names import CLASSIFIERS, OWN, architecture_of, folder_of
 
 
 def test_the_lists_hold_what_they_stand_for():
@@ -88,10 +89,10 @@ def test_what_is_wrong_is_said_before_anything_heavy_is_imported(tmp_path):
 def test_a_dataset_is_missed_before_its_download_is_tried(tmp_path, monkeypatch):
     monkeypatch.setenv("REDLAB_DATA", str(tmp_path))
     check_at_hand("digits")
-    monkeypatch.setattr(names, "_silent", lambda address: f"{address} is silent")
+    monkeypatch.setattr(dataset_names, "_silent", lambda address: f"{address} is silent")
     with pytest.raises(ConnectionError, match=r"kriz/ is silent.*put the folder cifar-10-batches-py"):
         check_at_hand("cifar10")
-    monkeypatch.setattr(names, "_silent", lambda address: "")
+    monkeypatch.setattr(dataset_names, "_silent", lambda address: "")
     check_at_hand("cifar10")  # to be had
     (tmp_path / "mnist" / "MNIST" / "raw").mkdir(parents=True)  # what a download that failed leaves
     assert not is_here("mnist")
