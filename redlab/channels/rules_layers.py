@@ -32,7 +32,9 @@ def embedding(flow: Flow, node: Node) -> Tensor:
         labels = flow.labels.fresh(value.shape[-1])
         flow.meet(node, [(flow.name(table), 1)], "producer", labels)
     if others := [user for user in table.users if operation(user) != "embedding"]:
-        flow.labels.freeze(labels, f"{flow.name(table)} holds embeddings, and {operations(others)} reads it too")
+        tied = flow.graph.layers.get(table)
+        why = f"{tied.name} shares its weight with {flow.name(table)}" if tied else f"{operations(others)} reads it too"
+        flow.labels.freeze(labels, why)
     return labels.flatten().expand(value.shape)
 
 
