@@ -160,19 +160,17 @@ def _follows(flow: Flow, node: Node, labels: Tensor, axis: int, parts: Sequence[
 def _ways(flow: Flow, node: Node, parts: Sequence[Range], length: int) -> list[Way]:
     """The likely ones first: numbers that a module holds, the innermost first; then the shape of what is cut."""
     places = sorted({place for part in parts for place in part} - {0, length})
-    runs = list(pairwise([0, *places, length]))
+    runs, block = list(pairwise([0, *places, length])), gcd(length, *places)
+    block = block if block > 1 and length // block <= _MOST_BLOCKS else 0
     found: list[Way] = []
+    fractions = [Way(block=block)] if block else []
     for path, held in _held(flow, node):
+        whole = tuple((name, ((0, length),)) for name, value in held.items() if value == length)
         found += _by_lists(path, held, parts)
-        found += _by_numbers(held, runs, length)
-        found += [
-            Way(((name, tuple((start, start + step) for start in range(0, max(places), step))),))
-            for name, step in held.items()
-            if 1 < step < max(places) and all(place % step == 0 for place in places)
-        ]
-    block = gcd(length, *places)
-    found += [Way(block=block)] if block > 1 and length // block <= _MOST_BLOCKS else []
-    return list(dict.fromkeys(found))
+        found += _by_numbers(held, runs, whole)
+        found += _by_steps(held, places)
+        fractions += [Way(whole, block)] if whole and block else []
+    return list(dict.fromkeys([*found, *fractions]))
 
 
 def _by_lists(path: str, held: dict[str, int], parts: Sequence[Range]) -> Iterable[Way]:
@@ -186,11 +184,10 @@ def _by_lists(path: str, held: dict[str, int], parts: Sequence[Range]) -> Iterab
             yield Way(tuple((name, (part,)) for name, part in zip(names, parts, strict=True)))
 
 
-def _by_numbers(held: dict[str, int], runs: Sequence[Range], length: int) -> Iterable[Way]:
+def _by_numbers(held: dict[str, int], runs: Sequence[Range], whole: tuple) -> Iterable[Way]:
     """Numbers equal to the size of a run of channels: all of them, or each alone; with those equal to the whole."""
     fits = {name: tuple(run for run in runs if run[1] - run[0] == value) for name, value in held.items()}
     fits = {name: own for name, own in fits.items() if own}
-    whole = tuple((name, ((0, length),)) for name, value in held.items() if value == length)
     if not fits:
         return
     sets = [tuple(fits.items())] + ([((name, own),) for name, own in fits.items()] if len(fits) > 1 else [])
@@ -198,6 +195,13 @@ def _by_numbers(held: dict[str, int], runs: Sequence[Range], length: int) -> Ite
         yield Way(chosen)
     for chosen in sets if whole else ():
         yield Way((*chosen, *whole))
+
+
+def _by_steps(held: dict[str, int], places: Sequence[int]) -> Iterable[Way]:
+    """Numbers of which every place is a multiple."""
+    for name, step in held.items():
+        if 1 < step < max(places) and all(place % step == 0 for place in places):
+            yield Way(((name, tuple((start, start + step) for start in range(0, max(places), step))),))
 
 
 def _held(flow: Flow, node: Node) -> list[tuple[str, dict[str, int]]]:

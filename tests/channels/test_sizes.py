@@ -50,6 +50,7 @@ CUTS = {
     "two numbers": lambda own, x: x.split((own.width, own.rest), 1),
     "the rest": lambda own, x: x.split((own.width, x.shape[1] - own.width), 1),
     "the whole": lambda own, x: x.split((own.width, own.whole - own.width), 1),
+    "half the whole": lambda own, x: x.split(own.whole // 2, 1),
     "a list": lambda own, x: x.split(own.sizes, 1),
     "half the shape": lambda own, x: x.split(x.shape[1] // 2, 1),
     "half by slices": lambda own, x: (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]),
