@@ -289,3 +289,8 @@ def test_images_of_other_networks_must_be_named(tmp_path):
         assert own_dataset(name) is None
         with pytest.raises(ValueError, match=r"name one of digits, .*imagenet_folder:NAME, folder:PATH, FILE\.py:NAME"):
             default_dataset(name)
+    network = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="no dataset is known for a network Linear without a name"):
+        default_dataset(network)
+    network.redlab = Recipe("cifar10/resnet20", (3, 32, 32))
+    assert default_dataset(network) == "cifar10"
