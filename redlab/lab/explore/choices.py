@@ -99,7 +99,7 @@ class Shelf:
             return as_dataset(self._dataset)
         own = self._given(name)
         recipe = recipe_of(own) if own is not None else None
-        known = recipe.architecture if recipe else name
+        known = (recipe.architecture if recipe else None) or name
         return load_dataset(self._dataset or default_dataset(known), limit=self._limit)
 
 
