@@ -15,9 +15,9 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from redlab.compression.norm_pairs import Pairs, find_pairs
-from redlab.compression.norms import Acts, is_batch_norm, scale_and_shift, stand_in
+from redlab.compression.norms import Acts, scale_and_shift, stand_in
 from redlab.network.example import Example, Inputs, fit_example
-from redlab.network.layers import Layer, copy_network, row_parameters, unwrap, weight_layers
+from redlab.network.layers import Layer, copy_network, is_batch_norm, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
 from redlab.network.trace import trace

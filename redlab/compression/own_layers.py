@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from redlab.compression.own_forwards import Call, watch
 from redlab.compression.plain_layers import Spec, build, layer_in, spec_of, spec_of_call
 from redlab.network.evaluating import evaluating, first_line
+from redlab.network.forwards import runs_own_forward
 from redlab.network.layers import copy_network
-from redlab.network.trace import runs_own_forward
 
 TOLERANCE = 1e-9  # relative, in float64
+_PIXELS = 24  # along an axis of the random inputs, at least
 _GROWS = 4  # at most: by so many pixels an input grows, to see padding that changes with its size
 CHANGES = (
     "what it does changes with the size of its input, as its padding may: prepare(network, fixed_size=True) takes "
@@ -53,8 +54,7 @@ def _propose(own: nn.Module, inputs: list[Tensor], fixed_size: bool) -> Plain | 
         return found.why or f"its forward multiplies by {len(found.calls)} weights"
     made = _made(own, found.calls[0])
     _fit(made, own, inputs[0])
-    noise = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    far = max(_distance(own, made.module, x) for x in [*inputs, noise.to(inputs[0].device)])
+    far = max(_distance(own, made.module, x) for x in [*inputs, _noise(made, inputs[0], 0)])
     if far > TOLERANCE:
         return f"its forward does more than one layer does (a relative difference of {far:.1e})"
     if not fixed_size and any(_distance(own, made.module, x) > TOLERANCE for x in _larger(made, inputs[0])):
@@ -83,7 +83,7 @@ def _fit(made: Plain, own: nn.Module, like: Tensor) -> None:
     The summand is what the module makes of zeros. The factor is by least squares, on random inputs.
     """
     layer = layer_in(made.module)
-    x = torch.randn(like.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(like.device)
+    x = _noise(made, like, 1)
     axis = -1 if isinstance(layer, nn.Linear) else 1
     rest, moved = (run(torch.zeros_like(x)).movedim(axis, -1).flatten(0, -2) for run in (own, made.module))
     if (
@@ -101,6 +101,18 @@ def _fit(made: Plain, own: nn.Module, like: Tensor) -> None:
             layer.bias.data = rest[0].clone()
     if not layer.bias.any() and not _has_bias(own):
         layer.bias, made.spec["options"]["bias"] = None, False
+
+
+def _noise(made: Plain, like: Tensor, seed: int) -> Tensor:
+    """Random numbers, on a part of the input's space that holds the kernel several times."""
+    reach = [size * step for size, step in _kernel(layer_in(made.module))]
+    sizes = [min(size, max(_PIXELS, 3 * own)) for size, own in zip(like.shape[2:], reach, strict=False)]
+    shape = [*like.shape[:2], *sizes] if reach else like.shape
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(like.device)
+
+
+def _kernel(layer: nn.Module) -> list[tuple[int, int]]:
+    return [] if isinstance(layer, nn.Linear) else list(zip(layer.kernel_size, layer.dilation, strict=True))
 
 
 def _along_outputs(factor: Tensor, layer: nn.Module) -> Tensor:

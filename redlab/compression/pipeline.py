@@ -21,7 +21,7 @@ from redlab.compression.preparing import prepare_for
 from redlab.compression.splitting import separate_kernels, split_inputs
 from redlab.compression.tables import layer_table
 from redlab.compression.units import UNITS
-from redlab.hashing.networks import hash_network
+from redlab.hashing.networks import hash_layers, hash_network
 from redlab.network.example import Example
 from redlab.network.layers import unwrap
 from redlab.network.result import Result
@@ -173,7 +173,7 @@ def red_steps(
     merge = partial(merge_after, options=Options(alpha, strategy, round_to=round_to), example=example)
     return [
         Step("fold batch norms", partial(_prepare, example=example)),
-        Step("hash weights", partial(hash_network, **hashing)),
+        Step("hash weights", partial(hash_layers, **hashing)),
         Step("merge neurons", merge, looks_back=True),
         Step("separate kernels", partial(separate_kernels, up_to_scale=up_to_scale, example=example)),
     ]
@@ -207,7 +207,7 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     if not asked.as_published:
         hashing |= {"rule": asked.rule, "max_error": asked.max_error, "rounding": asked.rounding}
     shared = not asked.as_published and asked.budget == "products" and isinstance(asked.max_error, float | int)
-    hashed = partial(_hash_within, example=example, **hashing) if shared else partial(hash_network, **hashing)
+    hashed = partial(_hash_within, example=example, **hashing) if shared else partial(hash_layers, **hashing)
     correct = partial(correct_biases, statistics=statistics, example=example, input_mean=asked.input_mean)
     split = partial(split_inputs, unit=asked.unit, signed=asked.signed and not asked.as_published, example=example)
     corrected = not asked.as_published and statistics != "none"
@@ -228,7 +228,7 @@ def _prepare(network: nn.Module, example: Example | None) -> Result:
 
 def _hash_within(network: nn.Module, max_error: float, example: Example | None, **hashing: Any) -> Result:
     """Hash with one error budget for the whole network."""
-    return hash_network(network, max_error=share_error(network, max_error, example), **hashing)
+    return hash_layers(network, max_error=share_error(network, max_error, example), **hashing)
 
 
 def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
 from redlab.compression.folding import fold_batchnorm, layers_table
-from redlab.compression.own_layers import Plain, propose
+from redlab.compression.own_modules import Found, look
 from redlab.compression.plain_layers import Spec, build, describe
-from redlab.network.evaluating import evaluating, refusal
+from redlab.network.evaluating import evaluating
 from redlab.network.example import Example, Inputs, fit_example
-from redlab.network.layers import copy_network, kind_of, parameter_names, replace_module, unwrap, weight_layers
+from redlab.network.forwards import runs_own_forward
+from redlab.network.layers import copy_network, kind_of, replace_module, unwrap
 from redlab.network.recipe import append_step
 from redlab.network.result import OTHER, Result, with_others
-from redlab.network.trace import has_own_forward, runs_own_forward
 from redlab.network.trial_run import culprits, why_not_run
 from redlab.options import plain_options
 
 _WARN = 1e-4  # a relative difference of the whole network above it is reported
-_COMPUTE = (WeightNorm, SpectralNorm, BasePruningMethod)  # hooks that compute a weight and do nothing else
 
 
 @plain_options
@@ -83,7 +77,7 @@ def prepare_for(
     """``prepare`` for another step: the difference is measured only where a layer was replaced, or if asked for."""
     original = unwrap(network)
     network = copy_network(original).eval()
-    found = _look(network, example, fixed_size)
+    found = look(network, example, fixed_size)
     if found.plain:
         network = _replace(network, found, fit_example(original, example).first())
     step = {"step": "prepare", "modules": {path: plain.spec for path, plain in found.plain.items()}}
@@ -113,97 +107,7 @@ def apply_prepare(network: nn.Module, modules: Mapping[str, Spec]) -> nn.Module:
     return network
 
 
-@dataclass
-class _Found:
-    """The modules with a forward of their own: what replaces them, what they were, and why others are left."""
-
-    plain: dict[str, Plain] = field(default_factory=dict)
-    before: dict[str, nn.Module] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-
-    def layer(self, path: str) -> str:
-        """The name of the layer that stands at ``path``: behind a padding it is the second of two modules."""
-        padded = path in self.plain and "pad" in self.plain[path].spec
-        return f"{path}.1".lstrip(".") if padded else path
-
-
-def _look(network: nn.Module, example: Example | None, fixed_size: bool) -> _Found:
-    found = _Found()
-    if hasattr(network, "dpp"):
-        return found  # masks that learn: harden makes them weights
-    modules = dict(_candidates(network))
-    if not modules:
-        return found
-    inputs = _inputs_of(network, modules, fit_example(network, example).first())
-    for path, module in modules.items():
-        if any(path.startswith(f"{outer}." if outer else "") for outer in found.plain):
-            continue  # part of a module that is replaced
-        made = _why_left(network, path, module, inputs[path]) or propose(module, inputs[path], fixed_size)
-        found.before[path] = module
-        if isinstance(made, Plain):
-            found.plain[path] = made
-        elif made is not None:
-            found.left[path] = made
-    return found
-
-
-def _candidates(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    layers = {id(layer.module) for layer in weight_layers(network) if layer.parameter == "weight" and not layer.lazy}
-    modules = [(path, own) for path, own in network.named_modules() if "parametrizations" not in path.split(".")]
-    return [(path, own) for path, own in modules if _may_replace(own, id(own) in layers)]
-
-
-def _may_replace(module: nn.Module, layer: bool) -> bool:
-    """Whether a module is no plain layer, and may be one by what it holds."""
-    if layer:
-        return has_own_forward(module) or any(name not in module._parameters for name in ("weight", "bias"))
-    if type(module).__module__.startswith(("torch.nn.", "redlab.")) or isinstance(module, torch.jit.ScriptModule):
-        return False
-    own = [tensor for tensor in module._parameters.values() if tensor is not None and tensor.ndim > 1]
-    return bool(own) and not any(True for child in module.children() for _ in child.parameters())
-
-
-def _inputs_of(network: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, list[Any]]:
-    """By path, what each call of a module is given: a tensor, or None where that is something else."""
-    found: dict[str, list[Any]] = defaultdict(list)
-
-    def note(_: nn.Module, args: tuple, kwargs: dict, path: str) -> None:
-        given = [*args, *kwargs.values()]
-        alone = len(given) == 1 and isinstance(given[0], Tensor) and given[0].is_floating_point()
-        found[path].append(given[0].detach() if alone else None)
-
-    hooks = [own.register_forward_pre_hook(partial(note, path=path), with_kwargs=True) for path, own in modules.items()]
-    try:
-        with evaluating(network):
-            inputs.run(network)
-    except Exception as error:  # whatever the network's own code raises
-        raise ValueError(refusal(network, inputs, "run", error)) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def _why_left(network: nn.Module, path: str, module: nn.Module, inputs: Sequence[Any]) -> str:
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    if any(not isinstance(hook, _COMPUTE) for hook in hooks):
-        return "it has hooks of its own: remove them first"
-    if not inputs:
-        return "it is never called"
-    if any(x is None for x in inputs):
-        return "it takes more than one tensor"
-    if any(x.is_meta for x in inputs):
-        return "it has no values"
-    tied = [name for names in parameter_names(network).values() if _is_tied(names, path) for name in names]
-    return f"it shares a parameter: {' and '.join(tied)} are one tensor" if tied else ""
-
-
-def _is_tied(names: Sequence[str], path: str) -> bool:
-    inside = [name.startswith(f"{path}." if path else "") for name in names]
-    return any(inside) and not all(inside)
-
-
-def _replace(network: nn.Module, found: _Found, inputs: Inputs) -> nn.Module:
+def _replace(network: nn.Module, found: Found, inputs: Inputs) -> nn.Module:
     """The network with its plain layers. Where its code asks a module for what a plain one lacks, that one is left."""
     for path, plain in found.plain.items():
         _take_over(plain.module, found.before[path])
@@ -232,7 +136,7 @@ def _with(network: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
     return network
 
 
-def _why_not(network: nn.Module, found: _Found, inputs: Inputs, names: Sequence[str]) -> str:
+def _why_not(network: nn.Module, found: Found, inputs: Inputs, names: Sequence[str]) -> str:
     """The error of the network where only ``names`` are replaced."""
     rest = {path: own for path, own in found.before.items() if path in found.plain and path not in names}
     return why_not_run(network, inputs, lambda copied: _put_back(copied, rest))
@@ -261,7 +165,7 @@ def _has_numbers(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() > 0 and not leaf.is_meta
 
 
-def _table(table: pd.DataFrame, found: _Found) -> pd.DataFrame:
+def _table(table: pd.DataFrame, found: Found) -> pd.DataFrame:
     """The rows of folding, with what was replaced by what and why other modules are left."""
     attrs, table = table.attrs, table.copy()
     table.insert(table.columns.get_loc("folded") + 1, "replaced", "")

@@ -29,6 +29,7 @@ from redlab.compression.split_layers import SplitLayer
 from redlab.compression.units import UNITS, split_layer
 from redlab.network.cost import COUNTED, by_module, measure_cost
 from redlab.network.example import Example, Inputs, fit_example
+from redlab.network.forwards import why_own_forward
 from redlab.network.layers import (
     Layer,
     copy_network,
@@ -40,7 +41,6 @@ from redlab.network.layers import (
 )
 from redlab.network.recipe import append_step, drop_steps
 from redlab.network.result import Result, with_others
-from redlab.network.trace import TO_PREPARE, has_own_forward
 from redlab.network.trial_run import NEVER, culprits, record_calls, record_uses, why_not_run
 from redlab.options import check_one_of, plain_options
 from redlab.progress import progress
@@ -217,7 +217,7 @@ def _why_not(layer: Layer, called: dict[str, list[torch.Size]]) -> str:
         return NEVER
     if layer.module.bias is not None and "bias" not in layer.module._parameters:
         return "its bias is computed at every call"
-    return f"its class or a hook gives it a forward of its own: {TO_PREPARE}" if has_own_forward(layer.module) else ""
+    return why_own_forward(layer.module)
 
 
 def _table(

@@ -64,7 +64,7 @@ def layer_table(network: nn.Module, results: list[Result], example: Example | No
         row["skipped"] = "; ".join(reasons)
         rows.append(row)
     columns = [name for name in _COLUMNS if not rows or name in rows[0]]
-    return with_others(pd.DataFrame(rows, columns=columns), network, results[-1].network)
+    return with_others(pd.DataFrame(rows, columns=columns), plain, results[-1].network)
 
 
 def _prepared(network: nn.Module, first: Result) -> nn.Module:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
@@ -19,7 +20,7 @@ from torch.nn.utils import parametrize
 # MultiheadAttention holds its input projections as bare parameters, not as Linear modules.
 _ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 # What a reason names where a layer is not plain; pruning and scoring never fold.
-TO_PREPARE = "prepare(network, fold=False) makes it a plain layer"
+TO_PREPARE = "prepare(network, fold=False) makes it a plain layer, or says why not"
 # The buffers in which a layer keeps what its folded batch norm knew of its outputs: mean and standard deviation.
 OUTPUT_STATISTICS = ("out_mean", "out_std")
 
@@ -105,6 +106,18 @@ def kind_of(module: nn.Module) -> str:
     """The class of a module, under the name that was written."""
     # A parametrized module's class is made on the fly; its base is the one that was written.
     return type(module).__mro__[1].__name__ if parametrize.is_parametrized(module) else type(module).__name__
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether it is a batch norm, also one of buffers alone."""
+    return isinstance(module, _BatchNorm) or is_frozen_norm(module)
+
+
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Whether it holds what a batch norm does without being of PyTorch's class, as torchvision's FrozenBatchNorm2d."""
+    held = {**module._parameters, **module._buffers}
+    has_all = all(held.get(name) is not None for name in ("running_mean", "running_var", "weight", "bias"))
+    return not isinstance(module, _NormBase) and has_all and isinstance(getattr(module, "eps", None), float)
 
 
 def is_depthwise(module: nn.Module) -> bool:
