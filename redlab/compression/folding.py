@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import Layer, copy_network, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
-from redlab.network.trace import Graph, in_place, is_layer, operation, operations, trace
-from redlab.network.trial_run import NEVER, culprits, why_not_run, why_unseen
+from redlab.network.trace import Graph, argument, in_place, is_layer, operation, operations, trace
+from redlab.network.trial_run import NEVER, culprits, why_not_run, why_unseen, without_bias
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
@@ -145,11 +145,15 @@ def _remember_statistics(layer: nn.Module, norm: _BatchNorm) -> None:
 
 @dataclass
 class _Pairs:
-    """Which layer takes each batch norm, which norms come before their layer, and why others are left."""
+    """Which layer takes each batch norm, which norms come before their layer, and why others are left.
+
+    ``unbiased``: the layers whose own forward would not read a bias.
+    """
 
     folded: dict[str, str] = field(default_factory=dict)
     ahead: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    unbiased: set[str] = field(default_factory=set)
 
 
 def _asked_for(network: nn.Module, example: Example | None, pairs: _Pairs) -> dict[str, str]:
@@ -195,6 +199,7 @@ def _find_pairs(
         return pairs, None
     graph, found = graph.of(graph.network), True
     pairs.left |= _uncalled(graph, norms, example)
+    pairs.unbiased = without_bias(graph, [own for own in graph.layers.values() if own.module.bias is None], example)
     norms = {name: norm for name, norm in norms.items() if name not in pairs.left}
     while found:  # a norm that is folded away may leave another one beside a layer
         found = any([_pair(graph, name, norms[name], pairs) for name in norms if name not in pairs.folded])
@@ -215,8 +220,8 @@ def _pair(graph: Graph, name: str, norm: _BatchNorm, pairs: _Pairs) -> bool:
         return False
     (node,) = graph.users(f"{name}.running_mean")
     previous, following = node.args[0], next(iter(node.users))
-    why = _why_not_previous(graph, previous)
-    if why and (why_following := _why_not_following(graph, node, following)):
+    why = _why_not_previous(graph, previous, pairs.unbiased)
+    if why and (why_following := _why_not_following(graph, node, following, pairs.unbiased)):
         pairs.left[name] = why_following if is_layer(following) and not is_layer(previous) else why
         return False
     pairs.left.pop(name, None)
@@ -242,33 +247,45 @@ def _why_not_norm(graph: Graph, name: str, norm: _BatchNorm) -> str:
     return ""
 
 
-def _why_not_previous(graph: Graph, node: Node) -> str:
+def _why_not_previous(graph: Graph, node: Node, unbiased: Collection[str]) -> str:
     if not is_layer(node):
         return f"its input comes from {operation(node)}, not from a conv or linear layer"
     if why := graph.why_fixed(node):
         return why
     layer = graph.layers[node.args[1]]
+    if layer.name in unbiased:
+        return f"{layer.name} has a forward of its own that would not read the bias: prepare(network) makes it plain"
     if len(node.users) > 1:
         others = [user for user in node.users if operation(user) != "batch_norm"] or node.users
         return f"the output of {layer.name} also goes to {operations(others)}"
     return _why_not_features(node, layer)
 
 
-def _why_not_following(graph: Graph, norm: Node, node: Node) -> str:
+def _why_not_following(graph: Graph, norm: Node, node: Node, unbiased: Collection[str]) -> str:
     if not is_layer(node) or node.args[0] is not norm or len(norm.users) > 1:
         return f"its output goes to {operations(norm.users)}, not to one conv or linear layer"
     if why := graph.why_fixed(node):
         return why
     layer = graph.layers[node.args[1]]
+    if layer.name in unbiased:
+        return f"{layer.name} has a forward of its own that would not read the bias: prepare(network) makes it plain"
     if isinstance(layer.module, _ConvTransposeNd):
         return f"transposed conv {layer.name} after it: not exact at the border"
-    if isinstance(layer.module, _ConvNd) and any(layer.module._reversed_padding_repeated_twice):
+    if _is_padded(node):
         return f"zero padding in conv {layer.name}: not exact at the border"
     # As an Identity the norm would hand on its input itself, which may change before the layer reads it.
     nodes = list(graph.fx.nodes)
     if any(in_place(between) for between in nodes[nodes.index(norm) : nodes.index(node)]):
         return f"an in-place operation runs between it and {layer.name}"
     return _why_not_features(norm, layer)
+
+
+def _is_padded(node: Node) -> bool:
+    """Whether a convolution adds zeros at the border by itself."""
+    padding = argument(node, "padding", [])
+    if padding == "same":
+        return any(size > 1 for size in node.args[1].meta["val"].shape[2:])
+    return padding != "valid" and any(padding)
 
 
 def _why_not_features(between: Node, layer: Layer) -> str:

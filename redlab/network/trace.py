@@ -6,7 +6,7 @@ Tracing runs on fake tensors: shapes and data flow, no arithmetic, no memory, wh
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from redlab.network.operations import KINDS
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLVES = {getattr(kind, "_conv_forward", None) for kind in _LAYERS}
+# What a reason names where a layer is not plain; pruning and scoring never fold.
+TO_PREPARE = "prepare(network, fold=False) makes it a plain layer"
 # A subclass with a forward of its own may do more than its name says: an activation after the norm, for example.
 _FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward, *(kind.forward for kind in _LAYERS)}
 
@@ -73,24 +75,45 @@ class Graph:
         """Whether its module does nothing but ``node``: a layer or batch norm with PyTorch's own forward, no hooks."""
         return not has_own_forward(self.caller(node))
 
-    def why_fixed(self, node: Node) -> str:
-        """Why no step may rewrite the weight and bias of the conv or linear ``node``, or ""."""
-        layer, users = self.layers.get(node.args[1]), list(node.args[1].users)
+    def why_fixed(self, node: Node, calls: Collection[Node] = ()) -> str:
+        """Why no step may rewrite the weight and bias of the conv or linear ``node`` where they are, or "".
+
+        The graph decides, not the class: one operation reads a layer's own weight, and its own bias or none.
+
+        Arguments:
+            calls: all calls of the layer, where it may be called more often than by ``node`` alone.
+        """
+        layer, users = self.layers.get(node.args[1]), set(node.args[1].users)
         if layer is None:
-            return f"the {operation(node)} next to it computes its weight at every call"
+            return f"the {operation(node)} next to it computes its weight at every call: {TO_PREPARE}"
         if layer.skipped:
             return f"{layer.name}: {layer.skipped}"
         if len(users) > 1 and layer.shared:
             return f"{layer.name} shares its weight with {' and '.join(layer.shared)}"
-        if others := [user for user in users if not is_layer(user)]:
+        if others := [user for user in node.args[1].users if not is_layer(user)]:
             return f"the weight of {layer.name} is also used by {operations(others)}"
-        if len(users) > 1:
+        if users != {node, *calls}:
             return f"{layer.name} is called {len(users)} times"
-        if not self.is_plain(node) or self.caller(node) is not layer.module:
-            return f"{layer.name} has a forward of its own"
-        if layer.module.bias is not None and len(self.users(tensor_name(self.network, layer, "bias"))) != 1:
+        return next(filter(None, (self._why_odd(call, layer) for call in users)), "")
+
+    def _why_odd(self, node: Node, layer: Layer) -> str:
+        """Why ``node`` is not what the class of its layer says, or reads another bias, or ""."""
+        if operation(node) != _operation_of(layer.module) or argument(node, "groups", 1) != _groups(layer.module):
+            return f"{layer.name} runs as another operation than its class, {operation(node)}"
+        bias = node.args[2] if len(node.args) > 2 else None
+        own = self.tensors.get(tensor_name(self.network, layer, "bias"))
+        if bias is None and layer.module.bias is None:
+            return ""
+        if bias is None or bias is not own or set(own.users) != set(node.args[1].users):
             return f"the bias of {layer.name} is shared or computed at every call"
         return ""
+
+    def reads_its_bias(self, layer: Layer) -> bool:
+        """Whether every call of a layer reads ``bias`` of its module, or would read it if it had one."""
+        calls, bias = self.calls(layer), self.tensors.get(tensor_name(self.network, layer, "bias"))
+        if layer.module.bias is None:
+            return all(self.is_plain(node) and self.caller(node) is layer.module for node in calls)
+        return all(bias is not None and bias in node.args[2:3] for node in calls)
 
     def takes(self, inputs: Inputs) -> bool:
         """Whether it was traced for inputs of these shapes."""
@@ -210,6 +233,17 @@ def has_own_forward(module: nn.Module) -> bool:
     plain = getattr(module.forward, "__func__", None) in _FORWARDS
     plain &= getattr(type(module), "_conv_forward", None) in _CONVOLVES
     return not plain or bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _operation_of(module: nn.Module) -> str:
+    """The operation that a layer of PyTorch's classes runs as."""
+    if isinstance(module, nn.Linear):
+        return "linear"
+    return f"conv{'_transpose' if module.transposed else ''}{module.weight.ndim - 2}d"
+
+
+def _groups(module: nn.Module) -> int:
+    return getattr(module, "groups", 1)  # a linear layer has one
 
 
 def in_place(node: Node) -> bool:

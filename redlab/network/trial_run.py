@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from redlab.network.evaluating import evaluating, first_line, refusal
 from redlab.network.example import Example, Inputs, fit_example
-from redlab.network.layers import copy_network, unwrap, weight_layers
-from redlab.network.trace import Graph, operations
+from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
+from redlab.network.trace import Graph, operations, trace
 
 R = TypeVar("R")
 
@@ -181,3 +181,29 @@ class _Uses(TorchFunctionMode):
 
 # To ask for a shape or a dtype uses no values.
 _QUESTIONS = frozenset(("__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "__len__"))
+
+
+def without_bias(graph: Graph, layers: Iterable[Layer], example: Example | None = None) -> set[str]:
+    """The names of the layers that would not read a bias if they were given one: forwards of their own may not.
+
+    Those that run PyTorch's own forward are known. The others are tried: a copy gets biases of zeros, and its graph
+    says whether they are read.
+    """
+    unknown = {layer.name: layer for layer in layers if not graph.reads_its_bias(layer)}
+    if not unknown:
+        return set()
+    copied = copy_network(graph.network)
+    paths = {module: path for path, module in graph.network.named_modules()}
+    for layer in unknown.values():
+        module = copied.get_submodule(paths[layer.module])
+        if module.bias is None:
+            module.bias = nn.Parameter(module.weight.new_zeros(_outputs(module)))
+    try:
+        tried = trace(copied, example)
+    except ValueError:  # its code refuses a bias
+        return set(unknown)
+    return {layer.name for layer in tried.layers.values() if layer.name in unknown and not tried.reads_its_bias(layer)}
+
+
+def _outputs(layer: nn.Module) -> int:
+    return len(layer.weight) if isinstance(layer, nn.Linear) else layer.out_channels

@@ -138,7 +138,7 @@ class MobileNetV1(nn.Module):
     ) -> None:
         super().__init__()
         self.input_map = nn.Identity() if input_map is None else input_map
-        self.stem = _conv_norm(in_channels, stem[0], 3, stem[1])
+        self.stem = conv_norm(in_channels, stem[0], 3, stem[1])
         befores = [stem[0], *(channels for channels, _ in blocks)]
         self.blocks = nn.Sequential(*(_separable(b, a, s) for b, (a, s) in zip(befores, blocks, strict=False)))
         self.classifier = nn.Linear(befores[-1], classes)
@@ -156,17 +156,24 @@ def imagenet_mobilenet(width: float) -> MobileNetV1:
 
 
 def _separable(before: int, after: int, stride: int) -> nn.Sequential:
-    depthwise = _conv_norm(before, before, 3, stride, groups=before)
-    return nn.Sequential(depthwise, _conv_norm(before, after, 1, 1))
+    depthwise = conv_norm(before, before, 3, stride, groups=before)
+    return nn.Sequential(depthwise, conv_norm(before, after, 1, 1))
 
 
-def _conv_norm(before: int, after: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
-    # TensorFlow's SAME padding: at stride 2 an even image gets one pixel at the bottom and right only.
-    padding = kernel // 2 if stride == 1 else 0
+def conv_norm(
+    before: int, after: int, kernel: int, stride: int, groups: int = 1, activation: bool = True
+) -> nn.Sequential:
+    """A convolution, batch norm and ReLU6 as TensorFlow's networks have them: (n, before, h, w) -> (n, after, h', w').
+
+    The padding is TensorFlow's SAME for an even image: at stride 2 the odd pixel is added at the bottom and right.
+    """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if stride == 2:
-        parts["pad"] = nn.ZeroPad2d((0, 1, 0, 1))
+        first, last = (kernel - 2) // 2, (kernel - 1) // 2
+        parts["pad"] = nn.ZeroPad2d((first, last, first, last))
+    padding = kernel // 2 if stride == 1 else 0
     parts["conv"] = nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
     parts["bn"] = nn.BatchNorm2d(after, eps=1e-3)  # Google's value
-    parts["relu"] = nn.ReLU6()
+    if activation:
+        parts["relu"] = nn.ReLU6()
     return nn.Sequential(parts)

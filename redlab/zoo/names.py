@@ -19,6 +19,7 @@ OWN = (
     "cifar10/resnet20",
     "cifar10/resnet56",
     "imagenet/mobilenet_v1_0.75",
+    "imagenet/efficientnet_lite0",
 )
 # torchvision's classifiers, listed here because importing torchvision takes seconds. A test compares the two.
 CLASSIFIERS = tuple(

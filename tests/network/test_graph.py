@@ -5,10 +5,11 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from redlab.network.trace import in_place, is_layer, module_path, operation, trace
-from redlab.network.trial_run import record_calls
+from redlab.network.trace import TO_PREPARE, in_place, is_layer, module_path, operation, trace
+from redlab.network.trial_run import record_calls, without_bias
 
 
 class Shared(nn.Module):
@@ -194,3 +195,58 @@ def test_the_inputs_of_a_graph_are_those_of_the_call_in_its_order():
     graph = trace(Two(), {"b": b, "scale": 2.0, "a": a})
     assert [tuple(node.meta["val"].shape) for node in graph.inputs] == [(2, 3), (1, 3)]
     assert [tuple(node.meta["val"].shape) for node in trace(Two(), (a, b)).inputs] == [(1, 3), (2, 3)]
+
+
+class Own(nn.Conv2d):
+    """A convolution with a forward of its own, which pads what it reads."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride)
+
+
+class Transposed(nn.Conv2d):
+    """A convolution by class, a transposed one in the graph."""
+
+    def forward(self, x):
+        return F.conv_transpose2d(x, self.weight)
+
+
+class Aside(nn.Conv2d):
+    """Adds its bias by itself."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight) + self.bias.view(-1, 1, 1)
+
+
+WHY_FIXED = {
+    "own forward": (Own(3, 4, 2), ""),
+    "own forward, no bias": (Own(3, 4, 2, bias=False), ""),
+    "hooked": (nn.Conv2d(3, 4, 2), ""),
+    "transposed": (Transposed(3, 4, 2, bias=False), "0 runs as another operation than its class, conv_transpose2d"),
+    "bias beside": (Aside(3, 4, 2), "the bias of 0 is shared or computed at every call"),
+    "computed": (
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 2)),
+        f"the conv2d next to it computes its weight at every call: {TO_PREPARE}",
+    ),
+}
+WHY_FIXED["hooked"][0].register_forward_hook(lambda module, args, out: 2 * out)
+
+
+@pytest.mark.parametrize("case", WHY_FIXED)
+def test_the_graph_says_which_layers_may_change_not_their_class(case):
+    layer, why = WHY_FIXED[case]
+    graph = trace(nn.Sequential(layer), torch.rand(1, 4 if case == "transposed" else 3, 8, 8))
+    (node,) = filter(is_layer, calls(graph))
+    assert graph.why_fixed(node) == why
+
+
+def test_which_layers_would_not_read_a_bias_is_tried():
+    class Without(nn.Conv2d):
+        def forward(self, x):
+            return F.conv2d(x, self.weight)
+
+    kinds = (nn.Conv2d, Own, Without)
+    network = nn.Sequential(*(kind(3, 3, 2, bias=False) for kind in kinds))
+    graph = trace(network, torch.rand(1, 3, 8, 8))
+    assert without_bias(graph, graph.layers.values(), torch.rand(1, 3, 8, 8)) == {"2"}
+    assert network[1].bias is None
