@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +16,7 @@ from redlab.cli.completion import complete_criteria, complete_datasets, complete
 from redlab.cli.recipes import SCORE_IMAGES, check_recipe, needs_images, steps_of
 from redlab.cli.terminal import argument, exits, option, say, stop
 from redlab.zoo.dataset_names import check_at_hand, has_training, own_dataset
-from redlab.zoo.names import architecture_of, check_target, folder_of
+from redlab.zoo.names import FACTS, architecture_of, check_target, folder_of, kind_of_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +78,7 @@ def compress(
     with exits(1, OSError), exits(2, ValueError, FileNotFoundError, ConnectionError):
         check_recipe(recipe, given)
         _check_network(network, build, weights)
-        dataset = _check(network, recipe, given, dataset, max_loss, out)
+        dataset = _check(network, build, recipe, given, dataset, max_loss, out)
     with exits(2, ValueError, TypeError, RuntimeError), exits(1, OSError):
         from redlab.zoo.saving import load_network
 
@@ -100,23 +103,42 @@ def _called(network: str) -> str:
 
 def _check_network(network: str, build: str | None, weights: Path | None) -> None:
     """Refuse a network that can't be opened, before torch is loaded."""
-    if build is not None:
-        folder_of(build)
     if weights is not None and not weights.expanduser().is_file():
         raise FileNotFoundError(f"--weights: there is no file {weights}")
-    if folder_of(network) is None or build is not None or (architecture := architecture_of(network)) is None:
-        return
+    folder = folder_of(network)
+    if build is not None:
+        folder_of(build)
+    elif folder is not None and (code := _code_of_folder(folder)):
+        call = shlex.join(["redlab", "compress", network, "--build", code])
+        raise ValueError(f"{network} was built by code, which runs only if you name it: {call}")
+
+
+def _code_of_folder(folder: Path) -> str:
+    """What --build has to name to open a saved network; "" where it opens by itself, or is damaged, as loading says."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        named = json.loads((folder / FACTS).read_text(encoding="utf-8"))["recipe"]["architecture"]
+        if named is None:
+            return "FILE.py:NAME"
+        if isinstance(named, str) and kind_of_name(named) in ("file", "module", "hf"):
+            return named
+    return ""
 
 
 def _check(
-    network: str, recipe: str, given: dict[str, Any], dataset: str | None, max_loss: float | None, out: Path
+    network: str,
+    build: str | None,
+    recipe: str,
+    given: dict[str, Any],
+    dataset: str | None,
+    max_loss: float | None,
+    out: Path,
 ) -> str | None:
     """Refuse what is wrong before torch is loaded, which alone takes seconds.
 
     Returns:
         The name of the images: those asked for, or the network's own where they are here.
     """
-    architecture = architecture_of(network)
+    architecture = build or architecture_of(network)
     if dataset is not None:
         check_at_hand(dataset)
     if max_loss is not None and not 0 <= max_loss <= 100:  # NaN too

@@ -20,12 +20,12 @@ from redlab.lab.notebooks import read_cells
 from redlab.lab.parameters import default_parameters
 from redlab.lab.signatures import benchmarks_read, names_written
 from redlab.paths import PACKAGE, data_root, shipped
+from redlab.zoo.code import code_of
 
 LARGE = 64 * 2**20  # bytes; a larger file counts by its path, size and time of change
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers")  # where networks come from
 _OWN = re.compile(r"__pycache__|.*\.py[co]|\..*\.(part|lock|old)")  # left by a run; does not change what is run
 _IMAGES = re.compile(r"imagenet_folder(?::(?P<folder>.+))?")
-_MODULE = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*")  # package.module:NAME
 # Of what is installed a package imports only itself: its own files are the key, not those of all that it uses.
 _INSTALLED = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
@@ -82,8 +82,8 @@ def named_files(value: Any, folder: Path) -> Iterator[Path]:
             yield from named_files(item, folder)
     if isinstance(value, str) and (path := _path_of(value, folder)):
         yield from with_imports(path, path.parent) if path.suffix == ".py" and path.is_file() else files_in(path)
-    elif isinstance(value, str) and (named := _MODULE.fullmatch(value)):
-        yield from _module_files(named["module"])
+    elif isinstance(value, str) and (code := code_of(value)):
+        yield from () if code.is_file else _module_files(code.place)
 
 
 def _path_of(text: str, folder: Path) -> Path | None:
