@@ -12,6 +12,7 @@ from redlab.compression import splitting
 from redlab.compression.bias import add_bias
 from redlab.compression.folding import apply_fold
 from redlab.network.geometry import Geometry
+from redlab.network.recipe import recipe_of
 
 
 def replayable() -> tuple[str, ...]:
@@ -30,7 +31,8 @@ def finish(network: nn.Module, source: Path) -> nn.Module:
     Raises:
         ValueError: a step that doesn't fit the network; the message names ``source``.
     """
-    for step in [step for step in network.redlab.steps if step["step"] in splitting.STEPS]:
+    recipe = recipe_of(network)
+    for step in [step for step in (recipe.steps if recipe else ()) if step["step"] in splitting.STEPS]:
         try:
             network = splitting.retake(network, step)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -12,8 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._pytree import tree_leaves, tree_map
 
+from redlab.network.description import describe, example_from
 from redlab.network.layers import unwrap
-from redlab.network.recipe import recipe_of
+from redlab.network.recipe import Recipe, change_recipe, recipe_of
 
 # A tensor, a tuple of positional inputs, a dict of keyword inputs; or the ``Inputs`` made of one.
 Example: TypeAlias = "Tensor | tuple | list | Mapping[str, Any] | Inputs"
@@ -142,11 +143,12 @@ def answer(network: nn.Module, inputs: Example) -> Tensor:
     return logits_of(Inputs.of(inputs).run(network))
 
 
-def example_input(network: nn.Module) -> Tensor:
+def example_input(network: nn.Module) -> Tensor | tuple | list | dict[str, Any]:
     """A batch of one that ``network`` accepts: on its device, in its floating dtype, always the same values.
 
-    Its shape is the one in the network's recipe; else torchvision's image size for its class; else a guess from the
-    first layer: three channels 1x3x224x224, one channel 1x1x28x28, Linear 1 x in_features.
+    The network's recipe says what it is: a tensor, a tuple of positional inputs or a dict of keyword inputs. Without a
+    recipe it is torchvision's image size for the network's class; else a guess from the first layer: three channels
+    1x3x224x224, one channel 1x1x28x28, Linear 1 x in_features.
 
     Raises:
         ValueError: none of these applies; the message asks for ``example=``.
@@ -158,13 +160,34 @@ def example_input(network: nn.Module) -> Tensor:
         torch.Size([1, 3])
     """
     network = unwrap(network)
-    shape = _shape_of(network)
+    recipe = recipe_of(network)
+    if recipe is not None and recipe.example is not None:
+        placed = Inputs.of(example_from(recipe.example)).to(network)
+        return placed.kwargs or (placed.args[0] if "tensor" in recipe.example else placed.args)
+    shape = _shape_of(network, recipe)
     if shape is None:
         raise ValueError(
             f"the input shape of {type(network).__name__} is not known: pass example=, a batch of one, "
             "or set network.redlab = Recipe(name, input_shape)"
         )
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(**place_of(network))
+
+
+def remember_example(network: nn.Module, example: Example | None) -> None:
+    """Note ``example`` in the recipe of ``network``, which its caller owns, if the recipe tells no input yet.
+
+    An example that holds more than tensors and plain data is not noted.
+    """
+    recipe = recipe_of(network) or Recipe()
+    if example is None or recipe.knows_input:
+        return
+    one = Inputs.of(example).first()
+    if one.args and one.kwargs:  # no user gives both
+        return
+    lone = len(one.args) == 1 and isinstance(one.args[0], Tensor)
+    described = describe(one.kwargs or (one.args[0] if lone else one.args))
+    if described is not None:
+        change_recipe(network, example=described)
 
 
 def place_of(network: nn.Module) -> dict[str, Any]:
@@ -174,8 +197,8 @@ def place_of(network: nn.Module) -> dict[str, Any]:
     return {} if own is None else {"device": own.device, "dtype": own.dtype}
 
 
-def _shape_of(network: nn.Module) -> tuple[int, ...] | None:
-    if (recipe := recipe_of(network)) is not None:
+def _shape_of(network: nn.Module, recipe: Recipe | None) -> tuple[int, ...] | None:
+    if recipe is not None and recipe.input_shape is not None:
         return tuple(recipe.input_shape)
     # Classifiers live in torchvision.models.NAME; video, detection and the like one level deeper.
     home = type(network).__module__.split(".")

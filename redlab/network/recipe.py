@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,33 +17,65 @@ from torch.nn.parameter import is_lazy
 class Recipe:
     """How to build a network again: a fresh ``architecture``, then each of ``steps`` in order.
 
-    ``load_network`` sets it as ``network.redlab``. For a network of your own, set it yourself:
-    ``network.redlab = Recipe("torchvision/resnet18", (3, 224, 224))``.
+    ``load_network`` sets it as ``network.redlab``, and so does the first step of a network that has none. It pickles
+    as a plain dict, so that a pickled network opens without redlab.
 
     Attributes:
-        architecture: a name that ``load_network`` knows.
-        input_shape: the shape of one input, without the batch.
+        architecture: a name that ``load_network`` knows; None: a network that was handed in as an object.
+        input_shape: the shape of one input, without the batch; None: not known, or several inputs.
         steps: plain data (JSON), one dict a step, each with the key ``step``.
         input_mean: the mean of the network's input, one number a channel or one for all; None: not known.
+        example: structure, shape, dtype and range of each input, as ``description.describe`` writes them.
+        images: what the network expects of images: ``{"size": 224 or [h, w], "mean": [...], "std": [...]}``.
+        source: the file of the architecture's code, ``{"file": name, "sha256": hex}``.
 
     Example:
-        >>> load_network("digits/resnet").redlab
-        Recipe(architecture='digits/resnet', input_shape=(1, 8, 8), steps=(), input_mean=(0.3054,))
+        >>> load_network("digits/resnet").redlab.architecture
+        'digits/resnet'
         >>> network = torch.nn.Linear(64, 10)
-        >>> network.redlab = Recipe("my/linear", (64,))
+        >>> network.redlab = Recipe(None, (64,))
         >>> example_input(network).shape
         torch.Size([1, 64])
     """
 
-    architecture: str
-    input_shape: tuple[int, ...]
+    architecture: str | None = None
+    input_shape: tuple[int, ...] | None = None
     steps: tuple[dict, ...] = ()
     input_mean: tuple[float, ...] | None = None
+    example: dict | None = None
+    images: dict | None = None
+    source: dict | None = None
+
+    @property
+    def knows_input(self) -> bool:
+        """Whether it says what the network is called with."""
+        return self.example is not None or self.input_shape is not None
+
+    def __reduce__(self) -> tuple:
+        return dict, (list(vars(self).items()),)  # no class of redlab in a pickle
+
+    def __copy__(self) -> Recipe:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Recipe:
+        return Recipe(**copy.deepcopy(vars(self), memo))
+
+
+_FIELDS = tuple(field.name for field in fields(Recipe))
 
 
 def recipe_of(network: nn.Module) -> Recipe | None:
-    """The network's recipe, or None if it has none."""
-    return getattr(network, "redlab", None)
+    """The network's recipe, or None if it has none. A pickled network carries it as a dict.
+
+    Raises:
+        ValueError: ``network.redlab`` is something else.
+    """
+    found = getattr(network, "redlab", None)
+    if isinstance(found, Mapping) and set(found) <= set(_FIELDS):
+        return Recipe(**found)
+    if found is None or isinstance(found, Recipe):
+        return found
+    raise ValueError(f"network.redlab must be a Recipe or a dict of {', '.join(_FIELDS)}, not {type(found).__name__}")
 
 
 def input_mean_of(network: nn.Module) -> tuple[float, ...] | None:
@@ -51,15 +85,20 @@ def input_mean_of(network: nn.Module) -> tuple[float, ...] | None:
 
 
 def append_step(network: nn.Module, step: dict) -> None:
-    """Append one step to the recipe of ``network``, a copy that its caller owns, if it has a recipe."""
-    if (recipe := recipe_of(network)) is not None:
-        network.redlab = replace(recipe, steps=(*recipe.steps, step))
+    """Append one step to the recipe of ``network``, a copy that its caller owns; without a recipe it gets one."""
+    recipe = recipe_of(network) or Recipe()
+    change_recipe(network, steps=(*recipe.steps, step))
 
 
 def drop_steps(network: nn.Module, kinds: Collection[str]) -> None:
     """Remove the steps of these kinds from the recipe of ``network``, a copy that its caller owns."""
     if (recipe := recipe_of(network)) is not None:
-        network.redlab = replace(recipe, steps=tuple(step for step in recipe.steps if step["step"] not in kinds))
+        change_recipe(network, steps=tuple(step for step in recipe.steps if step["step"] not in kinds))
+
+
+def change_recipe(network: nn.Module, **changes: Any) -> None:
+    """Set some fields of the recipe of ``network``, which its caller owns; without a recipe it gets one."""
+    network.redlab = replace(recipe_of(network) or Recipe(), **changes)
 
 
 def fingerprint(network: nn.Module, training: bool = True) -> str:

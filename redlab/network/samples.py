@@ -180,8 +180,9 @@ def first_of(dataset: Dataset, count: int) -> Inputs:
 
 
 def example_of(network: nn.Module, example: Example | None, dataset: Labelled | None) -> Example | None:
-    """``example``; without one and without a recipe of ``network``, the first input of ``dataset``."""
-    if example is not None or dataset is None or recipe_of(network) is not None:
+    """``example``; without one, and where the recipe of ``network`` tells none, the first input of ``dataset``."""
+    recipe = recipe_of(network)
+    if example is not None or dataset is None or (recipe is not None and recipe.knows_input):
         return example
     samples = as_dataset(dataset)
     return first_of(samples, 1) if len(samples) else None

@@ -19,7 +19,7 @@ from redlab.compression.replay import take_step
 from redlab.files.state import assign, tensors_of
 from redlab.network.example import Example
 from redlab.network.layers import unwrap
-from redlab.network.recipe import Recipe, recipe_of
+from redlab.network.recipe import change_recipe, recipe_of
 from redlab.network.result import Result
 from redlab.network.samples import as_dataset, example_of
 from redlab.options import check_number, check_one_of, check_whole, count_of, fitted, plain_options
@@ -138,10 +138,8 @@ class _ByScores(Rounds):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        if recipe_of(self.network) is None:  # it records what is done to the network
-            self.network.redlab = Recipe("", tuple(self.example.tensors[0].shape[1:]))
         self._averages = np.full(self.lineage.total, np.nan)
-        self._before = len(self.network.redlab.steps)
+        self._before = len(_steps(self.network))
 
     def rounds(self) -> Iterator[dict[str, Any]]:
         products = self.products()
@@ -196,22 +194,23 @@ class _ByScores(Rounds):
         self.network, loss = tuning.some(self.network, self.dataset, tuning.every, seed)
         return loss
 
-    def finish(self) -> None:
-        super().finish()
-        if recipe_of(self.original) is None:
-            del self.network.redlab
-
     def state(self) -> dict[str, Any]:
-        steps = list(self.network.redlab.steps[self._before :])
+        steps = list(_steps(self.network)[self._before :])
         own = {"steps": steps, "tensors": tensors_of(self.network), "skipped": self.skipped}
         return own | {"averages": torch.from_numpy(self._averages)}
 
     def resume(self, state: dict[str, Any]) -> None:
-        recipe = self.network.redlab
+        steps = (*_steps(self.network), *state["steps"])
         for step in state["steps"]:
             self.network = take_step(self.network, step)
             if step["step"] == "plan":
                 self.lineage.follow(step)
-        self.network.redlab = replace(recipe, steps=(*recipe.steps, *state["steps"]))
+        change_recipe(self.network, steps=steps)
         assign(self.network, state["tensors"])
         self.skipped, self._averages = state["skipped"], state["averages"].numpy()
+
+
+def _steps(network: nn.Module) -> tuple[dict, ...]:
+    """The steps in its recipe, which records what is done to the network."""
+    recipe = recipe_of(network)
+    return recipe.steps if recipe else ()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import platform
+import warnings
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +16,15 @@ import torch
 from torch import nn
 
 from redlab.compression.replay import replayable, take_step
-from redlab.network.recipe import Recipe
+from redlab.network.description import example_from, sizes
+from redlab.network.example import Inputs
+from redlab.network.recipe import Recipe, recipe_of
 from redlab.zoo import networks
-from redlab.zoo.names import list_networks
+from redlab.zoo.making import Build, made, opens_itself
+from redlab.zoo.names import kind_of_name, list_networks, unknown_network
 
-FORMAT = 2  # 1 held the codes of hashed weights uncompressed, and still opens
+# 1 held the codes of hashed weights uncompressed; 2 knew only networks with a name. Both still open.
+FORMAT = 3
 _MOST_INPUTS = 10**8  # values of one input: beyond it, an example alone would fill the memory
 _SCHEMA = Path(__file__).with_suffix(".schema.json")
 
@@ -41,6 +47,7 @@ def write_facts(
         "recipe": vars(recipe),
         "versions": {"redlab": version("redlab"), "torch": torch.__version__, "python": platform.python_version()},
         "sha256": sha256,
+        "scales": None,  # of weights with a factor a row, once they are stored as codes
         "dtype": str(dtype).removeprefix("torch."),
         "tied": tied,
         "packed": packed,
@@ -93,22 +100,45 @@ def _why_foreign(facts: Any) -> str:
 def _read_recipe(content: dict[str, Any], path: Path) -> Recipe:
     """The recipe, after the checks that no schema can make."""
     name, shape, mean = content["architecture"], content["input_shape"], content.get("input_mean")
-    if math.prod(shape) > _MOST_INPUTS:
-        _refuse(path, f"the recipe's 'input_shape' holds more than {_MOST_INPUTS:,} values")
+    _check_size(content, path)
     if unknown := [step["step"] for step in content["steps"] if step["step"] not in replayable()]:
         _refuse(path, f"the recipe's 'steps' hold {unknown[0][:60]!r}; known steps: {', '.join(replayable())}")
-    if mean is not None and len(mean) not in (1, *shape[:1]):
+    if mean is not None and shape is not None and len(mean) not in (1, *shape[:1]):
         _refuse(path, "the recipe's 'input_mean' must be null or a number for each channel of its input")
-    if mean is None and name in list_networks():  # older files don't hold it; ``rebuild`` reports an unknown name
+    images, known = content.get("images"), name in list_networks()
+    if known and mean is None:  # older files hold neither; ``rebuild`` reports an unknown name
         mean = networks.input_mean(name)
-    return Recipe(name, tuple(shape), tuple(content["steps"]), None if mean is None else tuple(map(float, mean)))
+    if known and "images" not in content:
+        images = networks.images(name)
+    return Recipe(
+        name,
+        None if shape is None else tuple(shape),
+        tuple(content["steps"]),
+        None if mean is None else tuple(map(float, mean)),
+        content.get("example"),
+        images,
+        content.get("source"),
+    )
+
+
+def _check_size(content: dict[str, Any], path: Path) -> None:
+    """Refuse an input that would fill the memory, and an example that cannot be made."""
+    example = content.get("example")
+    for key, size in (("input_shape", math.prod(content["input_shape"] or ())), ("example", sizes(example or {}))):
+        if size > _MOST_INPUTS:
+            _refuse(path, f"the recipe's {key!r} holds more than {_MOST_INPUTS:,} values")
+    if example is not None:
+        try:
+            Inputs.of(example_from(example))
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            _refuse(path, f"the recipe's 'example' describes no input ({type(error).__name__}: {error})")
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
     raise ValueError(f"{path}: {why}")
 
 
-def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
+def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path, build: Build | None = None) -> tuple[nn.Module, Recipe]:
     """The network that ``recipe`` describes, in eval mode and without a recipe set; its values mean nothing yet.
 
     It is on the meta device, which takes no memory, if its architecture can be built there.
@@ -116,28 +146,55 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path) -> nn.Module:
     Arguments:
         dtype: of its floating tensors.
         source: the file of the recipe, for the errors.
+        build: what the caller says of how the architecture is built.
+
+    Returns:
+        The network, and its recipe: with ``build`` its architecture is what the caller named.
 
     Raises:
-        ValueError: an unknown architecture, or a step that doesn't fit it.
+        ValueError: an architecture that only the caller may name, or an unknown one; a step that doesn't fit it.
     """
-    try:
-        network = _blank(recipe.architecture)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+    if build is None:
+        network = _blank(recipe.architecture, source)
+    else:
+        network = made(build)
+        recipe = _as_named(recipe, recipe_of(network) or Recipe(), source)
     for number, step in enumerate(recipe.steps, 1):
         try:
             network = take_step(network, step)
         except Exception as error:  # a changed plan may break anything: a name, a shape, an index
-            what = f"step {number} of its recipe, {step['step']!r}, does not fit {recipe.architecture}"
+            name = recipe.architecture or type(network).__name__
+            what = f"step {number} of its recipe, {step['step']!r}, does not fit {name}"
             raise ValueError(f"{source}: {what} ({type(error).__name__}: {error})") from error
-    return network.to(dtype).eval()
+    return network.to(dtype).eval(), recipe
 
 
-def _blank(architecture: str) -> nn.Module:
+def _as_named(recipe: Recipe, built: Recipe, source: Path) -> Recipe:
+    """``recipe`` of the architecture that the caller named; a warning if its file is another than it was."""
+    if recipe.source and built.source and recipe.source.get("sha256") != built.source["sha256"]:
+        was, now = recipe.source.get("file"), built.source["file"]
+        what = f"{now} has changed since" if was == now else f"it was built by {was}, and {now} differs"
+        warnings.warn(f"{source.parent}: {what}: look whether it still computes the same", stacklevel=5)
+    return replace(recipe, architecture=built.architecture, source=built.source)
+
+
+def _blank(architecture: str | None, source: Path) -> nn.Module:
+    if not opens_itself(architecture):
+        _refuse(source, _ask_for_build(architecture, source.parent))
     with suppress(NotImplementedError), torch.device("meta"):  # RegNet asks for values while it is built
-        network = networks.build(architecture)
+        network = made(architecture)
         # Buffers outside the state dict get their values from the constructor alone.
         if not any(module._non_persistent_buffers_set for module in network.modules()):
             return network
-    with torch.random.fork_rng(devices=[]):  # opening a file must not change the random numbers of the caller
-        return networks.build(architecture)
+    return made(architecture)
+
+
+def _ask_for_build(architecture: str | None, folder: Path) -> str:
+    """What to call: a folder never says which code runs."""
+    if architecture is None:
+        call = f"load_network({str(folder)!r}, build=...)"
+        return f"it names no architecture. Say how it is built: {call}, a function or 'FILE.py:NAME'"
+    if kind_of_name(architecture) in ("file", "module", "hf"):
+        call = f"load_network({str(folder)!r}, build={architecture!r})"
+        return f"its code runs only if you name it. If you trust it, call {call}"
+    return unknown_network(architecture[:200])

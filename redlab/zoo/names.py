@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from redlab.files.atomic import set_aside
+from redlab.zoo.code import check_code, code_of
 
 FACTS, WEIGHTS = "redlab.json", "weights.safetensors"  # the files of a saved network; the first makes it one
-TORCHVISION = "torchvision/"
+TORCHVISION, TIMM, HF = "torchvision/", "timm/", "hf/"
 # redlab's own; ``networks`` builds them.
 OWN = (
     "digits/resnet",
@@ -38,8 +41,14 @@ CLASSIFIERS = tuple(
 )
 
 
+Kind: TypeAlias = Literal["own", "torchvision", "timm", "hf", "file", "module", "folder"]
+# timm's names, with or without a tag: resnet18.a1_in1k. A colon or slash would name a hub or a folder.
+_TIMM = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
 def list_networks() -> list[str]:
-    """Every name that ``load_network`` knows: redlab's own, then ``torchvision/...``.
+    """The networks that redlab knows without asking timm or Hugging Face: its own, then ``torchvision/...``.
 
     Example:
         >>> list_networks()[:3], "torchvision/resnet50" in list_networks()
@@ -48,34 +57,103 @@ def list_networks() -> list[str]:
     return [*OWN, *(TORCHVISION + name for name in CLASSIFIERS)]
 
 
+def kind_of_name(name: str | Path) -> Kind | None:
+    """What ``load_network`` takes a name for, by its form alone and the files that are there; nothing is imported.
+
+    Returns:
+        "own" and "torchvision" for names of ``list_networks()``; "timm", "hf"; "file" for ``FILE.py:NAME``; "module"
+        for ``package.module:NAME``; "folder" for the path of a saved network; None for anything else.
+
+    Example:
+        >>> [kind_of_name(name) for name in ("digits/mlp", "timm/resnet18", "nets.py:Net", "torch.nn:ReLU")]
+        ['own', 'timm', 'file', 'module']
+    """
+    text = str(name)
+    if _saved_folder(name) is not None:
+        return "folder"
+    if text in OWN:
+        return "own"
+    if text.startswith(TORCHVISION) and text.removeprefix(TORCHVISION) in CLASSIFIERS:
+        return "torchvision"
+    if text.startswith(TIMM) and _TIMM.fullmatch(text.removeprefix(TIMM)):
+        return "timm"
+    if (code := code_of(text)) is not None:
+        return "file" if code.is_file else "module"
+    return "hf" if text.startswith(HF) and hub_name(text.removeprefix(HF)) else None
+
+
+def hub_name(place: str) -> str | None:
+    """The FOLDER_OR_ID of ``hf/FOLDER_OR_ID``: the absolute path of a folder that exists, else an ID; None: neither."""
+    if place and os.path.isdir(os.path.expanduser(place)):
+        return os.path.abspath(os.path.expanduser(place))
+    return place if _HUB_ID.fullmatch(place) else None
+
+
+def absolute_name(name: str) -> str:
+    """The same network by a name that holds in any folder: paths in it are made absolute.
+
+    Raises:
+        ValueError: as ``folder_of``.
+
+    Example:
+        >>> absolute_name("timm/resnet18"), absolute_name("torchvision.models:alexnet")
+        ('timm/resnet18', 'torchvision.models:alexnet')
+    """
+    if (folder := folder_of(name)) is not None:
+        return str(folder.resolve())
+    if (code := code_of(name)) is not None:
+        return str(code.absolute())
+    return HF + str(hub_name(name.removeprefix(HF))) if kind_of_name(name) == "hf" else name
+
+
 def unknown_network(name: str) -> str:
     """The message for a name that is no network's."""
     close = difflib.get_close_matches(name, list_networks(), n=3)
     guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     more = f"torchvision/NAME for {len(CLASSIFIERS)} classifiers (redlab.list_networks() lists them)"
-    return f"unknown network {name!r}.{guess} Known: {', '.join(OWN)}, {more}"
+    others = "timm/NAME, hf/FOLDER_OR_ID, FILE.py:NAME, package.module:NAME, or a folder that save_network wrote"
+    return f"unknown network {name!r}.{guess} Known: {', '.join(OWN)}, {more}, {others}"
 
 
 def folder_of(name_or_path: str | Path) -> Path | None:
     """The folder of a saved network that is meant, or None for a name.
 
     Raises:
-        ValueError: it is neither; the message holds the names that are known.
+        ValueError: it is neither; the message says what was tried, and the names that are known.
     """
+    if (folder := _saved_folder(name_or_path)) is not None:
+        return folder
+    name = str(name_or_path)
+    if kind_of_name(name) is None:
+        raise ValueError(_why_neither(name))
+    if (code := code_of(name)) is not None:
+        check_code(code)
+    return None
+
+
+def _saved_folder(name_or_path: str | Path) -> Path | None:
+    """The folder of a saved network, where ``name_or_path`` is one and no network's name."""
     name, folder = str(name_or_path), Path(name_or_path).absolute()
     # os.path accepts any text, even a name that is too long.
     if not os.path.exists(folder) and folder.name and os.path.isfile(set_aside(folder) / FACTS):
         folder = set_aside(folder)  # a save was killed between its two moves
-    saved = bool(name) and os.path.isfile(folder / FACTS)
-    known = name in list_networks()
-    if saved and (not known or isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")):
-        return folder
-    if known:
+    if not name or not os.path.isfile(folder / FACTS):
         return None
+    said = isinstance(name_or_path, Path) or Path(name).is_absolute() or name.startswith(".")
+    return folder if said or name not in list_networks() else None
+
+
+def _why_neither(name: str) -> str:
     unknown = unknown_network(name)
-    if name and os.path.isdir(folder):
-        raise ValueError(f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}")
-    raise ValueError(f"{unknown}; and there is no folder {name!r}" if os.sep in name else unknown)
+    if name and os.path.isdir(Path(name).absolute()):
+        return f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}"
+    if name.startswith(TIMM):
+        return f"{unknown}; timm/NAME takes a name of timm.list_models(), perhaps with a tag, and no other prefix"
+    if name.startswith(HF):
+        return f"{unknown}; and {name.removeprefix(HF)!r} is neither a folder nor an ID such as OWNER/NAME"
+    if name.endswith(".py"):
+        return f"{unknown}; say which of its networks is meant: {name}:NAME"
+    return f"{unknown}; and there is no folder {name!r}" if os.sep in name else unknown
 
 
 def check_target(folder: str | Path) -> None:
@@ -105,6 +183,7 @@ def architecture_of(name_or_path: str) -> str | None:
     if (folder := folder_of(name_or_path)) is None:
         return name_or_path
     try:
-        return str(json.loads((folder / FACTS).read_text(encoding="utf-8"))["recipe"]["architecture"])
+        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))["recipe"]["architecture"]
+        return found if found is None else str(found)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # opening it reports the damage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from redlab.paths import data_root, shipped
 from redlab.zoo import efficientnet_lite
 from redlab.zoo.architectures import MLP, CifarResNet, MobileNetV1, imagenet_mobilenet
 from redlab.zoo.efficientnet_lite import EfficientNetLite0
+from redlab.zoo.image_folder import MEAN, STD
 from redlab.zoo.names import TORCHVISION, list_networks, unknown_network
 
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
@@ -72,6 +73,7 @@ class _Network:
         input_mean: of the training images, a number a channel.
         download: its weights; None where they ship.
         adapt: gives the tensors of that file the names that the network has.
+        normalisation: of its images: the mean and standard deviation of each channel.
     """
 
     build: Callable[[], nn.Module]
@@ -79,6 +81,7 @@ class _Network:
     input_mean: tuple[float, ...]
     download: _Download | None = None
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    normalisation: tuple[Sequence[float], Sequence[float]] = (MEAN, STD)
 
 
 def _akamaster(depth: int, sha256: str) -> _Network:
@@ -145,6 +148,15 @@ def input_mean(name: str) -> tuple[float, ...]:
     return _find(name).input_mean
 
 
+def images(name: str) -> dict | None:
+    """What it expects of images, as ``Recipe.images`` says it, or None; errors as in ``build``."""
+    found = _find(name)
+    if len(found.input_shape) < 3 or found.input_shape[0] != 3:
+        return None
+    mean, std = found.normalisation
+    return {"size": found.input_shape[1], "mean": list(mean), "std": list(std)}
+
+
 def default_weights(name: str) -> dict[str, Tensor]:
     """The trained weights of a network: shipped with redlab, or fetched into the data root and checked.
 
@@ -169,4 +181,5 @@ def _find(name: str) -> _Network:
     url, file, sha256 = zoo.source(short)
     download = _Download(f"weights/torchvision/{file}", sha256, url, f"torchvision's weights of {name}")
     make, adapt = partial(zoo.build, short), partial(zoo.adapt, short)
-    return _Network(make, zoo.input_shape(short), zoo.input_mean(short), download, adapt)
+    mean, normalisation = zoo.input_mean(short), zoo.normalisation(short)
+    return _Network(make, zoo.input_shape(short), mean, download, adapt, normalisation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,9 +37,18 @@ def input_shape(name: str) -> tuple[int, int, int]:
 
 def input_mean(name: str) -> tuple[float, ...]:
     """The mean a channel of ImageNet's images as its default weights want them normalised: 0 for all but one."""
+    return mean_normalised(*normalisation(name))
+
+
+def normalisation(name: str) -> tuple[list[float], list[float]]:
+    """The mean and standard deviation a channel by which its default weights want images normalised."""
     wanted = models.get_model_weights(name).DEFAULT.transforms()
-    pairs = zip(MEAN, wanted.mean, wanted.std, strict=True)
-    return tuple(round((mean - own) / std, 4) for mean, own, std in pairs)
+    return list(wanted.mean), list(wanted.std)
+
+
+def mean_normalised(mean: Sequence[float], std: Sequence[float]) -> tuple[float, ...]:
+    """The mean a channel of ImageNet's images, normalised by ``mean`` and ``std``."""
+    return tuple(round((usual - own) / width, 4) for usual, own, width in zip(MEAN, mean, std, strict=True))
 
 
 def source(name: str) -> tuple[str, str, str]:

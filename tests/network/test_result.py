@@ -33,10 +33,10 @@ def test_steps_are_plain_data_and_accumulate():
     assert json.loads(json.dumps(network.redlab.steps)) == list(network.redlab.steps)
 
 
-def test_a_network_without_a_recipe_gets_none():
+def test_a_network_without_a_recipe_gets_one_with_its_first_step():
     network = nn.Linear(2, 2)
     append_step(network, {"step": "hash"})
-    assert recipe_of(network) is None
+    assert recipe_of(network) == Recipe(None, None, ({"step": "hash"},))
     network.redlab = Recipe("mine", (2,))
     append_step(network, {"step": "hash"})
     assert recipe_of(network).steps == ({"step": "hash"},)

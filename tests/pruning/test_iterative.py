@@ -207,9 +207,11 @@ def test_network_and_generator_are_left_alone():
     assert kept.plan["history"] == []
 
 
-def test_a_network_without_a_recipe_stays_so():
-    result = iterative_prune(_mlp(), "taylor", _blobs(), 0.6, 1, LEARN, example=torch.ones(1, 4))
-    assert not hasattr(result.network, "redlab")
+def test_a_network_without_a_recipe_gets_one_of_its_removals():
+    network = _mlp()
+    result = iterative_prune(network, "taylor", _blobs(), 0.6, 1, LEARN, example=torch.ones(1, 4))
+    assert not hasattr(network, "redlab")
+    assert {step["step"] for step in result.network.redlab.steps} == {"plan"}
 
 
 @pytest.mark.slow
