@@ -4,11 +4,12 @@
     python -m benchmarks.real cifar10/resnet56               this network only
     python -m benchmarks.real cifar10/resnet56 RED++ FlexRel these methods again
 
-Needs REDLAB_DATA with cifar10/, weights/ and imagenet/val250. A row a network, method, setting, seed and stage is kept
-in real.csv as soon as it is there. Accuracies that ``python -m benchmarks.pruning`` has measured are taken from its
-pruning.csv; sizes and times are measured here, on the same network made again. Rows whose ``count`` is "old" are by a
-rule that counted padding: ``python -m benchmarks.recount`` renews them where nothing was trained, naming them here
-else.
+Needs REDLAB_DATA with cifar10/, weights/, imagenet/val250 and, for EfficientNet-Lite0, imagenet/val750. A row a
+network, method, setting, seed and stage is kept in real.csv as soon as it is there. Accuracies that
+``python -m benchmarks.pruning`` has measured are taken from its pruning.csv; sizes and times are measured here, on the
+same network made again. Rows whose ``count`` is "old" are by a rule that counted padding:
+``python -m benchmarks.recount`` renews them where nothing was trained, naming them here else. ``choice`` is the
+accuracy on other images, val250, by which a setting of EfficientNet-Lite0 may be chosen.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from benchmarks import pruning
-from benchmarks.real_methods import KEEPS, MOBILENET, methods, share
+from benchmarks.real_methods import KEEPS, LITE, MOBILENET, methods, share
 from benchmarks.timing import machine
 from redlab import default_dataset, evaluate, fold_batchnorm, load_dataset, load_network
 from redlab.network.latency import compare_latency
@@ -152,6 +153,7 @@ def made(job: Job) -> Iterator[dict[str, Any]]:
         known = _known(job, setting)
         if known is None:
             own |= {"accuracy": _accuracy(network, test), "command": command("real", job)}
+            own |= {"choice": _accuracy(network, load_dataset("imagenet_folder")) if job.network == LITE else np.nan}
         elif abs(known["products"] - own["products"]) < 1e-4:
             own |= _taken(job, known)
         else:
@@ -210,9 +212,9 @@ def _pruning_rows() -> dict[tuple, dict[str, Any]]:
 @cache
 def images_of(name: str) -> tuple[Dataset, Dataset]:
     """All test images, and the training images that criteria see and fine-tuning learns from; of ImageNet none."""
-    dataset = default_dataset(name)
+    dataset = "imagenet_folder:val750" if name == LITE else default_dataset(name)
     test = load_dataset(dataset)
-    if name == MOBILENET:
+    if name in (MOBILENET, LITE):
         return test, Subset(test, ())
     return test, load_dataset(dataset, "train", limit=pruning.FINE_TUNE_IMAGES)
 

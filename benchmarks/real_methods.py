@@ -12,23 +12,28 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from benchmarks import pruning
-from redlab import fold_batchnorm, iterative_prune, merge_neurons, red, red_plus_plus
+from redlab import fold_batchnorm, hash_network, iterative_prune, merge_neurons, red, red_plus_plus
 from redlab.dpp.training import prune_by_masks
 from redlab.network.training import train
 from redlab.pruning.criteria.registry import CRITERIA
 from redlab.studies.methods import prune_by_method
 
-MOBILENET = "imagenet/mobilenet_v1_0.75"
+MOBILENET, LITE = "imagenet/mobilenet_v1_0.75", "imagenet/efficientnet_lite0"
 # Shares of the products to keep; the last is fine-tuned too.
-KEEPS = pruning.KEEPS | {MOBILENET: (0.75, 0.5)}
+KEEPS = pruning.KEEPS | {MOBILENET: (0.75, 0.5), LITE: (0.9, 0.75)}
 # Of what learns or sees images and is not in pruning.csv: as many as an hour on two busy cores allows.
-SEEDS = {"cifar10/resnet20": (0, 1, 2), "cifar10/resnet56": (0,), MOBILENET: ()}
-TUNED_SEEDS = {"cifar10/resnet20": (0, 1, 2), "cifar10/resnet56": (0, 1, 2), MOBILENET: ()}
+SEEDS = {"cifar10/resnet20": (0, 1, 2), "cifar10/resnet56": (0,), MOBILENET: (), LITE: ()}
+TUNED_SEEDS = {"cifar10/resnet20": (0, 1, 2), "cifar10/resnet56": (0, 1, 2), MOBILENET: (), LITE: ()}
 # What is asked of RED++, of RED++ that sees images, and of merging; of ResNet-56, where a look at all test images takes
 # minutes, less.
-ERRORS = (0.05, 0.1, 0.15, 0.3)
-SEEN_ERRORS = {"cifar10/resnet20": (0.15, 0.3), "cifar10/resnet56": (0.3,), MOBILENET: ()}
+_ERRORS = (0.05, 0.1, 0.15, 0.3)
+ERRORS = {"cifar10/resnet20": _ERRORS, "cifar10/resnet56": _ERRORS, MOBILENET: _ERRORS, LITE: (0.05, 0.15)}
+SEEN_ERRORS = {"cifar10/resnet20": (0.15, 0.3), "cifar10/resnet56": (0.3,), MOBILENET: (), LITE: ()}
 ALPHAS = {"cifar10/resnet20": (0.0, 0.02, 0.05, 0.1), "cifar10/resnet56": (0.0, 0.05), MOBILENET: (0.0, 0.02, 0.05)}
+ALPHAS[LITE] = (0.0, 0.01)
+HASH_ERRORS = (0.01, 0.02, 0.05)  # of hashing alone, on EfficientNet-Lite0
+# What is tried on EfficientNet-Lite0, of which an evaluation takes half a minute.
+_LITE_METHODS = ("magnitude L1, same share of each layer", "reconstruction (ours)", "RED++", "output merging")
 BIAS_IMAGES = 500  # as many as correct_biases looks at
 # Fine-tuned in pruning.csv on ResNet-20 alone.
 _NOT_TUNED = (("cifar10/resnet56", "random"), ("cifar10/resnet56", "Taylor, channels"))
@@ -63,13 +68,16 @@ def methods(name: str) -> dict[str, Method]:
     found |= {
         "RED as published": Method("nothing", _red),
         "RED++ as published": Method("nothing", _red_plus_plus),
-        "RED++": Method("nothing", partial(_by_error, ERRORS)),
+        "RED++": Method("nothing", partial(_by_error, ERRORS[name])),
         "output merging": Method("nothing", partial(_by_alpha, ALPHAS[name])),
         "RED++, biases from images": Method("data", partial(_by_images, SEEN_ERRORS[name]), SEEDS[name]),
         "DPP": Method("fine-tuning", partial(_dpp, KEEPS[name][-1], 1.0), SEEDS[name]),
         "DPP, a tenth of the noise": Method("fine-tuning", partial(_dpp, KEEPS[name][-1], 0.1), SEEDS[name]),
         "SPP": Method("fine-tuning", partial(_spp, KEEPS[name][-1]), SEEDS[name]),
     }
+    if name == LITE:
+        alone = {"batch norm folded": Method("nothing", _folded), "hashing": Method("nothing", _hashed)}
+        return alone | {title: found[title] for title in _LITE_METHODS}
     return {title: own for title, own in found.items() if name != MOBILENET or own.needs == "nothing"}
 
 
@@ -95,6 +103,16 @@ def _pruned(
 ) -> Made:
     for keep, result in prune_by_method(network, training, options, keeps, seed):
         yield share(keep), result.network
+
+
+def _folded(network: nn.Module, *_: Any) -> Made:
+    yield "exact", fold_batchnorm(network).network
+
+
+def _hashed(network: nn.Module, *_: Any) -> Made:
+    folded = fold_batchnorm(network).network
+    for error in HASH_ERRORS:
+        yield f"error {error:g}", hash_network(folded, rule="uniform", max_error=error).network
 
 
 def _red(network: nn.Module, *_: Any) -> Made:

@@ -63,7 +63,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
     Returns:
         A row a network, method, setting, seed and stage: these; ``needs``, one of ``NEEDS``; ``split``, whether its
         layers are split; the columns of ``measure_left``; ``milliseconds`` of one image and their ``time_ratio`` to the
-        original's; ``before``, the accuracy of the original; ``images`` of the test; ``accuracy_low`` and
+        original's; ``before``, the accuracy of the original; ``images`` of the test; ``choice``, the accuracy on 250
+        other images, for choosing a setting (NaN where no others were held back); ``accuracy_low`` and
         ``accuracy_high``, the 95 % Wilson interval; ``count``, "new" where shares are by the rule of ``measure_cost``,
         "old" where multiplications by padding are counted too; the ``command`` that makes the row; ``seconds``,
         ``machine``, ``threads``; and the setting as ``keep``, ``max_error``, ``alpha`` (else NaN) and ``bandwidth``

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from redlab.network.zero_pad import ZeroPadShortcut
-from redlab.zoo.image_folder import MEAN, STD
+from redlab.zoo.image_form import MEAN, STD
 
 # (channels at width 1, stride) of the thirteen separable blocks, table 1 of the paper.
 IMAGENET_BLOCKS = (

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from redlab.zoo.architectures import ChannelAffine, conv_norm
-from redlab.zoo.image_folder import MEAN, STD
+from redlab.zoo.image_form import MEAN, STD
 
 # (expansion, kernel, stride of the first, channels, blocks) of the seven stages.
 STAGES = (

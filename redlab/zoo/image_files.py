@@ -1,4 +1,4 @@
-"""Image files of any mode as 224x224 colour images, and what is changed on the way."""
+"""Image files of any mode as colour or grey images of one size, and what is changed on the way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-RESIZE, CROP = 256, 224
+RESIZE, CROP = 256, 224  # the share of a resized image that is left after cropping
 FLATTEST = 100  # the longer side of an image is less than so many times the shorter
 _SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 _SYSTEM |= {"system volume information", "lost+found"}
@@ -54,8 +54,11 @@ def look_at(path: Path) -> tuple[str, str]:
         return f"cannot be decoded: {_reason(error)}", ""
 
 
-def decode(path: Path) -> Image.Image:
-    """224x224 in colour: the first frame, turned as EXIF says, resized and cropped as ``read_image_folder`` says.
+def decode(path: Path, size: tuple[int, int] = (CROP, CROP), grey: bool = False) -> Image.Image:
+    """``size`` (height, width), in colour or ``grey``: the first frame, turned as EXIF says, resized and cropped.
+
+    The image is resized to ``resized(size)``, of which the centre is taken; one that is neither smaller than ``size``
+    nor larger than that is only cropped.
 
     Raises:
         ValueError: it cannot be decoded; the message names it.
@@ -64,9 +67,21 @@ def decode(path: Path) -> Image.Image:
         with Image.open(path) as image:
             _check_sides(image)
             ImageOps.exif_transpose(image, in_place=True)
-            return _cropped(as_colour(image))
+            colour = as_colour(image)
+            return _cropped(colour.convert("L") if grey else colour, size)
     except Exception as error:
         raise ValueError(f"{path} cannot be decoded: {_reason(error)}") from error
+
+
+def resized(size: tuple[int, int]) -> tuple[int, int]:
+    """The sides that an image just covers before its centre of ``size`` is taken: 256 for 224, others alike.
+
+    Example:
+        >>> from redlab.zoo.image_files import resized
+        >>> resized((224, 224)), resized((299, 299)), resized((32, 128))
+        ((256, 256), (342, 342), (37, 146))
+    """
+    return round(size[0] * RESIZE / CROP), round(size[1] * RESIZE / CROP)
 
 
 def _reason(error: Exception) -> str:
@@ -133,10 +148,14 @@ def _check_sides(image: Image.Image) -> None:
         raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are a line, not an image")
 
 
-def _cropped(image: Image.Image) -> Image.Image:
-    shorter = min(image.size)
-    if not CROP <= shorter <= RESIZE:
-        width, height = (int(RESIZE * side / shorter) for side in image.size)
+def _cropped(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    crop, most = (size[1], size[0]), resized(size)[::-1]  # Pillow counts (width, height)
+    smaller = any(side < least for side, least in zip(image.size, crop, strict=True))
+    larger = all(side > limit for side, limit in zip(image.size, most, strict=True))
+    if smaller or larger:
+        # The axis that has to grow most, or may shrink least, gets its length; the other keeps the shape.
+        side, length = max(zip(image.size, most, strict=True), key=lambda pair: pair[1] / pair[0])
+        width, height = (other * length // side for other in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased, as Pillow always does
-    left, top = (round((side - CROP) / 2) for side in image.size)
-    return image.crop((left, top, left + CROP, top + CROP))
+    left, top = (round((side - length) / 2) for side, length in zip(image.size, crop, strict=True))
+    return image.crop((left, top, left + crop[0], top + crop[1]))

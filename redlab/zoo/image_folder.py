@@ -1,32 +1,28 @@
-"""A folder of image files with ImageNet's labels, decoded one by one.
+"""A folder of image files with labels, decoded one by one.
 
 The labels are in a table, or follow from the names of the class folders.
 """
 
 from __future__ import annotations
 
-import csv
 import os
-import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from redlab.zoo.dataset_names import by_hand
+from redlab.zoo.dataset_names import TABLE, by_hand, no_folder, splits_of
 from redlab.zoo.image_files import SUFFIXES, decode, is_stray, look_at, why_no_image
+from redlab.zoo.image_form import IMAGENET, ImageForm, normalised
+from redlab.zoo.image_labels import CLASSES, WORDNET_IDS, imagenet_labels, labels_in_order, read_table
 
-# ImageNet's mean and standard deviation, by which redlab normalises images.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TABLE, WORDNET_IDS = "labels.csv", "wnids_sorted.txt"
-CLASSES = 1000
-_WORDNET_ID = re.compile(r"n\d{8}")
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+_Labels = Callable[[Path, list[str]], list[int]]  # of the sorted class folders of a folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +34,7 @@ class ImageFolder(Dataset):
         files: paths inside it.
         labels: one int a file.
         name: of the dataset.
+        form: the size, mean and std of the images that come out.
         left_out: the files of the folder that are not in the dataset, and why.
         altered: the files of the dataset that decoding changes (16-bit grey to 8 bits, for example), and how.
         empty: the class folders without an image; they keep their labels.
@@ -47,6 +44,7 @@ class ImageFolder(Dataset):
     files: tuple[str, ...]
     labels: tuple[int, ...]
     name: str = "imagenet_folder"
+    form: ImageForm = IMAGENET
     left_out: dict[str, str] = field(default_factory=dict)
     altered: dict[str, str] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
@@ -55,9 +53,10 @@ class ImageFolder(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """(float32 3x224x224 normalised by ImageNet's mean and std, label); a damaged file raises ValueError."""
-        image = np.asarray(decode(self.root / self.files[index])).transpose(2, 0, 1)
-        return normalised(image, 255, MEAN, STD), self.labels[index]
+        """(float32 channels x height x width of ``form``, label); a damaged file raises ValueError."""
+        mean, std = self.form.mean, self.form.std
+        image = np.asarray(decode(self.root / self.files[index], self.form.size, grey=len(mean) == 1))
+        return normalised(np.atleast_3d(image).transpose(2, 0, 1), 255, mean, std), self.labels[index]
 
     def take(self, indices: np.ndarray) -> ImageFolder:
         """The images at ``indices``, in that order; ``left_out`` and ``altered`` stay those of the whole folder."""
@@ -65,7 +64,7 @@ class ImageFolder(Dataset):
         return replace(self, files=files, labels=labels)
 
 
-def read_image_folder(root: Path) -> ImageFolder:
+def read_image_folder(root: Path, name: str = "imagenet_folder", form: ImageForm = IMAGENET) -> ImageFolder:
     """The images of ``root``: by its ``labels.csv`` (columns file,label) or else one folder per class.
 
     Labels are 0..999 in the sorted order of ImageNet's WordNet ids, as torchvision counts them. Class folders named by
@@ -74,7 +73,8 @@ def read_image_folder(root: Path) -> ImageFolder:
     class folder are of that class, however deep. A class folder without images keeps its label.
 
     An image is its first frame, turned as its EXIF orientation says (torchvision's ImageFolder does not turn it). If
-    its shorter side is over 256 or under 224 it is resized to 256 on that side, then the centre 224x224 is taken.
+    its shorter side is over 256 or under 224 it is resized to 256 on that side, then the centre 224x224 is taken. For
+    another size both numbers change alike (our choice): see ``image_files.resized``.
     ``image_files.as_colour`` says what becomes of 16-bit grey, palettes, transparency and CMYK.
 
     Files that are no images, hidden, damaged or not in ``labels.csv`` are left out. One warning sums up what is left
@@ -88,17 +88,51 @@ def read_image_folder(root: Path) -> ImageFolder:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: {by_hand('imagenet_folder', root)}")
-    by_table = (root / TABLE).is_file()
-    dataset = _by_table(root) if by_table else _by_folders(root)
-    if not dataset.files:
-        left = f"; {len(dataset.left_out)} files were left out{_some(dataset.left_out)}" if dataset.left_out else ""
-        raise ValueError(f"{root} holds no images ({', '.join(SUFFIXES)}) with labels{left}")
-    _warn(dataset, "" if by_table else _why_deep(dataset))
+    dataset = replace(_read(root, imagenet_labels, CLASSES), name=name, form=form)
+    _warn(dataset, _why_deep(dataset))
     return dataset
 
 
-def _by_table(root: Path) -> ImageFolder:
-    rows = _read_table(root)
+def read_class_folder(folder: Path, split: str, name: str, form: ImageForm) -> ImageFolder:
+    """The images of ``folder:PATH``, as ``read_image_folder`` reads them, with labels as torchvision's ImageFolder.
+
+    Class folders count in the sorted order of their names, whatever those are, and ``labels.csv`` may hold any whole
+    numbers. Where ``folder`` has train/ and test/ (or val/), those are the splits, and the folders of train/ count in
+    both (torchvision would count a split without one of the classes in another way); else all of it is "test".
+
+    Raises:
+        FileNotFoundError, ValueError: as in ``read_image_folder``; there is no such split, or its labels could be
+            others than those of the training images.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(no_folder(name, folder))
+    splits = splits_of(folder)
+    if split not in splits:
+        raise ValueError(f"{name} has the split 'test' only: {split!r} needs the folders train/ and test/ (or val/)")
+    order = _class_order(splits["train"], splits["test"]) if "train" in splits else None
+    dataset = replace(_read(splits[split], partial(labels_in_order, order=order), None), name=name, form=form)
+    _warn(dataset, _why_deep(dataset), _why_numbered(dataset))
+    return dataset
+
+
+def _class_order(train: Path, test: Path) -> list[str] | None:
+    """The class folders that count; None where tables have the labels."""
+    tables = [(split / TABLE).is_file() for split in (train, test)]
+    if any(tables) and not all(tables):
+        raise ValueError(f"{train} and {test}: one has {TABLE} and one has not, so that their labels may differ")
+    return None if all(tables) else _class_folders(train)
+
+
+def _read(root: Path, labels_of: _Labels, classes: int | None) -> ImageFolder:
+    dataset = _by_table(root, classes) if (root / TABLE).is_file() else _by_folders(root, labels_of)
+    if not dataset.files:
+        left = f"; {len(dataset.left_out)} files were left out{_some(dataset.left_out)}" if dataset.left_out else ""
+        raise ValueError(f"{root} holds no images ({', '.join(SUFFIXES)}) with labels{left}")
+    return dataset
+
+
+def _by_table(root: Path, classes: int | None) -> ImageFolder:
+    rows = read_table(root, classes)
     listed = {TABLE, WORDNET_IDS, *(os.path.normpath(file) for file in rows)}
     others = [file for file in _inside(root, "", {}) if file not in listed]
     left_out = {file: why_no_image(root, file) or f"not in {TABLE}" for file in others}
@@ -106,11 +140,16 @@ def _by_table(root: Path) -> ImageFolder:
     return ImageFolder(root, tuple(rows), tuple(rows.values()), left_out=left_out, altered=altered)
 
 
-def _by_folders(root: Path) -> ImageFolder:
+def _class_folders(root: Path) -> list[str]:
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_stray(path.name))
     if not folders:
         raise ValueError(f"{root} holds neither {TABLE} nor one folder per class")
-    labels = _labels_of(root, folders)
+    return folders
+
+
+def _by_folders(root: Path, labels_of: _Labels) -> ImageFolder:
+    folders = _class_folders(root)
+    labels = labels_of(root, folders)
     left_out = _outside(root, folders)
     altered: dict[str, str] = {}
     rows: dict[str, int] = {}
@@ -157,6 +196,8 @@ def _inside(root: Path, folder: str, left_out: dict[str, str]) -> Iterator[str]:
 
 def _why_deep(dataset: ImageFolder) -> str:
     """What to say if the class folders hold only folders: they may be one level too high."""
+    if _has_table(dataset):
+        return ""
     parts = [Path(file).parts for file in dataset.files]
     if min(map(len, parts)) < 3:
         return ""
@@ -169,103 +210,22 @@ def _why_deep(dataset: ImageFolder) -> str:
     return f"all images lie one level deeper ({held}): if those are the classes, name the folder that holds them"
 
 
-def _read_table(root: Path) -> dict[str, int]:
-    """The files of ``labels.csv`` with their labels, in its order.
-
-    Raises:
-        ValueError: it is no such table, or a row names an absent file, one outside, one that an earlier row names, or
-            a bad label; the message names the line.
-    """
-    table = root / TABLE
-    found: dict[str, int] = {}
-    lines: dict[str, tuple[str, int]] = {}  # by a file's plain path, as an earlier row wrote it, and where
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as text:
-            rows = csv.DictReader(text)
-            if not {"file", "label"} <= set(rows.fieldnames or ()):
-                raise ValueError(f"{table} needs the columns file,label, it has {rows.fieldnames}")
-            for row in rows:
-                where = f"{table}, line {rows.line_num}"
-                file, label = _checked_row(root, row, where)
-                before, line = lines.setdefault(os.path.normpath(file), (file, rows.line_num))
-                if line != rows.line_num:
-                    other = "" if found[before] == label else f" with label {found[before]}"
-                    raise ValueError(f"{where}: {file!r} is in line {line} already{other}: keep one of them")
-                found[file] = label
-    except (UnicodeDecodeError, csv.Error) as error:
-        what = f"{table} is no table in UTF-8 ({error}): save it as CSV with the columns file,label"
-        raise ValueError(what) from None
-    return found
+def _why_numbered(dataset: ImageFolder) -> str:
+    """What to say if class folders are named by numbers that are not their labels."""
+    pairs = {} if _has_table(dataset) else dict(zip(dataset.files, dataset.labels, strict=True))
+    for file, label in pairs.items():
+        if (folder := Path(file).parts[0]).isdecimal() and int(folder) != label:
+            return f"class folders count in the sorted order of their names: {folder} has label {label}"
+    return ""
 
 
-def _checked_row(root: Path, row: dict[str, str | None], where: str) -> tuple[str, int]:
-    file, label = row["file"] or "", (row["label"] or "").strip()
-    # Only the name counts: a link inside the folder may point to images elsewhere.
-    if not file or os.path.isabs(file) or ".." in PurePosixPath(file.replace("\\", "/")).parts:
-        raise ValueError(f"{where}: {file!r} is not a file inside the folder")
-    if not os.path.isfile(root / file):  # False for impossible names, too
-        raise ValueError(f"{where}: there is no file {file!r}")
-    return file, _checked_label(label, where)
+def _has_table(dataset: ImageFolder) -> bool:
+    return (dataset.root / TABLE).is_file()
 
 
-def _checked_label(text: str, where: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) >= CLASSES:
-        raise ValueError(f"{where}: label {text!r} is not a whole number in 0..{CLASSES - 1}")
-    return int(text)
-
-
-def _labels_of(root: Path, folders: list[str]) -> list[int]:
-    """The label of each class folder, of sorted names.
-
-    Raises:
-        ValueError: a number is no label, appears twice (4 and 04) or is mixed with names; the list of all WordNet ids
-            is missing, or ids are mixed with names; there are too many folders.
-    """
-    _check_alike(root, folders)
-    if all(folder.isdecimal() for folder in folders):
-        labels = [_checked_label(folder, f"{root}, folder {folder}") for folder in folders]
-        if twice := [folder for folder, label in zip(folders, labels, strict=True) if labels.count(label) > 1]:
-            raise ValueError(f"{root}: the folders {' and '.join(twice[:2])} are the same label: join them")
-        return labels
-    if all(_WORDNET_ID.fullmatch(folder) for folder in folders) and len(folders) != CLASSES:
-        order = _wordnet_order(root)
-        if absent := sorted(set(folders) - set(order)):
-            raise ValueError(f"{root}: wnids_sorted.txt does not list {', '.join(absent[:3])}")
-        return [order[folder] for folder in folders]
-    if len(folders) > CLASSES:
-        raise ValueError(f"{root} holds {len(folders)} class folders, at most {CLASSES} were expected")
-    return list(range(len(folders)))
-
-
-def _check_alike(root: Path, folders: list[str]) -> None:
-    """Refuse mixed kinds: one folder of another kind would move the labels of all after it."""
-    numbers = [folder for folder in folders if folder.isdecimal()]
-    ids = [folder for folder in folders if _WORDNET_ID.fullmatch(folder)]
-    in_order = sorted(numbers) == sorted(numbers, key=int)
-    for kind, some in (("numbers", [] if in_order else numbers), ("WordNet ids", ids)):
-        if some and (others := sorted(set(folders) - set(some))):
-            raise ValueError(
-                f"{root} has folders named by {kind} and {len(others)} others ({', '.join(others[:3])}), which would "
-                f"move their labels: take those away, or put a {TABLE} (file,label) there"
-            )
-
-
-def _wordnet_order(root: Path) -> dict[str, int]:
-    for file in (root / WORDNET_IDS, root.parent / WORDNET_IDS):
-        if file.is_file():
-            ids = file.read_text(encoding="ascii", errors="replace").split()
-            if len(set(ids)) != CLASSES or ids != sorted(ids) or not all(map(_WORDNET_ID.fullmatch, ids)):
-                raise ValueError(f"{file} must list the {CLASSES} WordNet ids, sorted; it lists {len(set(ids))}")
-            return {wordnet_id: label for label, wordnet_id in enumerate(ids)}
-    raise ValueError(
-        f"{root} has folders named by WordNet ids, but not {CLASSES} of them, so their labels are unknown: "
-        "put wnids_sorted.txt (the sorted ids, a line each) beside them, or a labels.csv (file,label)"
-    )
-
-
-def _warn(dataset: ImageFolder, note: str) -> None:
+def _warn(dataset: ImageFolder, *notes: str) -> None:
     """Warn once of all that is left out, altered or empty."""
-    told = [note, _told("file{} left out", dataset.left_out), _told("file{} altered", dataset.altered)]
+    told = [*notes, _told("file{} left out", dataset.left_out), _told("file{} altered", dataset.altered)]
     told.append(_told("class folder{} without images", dict.fromkeys(dataset.empty, "")))
     if any(told):
         lists = "the dataset's left_out, altered and empty list them all"
@@ -280,11 +240,3 @@ def _some(found: dict[str, str]) -> str:
     """The first three by name, with the reason."""
     named = "; ".join(f"{file}: {why}" if why else file for file, why in list(found.items())[:3])
     return f" ({named}{'; ...' if len(found) > 3 else ''})"
-
-
-def normalised(image: np.ndarray, scale: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bytes (channels, height, width) as float32: (image / scale - mean) / std, a mean and std per channel."""
-    # numpy: half the time of torch for a small array
-    pixels = image.astype(np.float32, order="C") / np.float32(scale)
-    shift, width = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
-    return torch.from_numpy((pixels - shift) / width)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models
 
-from redlab.zoo.image_folder import MEAN
+from redlab.zoo.image_form import MEAN
 
 # Two of them change with their weights: the options of the pretrained ones.
 _OPTIONS: dict[str, dict[str, Any]] = {

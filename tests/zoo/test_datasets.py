@@ -15,7 +15,7 @@ from PIL import Image
 
 from redlab.paths import data_root
 from redlab.zoo.datasets import default_dataset, load_dataset
-from redlab.zoo.image_folder import MEAN, STD
+from redlab.zoo.image_form import MEAN, STD
 
 
 def _data(*parts: str) -> Path:

@@ -13,7 +13,7 @@ from redlab.zoo import networks
 from redlab.zoo.architectures import conv_norm
 from redlab.zoo.datasets import load_dataset
 from redlab.zoo.efficientnet_lite import adapt, to_centred_bytes
-from redlab.zoo.image_folder import MEAN, STD
+from redlab.zoo.image_form import MEAN, STD
 from redlab.zoo.networks import build
 from redlab.zoo.saving import load_network
 

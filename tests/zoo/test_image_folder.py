@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from redlab.zoo.datasets import load_dataset
-from redlab.zoo.image_folder import MEAN, STD
+from redlab.zoo.image_form import MEAN, STD
 
 GREY = np.add.outer(np.arange(224), np.arange(224)).astype(np.float64) / 446  # from 0 to 1
 

@@ -15,7 +15,7 @@ from redlab.network.zero_pad import ZeroPadShortcut
 from redlab.paths import data_root
 from redlab.zoo import networks
 from redlab.zoo.architectures import BasicBlock, CifarResNet, to_plus_minus_one
-from redlab.zoo.image_folder import MEAN, STD
+from redlab.zoo.image_form import MEAN, STD
 from redlab.zoo.names import list_networks
 from redlab.zoo.networks import build, input_shape
 from redlab.zoo.saving import load_network
