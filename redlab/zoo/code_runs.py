@@ -1,0 +1,144 @@
+"""Files of code that were run in this process: each under its stem, and again when its content changed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+
+def digest(content: bytes) -> str:
+    """The SHA-256 in hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A file that was run.
+
+    Attributes:
+        module: what came of it.
+        files: the SHA-256 of the file, and of those beside it that it imported.
+        beside: the modules of the latter, by name.
+    """
+
+    module: ModuleType
+    files: dict[Path, str]
+    beside: dict[str, ModuleType]
+
+    def is_current(self) -> bool:
+        """Whether running it again would give the same."""
+        return all(file.is_file() and digest(file.read_bytes()) == seen for file, seen in self.files.items()) and all(
+            sys.modules.get(name) is module for name, module in self.beside.items()
+        )
+
+
+_RUNS: dict[Path, _Run] = {}
+_RUNNING: dict[Path, ModuleType] = {}
+_OURS: set[str] = set()  # the names of all modules that files imported from beside themselves, and their own
+
+
+def run_file(path: Path) -> ModuleType:
+    """The module of a file, imported under its stem; it runs only if it, or what it imports from beside it, changed.
+
+    Raises:
+        ImportError: its stem is the name of another module.
+        Exception: whatever the file raises.
+    """
+    path = path.resolve()
+    if path in _RUNNING:  # the file asks for its own code
+        return _RUNNING[path]
+    run = _RUNS.get(path)
+    if run is None or not run.is_current():
+        _make_room(path.parent, run)
+        run = _RUNS[path] = _run(path)
+    sys.modules[path.stem] = run.module
+    return run.module
+
+
+def _make_room(folder: Path, old: _Run | None) -> None:
+    """Forget the modules that ``folder`` holds in another version or file, where they came from a file run before."""
+    for name in [name for name in _OURS if name in sys.modules]:
+        top, here = name.partition(".")[0], _file_beside(name, folder) is not None
+        shadowed = (folder / top).is_dir() or (folder / f"{top}.py").is_file()
+        if (old and name in old.beside) or (shadowed and not here):
+            del sys.modules[name]
+
+
+def _run(path: Path) -> _Run:
+    _check_stem(path)
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None:
+        raise ImportError(f"{path} cannot be imported")
+    content, module, before = path.read_bytes(), module_from_spec(spec), set(sys.modules)
+    old = sys.modules.get(path.stem)
+    sys.modules[path.stem] = _RUNNING[path] = module
+    try:
+        with importable(path.parent):
+            exec(compile(content, str(path), "exec"), vars(module))  # a cached compilation may be a second too old
+    except BaseException:
+        _put_back(path.stem, old)
+        raise
+    finally:
+        del _RUNNING[path]
+        _OURS.update(name for name in set(sys.modules) - before if _file_beside(name, path.parent))
+    _OURS.add(path.stem)
+    return _Run(module, *_beside(path, content))
+
+
+def _put_back(name: str, module: ModuleType | None) -> None:
+    del sys.modules[name]
+    if module is not None:
+        sys.modules[name] = module
+
+
+def _beside(path: Path, content: bytes) -> tuple[dict[Path, str], dict[str, ModuleType]]:
+    """The files and modules of a ``_Run``; those that another file beside this one imported count too."""
+    found = {name: file for name in _OURS - {path.stem} if (file := _file_beside(name, path.parent))}
+    files = {file: digest(file.read_bytes()) for file in found.values()}
+    return files | {path: digest(content)}, {name: sys.modules[name] for name in found}
+
+
+def _file_beside(name: str, folder: Path) -> Path | None:
+    """The file of an imported module, if it lies in ``folder`` and is no installed package."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    path = Path(file).resolve() if file else None
+    return path if path and path.is_relative_to(folder) and not _is_installed(path) else None
+
+
+def _is_installed(path: Path) -> bool:
+    places = sysconfig.get_paths()
+    return any(path.is_relative_to(Path(places[key]).resolve()) for key in ("purelib", "platlib", "stdlib"))
+
+
+def _check_stem(path: Path) -> None:
+    """Refuse a file that would take the place of another module: its classes would unpickle as that one's."""
+    stem, other = path.stem, None
+    if stem in sys.stdlib_module_names:
+        other = "Python's own"
+    elif stem in sys.modules and stem not in _OURS:
+        file = getattr(sys.modules[stem], "__file__", None)
+        other = None if file and Path(file).resolve() == path else file or "built in"
+    elif stem not in _OURS and (spec := find_spec(stem)) and spec.origin and _is_installed(Path(spec.origin).resolve()):
+        other = spec.origin
+    if other:
+        raise ImportError(f"{stem!r} is the name of another module ({other}): rename {path.name}")
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Inside, modules of ``folder`` can be imported."""
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the code may have changed the path
+            sys.path.remove(str(folder))
