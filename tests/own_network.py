@@ -35,9 +35,9 @@ class TwoInputs(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.third = Unit(1, 8), Unit(8, 12, 2), Unit(12, 12)
+        self.first, self.second, self.third = Unit(1, 16), Unit(16, 24, 2), Unit(24, 24)
         self.measured = nn.Linear(4, 8)
-        self.head = nn.Linear(20, 5)
+        self.head = nn.Linear(32, 5)
 
     def forward(self, image, measured):
         """(n, 1, 8, 8) and (n, 4)."""

@@ -137,7 +137,6 @@ def test_of_an_installed_package_only_its_own_files_count(notebook, package, mon
     [
         ("torchvision.models.resnet:resnet18", ["resnet.py"]),
         ("nowhere.net:Net", []),
-        ("__main__:Net", []),
         ("sys:Net", []),
         ("mine.absent:Net", []),
         ("beside:Net", ["beside.py"]),
