@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from redlab.channels.coupling import Group, Member
-from redlab.compression.folding import scale_and_shift
+from redlab.compression.norms import scale_and_shift
 from redlab.network.layers import OUTPUT_STATISTICS, as_floats, is_depthwise, output_statistics
 
 # A norm whose scale is below this lets nothing through. Folded, it makes a filter 1e-4 / sqrt(eps) = 0.03 times as

@@ -42,7 +42,7 @@ def finish(network: nn.Module, source: Path) -> nn.Module:
 
 
 def _fold(network: nn.Module, step: dict) -> nn.Module:
-    apply_fold(network, step["folded"], step["ahead"])
+    apply_fold(network, step["folded"], step["ahead"], step.get("acts"))
     return network
 
 

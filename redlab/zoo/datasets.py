@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from redlab.files.download import network_timeout
+from redlab.network.recipe import recipe_of
 from redlab.paths import data_root
 from redlab.zoo.code_datasets import dataset_of_code
 from redlab.zoo.dataset_names import FORMS, PLACES, by_hand, check_at_hand, check_dataset, family_of, images_at
@@ -163,18 +164,24 @@ def _of_code(name: str, split: str, root: str | Path | None) -> Dataset:
     return dataset_of_code(name, split)
 
 
-def default_dataset(network_name: str) -> str:
-    """The name of the images that a network of this name was trained for: "cifar10" for "cifar10/resnet20".
+def default_dataset(network: str | nn.Module) -> str:
+    """The name of the images that a network was trained for: "cifar10" for "cifar10/resnet20".
+
+    Arguments:
+        network: its name, or the network itself, whose recipe says what it was made of.
 
     Raises:
         ValueError: it belongs to none of the families, as timm/, hf/ and code of your own; name the dataset instead.
 
     Example:
-        >>> default_dataset("cifar10/resnet20")
-        'cifar10'
+        >>> default_dataset("cifar10/resnet20"), default_dataset(load_network("digits/mlp"))
+        ('cifar10', 'digits')
     """
-    if (dataset := family_of(str(network_name))) is None:
-        raise ValueError(f"no dataset is known for {network_name!r}: name one of {', '.join([*PLACES, *FORMS])}")
+    recipe = recipe_of(network) if isinstance(network, nn.Module) else None
+    name = str(network) if not isinstance(network, nn.Module) else recipe.architecture if recipe else None
+    if name is None or (dataset := family_of(name)) is None:
+        what = f"a network {type(network).__name__} without a name" if name is None else repr(name)
+        raise ValueError(f"no dataset is known for {what}: name one of {', '.join([*PLACES, *FORMS])}")
     return dataset
 
 

@@ -16,7 +16,7 @@ from redlab.paths import data_root, shipped
 from redlab.zoo import efficientnet_lite
 from redlab.zoo.architectures import MLP, CifarResNet, MobileNetV1, imagenet_mobilenet
 from redlab.zoo.efficientnet_lite import EfficientNetLite0
-from redlab.zoo.image_folder import MEAN, STD
+from redlab.zoo.image_form import MEAN, STD
 from redlab.zoo.names import TORCHVISION, list_networks, unknown_network
 
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"

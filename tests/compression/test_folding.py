@@ -204,19 +204,19 @@ def test_layers_that_share_weight_or_bias_keep_their_norms():
     assert "the bias of a is shared" in reasons(fold(tied, 2, 4))["a_norm"]
 
 
-def test_a_subclass_with_its_own_forward_is_left_alone():
-    class NormAndRelu(nn.BatchNorm2d):
-        def forward(self, x):
-            return F.relu(super().forward(x))
-
+def test_a_layer_whose_own_forward_reads_no_bias_keeps_its_norm():
     class Doubled(nn.Conv2d):
         def forward(self, x):
             return 2 * F.conv2d(x, self.weight)  # without the bias that folding would add
 
-    result = fold(nn.Sequential(nn.Conv2d(3, 3, 3), NormAndRelu(3)), 2, 3, 9, 9)
-    assert reasons(result) == {"1": "its class or a hook gives it a forward of its own"}
+    class Plain(nn.Conv2d):
+        def forward(self, x):
+            return F.conv2d(x, self.weight)
+
     result = fold(nn.Sequential(Doubled(3, 3, 3, bias=False), nn.BatchNorm2d(3)), 2, 3, 9, 9)
-    assert norms_left(result.network) == ["1"]
+    assert reasons(result) == {"1": "its input comes from mul, not from a conv or linear layer"}
+    result = fold(nn.Sequential(Plain(3, 3, 3, bias=False), nn.BatchNorm2d(3)), 2, 3, 9, 9)
+    assert "0 has a forward of its own that would not read the bias" in reasons(result)["1"]
 
 
 def test_a_hooked_norm_stays():

@@ -192,9 +192,7 @@ def test_images_of_imagenet_follow_a_network_that_says_what_it_expects(tmp_path)
 def test_images_that_have_their_own_form_refuse_another(tmp_path):
     made = code(tmp_path / "mine_form.py", "def make(split): return [(torch.zeros(3), 0)]")
     for name in ("digits", "cifar10", made):
-        with pytest.raises(
-            ValueError, match=r"mean cannot be set: .* of their own; folder:PATH and"
-        ):
+        with pytest.raises(ValueError, match=r"mean cannot be set: .* of their own; folder:PATH and"):
             load_dataset(name, mean=MEAN)
     assert len(load_dataset("digits", network=expecting(FORM), limit=3)) == 3
 
@@ -289,3 +287,8 @@ def test_images_of_other_networks_must_be_named(tmp_path):
         assert own_dataset(name) is None
         with pytest.raises(ValueError, match=r"name one of digits, .*imagenet_folder:NAME, folder:PATH, FILE\.py:NAME"):
             default_dataset(name)
+    network = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="no dataset is known for a network Linear without a name"):
+        default_dataset(network)
+    network.redlab = Recipe("cifar10/resnet20", (3, 32, 32))
+    assert default_dataset(network) == "cifar10"
