@@ -167,9 +167,7 @@ def _images(dataset: str | None, limit: int | None, network: nn.Module) -> Image
     return load_dataset(dataset, limit=limit, network=network)
 
 
-def _seen(
-    dataset: str | None, recipe: str, given: dict[str, Any], limit: int | None, network: nn.Module
-) -> Images:
+def _seen(dataset: str | None, recipe: str, given: dict[str, Any], limit: int | None, network: nn.Module) -> Images:
     """The images that the criterion scores by; None where it needs none. Training ones, unless there are none."""
     from redlab.zoo.datasets import load_dataset
 

@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import re
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib import invalidate_caches
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +130,9 @@ def found_module(dotted: str) -> tuple[Path, Path] | None:
     """
     top, *inner = dotted.split(".")
     invalidate_caches()  # the file may have been written a moment ago
-    try:
-        spec = find_spec(top)
-    except (ImportError, ValueError):  # __main__, for example
-        return None
-    if spec is None:
+    # Not importlib.util.find_spec, which answers with what this process has loaded under that name.
+    found = (finder.find_spec(top, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    if (spec := next(filter(None, found), None)) is None:
         return None
     if not inner and spec.has_location:
         file = Path(spec.origin or "")

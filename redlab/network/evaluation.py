@@ -88,8 +88,8 @@ def evaluate(network: nn.Module, dataset: Labelled, batch_size: int = 256) -> Ev
             45 ms an image at 64 and 18 ms at 2.
 
     Raises:
-        ValueError: the dataset is empty, of another kind, or not what the network takes; the batch size is below 1, the output is not
-            (images, classes), or a label has no class in the output.
+        ValueError: the dataset is empty, of another kind, or not what the network takes; the batch size is below 1; the
+            output is not (images, classes), or a label has no class in the output.
 
     Example:
         >>> round(evaluate(load_network("digits/resnet"), load_dataset("digits")).accuracy, 1)

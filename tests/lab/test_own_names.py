@@ -1,4 +1,4 @@
-"""Networks and images that a user names: their paths hold wherever the kernel works, and what is wrong is said first."""
+"""Networks and images that a user names: their paths hold wherever the kernel works; what is wrong is said first."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_said_before_anything_runs(here, notebook, monkeypa
 def test_a_kernel_elsewhere_opens_the_file_of_the_caller(here, notebook, monkeypatch, tmp_path):
     monkeypatch.setattr("redlab.paths.PACKAGE", tmp_path / "redlab")
     words = ("network", "mine.py:make", "-p", "dataset", "mine.py:images", "-p", "weights", "trained.safetensors")
-    code, said, complained = redlab_says("run", str(notebook), "-p", *words, "--out", "done")
+    code, _, complained = redlab_says("run", str(notebook), "-p", *words, "--out", "done")
     assert (code, complained) == (0, "")
     again = {"network": "mine.py:make", "dataset": "mine.py:images", "weights": "trained.safetensors"}
     found = run_notebook(notebook, again, "done", notebooks=notebook.parent)

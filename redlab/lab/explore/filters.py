@@ -95,9 +95,7 @@ class _Book:
 
     def __init__(self, shelf: Shelf, linkage: str):
         self.shelf = shelf
-        self.grown = lru_cache(4)(
-            lambda network: merge_groups(shelf.folded(network), linkage, shelf.example(network))
-        )
+        self.grown = lru_cache(4)(lambda network: merge_groups(shelf.folded(network), linkage, shelf.example(network)))
         self.hashed, self.equal = lru_cache(8)(self._hash), lru_cache(8)(self._equal)
 
     def pages(self, axis: int, at: Mapping[str, Any]) -> dict[str, int]:
