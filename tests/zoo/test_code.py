@@ -11,11 +11,7 @@ import pytest
 
 from redlab.zoo.code import Code, code_of, load_code
 
-NET = "class Net:
-    def __init__(self):
-        self.size = 3
-net = Net()
-"
+NET = "class Net:\n    def __init__(self):\n        self.size = 3\nnet = Net()\n"
 
 
 @pytest.fixture(autouse=True)
@@ -120,9 +116,7 @@ def test_a_name_that_is_missing_lists_those_that_are_there(tmp_path):
 
 
 def test_what_is_not_there_is_said_without_running_code(tmp_path):
-    with pytest.raises(
-        ValueError, match="no module 'no_such_package' is installed; the code of a file is"
-    ):
+    with pytest.raises(ValueError, match="no module 'no_such_package' is installed; the code of a file is"):
         load_code("no_such_package.nets:Net")
     with pytest.raises(ValueError, match=r"there is no file .*gone\.py"):
         load_code(f"{tmp_path}/gone.py:Net")
