@@ -372,23 +372,32 @@ print("opened", len(sys.argv) - 1)
 """
 
 
-def test_a_pickled_network_opens_without_redlab(file, tmp_path):
-    """The classes of torchvision, timm and the user are enough, also after channels are removed and norms folded."""
-    made = {"mine": load_network("mine.py:make"), "torchvision": load_network("torchvision/squeezenet1_1", None)}
-    with torch.random.fork_rng():
-        made["timm"] = load_network("timm/test_resnet", None)
-    for name in list(made):
-        made[f"{name}-pruned"] = pruned(made[name])
-    made["mine-folded"] = fold_batchnorm(made["mine-pruned"]).network
-    made["timm-folded"] = fold_batchnorm(made["timm-pruned"]).network
+def open_without_redlab(made: dict[str, nn.Module], folder: Path) -> None:
+    """Pickle the networks and open them in a process that cannot import redlab."""
     for name, network in made.items():
         given = example_input(network)
         inputs = given if isinstance(given, dict) else {"x": given}
         with torch.inference_mode():
             found = network(**inputs)
-        found = found["logits"] if isinstance(found, dict) else found
-        torch.save((network, inputs, found), f"{name}.pt")
-        assert b"redlab.network" not in Path(f"{name}.pt").read_bytes()
+        torch.save((network, inputs, found["logits"] if isinstance(found, dict) else found), folder / f"{name}.pt")
+        assert b"redlab.network" not in (folder / f"{name}.pt").read_bytes()
     command = [sys.executable, "-c", _OPEN, *made]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout == f"opened {len(made)}\n", done.stderr
+
+
+def test_a_pickled_network_opens_without_redlab_pruned_and_folded_too(file, tmp_path):
+    network = load_network("mine.py:make")
+    small = pruned(network)
+    made = {"plain": network, "pruned": small, "folded": fold_batchnorm(small).network}
+    open_without_redlab(made | {"hashed": hash_network(small).network}, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/squeezenet1_1", "timm/test_resnet"])
+def test_pickled_networks_of_torchvision_and_timm_open_without_redlab(name, tmp_path):
+    pytest.importorskip("timm")
+    with torch.random.fork_rng():
+        network = load_network(name, weights=None)
+    small = pruned(network)
+    open_without_redlab({"plain": network, "pruned": small, "folded": fold_batchnorm(small).network}, tmp_path)
