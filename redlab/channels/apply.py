@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from redlab.channels.plan import check_plan, decode_index, representatives
+from redlab.channels.sizes import read_size, write_size
 from redlab.network.layers import copy_network, unwrap
 from redlab.network.recipe import append_step
 from redlab.network.zero_pad import ZeroPadShortcut
@@ -71,6 +72,10 @@ class Edit:
     parts: tuple[Part, ...]
 
     @property
+    def role(self) -> str:
+        return self.parts[0].role
+
+    @property
     def width(self) -> int:
         return self.parts[0].width
 
@@ -88,7 +93,8 @@ class Edit:
         return self.kept.nonzero().flatten()
 
 
-Edits = Mapping[tuple[str, int], Edit]  # by the name of the tensor (for paddings the module) and the dim
+# By the name of the tensor and the dim; of the module that pads, or of the number that is a size, and 0.
+Edits = Mapping[tuple[str, int], Edit]
 
 
 def edits_of(plan: dict) -> Edits:
@@ -124,21 +130,26 @@ def _check_parts(name: str, parts: Sequence[Part]) -> None:
 def check_fit(network: nn.Module, edits: Edits) -> None:
     """Raises ValueError where ``network`` lacks a tensor that the edits name, or has it in another width."""
     for (name, dim), edit in edits.items():
-        path, _, attribute = name.rpartition(".")
-        padding, other = edit.parts[0].role == "padding", "the plan is for another network"
-        try:
-            module = network.get_submodule(name if padding else path)
-        except AttributeError:
-            raise ValueError(f"{other}: this one has no {name}") from None
-        if padding:
-            has = module.zeros_before + module.zeros_after if isinstance(module, ZeroPadShortcut) else 0
-        else:
-            tensor = {**module._parameters, **module._buffers}.get(attribute)
-            has = tensor.shape[dim] if tensor is not None and dim < tensor.ndim else 0
-        if has == 0:
+        other = "the plan is for another network"
+        if (has := _width_of(network, name, dim, edit.role)) == 0:
             raise ValueError(f"{other}: this one has no {name} with a dim {dim}")
         if has != edit.width:
             raise ValueError(f"{other}: {name} has {has} slices along dim {dim}, not {edit.width}")
+
+
+def _width_of(network: nn.Module, name: str, dim: int, role: str) -> int:
+    """How many slices there are to choose from; 0 where there is nothing of that name."""
+    if role == "size":
+        return read_size(network, name)
+    path, _, attribute = name.rpartition(".")
+    try:
+        module = network.get_submodule(name if role == "padding" else path)
+    except AttributeError:
+        return 0
+    if role == "padding":
+        return module.zeros_before + module.zeros_after if isinstance(module, ZeroPadShortcut) else 0
+    tensor = {**module._parameters, **module._buffers}.get(attribute)
+    return tensor.shape[dim] if tensor is not None and dim < tensor.ndim else 0
 
 
 @torch.no_grad()
@@ -152,16 +163,18 @@ def narrow(network: nn.Module, edits: Edits, instead: Mapping[int, Tensor] | Non
     own = dict(instead or {})
     tensors: dict[str, Tensor] = {}
     for (name, dim), edit in sorted(edits.items(), key=lambda item: item[0]):  # rows first: whole blocks of memory
-        if edit.parts[0].role != "padding":
+        if edit.role not in ("padding", "size"):
             old = _tensor(network, name)
             tensors[name] = _narrowed(tensors.get(name, own.get(id(old), old).detach()), dim, edit)
     # By id: modules that share a tensor share the narrow one.
     own |= {id(old): _like(old, new) for name, new in tensors.items() for old in [_tensor(network, name)]}
     smaller = copy_network(network, own)
     for (name, _), edit in edits.items():
-        if edit.parts[0].role == "padding":
+        if edit.role == "padding":
             _narrow_padding(smaller.get_submodule(name), edit)
-    for path in dict.fromkeys(name.rpartition(".")[0] for name, _ in edits):
+        elif edit.role == "size":
+            write_size(smaller, name, len(edit.stay))
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
         _set_widths(smaller.get_submodule(path))
     return smaller
 
@@ -214,8 +227,12 @@ def _set_widths(module: nn.Module) -> None:
     elif isinstance(module, _NormBase):
         tensors = [module.weight, module.running_mean]
         module.num_features = next(len(tensor) for tensor in tensors if tensor is not None)
-    elif isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:  # an instance norm
-        module.num_groups = module.num_channels = len(module.weight)
+    elif isinstance(module, nn.GroupNorm):
+        if module.num_groups == module.num_channels:  # an instance norm: plans of old name no size
+            module.num_groups = len(module.weight)
+        module.num_channels = len(module.weight)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
 

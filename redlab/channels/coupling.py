@@ -8,7 +8,7 @@ the same consumers. The graph does not show whether the network's own code accep
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
@@ -16,20 +16,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy import ndarray
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import nn
 from torch.fx import Node
 
-from redlab.channels.apply import edits_of, narrow
 from redlab.channels.groups import Group, Member
 from redlab.channels.labels import Entry, Flow, compact
-from redlab.channels.plan import make_plan
 from redlab.channels.rules import follow
-from redlab.network.evaluating import evaluating, first_line
-from redlab.network.example import Example, Inputs, fit_example
+from redlab.channels.trials import Trials
+from redlab.network.example import Example, fit_example
 from redlab.network.layers import unwrap, weight_layers
 from redlab.network.trace import Graph, is_layer, operation, retrace
-from redlab.network.trial_run import culprits, why_unseen
+from redlab.network.trial_run import why_unseen
 
 
 def couple(network: nn.Module, example: Example | None = None, known: Graph | None = None) -> list[Group]:
@@ -47,11 +44,16 @@ def couple(network: nn.Module, example: Example | None = None, known: Graph | No
     """
     network = unwrap(network)
     graph = retrace(network, example, known)
-    flow = follow(graph)
-    groups = _groups(flow)
+    trials, tried = Trials(network, fit_example(network, example), graph), Counter[Node]()
+    while True:
+        flow = follow(graph, tried)
+        groups = _named(_groups(flow))
+        if not (wrong := trials.wrong_ways(flow, groups)):
+            break
+        tried.update(wrong)
     covered = {member.tensor for group in groups for member in group.producers}
     groups = _named([*groups, *_uncovered(graph, covered, example)])
-    fixed = _misfits(network, fit_example(network, example), groups)
+    fixed = trials.misfits(groups)
     return [replace(group, frozen=fixed[group.name], relu=False) if group.name in fixed else group for group in groups]
 
 
@@ -92,7 +94,7 @@ class _Slices(NamedTuple):
 
 
 def _groups(flow: Flow) -> list[Group]:
-    made = np.array([entry.role == "producer" and is_layer(entry.node) for entry in flow.entries], dtype=bool)
+    made = np.array([entry.role == "producer" and _makes(entry.node) for entry in flow.entries], dtype=bool)
     reasons, alike = flow.labels.reasons(), defaultdict(list)
     for own in _slices(flow).by_root():
         first = made[own.entry].argmax()
@@ -145,15 +147,20 @@ def _group(entries: list[Entry], first: int, sets: list[_Slices], reason: str, u
     """The group whose channels are ``sets``, made by entry ``first``; ``unmoved``: nothing moves their zeros."""
     numbers, starts = np.unique(sets[0].entry, return_index=True)
     indices = np.split(np.stack([own.position for own in sets]), starts[1:], axis=1)
-    roles: dict[str, list[Member]] = {"producer": [], "consumer": [], "padding": []}
+    roles: dict[str, list[Member]] = {"producer": [], "consumer": [], "padding": [], "size": []}
     for number, index in zip(numbers, indices, strict=True):
         slices, width = torch.from_numpy(index.copy()), len(entries[number].labels)
         roles[entries[number].role] += [Member(tensor, dim, slices, width) for tensor, dim in entries[number].tensors]
     makers = [entries[number].node for number in numbers if entries[number].role == "producer"]
     relu = not reason and unmoved and all(map(_feeds_relu, makers))
     name = entries[first].tensors[0][0].removesuffix("weight").rstrip("._")
-    producers, consumers, paddings = map(tuple, roles.values())
-    return Group(name, len(sets), producers, consumers, paddings, reason, relu)
+    producers, consumers, paddings, sizes = map(tuple, roles.values())
+    return Group(name, len(sets), producers, consumers, paddings, reason, relu, sizes)
+
+
+def _makes(node: Node) -> bool:
+    """Whether ``node`` makes channels: other parameters only go along with them."""
+    return is_layer(node) or operation(node) == "embedding"
 
 
 def _named(groups: Iterable[Group]) -> list[Group]:
@@ -180,31 +187,3 @@ def _is_norm(node: Node) -> bool:
 
 def _is_relu(node: Node) -> bool:
     return operation(node) in ("relu", "relu6") or (operation(node) == "hardtanh" and node.args[1:2] in ((0,), (0.0,)))
-
-
-def _misfits(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> dict[str, str]:
-    """By the name of every free group that cannot lose a channel, why: the error of the network's code."""
-    free = {group.name: group for group in groups if not group.frozen and group.size > 1}
-    found = culprits(list(free), lambda names: _why_not(network, inputs, [free[name] for name in names]))
-    return {name: f"its width is fixed in the network's code: {why}" for name, why in found.items()}
-
-
-def _why_not(network: nn.Module, inputs: Inputs, groups: Sequence[Group]) -> str:
-    """The error of the network when each of ``groups`` has lost its first channel, "" if it runs."""
-    plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        smaller = narrow(network, edits_of(plan), _fakes(network, mode))
-        with mode, evaluating(smaller):
-            inputs.each(mode.from_tensor).run(smaller)
-    except Exception as error:  # whatever the network's own code raises
-        return first_line(error)
-    return ""
-
-
-def _fakes(network: nn.Module, mode: FakeTensorMode) -> dict[int, Tensor]:
-    """A fake for every parameter and buffer, by the ``id`` of that."""
-    fakes: dict[int, Tensor] = {id(tensor): mode.from_tensor(tensor.detach()) for tensor in network.buffers()}
-    for tensor in network.parameters():
-        fakes[id(tensor)] = nn.Parameter(mode.from_tensor(tensor.detach()), requires_grad=False)
-    return fakes

@@ -12,10 +12,11 @@ class Member:
     """The slices of one tensor that belong to the channels of a group.
 
     Attributes:
-        tensor: the dotted name of a parameter or buffer; of the module in ``Group.paddings``.
+        tensor: the dotted name of a parameter or buffer; of the module in ``Group.paddings``; of an attribute in
+            ``Group.sizes`` (``layer1.0.width``, or ``conv.splits.0`` for one of several numbers).
         dim: the axis of the slices.
         index: int64 (size, m), the m slices of each channel. Column k means the same for every channel.
-        width: how many slices the tensor has along ``dim``.
+        width: how many slices the tensor has along ``dim``; of a size, its value.
     """
 
     tensor: str
@@ -31,9 +32,11 @@ class Group:
     Attributes:
         name: the layer that makes them first; " (2)" and so on where it makes those of several groups.
         size: how many channels. One may be several rows of a layer that must leave together (index.shape[1] > 1).
-        producers: rows of conv and linear weights and biases, batch norms, and other numbers that a channel carries.
+        producers: rows of conv and linear weights and biases, batch norms, columns of embedding tables, and other
+            numbers that a channel carries.
         consumers: input slices of conv and linear weights.
         paddings: the zeros of shortcuts that belong to the channels.
+        sizes: what the channels count for in numbers that modules hold, such as the ``num_groups`` of a group norm.
         frozen: why they must stay, or "".
         relu: whether every producer feeds a ReLU, directly or through its own batch norm, and nothing after it moves
             zero. A channel that the ReLU makes zero then reaches its consumers as zero.
@@ -46,3 +49,4 @@ class Group:
     paddings: tuple[Member, ...] = ()
     frozen: str = ""
     relu: bool = False
+    sizes: tuple[Member, ...] = ()

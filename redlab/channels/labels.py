@@ -8,6 +8,7 @@ tensors that belong to them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +139,8 @@ class Entry:
 
     Attributes:
         tensors: (dotted name, dim) of each.
-        role: "producer", "consumer" or "padding" (a module that pads, and whose widths are attributes).
+        role: "producer", "consumer", "padding" (a module that pads, and whose widths are attributes) or "size" (a
+            number that a module holds; it has as many slices as it counts).
         labels: (positions, w): the channels that each slice belongs to; w > 1 where a column of a grouped
             convolution serves one channel of every group.
         node: the operation that reads them.
@@ -151,10 +153,20 @@ class Entry:
 
 
 class Flow:
-    """What is known so far of the channels of ``graph``. ``rules.follow`` fills it, operation by operation."""
+    """What is known so far of the channels of ``graph``. ``rules.follow`` fills it, operation by operation.
 
-    def __init__(self, graph: Graph) -> None:
+    Attributes:
+        tried: by operation, how many of the ways in which its number may follow the channels were found wrong.
+        ways: by operation whose number is taken to follow the channels, those that it meets.
+        waiting: by operation that only moves a parameter of several axes, the parameter: none is known as that of the
+            channels yet.
+    """
+
+    def __init__(self, graph: Graph, tried: Mapping[Node, int] | None = None) -> None:
         self.graph, self.labels = graph, Labels()
+        self.tried = tried or {}
+        self.ways: dict[Node, Tensor] = {}
+        self.waiting: dict[Node, Node] = {}
         self.entries: list[Entry] = []
         self._entry_of: dict[tuple[str, int, str], Entry] = {}
         self.moved: list[Tensor] = []  # labels that meet an operation that doesn't map 0 to 0
@@ -170,6 +182,10 @@ class Flow:
         if node not in self._at:
             self._at[node] = self._source(node)
         return self._at[node]
+
+    def has(self, node: Node) -> bool:
+        """Whether the labels of what ``node`` computes are known."""
+        return node in self._at
 
     def put(self, node: Node, labels: Any) -> None:
         """``labels`` are those of what ``node`` computes."""
@@ -214,18 +230,36 @@ class Flow:
             self.entries.append(Entry(new, role, labels, node))
             self._entry_of |= {(*tensor, role): self.entries[-1] for tensor in new}
 
+    def measure(self, node: Node, name: str, labels: Tensor) -> None:
+        """Enter that the number ``name`` counts the rows of ``labels``, each one or several channels."""
+        if (entry := self._entry_of.get((name, 0, "size"))) is None:
+            self.meet(node, [(name, 0)], "size", labels)
+        else:
+            self.labels.unite(entry.labels[:, :1], labels, same=False)
+
     def known(self, tensor: str, dim: int, role: str) -> Tensor | None:
         """The labels of the slices of a tensor that was met before."""
         entry = self._entry_of.get((tensor, dim, role))
         return None if entry is None else entry.labels
 
     def _source(self, node: Node) -> Any:
-        name, value = self.name(node), node.meta.get("val")
-        long = [axis for axis, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
-        if not name or len(long) != 1 or not value.is_floating_point():
+        name, long = self.name(node), self.long_axes(node)
+        if len(long) != 1:
             return self.of_fixed_width(node, f"it meets {name or 'a constant'}, of fixed width")
         # One number a channel, such as the layer_scale of ConvNeXt, follows the channels that it meets.
-        labels = self.labels.fresh(value.shape[long[0]])
-        self.meet(node, [(name, long[0])], "producer", labels)
+        return self.source(node, long[0])
+
+    def long_axes(self, node: Node) -> list[int]:
+        """The axes along which a parameter or buffer of floating numbers has several; none of other tensors."""
+        value = node.meta.get("val")
+        if not self.name(node) or not isinstance(value, Tensor) or not value.is_floating_point():
+            return []
+        return [axis for axis, size in enumerate(value.shape) if size > 1]
+
+    def source(self, node: Node, axis: int) -> Tensor:
+        """New labels for the slices of a parameter along ``axis``: a channel carries them, as it does its filter."""
+        value = node.meta["val"]
+        labels = self.labels.fresh(value.shape[axis])
+        self.meet(node, [(self.name(node), axis)], "producer", labels)
         self.moved.append(labels)
-        return labels.view([-1 if axis in long else 1 for axis in range(value.ndim)])
+        return labels.view([-1 if own == axis else 1 for own in range(value.ndim)]).expand(value.shape)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from redlab.channels.groups import Group
 
-ROLES = ("producer", "consumer", "padding")
+ROLES = ("producer", "consumer", "padding", "size")
 WIDEST = 10**8  # slices of a tensor: beyond it, an index of them alone would fill the memory
 
 
@@ -69,7 +69,7 @@ def _encode_index(index: Tensor) -> dict:
 def _members(group: Group) -> list[dict]:
     """Members with the same slices share an item: a layer's weight, its bias and the norm after it, for example."""
     items: dict[str, dict] = {}
-    for role, members in zip(ROLES, (group.producers, group.consumers, group.paddings), strict=True):
+    for role, members in zip(ROLES, (group.producers, group.consumers, group.paddings, group.sizes), strict=True):
         for member in members:
             item = {"role": role, "width": member.width, "size": group.size, "index": _encode_index(member.index)}
             item["tensors"] = []

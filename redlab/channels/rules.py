@@ -7,7 +7,7 @@ with its name as the reason, so that no result is silently wrong.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, reduce
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from redlab.channels import rules_moves
+from redlab.channels import embeddings, rules_cuts, rules_moves
 from redlab.channels.labels import Flow, compact
-from redlab.channels.rules_layers import channel_norm, layer
+from redlab.channels.rules_layers import channel_norm, embedding, layer
 from redlab.channels.rules_zeros import keeps_zero
 from redlab.network.operations import named
 from redlab.network.trace import Graph, argument, is_layer, operation
@@ -29,16 +29,18 @@ _ELEMENTWISE = named(
 _WITH_PARAMETERS = named("channel norm", "layer norm") | {"group_norm", "prelu"}
 
 
-def follow(graph: Graph) -> Flow:
-    """The labels of every activation of ``graph``."""
-    flow = Flow(graph)
+def follow(graph: Graph, tried: Mapping[Node, int] | None = None) -> Flow:
+    """The labels of every activation of ``graph``; ``tried``: see ``Flow``."""
+    flow = Flow(graph, tried)
     inputs = [node for node in graph.fx.nodes if node.op == "placeholder" and not flow.name(node)]
     for node in inputs:
         flow.put(node, flow.of_fixed_width(node, "network input"))
     for node in graph.fx.nodes:
-        if node.op == "call_function":
+        if node.op == "call_function" and not embeddings.waits(flow, node):
+            embeddings.settle(flow, node, _step)
             flow.put(node, _step(flow, node))
         elif node.op == "output":
+            embeddings.settle(flow, node, _step)
             flow.freeze(node, "network output")
     return flow
 
@@ -51,12 +53,20 @@ def _step(flow: Flow, node: Node) -> Any:
     name = operation(node)
     # A norm's own parameters are entries, not data that it meets.
     labels = [flow.at(node.args[0])] if name in _WITH_PARAMETERS else flow.inputs(node)
-    if not any(bool((compact(reached) >= 0).any()) for reached in labels):
-        return flow.of_fixed_width(node, "it meets a constant of fixed width")
+    if name != "embedding" and not any(bool((compact(reached) >= 0).any()) for reached in labels):
+        return flow.of_fixed_width(node, _why_constant(flow, node))
     outputs = RULES[name](flow, node) if name in RULES else flow.freeze(node, f"no rule for {name}")
     if not keeps_zero(flow, node):
         flow.moved += labels
     return outputs
+
+
+def _why_constant(flow: Flow, node: Node) -> str:
+    """The parameter that ``node`` moves or changes, if it is one; else what it computes is any constant."""
+    while len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    name = flow.name(node)
+    return f"it meets {name}, of fixed width" if name else "it meets a constant of fixed width"
 
 
 def _elementwise(flow: Flow, node: Node) -> Tensor:
@@ -153,15 +163,6 @@ def _within(flow: Flow, node: Node) -> Tensor:
     return labels
 
 
-def _group_norm(flow: Flow, node: Node) -> Tensor:
-    """With as many groups as channels it is an instance norm."""
-    labels = flow.at(node.args[0])
-    if argument(node, "num_groups") == labels.shape[1]:
-        return channel_norm(flow, node)
-    flow.freeze(node, "group_norm reduces over it", [labels])
-    return labels
-
-
 _Rule = Callable[[Flow, Node], Any]
 RULES: dict[str, _Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
@@ -175,21 +176,22 @@ RULES: dict[str, _Rule] = {
     **dict.fromkeys(named("matrix product"), lambda flow, node: flow.freeze(node, f"{operation(node)} mixes it")),
     **dict.fromkeys(named("reduction zero", "reduction"), _reduce),
     **dict.fromkeys(named("largest"), _largest),
-    **dict.fromkeys(named("cut"), rules_moves.cut),
-    **dict.fromkeys(named("split"), rules_moves.split),
+    **dict.fromkeys(named("cut"), rules_cuts.cut),
+    **dict.fromkeys(named("split"), rules_cuts.split),
     **dict.fromkeys(named("softmax", "layer norm", "scan"), _within),
     **dict.fromkeys((*named("channel norm"), "prelu"), channel_norm),
     **dict.fromkeys(named("join"), rules_moves.cat),
     **dict.fromkeys(named("repeat"), rules_moves.repeat),
     "repeat_interleave": rules_moves.repeat_interleave,
     "stack": rules_moves.stack,
-    "chunk": rules_moves.chunk,
+    "chunk": rules_cuts.chunk,
     "glu": rules_moves.glu,
     "roll": rules_moves.roll,
     "flip": rules_moves.flip,
     "pixel_shuffle": rules_moves.pixel_shuffle,
     "pixel_unshuffle": rules_moves.pixel_unshuffle,
     "channel_shuffle": rules_moves.channel_shuffle,
-    "group_norm": _group_norm,
+    "group_norm": rules_cuts.group_norm,
     "grid_sampler": _sample,
+    "embedding": embedding,
 }

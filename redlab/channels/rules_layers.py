@@ -7,7 +7,7 @@ from torch.fx import Node
 
 from redlab.channels.labels import Flow
 from redlab.network.layers import OUTPUT_STATISTICS
-from redlab.network.trace import argument, operation
+from redlab.network.trace import argument, operation, operations
 
 
 def channel_norm(flow: Flow, node: Node) -> Tensor:
@@ -20,6 +20,22 @@ def channel_norm(flow: Flow, node: Node) -> Tensor:
     if tensors:
         flow.meet(node, [(flow.name(tensor), 0) for tensor in tensors], "producer", flow.slices(labels, 1))
     return labels
+
+
+def embedding(flow: Flow, node: Node) -> Tensor:
+    """A table of rows that are looked up: its columns are channels along the last axis."""
+    table, value = node.args[0], node.meta["val"]
+    if not flow.name(table):
+        return flow.freeze(node, "embedding looks up a table that is computed at every call")
+    labels = flow.known(flow.name(table), 1, "producer")
+    if labels is None:
+        labels = flow.labels.fresh(value.shape[-1])
+        flow.meet(node, [(flow.name(table), 1)], "producer", labels)
+    if others := [user for user in table.users if operation(user) != "embedding"]:
+        tied = flow.graph.layers.get(table)
+        why = f"{tied.name} shares its weight with {flow.name(table)}" if tied else f"{operations(others)} reads it too"
+        flow.labels.freeze(labels, why)
+    return labels.flatten().expand(value.shape)
 
 
 def layer(flow: Flow, node: Node) -> Tensor:

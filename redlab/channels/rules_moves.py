@@ -72,39 +72,6 @@ def stack(flow: Flow, node: Node) -> Tensor:
     return rectangular(flow, torch.stack([flow.at(part) for part in node.args[0]], axis))
 
 
-def cut(flow: Flow, node: Node) -> Any:
-    """Takes a part of an axis: allowed if no channels lie along it. Otherwise the code fixes the place of the cut."""
-    labels, shape = flow.at(node.args[0]), node.meta["val"].shape
-    axis = argument(node, "dim") % labels.ndim
-    if shape == labels.shape:
-        return labels
-    if flow.labels.vary(labels, axis):
-        return flow.freeze(node, f"{operation(node)} cuts it at a fixed place")
-    one = labels.narrow(axis, 0, min(1, labels.shape[axis]))
-    return (one.squeeze(axis) if operation(node) == "select" else one).expand(shape)
-
-
-def chunk(flow: Flow, node: Node) -> Any:
-    """Equal chunks stay equal if channel j of every chunk leaves together."""
-    labels, axis = flow.at(node.args[0]), argument(node, "dim")
-    chunks = list(torch.chunk(labels, node.args[1], axis))
-    if not flow.labels.vary(labels, axis):
-        return chunks
-    if len(chunks) != node.args[1] or len({chunk.shape for chunk in chunks}) > 1:
-        return flow.freeze(node, "chunk cuts it into unequal parts")
-    for chunk in chunks[1:]:
-        flow.labels.unite(chunks[0], chunk, same=False)
-    return chunks
-
-
-def split(flow: Flow, node: Node) -> Any:
-    """``split``, ``tensor_split`` and ``unbind`` get sizes or places, which do not follow the channels."""
-    labels = flow.at(node.args[0])
-    if flow.labels.vary(labels, argument(node, "dim") % labels.ndim):
-        return flow.freeze(node, f"{operation(node)} cuts it at a fixed place")
-    return list(node.target(labels, *node.args[1:], **node.kwargs))
-
-
 def glu(flow: Flow, node: Node) -> Any:
     """The first half times the sigmoid of the second: channel j of one meets channel j of the other."""
     one, other = flow.at(node.args[0]).chunk(2, argument(node, "dim"))

@@ -22,7 +22,6 @@ from redlab.names import unknown
 from redlab.network.cost import measure_cost
 from redlab.network.example import answer
 from redlab.network.layers import Layer, unwrap, weight_layers
-from redlab.network.recipe import recipe_of
 from redlab.network.result import of_layers
 from redlab.network.samples import as_dataset, first_of
 from redlab.progress import progress
@@ -263,8 +262,6 @@ def ordinary(network: nn.Module) -> nn.Module:
 
 
 def folder_bytes(network: nn.Module) -> int:
-    """The bytes of the folder that ``save_network`` writes; 0 where the network has no recipe."""
-    if recipe_of(network) is None:
-        return 0
+    """The bytes of the folder that ``save_network`` writes."""
     with TemporaryDirectory() as folder:
         return sum(path.stat().st_size for path in save_network(network, Path(folder) / "network").iterdir())

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from coupled import Net, conv, difference, draw, free, planted, tensors_of, without, zero
 from nets import randomise
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -51,61 +52,6 @@ def trained(name):
 
 def is_fixed_size(name):
     return any(part in name for part in ("vit", "swin", "inception"))
-
-
-def difference(one, other, example):
-    with torch.no_grad():
-        wanted, got = one(example.clone()), other(example.clone())
-    return float((wanted - got).abs().max() / wanted.abs().max())
-
-
-def tensors_of(network):
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
-
-
-def free(groups):
-    return [group for group in groups if not group.frozen and group.size > 1]
-
-
-def draw(size):
-    """A quarter of the channels, and the rest."""
-    shuffled = torch.randperm(size)
-    return shuffled[: max(1, size // 4)], shuffled[max(1, size // 4) :]
-
-
-def without(size, gone):
-    kept = sorted(set(range(size)) - set(gone.tolist()))
-    return [kept.index(channel) if channel in kept else -1 for channel in range(size)]
-
-
-@torch.no_grad()
-def zero(network, group, channels):
-    """Make the channels' producers give 0."""
-    for member in group.producers:
-        if not member.tensor.endswith("running_var"):
-            tensors_of(network)[member.tensor].index_fill_(member.dim, member.index[channels].flatten(), 0)
-
-
-@torch.no_grad()
-def plant(network, group, copies, originals):
-    """Make the producers of ``copies`` those of ``originals``."""
-    for member in group.producers:
-        tensor = tensors_of(network)[member.tensor]
-        rows = tensor.index_select(member.dim, member.index[originals].flatten())
-        tensor.index_copy_(member.dim, member.index[copies].flatten(), rows)
-
-
-def planted(network, groups):
-    """Turn a quarter of each free group into copies; where each channel goes when they are merged."""
-    destinations = {}
-    for group in free(groups):
-        copies, others = draw(group.size)
-        originals = others[torch.randint(len(others), copies.shape)]
-        plant(network, group, copies, originals)
-        becomes = torch.arange(group.size)
-        becomes[copies] = originals
-        destinations[group.name] = becomes.unique(return_inverse=True)[1].tolist()
-    return destinations
 
 
 @pytest.mark.slow
@@ -265,23 +211,6 @@ def test_torch_pruning_takes_that_shortcut_for_an_elementwise_operation():
     assert wrong > 0.01
 
 
-class Net(nn.Module):
-    """A network of layers by name and a forward given as a function."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-        self._run = forward
-
-    def forward(self, x):
-        return self._run(self, x)
-
-
-def conv(before, after, **options):
-    return nn.Conv2d(before, after, 3, padding=1, **options)
-
-
 def reasons(forward, **layers):
     """By layer, why its channels are frozen, "" where they are free; what is free is merged and compared."""
     network, example = Net(forward, **layers).eval(), torch.randn(2, 3, 8, 8)
@@ -305,7 +234,8 @@ def test_what_lies_between_two_layers_and_mixes_channels_freezes_them_with_a_rea
     assert between(lambda x: x.permute(0, 2, 3, 1).roll(1, 1).permute(0, 3, 1, 2)) == ""
     assert between(lambda x: F.layer_norm(x, x.shape[2:])) == ""
     assert between(lambda x: F.layer_norm(x, x.shape[1:])) == "layer_norm reduces over it"
-    assert between(lambda x: F.group_norm(x, 2)) == "group_norm reduces over it"
+    assert between(lambda x: F.group_norm(x, 2)) == "group_norm reduces over it, in a fixed number of groups"
+    assert between(lambda x: F.group_norm(x, 1)) == "group_norm of one group reduces over it"
     assert between(lambda x: x.softmax(1)) == "softmax reduces over it"
     assert between(lambda x: x.softmax(2)) == ""
     assert between(lambda x: x.cumsum(1)) == "cumsum reduces over it"

@@ -1,0 +1,154 @@
+"""Smaller networks tried out: whether the network's own code accepts fewer channels, and whether numbers follow them.
+
+Widths that the code has fixed are found on fake tensors. Where a number is taken to follow (``rules_cuts``), a smaller
+network is traced, and each of its operations must have the shapes, places and numbers that the labels foretell.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Node
+
+from redlab.channels.apply import edits_of, narrow
+from redlab.channels.groups import Group
+from redlab.channels.labels import Flow, compact
+from redlab.channels.plan import make_plan
+from redlab.channels.rules_cuts import part_of
+from redlab.network.evaluating import evaluating, first_line
+from redlab.network.example import Inputs
+from redlab.network.trace import Graph, argument, operation, trace
+from redlab.network.trial_run import culprits
+
+
+class Trials:
+    """Trials of ``network``, whose graph on ``inputs`` is ``graph``."""
+
+    def __init__(self, network: nn.Module, inputs: Inputs, graph: Graph) -> None:
+        self._network, self._inputs, self._graph = network, inputs, graph
+
+    def misfits(self, groups: Sequence[Group]) -> dict[str, str]:
+        """By the name of every free group that cannot lose a channel, why: the error of the network's code."""
+        free = {group.name: group for group in groups if not group.frozen and group.size > 1}
+        found = culprits(list(free), lambda names: self._why_not([free[name] for name in names]))
+        return {name: f"its width is fixed in the network's code: {why}" for name, why in found.items()}
+
+    def _why_not(self, groups: Sequence[Group]) -> str:
+        """The error of the network when each of ``groups`` has lost its first channel, "" if it runs."""
+        plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        try:
+            smaller = narrow(self._network, edits_of(plan), _fakes(self._network, mode))
+            with mode, evaluating(smaller):
+                self._inputs.each(mode.from_tensor).run(smaller)
+        except Exception as error:  # whatever the network's own code raises
+            return first_line(error)
+        return ""
+
+    def wrong_ways(self, flow: Flow, groups: Sequence[Group]) -> list[Node]:
+        """The operations whose number doesn't follow the channels in the way that ``flow`` takes it to."""
+        free = [group for group in groups if not group.frozen and group.size > 1] if flow.ways else []
+        roots = {group.name: _roots(flow, group) for group in free}
+        met = {node: set(flow.labels.together(labels).flatten().tolist()) for node, labels in flow.ways.items()}
+        touched = [group for group in free if any(not own.isdisjoint(roots[group.name][:, 0]) for own in met.values())]
+        if fixed := self.misfits(touched):
+            lost = {root for name in fixed for root in roots[name][:, 0]}
+            return [node for node, own in met.items() if not own.isdisjoint(lost)]
+        return self._differing(flow, touched, roots) if touched else []
+
+    def _differing(self, flow: Flow, groups: Sequence[Group], roots: dict[str, Any]) -> list[Node]:
+        """The operations of a network that has lost some channels of each group which are not as foretold."""
+        draw = random.Random(0)
+        lost = {group.name: draw.randint(1, max(1, group.size // 2)) for group in groups}
+        plan = make_plan(groups, {g.name: [-1] * lost[g.name] + [*range(g.size - lost[g.name])] for g in groups})
+        removed = [root for group in groups for root in roots[group.name][: lost[group.name], 0]]
+        try:
+            smaller = trace(narrow(self._network, edits_of(plan)), self._inputs)
+        except ValueError:  # no error on fake tensors, but in tracing
+            return list(flow.ways)
+        return Foretold(flow, torch.tensor(sorted(set(removed)))).differing(self._graph, smaller)
+
+
+def _roots(flow: Flow, group: Group) -> Any:
+    """(size, 1) the set of labels that each channel of ``group`` leaves with."""
+    member = group.producers[0]
+    labels = flow.known(member.tensor, member.dim, "producer")
+    assert labels is not None  # a group is made of entries
+    return flow.labels.together(labels[member.index[:, :1], 0]).numpy()
+
+
+class Foretold:
+    """What each operation is after the labels ``removed`` have left."""
+
+    def __init__(self, flow: Flow, removed: Tensor) -> None:
+        self._flow, self._removed = flow, removed
+
+    def differing(self, graph: Graph, smaller: Graph) -> list[Node]:
+        """The operations of ``graph``, among those whose numbers follow, to blame for what differs in ``smaller``."""
+        pairs = list(zip(_calls(graph), _calls(smaller), strict=False))
+        if len(_calls(graph)) != len(_calls(smaller)) or any(one.target != other.target for one, other in pairs):
+            return list(self._flow.ways)
+        wrong = [one for one, other in pairs if one in self._flow.ways and not self._at_its_place(one, other)]
+        if wrong or all(self._as_large(one, other) and _numbers(one) == _numbers(other) for one, other in pairs):
+            return wrong
+        return list(self._flow.ways)
+
+    def _at_its_place(self, one: Node, other: Node) -> bool:
+        """Whether a cut lies at the place, or a norm has the number of groups, that is foretold."""
+        kept = ~torch.isin(self._flow.labels.together(self._flow.ways[one]), self._removed)
+        if operation(one) == "group_norm":
+            return argument(other, "num_groups") == int(kept.view(argument(one, "num_groups"), -1).any(1).sum())
+        if operation(one) != "slice":
+            return self._as_large(one, other)
+        before = [0, *kept.cumsum(0).tolist()]
+        part = part_of(one, len(kept))
+        return part is not None and part_of(other, before[-1]) == (before[part[0]], before[part[1]])
+
+    def _as_large(self, one: Node, other: Node) -> bool:
+        outputs = zip(*map(_listed, (self._flow.at(one), _value(one), _value(other))), strict=True)
+        return all(self._shape(labels, old) == new.shape for labels, old, new in outputs if labels is not None)
+
+    def _shape(self, labels: Tensor, old: Tensor) -> torch.Size:
+        small = compact(labels)
+        gone = torch.isin(self._flow.labels.together(small), self._removed)
+        lost = [int(gone.movedim(axis, 0).flatten(1).all(1).sum()) for axis in range(gone.ndim)] if gone.any() else []
+        sizes = [size - (lost[axis] if lost and small.shape[axis] > 1 else 0) for axis, size in enumerate(old.shape)]
+        return torch.Size(sizes)
+
+
+def _calls(graph: Graph) -> list[Node]:
+    return [node for node in graph.fx.nodes if node.op == "call_function"]
+
+
+def _value(node: Node) -> Any:
+    return node.meta.get("val")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _numbers(node: Node) -> list[float]:
+    """The fractions among the arguments, which are no sizes: the same for a network of any width."""
+    return [value for value in _flat((*node.args, *node.kwargs.values())) if isinstance(value, float)]
+
+
+def _flat(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _fakes(network: nn.Module, mode: FakeTensorMode) -> dict[int, Tensor]:
+    """A fake for every parameter and buffer, by the ``id`` of that."""
+    fakes: dict[int, Tensor] = {id(tensor): mode.from_tensor(tensor.detach()) for tensor in network.buffers()}
+    for tensor in network.parameters():
+        fakes[id(tensor)] = nn.Parameter(mode.from_tensor(tensor.detach()), requires_grad=False)
+    return fakes
