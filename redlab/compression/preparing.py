@@ -16,7 +16,7 @@ from redlab.compression.folding import fold_batchnorm, layers_table
 from redlab.compression.own_modules import Found, look
 from redlab.compression.plain_layers import Spec, build, describe
 from redlab.network.evaluating import evaluating
-from redlab.network.example import Example, Inputs, fit_example
+from redlab.network.example import Example, Inputs, fit_example, remember_example
 from redlab.network.forwards import runs_own_forward
 from redlab.network.layers import copy_network, kind_of, replace_module, unwrap
 from redlab.network.recipe import append_step
@@ -83,6 +83,7 @@ def prepare_for(
     step = {"step": "prepare", "modules": {path: plain.spec for path, plain in found.plain.items()}}
     if found.plain:
         append_step(network, step)
+    remember_example(network, example)
     result = fold_batchnorm(network, example) if fold else _unfolded(network)
     plan = step | {"options": {"fold": fold, "fixed_size": fixed_size}, "fold": result.plan}
     if found.plain or measured:

@@ -1,6 +1,5 @@
 """Any network in plain layers: the same function as in float64, a reason for what stays, and a record that replays."""
 
-import copy
 import json
 
 import pytest
@@ -10,12 +9,20 @@ from nets import Net
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from redlab import Recipe, fold_batchnorm, hash_network, load_network, merge_neurons, prepare, red_plus_plus, save_network
+from redlab import (
+    Recipe,
+    fold_batchnorm,
+    hash_network,
+    load_network,
+    merge_neurons,
+    prepare,
+    red_plus_plus,
+    save_network,
+)
 from redlab.compression.plain_layers import build
-from redlab.compression.preparing import prepare_for
 from redlab.compression.replay import take_step
 from redlab.network.forwards import has_own_forward
-from redlab.network.layers import weight_layers
+from redlab.network.layers import copy_network, weight_layers
 
 layers = pytest.importorskip("timm.layers")
 hugging = pytest.importorskip("transformers.pytorch_utils")
@@ -151,10 +158,7 @@ def test_a_layer_with_a_forward_of_its_own_becomes_the_plain_one(case):
     assert row["replaced"].endswith(f" -> {classes}")
     assert row["parameters_before"] == sum(p.numel() for p in network.parameters())
     assert result.layers["skipped"].tolist() == [""]
-    exact = copy.deepcopy(result.network).double()
-    # The oracle computes in float64; what is left is that the new weights are rounded once, to float32.
     assert far(network, result.network, example) < 1e-5
-    assert far(exact, result.network, example.double()) < 1e-5 if False else True
     assert result.plan["achieved"]["difference"] < 1e-5
     replays(network, result)
     again = prepare(result.network, example)
@@ -164,16 +168,11 @@ def test_a_layer_with_a_forward_of_its_own_becomes_the_plain_one(case):
 
 def replays(network, result):
     """The recorded steps make the same modules of a fresh network, without values, and its tensors fit."""
-    fresh = copy.deepcopy(network).to("meta") if not any(has_hook(m) for m in network.modules()) else network
-    fresh = fresh if fresh is not network else prepare_for(network, None).network
-    for step in json.loads(json.dumps(result.network.redlab.steps)) if fresh.redlab.steps == () else []:
+    fresh = copy_network(network)
+    for step in json.loads(json.dumps(result.network.redlab.steps)):
         fresh = take_step(fresh, step)
     assert str(fresh) == str(result.network)
     fresh.load_state_dict(result.network.state_dict(), assign=True)
-
-
-def has_hook(module):
-    return bool(module._forward_pre_hooks)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -322,7 +321,9 @@ def test_red_plus_plus_begins_with_it_and_its_table_names_the_plain_layers():
     assert result.layers["parameters_before"].sum() == sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize("step", [hash_network, lambda network: merge_neurons(network, example=torch.zeros(1, 4, 9, 9))])
+@pytest.mark.parametrize(
+    "step", [hash_network, lambda network: merge_neurons(network, example=torch.zeros(1, 4, 9, 9))]
+)
 def test_steps_on_unfolded_norms_say_so(step):
     network = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 3)).eval()
     with pytest.warns(UserWarning, match=r"1 batch norm is not folded: 1\. Take this step on prepare"):
@@ -361,8 +362,10 @@ def test_a_record_of_other_classes_is_refused(spec):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["nf_resnet26", "dm_nfnet_f0", "resnetv2_50x1_bit", "tf_efficientnet_b0", "tf_mobilenetv3_small_100"]
-    + ["eca_nfnet_l0", "efficientnet_cc_b0_4e", "mixnet_s", "test_vit", "test_convnext", "test_nfnet"],
+    [
+        *("nf_resnet26", "dm_nfnet_f0", "resnetv2_50x1_bit", "tf_efficientnet_b0", "tf_mobilenetv3_small_100"),
+        *("eca_nfnet_l0", "efficientnet_cc_b0_4e", "mixnet_s", "test_vit", "test_convnext", "test_nfnet"),
+    ],
 )
 @pytest.mark.parametrize("fixed_size", [False, True])
 def test_timms_networks_stay_as_they_are(name, fixed_size):
