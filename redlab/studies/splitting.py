@@ -18,6 +18,7 @@ from redlab.compression.split_layers import SplitLayer
 from redlab.compression.splitting import as_dense, split_inputs
 from redlab.compression.units import UNITS, split_layer
 from redlab.hashing.chance import expected_unique
+from redlab.names import unknown
 from redlab.network.cost import measure_cost
 from redlab.network.example import answer
 from redlab.network.layers import Layer, unwrap, weight_layers
@@ -30,8 +31,32 @@ from redlab.zoo.saving import save_network
 _IMAGES = 64  # on which the logits of split and ordinary layers are compared
 
 
+def layer_to_draw(network: nn.Module, name: str | None = None) -> Layer:
+    """The conv or linear layer of that name; by default the first one with several input channels to each filter.
+
+    Raises:
+        ValueError: there is no such layer, or it is none that can be split, with the reason.
+
+    Example:
+        >>> layer_to_draw(load_network("digits/resnet")).name
+        'layer1.0.conv1'
+    """
+    layers = {layer.name: layer for layer in weight_layers(network)}
+    plain = {own: layer for own, layer in layers.items() if not layer.skipped}
+    if name in plain:
+        return plain[name]
+    if name in layers:
+        raise ValueError(f"the layer {name} can't be split: {layers[name].skipped}")
+    if name is not None or not plain:
+        raise ValueError(unknown("layer", str(name), list(plain)))
+    return next((layer for layer in plain.values() if layer.weight.shape[1] > 1), next(iter(plain.values())))
+
+
 def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> pd.DataFrame:
     """The weights that input ``channel`` of a plain conv or linear layer meets, and which of them are multiplied.
+
+    Raises:
+        ValueError: the layer has no such input channel.
 
     Returns:
         One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first weight of its
@@ -47,6 +72,8 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     own = layer.module
     outputs = own.weight.shape[0] // getattr(own, "groups", 1)
     per_group = own.weight.shape[1]
+    if not 0 <= channel < (channels := per_group * getattr(own, "groups", 1)):
+        raise ValueError(f"{layer.name} has the input channels 0 to {channels - 1}, and no {channel}")
     weight = own.weight.detach().cpu().reshape(*own.weight.shape[:2], -1)  # a linear layer has one tap
     rows = weight[channel // per_group * outputs :][:outputs, channel % per_group].numpy()
     output, tap = np.indices(rows.shape)
