@@ -418,7 +418,7 @@ def test_the_page_opens_the_folder_of_a_pruned_network_without_redlab(file, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/squeezenet1_1", "timm/test_resnet"])
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/test_resnet", "timm/test_efficientnet"])
 def test_pickled_networks_of_torchvision_and_timm_open_without_redlab(name, tmp_path):
     pytest.importorskip("timm")
     with torch.random.fork_rng():
