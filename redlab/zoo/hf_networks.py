@@ -37,9 +37,9 @@ def build(place: str, trained: bool) -> tuple[nn.Module, dict[str, Any]]:
     _check_kernels(config, place)
     config.use_cache = False  # it would answer with the memory of a decoder too
     network = _trained(where, config) if trained else _random(config)
-    images = hf_inputs.images(where)
+    images = hf_inputs.images_of(where)
     mean = mean_normalised(images["mean"], images["std"]) if images and len(images["mean"]) == 3 else None
-    return network.eval(), {"example": hf_inputs.example(network), "images": images, "input_mean": mean}
+    return network.eval(), {"example": hf_inputs.example(network, images), "images": images, "input_mean": mean}
 
 
 def _class_of(config: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -391,6 +392,21 @@ def test_a_pickled_network_opens_without_redlab_pruned_and_folded_too(file, tmp_
     small = pruned(network)
     made = {"plain": network, "pruned": small, "folded": fold_batchnorm(small).network}
     open_without_redlab(made | {"hashed": hash_network(small).network}, tmp_path)
+
+
+def test_the_page_opens_the_folder_of_a_pruned_network_without_redlab(file, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    (script,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "load_file" in code]
+    assert len(script.partition("\n\n")[2].splitlines()) <= 5
+    network = pruned(load_network("mine.py:make"))
+    save_network(network, "smaller")
+    inputs = example_input(network)
+    torch.save((inputs, answer(network, inputs)), "asked.pt")
+    check = 'inputs, answers = torch.load("asked.pt")\nfound = network(**inputs)["logits"].detach()\n'
+    check += "torch.testing.assert_close(found, answers)"
+    code = f'import sys\nsys.modules["redlab"] = None\nimport torch\n{script}\n{check}\nprint("alike")'
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "alike\n", done.stderr
 
 
 @pytest.mark.slow
