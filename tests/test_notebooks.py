@@ -36,10 +36,9 @@ CHANGES = {
 # A subclass of the convolution, two inputs, a dict of logits, and images with labels: FILE.py:NAME.
 IN_A_FILE = {"network": f"{own_network.__file__}:make", "dataset": f"{own_network.__file__}:images"}
 # Where nothing else is said these run on it, which costs no kernel more, and all others on the shipped network.
-IN_FILE = ("01_weight_density", "02_hash_collapse")
+IN_FILE = ("01_weight_density", "02_hash_collapse", "04_input_splitting")
 MORE_IN_FILE = (
     "03_output_merging",
-    "04_input_splitting",
     "05_red_and_red_plus_plus",
     "06_taylor_importance",
     "09_pruning_vs_accuracy",
