@@ -109,6 +109,14 @@ def test_what_is_no_network_says_what_was_tried(name, file):
         assert "FILE.py:NAME, package.module:NAME, or a folder" in str(error.value)
 
 
+def test_what_the_code_says_of_images_stays(file):
+    images = {"size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    more = f"from redlab import Recipe\ndef of_images():\n    net.redlab = Recipe(images={images})\n    return net\n"
+    file.write_text(file.read_text() + more)
+    recipe = load_network("mine.py:of_images").redlab
+    assert (recipe.architecture, recipe.images, recipe.steps) == ("mine.py:of_images", images, ())
+
+
 def test_a_name_of_a_module_is_a_network():
     network = load_network("torchvision.models:squeezenet1_1")
     assert network.redlab.architecture == "torchvision.models:squeezenet1_1"
