@@ -85,6 +85,7 @@ def compress(
         steps_of(recipe, round_to=round_to, **given)  # refuses options that are out of range
         original = load_network(network, weights or "default", build)
         images, seen = _images(dataset, limit, original), _seen(dataset, recipe, given, limit, original)
+        _note_example(original, images)
         steps, rounded = (steps_of(recipe, round_to=n, images=seen, **given) for n in (round_to, _ROUND_TO))
         before = _accuracy(original, images)
     with exits(1, ValueError, RuntimeError, OSError):
@@ -165,6 +166,15 @@ def _images(dataset: str | None, limit: int | None, network: nn.Module) -> Image
         say(f"accuracy is not measured: {_NO_IMAGES}")
         return None
     return load_dataset(dataset, limit=limit, network=network)
+
+
+def _note_example(network: nn.Module, images: Images) -> None:
+    """Let the first image say what the network takes, where nothing else does; ValueError where that is not known."""
+    from redlab.network.example import fit_example, remember_example
+    from redlab.network.samples import example_of
+
+    remember_example(network, example_of(network, None, images))
+    fit_example(network, None)
 
 
 def _seen(dataset: str | None, recipe: str, given: dict[str, Any], limit: int | None, network: nn.Module) -> Images:

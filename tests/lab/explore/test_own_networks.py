@@ -16,6 +16,7 @@ from redlab import (
     explore_splitting,
     hash_network,
     load_network,
+    prepare,
     save_network,
 )
 
@@ -49,7 +50,7 @@ def test_images_that_are_given_show_what_an_object_takes():
 
 
 def test_a_saved_folder_is_explored_with_what_makes_its_architecture(tmp_path):
-    folder = save_network(hash_network(load_network(f"{FILE}:make")), tmp_path / "mine")
+    folder = save_network(hash_network(prepare(load_network(f"{FILE}:make")).network), tmp_path / "mine")
     found = explore_density(folder, build=f"{FILE}:make")
     assert found.values["network"] == "mine"
     with pytest.raises(ValueError, match="build"):
