@@ -239,7 +239,9 @@ def _save(original: nn.Module, results: list[Result], out: Path) -> None:
 
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
-    say(f"saved to {folder}: redlab.load_network opens it")
+    code = _code_of_folder(folder)
+    how = f"redlab.load_network(folder, build={code!r})" if code else "redlab.load_network"
+    say(f"saved to {folder}: {how} opens it")
     say(f"on disk: {was:,} bytes of tensors -> {now:,} bytes ({now / was:.1%})")
 
 

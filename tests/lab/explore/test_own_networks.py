@@ -35,6 +35,12 @@ def test_an_object_needs_its_inputs_and_no_recipe(explore):
     assert not hasattr(network, "redlab")
 
 
+def test_inputs_by_name_are_an_example_too():
+    network, (image, measured) = own_network.make()
+    found = explore_merging(network, example={"measured": measured, "image": image}, dataset=own_network.images())
+    assert "of 200 test images; before 100.00 %" in found.measure(**found.values)
+
+
 @pytest.mark.parametrize("explore", EXPLORERS)
 def test_a_file_is_explored_under_its_short_name_on_its_own_images(explore):
     found = explore(f"{FILE}:make", dataset=f"{FILE}:images", limit=20)
