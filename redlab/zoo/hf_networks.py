@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -33,7 +34,8 @@ def build(place: str, trained: bool) -> tuple[nn.Module, dict[str, Any]]:
     try:
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"hf/{place}: {_first_lines(error)}") from error
+        what = "" if Path(where).is_dir() else f"there is no folder {place!r}, and as an ID of the hub: "
+        raise ValueError(f"hf/{place}: {what}{_first_lines(error)}") from error
     _check_kernels(config, place)
     config.use_cache = False  # it would answer with the memory of a decoder too
     network = _trained(where, config) if trained else _random(config)
