@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from redlab.compression.moments import MeanInputs, mean_inputs
 from redlab.network.evaluating import in_eval_mode
-from redlab.network.example import Example
+from redlab.network.example import Example, remember_example
 from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.network.recipe import append_step, input_mean_of
 from redlab.network.result import Result, with_others
@@ -86,6 +86,7 @@ def correct_biases(
     table = [_row(layer, shifts, unknown) for layer in weight_layers(corrected)]
     step = {"step": "correct_biases", "gained": gained}
     append_step(corrected, step)
+    remember_example(corrected, example)
     options: dict[str, Any] = {"statistics": statistics if isinstance(statistics, str) else type(statistics).__name__}
     options |= {} if input_mean is None else {"input_mean": list(as_means(input_mean))}
     columns = ["layer", "kind", "weights", "shift", "skipped"]

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from redlab.compression.norm_pairs import Pairs, find_pairs
 from redlab.compression.norms import Acts, is_batch_norm, scale_and_shift, stand_in
-from redlab.network.example import Example, Inputs, fit_example
+from redlab.network.example import Example, Inputs, fit_example, remember_example
 from redlab.network.layers import Layer, copy_network, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
@@ -70,6 +70,7 @@ def fold_known(network: nn.Module, example: Example | None = None, known: Graph 
     table["parameters_after"] = table["layer"].map(row_parameters(_rows(network))).astype("int64")
     if pairs.folded:
         append_step(network, step)
+    remember_example(network, example)
     table = with_others(table, original, network)
     return Result(network, table, {"step": "fold", "options": {}} | step, graph=rest and rest.of(network))
 

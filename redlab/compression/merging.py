@@ -25,7 +25,7 @@ from redlab.compression.folding import fold_batchnorm
 from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at, dendrogram, exact_duplicates
 from redlab.compression.strategies import STRATEGIES
 from redlab.network.cost import measure_cost
-from redlab.network.example import Example
+from redlab.network.example import Example, remember_example
 from redlab.network.layers import unwrap, weight_layers
 from redlab.network.result import Result, report_short, with_others
 from redlab.options import check_number, check_one_of, check_whole, count_of, plain_options, settle
@@ -229,6 +229,7 @@ class _Merger:
                 destinations[group.name] = where
         plan = make_plan(self.all, destinations) | {"options": asdict(options)}
         merged = apply_plan(self.network, plan)
+        remember_example(merged, self.example)
         table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)
         return Result(merged, with_others(table, self.network, merged), plan | self._short(options, wanted, removed))
 

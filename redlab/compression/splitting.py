@@ -28,7 +28,7 @@ from torch import nn
 from redlab.compression.split_layers import SplitLayer
 from redlab.compression.units import UNITS, split_layer
 from redlab.network.cost import COUNTED, by_module, measure_cost
-from redlab.network.example import Example, Inputs, fit_example
+from redlab.network.example import Example, Inputs, fit_example, remember_example
 from redlab.network.layers import Layer, copy_network, count_distinct, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step, drop_steps
 from redlab.network.result import Result, with_others
@@ -163,6 +163,7 @@ def _take(network: nn.Module, step: dict, example: Example | None) -> Result:
         step["layers"] = [name for name in step["layers"] if name not in refused]
         split = _with(split, originals, refused)
     append_step(split, step)
+    remember_example(split, example)
     before = measure_cost(network, example)
     table = _table(network, split, skipped, called, before)
     return Result(split, with_others(table, network, split), step)

@@ -174,8 +174,11 @@ def pruning(frame: pd.DataFrame) -> Takeaways:
 
 
 def real(rows: pd.DataFrame) -> Takeaways:
-    """Of 10: the stored rows, each with its number of ``images``; one sentence a network."""
-    return Takeaways(*(_real(name, own) for name, own in rows.groupby("network", sort=False)))
+    """Of 10: the stored rows, each with its number of ``images``; networks of the same test images stand together."""
+    said: dict[int, list[str]] = {}
+    for (images, name), own in rows.groupby(["images", "network"], sort=False):
+        said.setdefault(images, []).append(_real(name, own))
+    return Takeaways(*(" ".join(sentences) for sentences in said.values()))
 
 
 def _real(name: str, rows: pd.DataFrame) -> str:

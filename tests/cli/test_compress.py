@@ -141,7 +141,7 @@ def test_a_criterion_without_training_images_says_what_it_sees(monkeypatch, caps
     from redlab.zoo import dataset_names
 
     monkeypatch.setattr(dataset_names, "_TEST_ONLY", ("digits",))
-    images = cli_compress._seen("digits", "prune", {"criterion": "taylor"}, 20)
+    images = cli_compress._seen("digits", "prune", {"criterion": "taylor"}, 20, load_network("digits/mlp"))
     assert len(images) == 20
     assert "taylor scores channels on 20 test images of digits, which has no others" in capsys.readouterr().out
 
