@@ -24,6 +24,7 @@ _HOME = _home_of(
         "compression.guarantees": "error_bound",
         "compression.merging": "merge_neurons merge_trees",
         "compression.pipeline": "red red_plus_plus",
+        "compression.preparing": "prepare",
         "compression.splitting": "as_dense separate_kernels split_inputs",
         "dpp.hardening": "harden",
         "dpp.metrics": "mask_entropy mask_metrics",

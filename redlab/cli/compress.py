@@ -200,7 +200,7 @@ def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
 
 
 def _show(original: nn.Module, results: list[Result]) -> None:
-    from redlab.compression.pipeline import layer_table
+    from redlab.compression.tables import layer_table
     from redlab.network.result import of_layers, totals_of
 
     for result in results:

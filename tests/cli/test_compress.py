@@ -16,7 +16,8 @@ from redlab import evaluate, load_dataset, load_network, measure_cost, save_netw
 from redlab.cli import compress as cli_compress
 from redlab.cli import main as cli
 from redlab.cli.recipes import steps_of
-from redlab.compression.pipeline import layer_table, take_all
+from redlab.compression.pipeline import take_all
+from redlab.compression.tables import layer_table
 from redlab.network.example import example_input
 from redlab.zoo.saving import FACTS
 
