@@ -26,17 +26,12 @@ from redlab.channels.apply import apply_plan, edits_of
 from redlab.channels.coupling import couple
 from redlab.channels.groups import Group
 from redlab.channels.plan import make_plan
-from redlab.compression.folding import fold_batchnorm
+from redlab.compression.preparing import prepare
 from redlab.network.operations import named
 from redlab.network.trace import Graph, is_layer, operation, trace
 from redlab.pruning.channels import prune_channels
 from redlab.pruning.scores import Scores, score_channels
 from redlab.pruning.selection import Selector
-
-try:
-    from redlab.compression.preparing import prepare
-except ImportError:
-    prepare = lambda network, example, fold=True: fold_batchnorm(network, example)
 
 LIMIT, TARGET, SHARE = 60, 0.70, 0.25
 SIZES = (64, 96, 128, 160, 192, 224, 256)
@@ -59,9 +54,10 @@ def put_through(name: str, stages: list[str], say: Say) -> None:
     parameters = sum(p.numel() for p in network.parameters())
     graph = trace(network, example[:1])
     say({"name": name, "parameters": parameters, "size": example.shape[-1], "kind": kind_of(network, graph)})
+    plain = {"network": network}  # or what ``prepare`` makes of it, where weights are computed
     runs = {
-        "prune": lambda: prune(network, example, parameters),
-        "plant": lambda: plant(network, example),
+        "prune": lambda: prune(plain, example, parameters),
+        "plant": lambda: plant(plain["network"], example),
         "fold": lambda: fold(network, example, graph),
         "peer": lambda: measure_peer(network, example, TARGET),
     }
@@ -119,13 +115,13 @@ def kind_of(network: nn.Module, graph: Graph) -> str:
     return "transformer or hybrid" if mixing or len(convs) < 3 else "convolutional"
 
 
-def prune(network: nn.Module, example: Tensor, parameters: int) -> dict[str, Any]:
+def prune(plain: dict[str, nn.Module], example: Tensor, parameters: int) -> dict[str, Any]:
     """Prune by magnitude until at most ``TARGET`` of the parameters are left, and compare with the zeroed network."""
     signal.setitimer(signal.ITIMER_PROF, LIMIT)
-    start, one, prepared = time.process_time(), example[:1], {}
+    start, one, network, prepared = time.process_time(), example[:1], plain["network"], {}
     scores = score_channels(network, "magnitude", example=one)
     if any("prepare(" in reason for reason in scores.skipped.values()):
-        network = prepare(network, one, fold=False).network
+        network = plain["network"] = prepare(network, one, fold=False).network
         prepared = {"prepared": 1}
         scores = score_channels(network, "magnitude", example=one)
     ratio = bisect(network, scores, parameters)

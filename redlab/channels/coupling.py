@@ -24,8 +24,8 @@ from redlab.channels.labels import Entry, Flow, compact
 from redlab.channels.rules import follow
 from redlab.channels.trials import Trials
 from redlab.network.example import Example, fit_example
-from redlab.network.layers import unwrap, weight_layers
-from redlab.network.trace import TO_PREPARE, Graph, is_layer, operation, retrace
+from redlab.network.layers import TO_PREPARE, unwrap, weight_layers
+from redlab.network.trace import Graph, is_layer, operation, retrace
 from redlab.network.trial_run import why_unseen
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding", "training")
 
 

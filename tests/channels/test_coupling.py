@@ -15,9 +15,8 @@ from redlab.channels.apply import apply_plan
 from redlab.channels.coupling import couple
 from redlab.channels.plan import make_plan
 from redlab.compression.folding import fold_batchnorm
-from redlab.network.layers import weight_layers
+from redlab.network.layers import TO_PREPARE, weight_layers
 from redlab.network.recipe import Recipe
-from redlab.network.trace import TO_PREPARE
 from redlab.network.zero_pad import ZeroPadShortcut
 from redlab.zoo.architectures import CifarResNet
 from redlab.zoo.networks import build, input_shape
