@@ -14,6 +14,7 @@ from redlab.channels.apply import apply_plan
 from redlab.channels.coupling import couple
 from redlab.channels.plan import check_plan, make_plan
 from redlab.channels.sizes import numbers_of, read_size, write_size
+from redlab.compression.folding import fold_batchnorm
 from redlab.compression.replay import take_step
 
 
@@ -189,6 +190,16 @@ def test_a_recorded_plan_sets_sizes_on_a_fresh_network_without_tracing():
     }
     assert (again.cut.width, again.cut.rest, again.norm.num_groups) == (2, 4, 3)
     assert difference(pruned, again, EXAMPLE) < 1e-5
+
+
+def test_the_graph_that_folding_leaves_tells_the_same():
+    parts = {"a": conv(3, 8), "norm": nn.BatchNorm2d(8), "cut": Halves(CUTS["split"], 4), "b": conv(8, 4)}
+    network = randomise(Net(lambda net, x: net.b(net.cut(net.norm(net.a(x)))), **parts))
+    folded = fold_batchnorm(network, EXAMPLE)
+    assert folded.graph is not None
+    with_it, afresh = couple(folded.network, EXAMPLE, known=folded.graph), couple(folded.network, EXAMPLE)
+    assert [(group.size, group.frozen) for group in with_it] == [(group.size, group.frozen) for group in afresh]
+    assert (with_it[0].size, with_it[0].frozen) == (4, "")
 
 
 def of_timm(name, size=64):
