@@ -185,7 +185,8 @@ def _real(name: str, rows: pd.DataFrame) -> str:
     images, before = int(rows["images"].iloc[0]), rows["before"].iloc[0]
     low, free = accuracy_interval(before, images)[0], rows[rows["needs"] == "nothing"]
     split, pruned = (free[free["split"] == own] for own in (True, False))
-    best = split[split["accuracy"] >= low].sort_values("products").head(1)
+    seen = split["choice"].fillna(split["accuracy"])  # where other images are held back, those choose
+    best = split[seen >= low].sort_values("products").head(1)
     said = [
         f"{row.method} ({row.setting}) keeps {row.accuracy:.1f} % with {percent(row.products)} of the multiplications "
         f"and {percent(row.operations)} of all operations"

@@ -175,7 +175,7 @@ def test_a_folder_under_imagenet_is_named(tmp_path, monkeypatch):
     assert torch.equal(dataset[0][0], load_dataset("imagenet_folder", root=tmp_path / "imagenet" / "val1")[0][0])
     assert is_here("imagenet_folder:val1")
     for refuse in (check_at_hand, load_dataset):
-        with pytest.raises(FileNotFoundError, match="imagenet_folder:val1, imagenet_folder:val2 is there"):
+        with pytest.raises(FileNotFoundError, match="known: imagenet_folder:val1, imagenet_folder:val2"):
             refuse("imagenet_folder:val3")
     with pytest.raises(ValueError, match="one split, 'test'"):
         load_dataset("imagenet_folder:val1", "train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,14 @@ def test_what_is_no_network_says_what_was_tried(name, file):
     assert WRONG[name] in str(error.value)
     if "unknown" in str(error.value):
         assert "FILE.py:NAME, package.module:NAME, or a folder" in str(error.value)
+
+
+def test_what_the_code_says_of_images_stays(file):
+    images = {"size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    more = f"from redlab import Recipe\ndef of_images():\n    net.redlab = Recipe(images={images})\n    return net\n"
+    file.write_text(file.read_text() + more)
+    recipe = load_network("mine.py:of_images").redlab
+    assert (recipe.architecture, recipe.images, recipe.steps) == ("mine.py:of_images", images, ())
 
 
 def test_a_name_of_a_module_is_a_network():
@@ -391,6 +400,21 @@ def test_a_pickled_network_opens_without_redlab_pruned_and_folded_too(file, tmp_
     small = pruned(network)
     made = {"plain": network, "pruned": small, "folded": fold_batchnorm(small).network}
     open_without_redlab(made | {"hashed": hash_network(small).network}, tmp_path)
+
+
+def test_the_page_opens_the_folder_of_a_pruned_network_without_redlab(file, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    (script,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "load_file" in code]
+    assert len(script.partition("\n\n")[2].splitlines()) <= 5
+    network = pruned(load_network("mine.py:make"))
+    save_network(network, "smaller")
+    inputs = example_input(network)
+    torch.save((inputs, answer(network, inputs)), "asked.pt")
+    check = 'inputs, answers = torch.load("asked.pt")\nfound = network(**inputs)["logits"].detach()\n'
+    check += "torch.testing.assert_close(found, answers)"
+    code = f'import sys\nsys.modules["redlab"] = None\nimport torch\n{script}\n{check}\nprint("alike")'
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "alike\n", done.stderr
 
 
 @pytest.mark.slow
