@@ -33,7 +33,7 @@ from redlab.pruning.channels import prune_channels
 from redlab.pruning.scores import Scores, score_channels
 from redlab.pruning.selection import Selector
 
-LIMIT, TARGET, SHARE = 60, 0.70, 0.25
+LIMIT, TARGET, SHARE, FLAT = 60, 0.70, 0.25, 1e-4
 SIZES = (64, 96, 128, 160, 192, 224, 256)
 LARGEST = 150_000_000  # parameters: beyond it the parts that need several copies are left out
 _ATTENTION = named("matrix product") - {"einsum", "addmm", "mm"} | {"lstm", "gru"}
@@ -118,33 +118,43 @@ def kind_of(network: nn.Module, graph: Graph) -> str:
 def prune(plain: dict[str, nn.Module], example: Tensor, parameters: int) -> dict[str, Any]:
     """Prune by magnitude until at most ``TARGET`` of the parameters are left, and compare with the zeroed network."""
     signal.setitimer(signal.ITIMER_PROF, LIMIT)
-    start, one, network, prepared = time.process_time(), example[:1], plain["network"], {}
+    start, one, network = time.process_time(), example[:1], plain["network"]
+    prepared: dict[str, Any] = {}
     scores = score_channels(network, "magnitude", example=one)
     if any("prepare(" in reason for reason in scores.skipped.values()):
         network = plain["network"] = prepare(network, one, fold=False).network
         prepared = {"prepared": 1}
         scores = score_channels(network, "magnitude", example=one)
-    ratio = bisect(network, scores, parameters)
+    ratio = bisect(network, scores, parameters, "global")
     pruned = prune_channels(network, scores, ratio, example=one)
     seconds = time.process_time() - start
     signal.setitimer(signal.ITIMER_PROF, 2 * LIMIT)
-    real = sum(p.numel() for p in pruned.network.parameters()) / parameters
-    row = {"left": round(real, 3), "ratio": round(ratio, 4), "seconds": round(seconds, 1), "why": why(network, scores)}
     zeroed = zero(copy.deepcopy(network), scores.groups, pruned.plan["groups"])
-    return (
-        row
-        | prepared
-        | {"difference": compare(zeroed, pruned.network, example), "mattered": compare(network, zeroed, example)}
-    )
+    if spread(zeroed, example) < FLAT:  # one order over random weights may leave nothing that depends on the image
+        prepared["scope"] = "layer"
+        ratio = bisect(network, scores, parameters, "layer")
+        pruned = prune_channels(network, scores, ratio, scope="layer", example=one)
+        zeroed = zero(copy.deepcopy(network), scores.groups, pruned.plan["groups"])
+    left = sum(p.numel() for p in pruned.network.parameters()) / parameters
+    row = {"left": round(left, 3), "ratio": round(ratio, 4), "seconds": round(seconds, 1), "why": why(network, scores)}
+    row |= {"mattered": compare(network, zeroed, example), "spread": spread(zeroed, example)}
+    return row | prepared | {"difference": compare(zeroed, pruned.network, example)}
+
+
+@torch.no_grad()
+def spread(network: nn.Module, example: Tensor) -> float:
+    """How far apart the outputs of the two images are, over the largest output."""
+    output = network(example)
+    return float(f"{float((output[0] - output[1]).abs().max() / output.abs().max()):.1e}")
 
 
 def _too_long(*_: Any) -> None:
     raise OutOfTime(f"over {LIMIT} s")
 
 
-def bisect(network: nn.Module, scores: Scores, parameters: int) -> float:
+def bisect(network: nn.Module, scores: Scores, parameters: int, scope: str) -> float:
     """The smallest share of channels that reaches the target, to a thousandth, or 1."""
-    selector, shapes = Selector(scores.values), {name: p.shape for name, p in network.named_parameters()}
+    selector, shapes = Selector(scores.values, scope), {name: p.shape for name, p in network.named_parameters()}
     groups = [group for group in scores.groups if group.name in scores.values]
 
     def left(ratio: float) -> float:

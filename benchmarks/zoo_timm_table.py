@@ -37,6 +37,7 @@ parameters, random weights and statistics, images of 64 pixels or the smallest t
   {target:.0%}; *difference*: of its output from that of the network in which those channels are zeroed, the largest
   over the largest output, in float64 where float32 alone makes it above 1e-6; *seconds*: of one core, to trace, couple,
   score and prune (and to prepare, where weights are computed: *prepared* in the last column).
+  Where one order over all groups leaves an output that does not depend on the image, each group loses the same share.
 - *duplicates merged*, *dead removed*: a quarter of the channels of every group are made copies of others, or zero.
 - *norms*: batch norms that `prepare` folds, of those that alone read what a conv or linear layer makes, and of all.
 - torch-pruning: uniform ratio by magnitude, the smallest of four that leaves at most {target:.0%}; its output is
@@ -135,7 +136,8 @@ def cell(row: Mapping[str, Any], key: str) -> str:
 
 def notes(row: Mapping[str, Any]) -> str:
     """What stays and why; what was needed; what went wrong."""
-    found = ["prepared" if "prepared" in row else "", str(row.get("why", ""))]
+    found = ["prepared" if "prepared" in row else "", "the same share of each group" if "scope" in row else ""]
+    found += [str(row.get("why", ""))]
     found += [f"{stage}: {row[f'{stage}_error']}" for stage in ("prune", "plant", "fold") if f"{stage}_error" in row]
     found += [f"torch-pruning: {row['peer_error']}"] if "peer_error" in row else []
     found += [f"ended: {row['ended']}"] if "ended" in row else []
