@@ -109,7 +109,7 @@ def lite_table() -> str:
     for row in rows.itertuples():
         setting = row.setting.replace("% of products", " % of the multiplications")
         accuracy = with_interval(pd.Series([row.accuracy]), row.images)
-        shares = [f"{100 * share:.1f} %" for share in (row.products, row.bytes, row.time_ratio)]
+        shares = [f"{100 * row.products:.1f} %", f"{100 * row.bytes:.1f} %", f"{row.time_ratio:.2f}"]
         body.append(
             [row.method, f"**{setting}**" if row.Index in chosen else setting, f"{row.choice:.2f}", accuracy, *shares]
         )

@@ -24,6 +24,7 @@ _HOME = _home_of(
         "compression.guarantees": "error_bound",
         "compression.merging": "merge_neurons merge_trees",
         "compression.pipeline": "red red_plus_plus",
+        "compression.preparing": "prepare",
         "compression.splitting": "as_dense separate_kernels split_inputs",
         "dpp.hardening": "harden",
         "dpp.metrics": "mask_entropy mask_metrics",
@@ -52,6 +53,7 @@ _HOME = _home_of(
         "pruning.scores": "Scores score_channels score_weights",
         "pruning.weights": "prune_weights",
         "studies.hashing": "compare_hashes",
+        "studies.images": "training_images",
         "studies.inspection": "inspect_checkpoint",
         "studies.merging": "compare_merges",
         "studies.plots.hashing": "plot_collapse plot_density plot_frontier",
@@ -62,6 +64,7 @@ _HOME = _home_of(
         "studies.plots.style": "small_multiples",
         "studies.pruning": "sensitivity",
         "studies.redundancy": "measure_redundancy",
+        "studies.titles": "short_name",
         "zoo.datasets": "default_dataset load_dataset",
         "zoo.names": "list_networks",
         "zoo.saving": "load_network save_network",
@@ -89,8 +92,9 @@ _ELSEWHERE = _home_of(
         "studies.real": (
             "beside_stored beyond_chance left_out measure_left published_figures read_real summarise_real table_real"
         ),
-        "studies.splitting": "channel_products compare_splits distinct_products split_differences step_by_step "
-        "unit_map",
+        "studies.splitting": (
+            "channel_products compare_splits distinct_products layer_to_draw split_differences step_by_step unit_map"
+        ),
         "zoo.saving": "stored_bits",
     }
 )

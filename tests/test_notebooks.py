@@ -2,8 +2,10 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import nbformat
+import own_network
 import pytest
 
 import redlab
@@ -31,12 +33,26 @@ CHANGES = {
 }
 
 
+# A subclass of the convolution, two inputs, a dict of logits, and images with labels: FILE.py:NAME.
+IN_A_FILE = {"network": f"{own_network.__file__}:make", "dataset": f"{own_network.__file__}:images"}
+# Where nothing else is said these run on it, which costs no kernel more, and all others on the shipped network.
+IN_FILE = ("01_weight_density", "02_hash_collapse")
+MORE_IN_FILE = (
+    "03_output_merging",
+    "04_input_splitting",
+    "05_red_and_red_plus_plus",
+    "06_taylor_importance",
+    "09_pruning_vs_accuracy",
+)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Quick runs by name, made when asked for and kept for the module."""
     made, out = {}, tmp_path_factory.mktemp("runs")
 
     def run(name, **params):
+        params = {**IN_A_FILE, **params} if name in IN_FILE else params
         key = (name, str(params))
         if key not in made:
             made[key] = run_notebook(name, {"quick": True, **params}, out)
@@ -92,6 +108,17 @@ def test_one_changed_parameter_changes_the_results(runs, name):
     params, column = CHANGES[name]
     before, after = runs(name).results, runs(name, **params).results
     assert list(before[column]) != list(after[column])
+
+
+@pytest.mark.parametrize("name", [*IN_FILE, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_IN_FILE)])
+def test_a_network_and_images_in_a_file_are_shown_by_their_short_name_without_a_path(runs, name):
+    run = runs(name, **IN_A_FILE)
+    assert set(run.results["network"]) == {"own_network.py:make"}
+    assert (run.results["before"] == 100).all()  # its labels are its own answers
+    assert run.results["accuracy"].between(0, 100).all()
+    assert {path.name for path in run.figures} == {path.name for path in (checkout() / "figures").glob(f"{name[:3]}*")}
+    book = nbformat.read(run.folder / "executed.ipynb", as_version=4)
+    assert not [cell for cell in book.cells if str(Path(own_network.__file__).parent) in str(cell.get("outputs"))]
 
 
 def test_the_collapse_notebook_shows_what_hashing_does(runs):

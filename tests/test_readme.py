@@ -59,9 +59,12 @@ def test_a_random_network_collapses_as_much_as_the_readme_says():
 @pytest.mark.parametrize("page", ["README.md", "docs/networks.md"])
 def test_a_network_of_ones_own_takes_the_steps_that_the_page_shows(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = [code for name, code in BLOCKS if name == page and "nn.Sequential" in code]
-    exec(compile(example, page, "exec"), {})
+    examples = [code for name, code in BLOCKS if name == page and "nn.Sequential" in code]
+    known: dict = {}
+    for example in examples:
+        exec(compile(example, page, "exec"), known)
     assert "reached" in capsys.readouterr().out
+    assert len(examples) == {"README.md": 1, "docs/networks.md": 2}[page]
 
 
 @pytest.mark.parametrize(("page", "code"), BLOCKS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import ast
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from redlab.cli.recipes import CRITERIA, OPTIONS
@@ -17,7 +19,6 @@ def _completion(names: Iterable[str]) -> Callable[[str], list[str]]:
 
 complete_commands = _completion(("run", "refresh", "sweep", "report", "compress", "inspect", "lab"))  # for help
 complete_recipes, complete_criteria = _completion(OPTIONS), _completion(CRITERIA)
-complete_datasets = _completion(PLACES)
 
 
 def complete_notebooks(incomplete: str) -> list[str]:
@@ -31,7 +32,29 @@ def complete_notebooks(incomplete: str) -> list[str]:
 
 
 def complete_networks(incomplete: str) -> list[str]:
-    """Names of networks, and folders of saved ones that lie where the word leads."""
+    """Names of networks, and where the word leads: folders of saved ones, and what files of Python define."""
     folder, slash, _ = incomplete.rpartition("/")
     facts = sorted(Path(f"{folder}{slash}" or ".").glob(f"*/{FACTS}"))
-    return _completion([*list_networks(), *(f"{folder}{slash}{path.parent.name}" for path in facts)])(incomplete)
+    saved = (f"{folder}{slash}{path.parent.name}" for path in facts)
+    return _completion([*list_networks(), *saved, *_defined(incomplete)])(incomplete)
+
+
+def complete_datasets(incomplete: str) -> list[str]:
+    """Names of datasets, folders after ``folder:``, and what files of Python define where the word leads."""
+    before, colon, path = incomplete.partition("folder:")
+    above, slash, _ = path.rpartition("/")
+    inner = sorted(Path(f"{above}{slash}" or ".").glob("*/")) if colon and not before else []
+    folders = (f"folder:{above}{slash}{own.name}" for own in inner)
+    return _completion([*PLACES, *(["folder:"] if incomplete else []), *folders, *_defined(incomplete)])(incomplete)
+
+
+def _defined(incomplete: str) -> Iterator[str]:
+    """``FILE.py:NAME`` for the classes and functions of files that the word may lead to; none is run."""
+    path, _, _ = incomplete.partition(":")
+    folder, slash, _ = path.rpartition("/")
+    for file in sorted(Path(f"{folder}{slash}" or ".").glob("*.py")) if path else ():
+        named = f"{folder}{slash}{file.name}"
+        with suppress(OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+            for node in ast.parse(file.read_bytes()).body if named.startswith(path) else ():
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                    yield f"{named}:{node.name}"

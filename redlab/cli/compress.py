@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +16,7 @@ from redlab.cli.completion import complete_criteria, complete_datasets, complete
 from redlab.cli.recipes import SCORE_IMAGES, check_recipe, needs_images, steps_of
 from redlab.cli.terminal import argument, exits, option, say, stop
 from redlab.zoo.dataset_names import check_at_hand, has_training, own_dataset
-from redlab.zoo.names import architecture_of, check_target
+from redlab.zoo.names import FACTS, architecture_of, check_target, folder_of, kind_of_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +34,7 @@ _NO_IMAGES = "the images of this network are not known or not here: pass --datas
 
 
 def compress(
-    network: Annotated[str, argument("NETWORK", "A name, or the folder of a saved network.", complete_networks)],
+    network: Annotated[str, argument("NETWORK", "A name, FILE.py:NAME, or a saved folder.", complete_networks)],
     recipe: Annotated[str, option("RECIPE", _RECIPES, complete=complete_recipes)] = "merge",
     alpha: Annotated[float | None, option("SHARE", "Share of neurons to merge. Default: 0, identical ones.")] = None,
     strategy: Annotated[
@@ -53,13 +56,17 @@ def compress(
         str | None, option("NAME", "Images for the accuracy. Default: the network's own.", complete=complete_datasets)
     ] = None,
     limit: Annotated[int | None, option("N", "Use only this many images.")] = None,
+    build: Annotated[
+        str | None, option("FILE.py:NAME", "What makes the architecture of a saved folder.", complete=complete_networks)
+    ] = None,
+    weights: Annotated[Path | None, option("FILE", "Weights to load: safetensors, or a state dict.")] = None,
 ) -> None:
     """Make a network smaller and save it.
 
     Prints the channels, weights and operations of each layer and in total, the accuracy, the latency, and the size on
     disk. The accuracy needs images: those the network was trained for if they are here, or --dataset. The latency is
     measured with and without --round-to 16; a split network is timed beside the same network in ordinary layers.
-    Criteria that need images use training images.
+    Criteria that need images use training images. FILE.py:NAME, as NETWORK or --build, runs that file.
 
     Exit codes: 0 success. 1 a step failed, or the accuracy dropped by more than --max-loss; nothing was written.
     2 wrong usage; nothing was written.
@@ -67,15 +74,18 @@ def compress(
     options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "hashing": hashing, "max_error": max_error}
     options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
     given = {name: value for name, value in options.items() if value is not None}
-    out = (out or Path(f"{Path(network).resolve().name}-{recipe}")).resolve()
+    out = (out or Path(f"{_called(network)}-{recipe}")).resolve()
     with exits(1, OSError), exits(2, ValueError, FileNotFoundError, ConnectionError):
-        dataset = _check(network, recipe, given, dataset, max_loss, out)
+        check_recipe(recipe, given)
+        _check_network(network, build, weights)
+        dataset = _check(network, build, recipe, given, dataset, max_loss, out)
     with exits(2, ValueError, TypeError, RuntimeError), exits(1, OSError):
         from redlab.zoo.saving import load_network
 
-        images, seen = _images(dataset, limit), _seen(dataset, recipe, given, limit)
+        steps_of(recipe, round_to=round_to, **given)  # refuses options that are out of range
+        original = load_network(network, weights or "default", build)
+        images, seen = _images(dataset, limit, original), _seen(dataset, recipe, given, limit, original)
         steps, rounded = (steps_of(recipe, round_to=n, images=seen, **given) for n in (round_to, _ROUND_TO))
-        original = load_network(network)
         before = _accuracy(original, images)
     with exits(1, ValueError, RuntimeError, OSError):
         results = _take(original, steps)
@@ -86,16 +96,49 @@ def compress(
         _time(original, results, rounded[-1] if recipe == "merge" and round_to != _ROUND_TO else None)
 
 
+def _called(network: str) -> str:
+    """What to call the folder after: the last part of the name; net-Net for net.py:Net."""
+    return Path(network).resolve().name.replace(".py:", "-").replace(":", "-")
+
+
+def _check_network(network: str, build: str | None, weights: Path | None) -> None:
+    """Refuse a network that can't be opened, before torch is loaded."""
+    if weights is not None and not weights.expanduser().is_file():
+        raise FileNotFoundError(f"--weights: there is no file {weights}")
+    folder = folder_of(network)
+    if build is not None:
+        folder_of(build)
+    elif folder is not None and (code := _code_of_folder(folder)):
+        call = shlex.join(["redlab", "compress", network, "--build", code])
+        raise ValueError(f"{network} was built by code, which runs only if you name it: {call}")
+
+
+def _code_of_folder(folder: Path) -> str:
+    """What --build has to name to open a saved network; "" where it opens by itself, or is damaged, as loading says."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        named = json.loads((folder / FACTS).read_text(encoding="utf-8"))["recipe"]["architecture"]
+        if named is None:
+            return "FILE.py:NAME"
+        if isinstance(named, str) and kind_of_name(named) in ("file", "module", "hf"):
+            return named
+    return ""
+
+
 def _check(
-    network: str, recipe: str, given: dict[str, Any], dataset: str | None, max_loss: float | None, out: Path
+    network: str,
+    build: str | None,
+    recipe: str,
+    given: dict[str, Any],
+    dataset: str | None,
+    max_loss: float | None,
+    out: Path,
 ) -> str | None:
     """Refuse what is wrong before torch is loaded, which alone takes seconds.
 
     Returns:
         The name of the images: those asked for, or the network's own where they are here.
     """
-    check_recipe(recipe, given)
-    architecture = architecture_of(network)
+    architecture = build or architecture_of(network)
     if dataset is not None:
         check_at_hand(dataset)
     if max_loss is not None and not 0 <= max_loss <= 100:  # NaN too
@@ -115,23 +158,23 @@ def _check(
     return dataset
 
 
-def _images(dataset: str | None, limit: int | None) -> Images:
+def _images(dataset: str | None, limit: int | None, network: nn.Module) -> Images:
     from redlab.zoo.datasets import load_dataset
 
     if dataset is None:
         say(f"accuracy is not measured: {_NO_IMAGES}")
         return None
-    return load_dataset(dataset, limit=limit)
+    return load_dataset(dataset, limit=limit, network=network)
 
 
-def _seen(dataset: str | None, recipe: str, given: dict[str, Any], limit: int | None) -> Images:
+def _seen(dataset: str | None, recipe: str, given: dict[str, Any], limit: int | None, network: nn.Module) -> Images:
     """The images that the criterion scores by; None where it needs none. Training ones, unless there are none."""
     from redlab.zoo.datasets import load_dataset
 
     if dataset is None or not needs_images(recipe, given):
         return None
     split = "train" if has_training(dataset) else "test"
-    images = load_dataset(dataset, split, limit=min(limit or SCORE_IMAGES, SCORE_IMAGES))
+    images = load_dataset(dataset, split, limit=min(limit or SCORE_IMAGES, SCORE_IMAGES), network=network)
     only = "" if split == "train" else ", which has no others: the accuracy below is measured on images that it saw"
     say(f"{given['criterion']} scores channels on {len(images):,} {split} images of {dataset}{only}")
     return images
@@ -157,7 +200,7 @@ def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
 
 
 def _show(original: nn.Module, results: list[Result]) -> None:
-    from redlab.compression.pipeline import layer_table
+    from redlab.compression.tables import layer_table
     from redlab.network.result import of_layers, totals_of
 
     for result in results:

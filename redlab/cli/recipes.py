@@ -58,8 +58,8 @@ def steps_of(recipe: str, *, round_to: int = 1, images: Dataset | None = None, *
     """The steps of a recipe.
 
     Arguments:
-        recipe: "merge": fold batch norms, hash unless ``hashing`` is False, merge neurons; "red": the same, then
-            separate kernels; "red++": fold, hash and correct biases, merge, split inputs; "prune": remove channels.
+        recipe: "merge": prepare and fold, hash unless ``hashing`` is False, merge neurons; "red": the same, then
+            separate kernels; "red++": prepare, hash and correct biases, merge, split inputs; "prune": remove channels.
         round_to: as in ``merge_neurons``, or in ``prune_channels`` for "prune".
         images: what a criterion of "prune" scores on.
         options: of the recipe (``OPTIONS``). ``alpha`` and ``strategy`` as in ``merge_neurons``; ``max_error`` and
@@ -88,9 +88,9 @@ def steps_of(recipe: str, *, round_to: int = 1, images: Dataset | None = None, *
 
 def _prune(round_to: int, images: Dataset | None, criterion: str = CRITERION, products: float = PRODUCTS) -> list[Step]:
     """Score the channels, and remove the lowest; before they merge batch norms are folded."""
-    from redlab.compression.folding import fold_batchnorm
     from redlab.compression.merging import Options
     from redlab.compression.pipeline import Step
+    from redlab.compression.preparing import prepare
     from redlab.pruning.channels import prune_channels
     from redlab.pruning.criteria.registry import CRITERIA
     from redlab.pruning.scores import score_channels
@@ -103,5 +103,5 @@ def _prune(round_to: int, images: Dataset | None, criterion: str = CRITERION, pr
         scores = score_channels(network, criterion, images)
         return prune_channels(network, scores, products=products, round_to=round_to)
 
-    folding = [Step("fold batch norms", fold_batchnorm)] if CRITERIA[criterion].compensation == "merge" else []
-    return [*folding, Step(f"prune channels by {criterion}", prune)]
+    first = [Step("fold batch norms", prepare)] if CRITERIA[criterion].compensation == "merge" else []
+    return [*first, Step(f"prune channels by {criterion}", prune)]

@@ -19,15 +19,16 @@ from torch.utils.data import Dataset
 
 from redlab.compression.moments import MeanInputs, mean_inputs
 from redlab.network.evaluating import in_eval_mode
-from redlab.network.example import Example
+from redlab.network.example import Example, remember_example
+from redlab.network.forwards import why_own_forward
 from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.network.recipe import append_step, input_mean_of
 from redlab.network.result import Result, with_others
 from redlab.network.samples import Labelled, as_dataset, first_of
-from redlab.network.trace import Graph, has_own_forward, operations, retrace, tensor_name
+from redlab.network.trace import Graph, operations, retrace, tensor_name
+from redlab.network.trial_run import without_bias
 
 Mean = float | Sequence[float] | Tensor | ndarray
-_OWN = "its class or a hook gives it a forward of its own"
 _IMAGES = 500  # of a dataset: more change the means by less than they matter
 
 
@@ -75,7 +76,7 @@ def correct_biases(
         raise ValueError("the two networks do not have the same layers: correct biases before channels are removed")
     if statistics == "batchnorm":
         mean = input_mean_of(original) if input_mean is None else as_means(input_mean)
-        shifts, unknown = _expected_shifts(layers, before, mean_inputs(original, example, mean, known))
+        shifts, unknown = _expected_shifts(layers, before, mean_inputs(original, example, mean, known), example)
     elif isinstance(statistics, str):
         raise ValueError(f"statistics must be 'batchnorm' or a dataset, not {statistics!r}")
     else:
@@ -86,6 +87,7 @@ def correct_biases(
     table = [_row(layer, shifts, unknown) for layer in weight_layers(corrected)]
     step = {"step": "correct_biases", "gained": gained}
     append_step(corrected, step)
+    remember_example(corrected, example)
     options: dict[str, Any] = {"statistics": statistics if isinstance(statistics, str) else type(statistics).__name__}
     options |= {} if input_mean is None else {"input_mean": list(as_means(input_mean))}
     columns = ["layer", "kind", "weights", "shift", "skipped"]
@@ -124,8 +126,11 @@ def _layers(network: nn.Module) -> dict[str, Layer]:
 _Shifts = tuple[dict[str, Tensor], dict[str, str]]  # by layer; and why others have none
 
 
-def _expected_shifts(layers: dict[str, Layer], before: dict[str, Layer], inputs: MeanInputs) -> _Shifts:
-    unknown = {name: why for name, layer in before.items() if (why := _why_not(inputs.graph, layer))}
+def _expected_shifts(
+    layers: dict[str, Layer], before: dict[str, Layer], inputs: MeanInputs, example: Example | None
+) -> _Shifts:
+    unbiased = without_bias(inputs.graph, _may_gain(before), example)
+    unknown = {name: why for name, layer in before.items() if (why := _why_not(inputs.graph, layer, unbiased))}
     unknown = inputs.unknown | unknown
     shifts = {}
     for name, calls in inputs.calls.items():
@@ -142,7 +147,9 @@ def _measured_shifts(
     """Layer after layer: each is shifted before the next one sees what comes out."""
     inputs = first_of(dataset, _IMAGES).to(original)
     graph = retrace(original, inputs.first() if example is None else example, known)
-    found = {name: _why_not(graph, layer) or _why_not_seen(graph, layer) for name, layer in _layers(original).items()}
+    own, like = _layers(original), inputs.first() if example is None else example
+    unbiased = without_bias(graph, _may_gain(own), like)
+    found = {name: _why_not(graph, layer, unbiased) or _why_not_seen(graph, layer) for name, layer in own.items()}
     unknown = {name: why for name, why in found.items() if why}
     wanted: dict[str, Tensor] = {}
     shifts: dict[str, Tensor] = {}
@@ -160,15 +167,18 @@ def _measured_shifts(
     return shifts, unknown
 
 
-def _why_not(graph: Graph, layer: Layer) -> str:
+def _may_gain(layers: dict[str, Layer]) -> list[Layer]:
+    return [layer for layer in layers.values() if layer.module.bias is None]
+
+
+def _why_not(graph: Graph, layer: Layer, unbiased: Collection[str]) -> str:
     """Why what is added to the layer's bias is not added once to each convolution or product with its weight, or ""."""
     name = tensor_name(graph.network, layer)
     if not (calls := graph.calls(layer)):
         users = operations(graph.users(name))
         return f"its weight is used by {users}, not by a convolution or product" if users else "it is never called"
     if layer.module.bias is None:
-        own = all(graph.caller(node) is layer.module for node in calls) and not has_own_forward(layer.module)
-        return "" if own else _OWN
+        return why_own_forward(layer.module) or "it would not read a bias" if layer.name in unbiased else ""
     bias = graph.tensors.get(tensor_name(graph.network, layer, "bias"))
     added = {node for node in calls if bias is not None and bias in node.args[2:3]}
     readers = set() if bias is None else set(bias.users)
@@ -178,8 +188,8 @@ def _why_not(graph: Graph, layer: Layer) -> str:
 def _why_not_seen(graph: Graph, layer: Layer) -> str:
     """Why a layer doesn't put out what its bias is added to, or does so several times; or ""."""
     calls = graph.calls(layer)
-    if has_own_forward(layer.module):
-        return _OWN
+    if why := why_own_forward(layer.module):
+        return why
     if any(graph.caller(node) is not layer.module for node in calls):
         return "its weight is used without a call of the layer"
     return "" if len(calls) == 1 else f"it is called {len(calls)} times"

@@ -15,12 +15,12 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from redlab.compression.norm_pairs import Pairs, find_pairs
-from redlab.compression.norms import Acts, is_batch_norm, scale_and_shift, stand_in
-from redlab.network.example import Example, Inputs, fit_example
-from redlab.network.layers import Layer, copy_network, row_parameters, unwrap, weight_layers
+from redlab.compression.norms import Acts, scale_and_shift, stand_in
+from redlab.network.example import Example, Inputs, fit_example, remember_example
+from redlab.network.layers import Layer, copy_network, is_batch_norm, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
-from redlab.network.trace import Graph, trace
+from redlab.network.trace import trace
 from redlab.network.trial_run import culprits, why_not_run
 
 
@@ -51,25 +51,20 @@ def fold_batchnorm(network: nn.Module, example: Example | None = None) -> Result
         >>> torch.allclose(network(image), folded(image), atol=1e-4)
         True
     """
-    return fold_known(network, example)
-
-
-@torch.inference_mode(False)
-def fold_known(network: nn.Module, example: Example | None = None, known: Graph | None = None) -> Result:
-    """``fold_batchnorm`` of a network whose graph may be ``known``: then nothing is traced."""
     original = unwrap(network)
     network = copy_network(original).eval()
     norms = _norms(network)
-    graph = None if not norms else trace(network, example) if known is None else known.of(network)
+    graph = trace(network, example) if norms else None
     pairs, rest = find_pairs(graph, norms, example, {})
     if asked_for := _asked_for(network, example, pairs):
         pairs, rest = find_pairs(graph, norms, example, asked_for)
-    table = _table(network, pairs)
+    table = layers_table(network, pairs)
     step = pairs.step()
     apply_fold(network, step["folded"], step["ahead"], step.get("acts", {}))
     table["parameters_after"] = table["layer"].map(row_parameters(_rows(network))).astype("int64")
     if pairs.folded:
         append_step(network, step)
+    remember_example(network, example)
     table = with_others(table, original, network)
     return Result(network, table, {"step": "fold", "options": {}} | step, graph=rest and rest.of(network))
 
@@ -182,9 +177,14 @@ def _rows(network: nn.Module) -> list[Layer]:
     return sorted([*weight_layers(network), *norms], key=lambda row: position[row.module])
 
 
-def _table(network: nn.Module, pairs: Pairs) -> pd.DataFrame:
-    """The rows before the fold: the parameters of a norm count with the layer that takes it."""
+def layers_table(network: nn.Module, pairs: Pairs | None = None) -> pd.DataFrame:
+    """The rows before the fold: the parameters of a norm count with the layer that takes it.
+
+    Without ``pairs`` nothing is folded, and norms have no rows.
+    """
     before, rows = row_parameters(_rows(network)), []
+    names = {layer.name for layer in weight_layers(network)}
+    pairs = pairs or Pairs(folded={row.name: "" for row in _rows(network) if row.name not in names})
     for row in [row for row in _rows(network) if row.name not in pairs.folded]:
         norms = [name for name, layer in pairs.folded.items() if layer == row.name]
         weights = 0 if row.name in pairs.left or is_lazy(row.weight) else row.weight.numel()

@@ -6,14 +6,13 @@ Removing them: ``apply_plan``, which averages their rows and sums the slices of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy import ndarray
 from torch import nn
 
 from redlab.channels.apply import apply_plan
@@ -22,13 +21,14 @@ from redlab.channels.plan import make_plan
 from redlab.channels.table import channel_table
 from redlab.compression.channel_rows import dead_channels, effective_rows, own_rows
 from redlab.compression.folding import fold_batchnorm
-from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at, dendrogram, exact_duplicates
+from redlab.compression.neurons import Neurons, count_merges, destinations_of
+from redlab.compression.similarity import LINKAGES, Dendrogram, dendrogram, exact_duplicates
 from redlab.compression.strategies import STRATEGIES
 from redlab.network.cost import measure_cost
-from redlab.network.example import Example
-from redlab.network.layers import unwrap, weight_layers
-from redlab.network.result import Result, report_short, with_others
-from redlab.options import check_number, check_one_of, check_whole, count_of, plain_options, settle
+from redlab.network.example import Example, remember_example
+from redlab.network.layers import is_batch_norm, unwrap, weight_layers
+from redlab.network.result import Result, report_short, report_unfolded, with_others
+from redlab.options import check_number, check_one_of, check_whole, plain_options, settle
 from redlab.progress import progress
 
 
@@ -47,8 +47,8 @@ def merge_neurons(
     Layers whose channels must stay in step are one coupled group. Its neurons are compared by the rows of all its
     layers side by side. Identical neurons always merge, which is exact. They are identical if everything that they own
     is, batch norm included. The distance of other neurons is measured on weights and biases with batch norm folded in
-    (``fold_batchnorm`` on a copy). Fold first if alpha > 0: the mean of a weight times the mean of its scale is not the
-    mean of weight times scale. Hashing is left to the caller too.
+    (``fold_batchnorm`` on a copy). Take ``prepare`` first if alpha > 0: the mean of weight times the mean of its scale
+    is not the mean of weight times scale. Hashing is left to the caller too.
 
     Arguments:
         network: left untouched.
@@ -72,6 +72,7 @@ def merge_neurons(
 
     Warns:
         where more than a tenth of the merges that were asked for is missing, and why. ``plan["short"]`` says it too.
+        Batch norms that could be folded are not; ``plan["unfolded"]``.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; an option out of range or unknown; no tracing.
@@ -86,7 +87,11 @@ def merge_neurons(
         conv and linear weights: 99.666% of all 74,762 parameters
         8 layers, 1 skipped: linear (network output)
     """
-    return merge_after(network, options=Options(alpha, strategy, linkage, alpha_of, dead, round_to), example=example)
+    options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)
+    with torch.inference_mode(False):
+        merger = _Merger(unwrap(network), example)
+        result = merger.merge(options)
+        return replace(result, plan=result.plan | report_unfolded(merger.unfolded))
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
@@ -160,35 +165,6 @@ class Options:
         check_whole("round_to", self.round_to)
 
 
-@dataclass(frozen=True, eq=False)
-class _Neurons:
-    """The neurons of a group that may merge: all its channels but the dead ones.
-
-    Attributes:
-        size: channels of the group.
-        alive: (size,) which of them are not dead; n of them.
-        first: (n,) the first neuron identical to each.
-        grow: the function that makes their dendrogram.
-    """
-
-    size: int
-    alive: ndarray
-    first: ndarray
-    grow: Callable[[], Dendrogram]
-
-    @cached_property
-    def tree(self) -> Dendrogram:
-        """Grown only where neurons merge that are not identical: large layers take a second."""
-        return self.grow()
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    @cached_property
-    def distinct(self) -> int:
-        return len(np.unique(self.first))
-
-
 class _Merger:
     """What merging the same network in several ways has in common: its groups, their neurons and dendrograms."""
 
@@ -197,24 +173,34 @@ class _Merger:
         self.network, self.example, self._is_folded = network, example, folded is not None
         self.all = couple(network, example, folded.graph if folded else None)
         self.groups = [group for group in self.all if not group.frozen]
-        self._known: dict[tuple, _Neurons] = {}
+        self._known: dict[tuple, Neurons] = {}
 
     @cached_property
+    def _fold(self) -> Result:
+        return fold_batchnorm(self.network, self.example)
+
+    @property
     def folded(self) -> nn.Module:
-        return self.network if self._is_folded else fold_batchnorm(self.network, self.example).network
+        return self.network if self._is_folded else self._fold.network
+
+    @property
+    def unfolded(self) -> list[str]:
+        """The batch norms that could be folded and are not."""
+        norms = any(is_batch_norm(module) for module in self.network.modules())
+        return list(self._fold.plan["folded"]) if norms and not self._is_folded else []
 
     @cached_property
     def _cost(self) -> pd.DataFrame:
         return measure_cost(self.network, self.example)
 
-    def neurons(self, group: Group, linkage: str, dead: bool) -> _Neurons:
+    def neurons(self, group: Group, linkage: str, dead: bool) -> Neurons:
         """The neurons of a group, without dead ones where ``dead`` says so. Asked again, they keep their tree."""
         if (key := (group.name, linkage, dead)) not in self._known:
             alive = ~dead_channels(self.folded, group) if dead else np.ones(group.size, bool)
             rows = own_rows(self.network, group)[alive]
             first = exact_duplicates(rows) if len(rows) else np.zeros(0, int)
             grow = lambda: dendrogram(effective_rows(self.folded, group)[alive], linkage, first)  # noqa: E731
-            self._known[key] = _Neurons(group.size, alive, first, grow)
+            self._known[key] = Neurons(group.size, alive, first, grow)
         return self._known[key]
 
     def merge(self, options: Options) -> Result:
@@ -222,13 +208,14 @@ class _Merger:
         shares = STRATEGIES[options.strategy](self.groups, options.alpha)
         for group, share in progress(list(zip(self.groups, shares, strict=True)), "merging"):
             neurons = self.neurons(group, options.linkage, options.dead)
-            merges = _count_merges(neurons, share, options.alpha_of)
-            where = _destinations(neurons, merges, options.round_to)
+            merges = count_merges(neurons, share, options.alpha_of)
+            where = destinations_of(neurons, merges, options.round_to)
             wanted, removed = wanted + merges, removed + len(neurons) - (max(where) + 1)
             if where != list(range(group.size)):
                 destinations[group.name] = where
         plan = make_plan(self.all, destinations) | {"options": asdict(options)}
         merged = apply_plan(self.network, plan)
+        remember_example(merged, self.example)
         table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)
         return Result(merged, with_others(table, self.network, merged), plan | self._short(options, wanted, removed))
 
@@ -240,48 +227,6 @@ class _Merger:
         size = sum(group.size for group in self.groups)
         asked = wanted / size if size else options.alpha
         return report_short("channels that may merge", asked, removed / size if size else 0.0, left, options.round_to)
-
-
-def _count_merges(neurons: _Neurons, alpha: float, alpha_of: str) -> int:
-    """How many neurons merging removes: never all, and of identical ones all but one."""
-    n = len(neurons)
-    if alpha == 0 or n < 2:
-        return n - neurons.distinct
-    if alpha_of == "share":
-        return min(max(count_of(alpha, neurons.size), n - neurons.distinct), n - 1)
-    tree = neurons.tree
-    place = np.searchsorted(tree.leaves, tree.first)
-    pairs = tree.distances[np.ix_(place, place)][np.triu_indices(n, 1)]
-    return tree.merged_within(float(np.quantile(pairs, alpha)))
-
-
-def _destinations(neurons: _Neurons, merges: int, round_to: int) -> list[int]:
-    """The new index of every channel of a group, -1 for removed ones. New channels are ordered by first members.
-
-    Of six channels let 2 be dead, 0 and 3 identical, and 1 and 5 merge: the destinations are 0 1 -1 0 2 1. With
-    ``round_to`` 4 one more channel must stay: the last merge is undone, 0 1 -1 0 2 3.
-    """
-    alive, live = neurons.alive, len(neurons)
-    wanted = min(-(-max(live - merges, 1) // round_to) * round_to, neurons.size)
-    clusters = np.full(neurons.size, -1)
-    clusters[alive] = _clusters(neurons, min(wanted, live))
-    # More channels are wanted than live: the first dead ones stay, each by itself.
-    stay = np.flatnonzero(~alive)[: max(wanted - live, 0)]
-    clusters[stay] = live + np.arange(len(stay))
-    places = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters[clusters >= 0].tolist()))}
-    return [places.get(cluster, -1) for cluster in clusters.tolist()]
-
-
-def _clusters(neurons: _Neurons, wanted: int) -> ndarray:
-    """(n,) the cluster of each neuron where exactly ``wanted`` are left."""
-    n = len(neurons)
-    if wanted < neurons.distinct:
-        return clusters_at(neurons.tree, n - wanted)
-    clusters = neurons.first.copy()
-    copies = np.flatnonzero(clusters != np.arange(n))
-    spared = copies[len(copies) - (wanted - neurons.distinct) :]
-    clusters[spared] = spared
-    return clusters
 
 
 def _check_weights(network: nn.Module) -> None:

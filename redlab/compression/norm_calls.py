@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from redlab.compression.norms import OWN, activation_of, check_acts, is_frozen
-from redlab.network.trace import Graph, argument, has_own_forward, module_path, operation
+from redlab.compression.norms import OWN, activation_of, check_acts
+from redlab.network.forwards import has_own_forward
+from redlab.network.layers import is_frozen_norm
+from redlab.network.trace import Graph, argument, module_path, operation
 
 _AFFINE = ("batch_norm", "mul", "add", "sub", "div", "addcmul")
 
@@ -20,7 +22,7 @@ def rewrite_norm(graph: Graph, norm: nn.Module) -> tuple[list[Any], str]:
     Returns:
         what the norm leaves once it is folded (``norms.stand_in``), and why it cannot be folded, or "".
     """
-    if not is_frozen(norm) and not has_own_forward(norm):
+    if not is_frozen_norm(norm) and not has_own_forward(norm):
         return [], ""
     if norm._forward_hooks or norm._forward_pre_hooks:
         return [], OWN

@@ -11,9 +11,9 @@ from torch.fx import Node
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from redlab.compression.norm_calls import rewrite_norm
-from redlab.compression.norms import OWN, is_frozen
+from redlab.compression.norms import OWN
 from redlab.network.example import Example
-from redlab.network.layers import Layer
+from redlab.network.layers import Layer, is_frozen_norm
 from redlab.network.operations import named
 from redlab.network.trace import Graph, argument, in_place, is_layer, operation, operations
 from redlab.network.trial_run import NEVER, why_unseen, without_bias
@@ -61,7 +61,7 @@ def find_pairs(
     pairs.unbiased = without_bias(graph, _beside_norms(graph), example)
     while found:  # a norm that is folded away may leave another one beside a layer
         found = any([_pair(graph, name, norms[name], pairs) for name in norms if name not in pairs.folded])
-    rewritten = any(is_frozen(norm) and name not in pairs.folded for name, norm in norms.items())
+    rewritten = any(is_frozen_norm(norm) and name not in pairs.folded for name, norm in norms.items())
     return pairs, None if rewritten else graph
 
 

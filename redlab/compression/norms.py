@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from redlab.network.evaluating import evaluating, first_line
 from redlab.network.layers import copy_network
@@ -40,18 +39,6 @@ _CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 _TOLERANCE = 1e-9  # relative, in float64
 _PIXELS = 8  # of an image in the trial: what a norm does, it does to every pixel
-
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Whether it is a batch norm, also one of buffers alone."""
-    return isinstance(module, _BatchNorm) or is_frozen(module)
-
-
-def is_frozen(module: nn.Module) -> bool:
-    """Whether it holds what a batch norm does without being of PyTorch's class."""
-    held = {**module._parameters, **module._buffers}
-    has_all = all(held.get(name) is not None for name in ("running_mean", "running_var", "weight", "bias"))
-    return not isinstance(module, _NormBase) and has_all and isinstance(getattr(module, "eps", None), float)
 
 
 def scale_and_shift(norm: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,10 @@
-"""RED and RED++ from end to end: fold, hash, merge, then separate (RED) or split (RED++), without data.
+"""RED and RED++ from end to end: prepare, hash, merge, then separate (RED) or split (RED++), without data.
 
 RED: Yvinec et al., NeurIPS 2021, arXiv 2105.14797. RED++: Yvinec et al., TPAMI 2022, arXiv 2110.01397.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,37 +12,25 @@ from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
 from redlab.compression.bias import Mean, as_means, correct_biases
 from redlab.compression.budget import BUDGETS, share_error
-from redlab.compression.folding import fold_batchnorm
 from redlab.compression.merging import Options, merge_after
-from redlab.compression.splitting import as_dense, separate_kernels, split_inputs
+from redlab.compression.preparing import prepare_for
+from redlab.compression.splitting import separate_kernels, split_inputs
+from redlab.compression.tables import layer_table
 from redlab.compression.units import UNITS
-from redlab.hashing.networks import hash_network
-from redlab.network.cost import by_module, measure_cost
+from redlab.hashing.networks import hash_layers, hash_network
 from redlab.network.example import Example
-from redlab.network.layers import count_distinct, unwrap, weight_layers
-from redlab.network.result import Result, with_others
+from redlab.network.layers import unwrap
+from redlab.network.result import Result
 from redlab.network.samples import Labelled, example_of
 from redlab.network.trace import trace
 from redlab.options import check_one_of, fitted, plain_options
 
 # What red_plus_plus adds to the papers; each part is an argument.
 MAX_ERROR = 0.15
-_COLUMNS = ["layer", "kind", "weights", "distinct", "modes", "error", "channels_before", "channels_after"]
-_COLUMNS += ["products_before", "products_after", "products_unsigned", "macs_before", "macs_after"]
-_COLUMNS += ["additions_before", "additions_after", "lookups"]
-_COLUMNS += ["parameters_before", "parameters_after", "skipped"]
-# Of these the last step that measured them has the word; of what was before, the first one, or the cost.
-_LAST = ["modes", "error", "channels_after", "products_after", "products_unsigned", "macs_after", "additions_after"]
-_LAST += ["lookups", "parameters_after"]
-_FIRST, _COSTS = ("channels", "parameters"), ("products", "macs", "additions")
-# What a table calls the steps that leave a layer as it is.
-_VERBS = {"fold": "fold", "hash": "hash", "correct_biases": "correct bias", "plan": "merge", "split": "split"}
-_VERBS |= {"separate": "separate"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +40,7 @@ class Step:
     Attributes:
         title: what a person calls it.
         take: the function from a network to a Result.
-        looks_back: whether ``take`` wants the result of folding too, as its second argument: biases are corrected to
+        looks_back: whether ``take`` wants the result of preparing too, as its second argument: biases are corrected to
             that network, and its graph need not be traced again.
     """
 
@@ -71,7 +58,9 @@ def red(
     example: Example | None = None,
     **hashing: Any,
 ) -> Result:
-    """RED: fold batch norms, hash the weights, merge neurons, separate the kernels. No data, no fine-tuning.
+    """RED: prepare and fold, hash the weights, merge neurons, separate the kernels. No data, no fine-tuning.
+
+    It begins with ``prepare``: layers with forwards of their own become plain ones, batch norms are folded.
 
     Arguments:
         network: left untouched.
@@ -124,7 +113,7 @@ def red_plus_plus(
     input_mean: Mean | None = None,
     **hashing: Any,
 ) -> Result:
-    """RED++: fold batch norms, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
+    """RED++: prepare and fold, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
 
     The papers hash by the modes of a density. The defaults here go further, each by an argument of its own. Values are
     evenly spaced, zero among them. Rounding lets the errors of each kernel cancel. One error budget is spent where it
@@ -183,8 +172,8 @@ def red_steps(
     """
     merge = partial(merge_after, options=Options(alpha, strategy, round_to=round_to), example=example)
     return [
-        Step("fold batch norms", partial(_fold, example=example)),
-        Step("hash weights", partial(hash_network, **hashing)),
+        Step("fold batch norms", partial(_prepare, example=example)),
+        Step("hash weights", partial(hash_layers, **hashing)),
         Step("merge neurons", merge, looks_back=True),
         Step("separate kernels", partial(separate_kernels, up_to_scale=up_to_scale, example=example)),
     ]
@@ -218,12 +207,12 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     if not asked.as_published:
         hashing |= {"rule": asked.rule, "max_error": asked.max_error, "rounding": asked.rounding}
     shared = not asked.as_published and asked.budget == "products" and isinstance(asked.max_error, float | int)
-    hashed = partial(_hash_within, example=example, **hashing) if shared else partial(hash_network, **hashing)
+    hashed = partial(_hash_within, example=example, **hashing) if shared else partial(hash_layers, **hashing)
     correct = partial(correct_biases, statistics=statistics, example=example, input_mean=asked.input_mean)
     split = partial(split_inputs, unit=asked.unit, signed=asked.signed and not asked.as_published, example=example)
     corrected = not asked.as_published and statistics != "none"
     return [
-        Step("fold batch norms", partial(_fold, example=example)),
+        Step("fold batch norms", partial(_prepare, example=example)),
         Step("hash weights", hashed),
         *([Step("correct biases", correct, looks_back=True)] if corrected else []),
         Step("merge neurons", partial(merge_after, options=merging, example=example), looks_back=True),
@@ -231,15 +220,15 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     ]
 
 
-def _fold(network: nn.Module, example: Example | None) -> Result:
-    """Fold, with the graph for all later steps, even where there was no norm to look for."""
-    result = fold_batchnorm(network, example)
+def _prepare(network: nn.Module, example: Example | None) -> Result:
+    """Prepare and fold, with the graph for all later steps, even where there was no norm to look for."""
+    result = prepare_for(network, example)
     return replace(result, graph=trace(result.network, example)) if result.graph is None else result
 
 
 def _hash_within(network: nn.Module, max_error: float, example: Example | None, **hashing: Any) -> Result:
     """Hash with one error budget for the whole network."""
-    return hash_network(network, max_error=share_error(network, max_error, example), **hashing)
+    return hash_layers(network, max_error=share_error(network, max_error, example), **hashing)
 
 
 def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:
@@ -249,43 +238,7 @@ def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:
         result = step.take(network, folded) if step.looks_back else step.take(network)
         yield result
         network = result.network
-        folded = result if result.plan["step"] == "fold" else folded
-
-
-def layer_table(network: nn.Module, results: list[Result], example: Example | None = None) -> pd.DataFrame:
-    """One row a conv or linear layer of ``network``: what the steps that gave ``results`` made of it.
-
-    Hashing says modes 27, merging channels_after 12 and products_after 900, splitting products_after 300: the row has
-    the modes 27, 12 channels and 300 products. Columns that no step measured are left out; ``distinct`` counts what is
-    left at last, and ``skipped`` joins what each step says.
-    """
-    network = unwrap(network)
-    cost, paths = by_module(network, measure_cost(network, example)), {m: p for p, m in network.named_modules()}
-    left = {layer.name: layer for layer in weight_layers(as_dense(results[-1].network)) if not layer.lazy}
-    steps = [_verb(result.plan) for result in results]
-    tables = [result.layers.set_index("layer") for result in results]
-    rows = []
-    for layer in weight_layers(network):
-        parts = [table.loc[layer.name] for table in tables]
-        row = {"layer": layer.name, "kind": layer.kind, "weights": parts[0]["weights"]}
-        row["distinct"] = count_distinct(left[layer.name].weight) if layer.name in left else 0
-        for part in parts:
-            row |= {name: part[name] for name in _LAST if name in part}
-        for name in (f"{what}_before" for what in _FIRST):
-            row[name] = next(int(part[name]) for part in parts if name in part)
-        # A module's projections share its cost, which stands with the first of them.
-        own = cost.pop(paths[layer.module], Counter())
-        row |= {f"{what}_before": own[what] for what in _COSTS}
-        reasons = [f"{step}: {part['skipped']}" for step, part in zip(steps, parts, strict=True) if part["skipped"]]
-        row["skipped"] = "; ".join(reasons)
-        rows.append(row)
-    columns = [name for name in _COLUMNS if not rows or name in rows[0]]
-    return with_others(pd.DataFrame(rows, columns=columns), network, results[-1].network)
-
-
-def _verb(plan: dict[str, Any]) -> str:
-    """What a table calls the step of this plan: one that scored its channels pruned them."""
-    return "prune" if "criterion" in plan.get("options", {}) else _VERBS[plan["step"]]
+        folded = result if result.plan["step"] in ("fold", "prepare") else folded
 
 
 def _run(name: str, network: nn.Module, steps: list[Step], options: dict, example: Example | None) -> Result:

@@ -11,6 +11,7 @@ from redlab.channels.apply import apply_plan
 from redlab.compression import splitting
 from redlab.compression.bias import add_bias
 from redlab.compression.folding import apply_fold
+from redlab.compression.preparing import apply_prepare
 from redlab.network.geometry import Geometry
 from redlab.network.recipe import recipe_of
 
@@ -46,6 +47,10 @@ def _fold(network: nn.Module, step: dict) -> nn.Module:
     return network
 
 
+def _prepare(network: nn.Module, step: dict) -> nn.Module:
+    return apply_prepare(network, step["modules"])
+
+
 def _same(network: nn.Module, step: dict) -> nn.Module:
     return network  # other values in the same tensors; what splitting makes follows from values: ``finish`` does it
 
@@ -66,6 +71,7 @@ def _plan(network: nn.Module, step: dict) -> nn.Module:
 
 
 _STEPS: dict[str, Callable[[nn.Module, dict], nn.Module]] = {
+    "prepare": _prepare,
     "fold": _fold,
     "hash": _same,
     "correct_biases": _gain_biases,

@@ -28,11 +28,19 @@ from torch import nn
 from redlab.compression.split_layers import SplitLayer
 from redlab.compression.units import UNITS, split_layer
 from redlab.network.cost import COUNTED, by_module, measure_cost
-from redlab.network.example import Example, Inputs, fit_example
-from redlab.network.layers import Layer, copy_network, count_distinct, row_parameters, unwrap, weight_layers
+from redlab.network.example import Example, Inputs, fit_example, remember_example
+from redlab.network.forwards import why_own_forward
+from redlab.network.layers import (
+    Layer,
+    copy_network,
+    count_distinct,
+    replace_module,
+    row_parameters,
+    unwrap,
+    weight_layers,
+)
 from redlab.network.recipe import append_step, drop_steps
 from redlab.network.result import Result, with_others
-from redlab.network.trace import has_own_forward
 from redlab.network.trial_run import NEVER, culprits, record_calls, record_uses, why_not_run
 from redlab.options import check_one_of, plain_options
 from redlab.progress import progress
@@ -122,7 +130,7 @@ def as_dense(network: nn.Module) -> nn.Module:
     network = unwrap(network)
     dense = copy_network(network)
     for layer in [module for module in dense.modules() if isinstance(module, SplitLayer)]:
-        dense = _put(dense, layer, layer.dense())
+        dense = replace_module(dense, layer, layer.dense())
     drop_steps(dense, STEPS)
     return dense
 
@@ -131,7 +139,7 @@ def retake(network: nn.Module, step: dict) -> nn.Module:
     """A recorded step once more, in place, on a network that the caller owns and that has its values."""
     layers = {layer.name: layer for layer in weight_layers(network)}
     for name in progress(step["layers"], "splitting"):
-        network = _put(network, layers[name].module, _maker(step)(layers[name].module))
+        network = replace_module(network, layers[name].module, _maker(step)(layers[name].module))
     return network
 
 
@@ -163,6 +171,7 @@ def _take(network: nn.Module, step: dict, example: Example | None) -> Result:
         step["layers"] = [name for name in step["layers"] if name not in refused]
         split = _with(split, originals, refused)
     append_step(split, step)
+    remember_example(split, example)
     before = measure_cost(network, example)
     table = _table(network, split, skipped, called, before)
     return Result(split, with_others(table, network, split), step)
@@ -192,7 +201,7 @@ def _with(network: nn.Module, originals: dict[str, nn.Module], names: Iterable[s
     """``network``, in place, with the ordinary layers of these names again."""
     for name in names:
         split = network if isinstance(network, SplitLayer) else network.get_submodule(name)
-        network = _put(network, split, originals[name])
+        network = replace_module(network, split, originals[name])
     return network
 
 
@@ -209,17 +218,7 @@ def _why_not(layer: Layer, called: dict[str, list[torch.Size]]) -> str:
         return NEVER
     if layer.module.bias is not None and "bias" not in layer.module._parameters:
         return "its bias is computed at every call"
-    return "its class or a hook gives it a forward of its own" if has_own_forward(layer.module) else ""
-
-
-def _put(network: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """``network`` with ``new`` wherever ``old`` stands; ``new`` itself where it was all of it."""
-    if network is old:
-        vars(new).update({name: value for name, value in vars(network).items() if name == "redlab"})
-        return new
-    for path in [path for path, module in network.named_modules(remove_duplicate=False) if module is old]:
-        network.set_submodule(path, new)
-    return network
+    return why_own_forward(layer.module)
 
 
 def _table(

@@ -16,7 +16,7 @@ from redlab.dpp.draws import largest
 from redlab.dpp.masks import Mask, MaskedWeight, Sparsity, begin_pass, end_pass, sparsity_of
 from redlab.dpp.quantization import RoundedInput, round_input
 from redlab.network.cost import measure_cost
-from redlab.network.example import Example
+from redlab.network.example import Example, remember_example
 from redlab.network.layers import copy_network, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
@@ -71,6 +71,7 @@ def _without_channels(sparsity: Sparsity, before: nn.Module, after: nn.Module, e
     destinations = {name: _destinations(mask) for name, mask in sparsity.masks.items()}
     plan = make_plan(sparsity.groups, destinations)
     smaller = apply_plan(after, plan)
+    remember_example(smaller, example)
     cost = measure_cost(before, example)
     table = channel_table(before, smaller, list(sparsity.groups), destinations, example, cost)
     table = table.rename(columns={"dead": "removed"})

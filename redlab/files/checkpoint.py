@@ -89,19 +89,44 @@ def _why_nothing(unread: dict[str, str], nested: list[Entry]) -> str:
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str = "the checkpoint") -> None:
-    """Copy ``weights`` into ``network``, strictly: every name and shape must agree.
+    """Copy ``weights`` into ``network``, strictly: every name and shape must agree. Tied tensors may be there once.
 
     Raises:
-        ValueError: names or shapes disagree; the message names ``source`` and the tensors.
+        ValueError: names or shapes disagree; the message names ``source``, and the tensors that are missing, unexpected
+            or of another shape.
     """
     state: Any = OrderedDict(weights)
+    held = {id(tensor): name for name, tensor in network.state_dict(keep_vars=True).items() if name in weights}
+    state |= {
+        name: weights[held[id(tensor)]]
+        for name, tensor in network.state_dict(keep_vars=True).items()
+        if name not in weights and id(tensor) in held
+    }
     # Some architectures (MNASNet) refuse weights without a version. A file without one counts as current.
     version = getattr(network, "_version", None)
     state._metadata = getattr(weights, "_metadata", {"": {"version": version}})
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"the tensors of {source} do not fit {type(network).__name__}: {error}") from error
+        why = _misfits(network, state) or error
+        raise ValueError(f"the tensors of {source} do not fit {type(network).__name__}: {why}") from error
+
+
+def _misfits(network: nn.Module, weights: dict[str, Tensor]) -> str:
+    """What of ``weights`` does not fit, the first of each kind by name; "" if names and shapes agree."""
+    own = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} in place of {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    kinds = {"missing": [*(own.keys() - weights)], "unexpected": [*(weights.keys() - own)], "of another shape": shapes}
+    return "; ".join(f"{len(names)} {kind}: {_some(sorted(names))}" for kind, names in kinds.items() if names)
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def list_checkpoint(path: str | Path) -> Listing:

@@ -14,9 +14,9 @@ from redlab.hashing.chance import Draw, RandomTwin
 from redlab.hashing.rules import Rule
 from redlab.hashing.vector import as_vector
 from redlab.hashing.weights import as_numpy, hash_vector, relative_error
-from redlab.network.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
-from redlab.network.recipe import append_step
-from redlab.network.result import Result, of_layers, with_others
+from redlab.network.layers import Layer, copy_network, count_distinct, is_batch_norm, unwrap, weight_layers
+from redlab.network.recipe import append_step, recipe_of
+from redlab.network.result import Result, of_layers, report_unfolded, with_others
 from redlab.options import plain_options
 from redlab.progress import progress
 
@@ -36,13 +36,16 @@ def hash_network(
 ) -> Result:
     """Hash every conv and linear weight of a copy of ``network``; biases and norms stay.
 
-    Batch norm is not folded: call ``fold_batchnorm`` first, as ``red`` does. Arguments are those of ``hash_weights``;
+    Batch norm is not folded: call ``prepare`` first, as ``red`` does. Arguments are those of ``hash_weights``;
     ``max_error`` may also be a dict by layer name: 0 leaves a layer as it is, and layers that are not in it follow
     ``bandwidth``. The defaults are those of ``hash_weights``, whose docstring says why.
 
     Returns:
         ``layers`` holds layer, kind, weights, distinct_before, distinct, modes, error (relative L2) and skipped;
         ``plan`` the options and each layer's codebook.
+
+    Warns:
+        batch norms are there and nothing was folded yet. ``plan["unfolded"]`` says it too.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; a max_error for a layer that does not exist.
@@ -55,6 +58,36 @@ def hash_network(
         1  hidden.1.linear    32768            32760       100
         2       classifier     1280             1280        39
     """
+    options = {name: value for name, value in locals().items() if name != "network"}
+    result = hash_layers(network, **options)
+    unfolded = {} if _is_prepared(network) else report_unfolded(_norms(unwrap(network)))
+    return replace(result, plan=result.plan | unfolded)
+
+
+def _is_prepared(network: nn.Module) -> bool:
+    """Whether its batch norms were folded as far as they can be."""
+    recipe = recipe_of(unwrap(network))
+    return recipe is not None and any(step.get("step") in ("fold", "prepare") for step in recipe.steps)
+
+
+def _norms(network: nn.Module) -> list[str]:
+    return [path for path, module in network.named_modules() if is_batch_norm(module)]
+
+
+@plain_options
+@torch.inference_mode(False)
+def hash_layers(
+    network: nn.Module,
+    rule: str = "kde",
+    bandwidth: str | float = "silverman/8",
+    max_error: float | dict[str, float] | None = None,
+    levels: int | None = None,
+    contrast: float = 0.0,
+    representative: str = "mode",
+    force: bool = False,
+    rounding: str = "nearest",
+) -> Result:
+    """``hash_network`` of a network that was prepared: nothing is said of batch norms that are left."""
     network = unwrap(network)
     bounds = max_error if isinstance(max_error, dict) else {}
     bound = None if isinstance(max_error, dict) else max_error
@@ -164,7 +197,7 @@ def compare_with_random(network: nn.Module, **settings: Any) -> pd.DataFrame:
         >>> {drawn: f"{share:.2%}" for drawn, share in frame.attrs["share"].items()}
         {'trained': '0.45%', 'random': '0.45%'}
     """
-    result = hash_network(network, **settings)
+    result = hash_layers(network, **settings)
     twin = result.chance.layers
     own = of_layers(result.layers)[twin.columns]
     frame = pd.concat({"trained": own, "random": twin}, names=["drawn"]).reset_index("drawn").reset_index(drop=True)

@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -96,11 +97,24 @@ def _kernel_environment(work: Path, threads: int | None) -> dict[str, str]:
     return {
         "PYTHONHASHSEED": "0",  # the order of a set shows in outputs, which are to be the same in every run
         **inherited,
+        "PYTHONPATH": os.pathsep.join(_own_places()),
         "REDLAB_OUT": str(work),
         "REDLAB_DATA": str(data_root()),  # absolute: the kernel works in another folder
         "TQDM_DISABLE": "1",  # a bar would leave widget state in the notebook
         **({} if threads is None else dict.fromkeys(_THREADS, str(threads))),
     }
+
+
+def _own_places() -> list[str]:
+    """Where this process imports from besides what is installed, absolute: package.module:NAME is found there."""
+    roots = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    places = dict.fromkeys(os.path.abspath(entry) for entry in sys.path)  # "" is the current folder
+    return [place for place in places if not roots.intersection(map(str, _with_parents(place)))]
+
+
+def _with_parents(place: str) -> tuple[Path, ...]:
+    path = Path(os.path.realpath(place))
+    return (path, *path.parents)
 
 
 def _kernel_manager(environment: dict[str, str]) -> type:

@@ -7,7 +7,10 @@ import hashlib
 import json
 import os
 import re
+import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
+from importlib import invalidate_caches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,14 @@ from redlab.lab.notebooks import read_cells
 from redlab.lab.parameters import default_parameters
 from redlab.lab.signatures import benchmarks_read, names_written
 from redlab.paths import PACKAGE, data_root, shipped
+from redlab.zoo.code import code_of
 
 LARGE = 64 * 2**20  # bytes; a larger file counts by its path, size and time of change
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers")  # where networks come from
 _OWN = re.compile(r"__pycache__|.*\.py[co]|\..*\.(part|lock|old)")  # left by a run; does not change what is run
 _IMAGES = re.compile(r"imagenet_folder(?::(?P<folder>.+))?")
+# Of what is installed a package imports only itself: its own files are the key, not those of all that it uses.
+_INSTALLED = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 def run_key(notebook: Path, changed: dict[str, Any]) -> str:
@@ -65,7 +71,8 @@ def named_files(value: Any, folder: Path) -> Iterator[Path]:
     """The files that a parameter names, at any depth of lists and dicts, sorted within each folder.
 
     Those are: a file; the files of a folder; for ``FILE.py:NAME`` the file and the modules that it imports from its
-    own folder, and so on; for ``folder:PATH`` and ``imagenet_folder:NAME`` the images.
+    own folder, and so on; for ``package.module:NAME`` the same of the module's file, found where Python would look for
+    it, without importing it; for ``folder:PATH`` and ``imagenet_folder:NAME`` the images.
 
     Arguments:
         folder: that relative paths start from.
@@ -74,7 +81,9 @@ def named_files(value: Any, folder: Path) -> Iterator[Path]:
         for item in value.values() if isinstance(value, dict) else value:
             yield from named_files(item, folder)
     if isinstance(value, str) and (path := _path_of(value, folder)):
-        yield from with_imports(path) if path.suffix == ".py" and path.is_file() else files_in(path)
+        yield from with_imports(path, path.parent) if path.suffix == ".py" and path.is_file() else files_in(path)
+    elif isinstance(value, str) and (code := code_of(value)):
+        yield from () if code.is_file else _module_files(code.place)
 
 
 def _path_of(text: str, folder: Path) -> Path | None:
@@ -98,13 +107,58 @@ def files_in(path: Path) -> Iterator[Path]:
                 yield file
 
 
-def with_imports(source: Path) -> Iterator[Path]:
-    """A Python file and everything that it imports from its own folder, found in the text: nothing is executed."""
-    left, seen = [source], {source}
+def _module_files(dotted: str) -> Iterator[Path]:
+    """The file of a module, those of the packages that it is in, and what they import: nothing is executed.
+
+    The version of torch and the like is in the key already: of these only the module's own file counts.
+    """
+    if (found := found_module(dotted)) is None:
+        return
+    root, file = found
+    top = dotted.partition(".")[0]
+    if top in _LIBRARIES:
+        yield file
+    else:
+        installed = os.path.realpath(root) in _INSTALLED
+        yield from with_imports(file, root, [dotted], package=top if installed else None)
+
+
+def found_module(dotted: str) -> tuple[Path, Path] | None:
+    """The folder that importing ``a.b.c`` would start from, and the file of that module; None: there is none.
+
+    Python itself would import ``a`` and ``a.b`` to find ``a.b.c``; here only ``a`` is looked up, and not imported.
+    """
+    top, *inner = dotted.split(".")
+    invalidate_caches()  # the file may have been written a moment ago
+    # Not importlib.util.find_spec, which answers with what this process has loaded under that name.
+    found = (finder.find_spec(top, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    if (spec := next(filter(None, found), None)) is None:
+        return None
+    if not inner and spec.has_location:
+        file = Path(spec.origin or "")
+        return (file.parents[1] if spec.submodule_search_locations else file.parent), file
+    for place in spec.submodule_search_locations or ():
+        path = Path(place, *inner)
+        for file in (path / "__init__.py", path.with_suffix(".py")):
+            if file.is_file():
+                return Path(place).parent, file
+    return None
+
+
+def with_imports(source: Path, root: Path, names: Iterable[str] = (), package: str | None = None) -> Iterator[Path]:
+    """A Python file and everything that it imports from ``root``, found in the text: nothing is executed.
+
+    Arguments:
+        names: modules that are imported before it.
+        package: count the modules of this one only.
+    """
+    seen = {source, *(path for name in names for path in _modules(root, name))}
+    left = sorted(seen, key=lambda path: (path == source, path))
     while left:
         file = left.pop()
         yield file
-        found = {path for name in _imports(file, source.parent) for path in _modules(source.parent, name)} - seen
+        imported = (name for name in _imports(file, root) if package in (None, name.partition(".")[0]))
+        found = {path for name in imported for path in _modules(root, name)} - seen
         left += sorted(found)
         seen |= found
 

@@ -22,7 +22,7 @@ _NAMED: dict[str, Kind] = {t.__name__: (t,) for t in (bool, int, float, str, dic
 _NAMED |= {"Any": ANY, "Mapping": (dict,), "Path": (str, Path)}  # a path is text, too
 _LISTS = ("list", "tuple", "Sequence", "Iterable", "Collection")
 # folder:PATH, hf/FOLDER, FILE.py:NAME
-_PATH = re.compile(r"(?P<before>folder:|hf/)?(?P<path>.*?)(?P<after>(?<=\.py):[A-Za-z_]\w*)?", re.DOTALL)
+_PATH = re.compile(r"(?P<before>folder:|hf/)?(?P<path>.*?)(?P<after>(?<=\.py):[A-Za-z_][\w.]*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)

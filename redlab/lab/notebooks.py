@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlab.names import unknown
 from redlab.paths import checkout
-from redlab.zoo.names import folder_of
+from redlab.zoo.names import absolute_name
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -75,30 +75,37 @@ def _cell(cell: dict) -> dict:
 
 
 def known_networks(params: dict[str, Any]) -> dict[str, Any]:
-    """``params`` with ``known_network`` of those called ``network`` and ``networks``."""
+    """``params`` with ``known_network`` of those called ``network``, ``networks`` and ``build``.
+
+    Raises:
+        ValueError: one is not known, or there is no file of ``weights``.
+    """
     found = dict(params)
-    if "network" in found:
-        found["network"] = known_network(found["network"])
+    for name in ("network", "build"):
+        if name in found:
+            found[name] = known_network(found[name])
     if isinstance(found.get("networks"), list):
         found["networks"] = [known_network(name) for name in found["networks"]]
+    weights = found.get("weights")
+    if isinstance(weights, str) and not os.path.isfile(weights):
+        raise ValueError(f"there is no file of weights {weights!r}")
     return found
 
 
 def known_network(name: str | None) -> str | None:
-    """``name`` where redlab knows it, or the absolute path of a saved network's folder; None stays None.
+    """``name`` where redlab knows it, with its paths made absolute: a kernel works in notebooks/. None stays None.
 
     Raises:
-        ValueError: neither; the message holds the names that are known.
+        ValueError: it is not known; the message holds the names that are known.
     """
     if name is None:
         return None
     try:
-        folder = folder_of(str(name))  # a number, say, where the default is null
+        return absolute_name(str(name))  # a number, say, where the default is null
     except ValueError:
         if not os.path.isdir(str(name)):
             raise
-        folder = Path(name)  # of something else: the loader will say of what
-    return name if folder is None else str(folder.resolve())  # absolute: a kernel works in notebooks/
+        return str(Path(name).resolve())  # of something else: the loader will say of what
 
 
 def scrub(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:

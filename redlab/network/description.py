@@ -77,14 +77,21 @@ def _make(part: dict, generator: torch.Generator) -> Any:
 
 def _make_tensor(part: dict, generator: torch.Generator) -> Tensor:
     shape, dtype = part["tensor"], getattr(torch, part["dtype"])
-    if "low" not in part:
+    if "low" not in part and dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)
     low, high = part["low"], part["high"]
     if dtype.is_floating_point:
         return (low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)).to(dtype)
+    _check_range(dtype, low, high)
     if low == high:
         return torch.full(shape, low, dtype=dtype)
     return torch.randint(low, high + 1, shape, generator=generator).to(dtype)
+
+
+def _check_range(dtype: torch.dtype, low: int, high: int) -> None:
+    least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    if not least <= low <= high <= most:
+        raise ValueError(f"{dtype} holds no values from {low} to {high}")
 
 
 _KINDS: dict[str, Callable[[dict, torch.Generator], Any]] = {

@@ -88,8 +88,8 @@ def evaluate(network: nn.Module, dataset: Labelled, batch_size: int = 256) -> Ev
             45 ms an image at 64 and 18 ms at 2.
 
     Raises:
-        ValueError: the dataset is empty or of another kind, the batch size is below 1, the output is not
-            (images, classes), or a label has no class in the output.
+        ValueError: the dataset is empty, of another kind, or not what the network takes; the batch size is below 1; the
+            output is not (images, classes), or a label has no class in the output.
 
     Example:
         >>> round(evaluate(load_network("digits/resnet"), load_dataset("digits")).accuracy, 1)
@@ -134,7 +134,7 @@ def _batch(network: nn.Module, dataset: Dataset, batch_size: int) -> int:
 
 def _logits(network: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
     """float32 (n, classes) on the CPU, checked."""
-    output = answer(network, inputs.to(network).each(_channels_last))
+    output = _answer(network, inputs.to(network).each(_channels_last))
     if output.dim() != 2 or len(output) != len(labels):
         got = tuple(output.shape)
         raise ValueError(f"the network must answer (images, classes), here ({len(labels)}, classes); it gave {got}")
@@ -143,6 +143,16 @@ def _logits(network: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
             f"the labels run from {int(labels.min())} to {int(labels.max())}, the network has {output.shape[1]} classes"
         )
     return output.float().cpu()
+
+
+def _answer(network: nn.Module, inputs: Inputs) -> Tensor:
+    try:
+        return answer(network, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, RuntimeError) as error:
+        what = f"{type(network).__name__} does not take the dataset's batches, {inputs.describe()}"
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
@@ -18,6 +19,8 @@ from torch.nn.utils import parametrize
 
 # MultiheadAttention holds its input projections as bare parameters, not as Linear modules.
 _ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+# What a reason names where a layer is not plain; pruning and scoring never fold.
+TO_PREPARE = "prepare(network, fold=False) makes it a plain layer, or says why not"
 # The buffers in which a layer keeps what its folded batch norm knew of its outputs: mean and standard deviation.
 OUTPUT_STATISTICS = ("out_mean", "out_std")
 
@@ -105,6 +108,18 @@ def kind_of(module: nn.Module) -> str:
     return type(module).__mro__[1].__name__ if parametrize.is_parametrized(module) else type(module).__name__
 
 
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether it is a batch norm, also one of buffers alone."""
+    return isinstance(module, _BatchNorm) or is_frozen_norm(module)
+
+
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Whether it holds what a batch norm does without being of PyTorch's class, as torchvision's FrozenBatchNorm2d."""
+    held = {**module._parameters, **module._buffers}
+    has_all = all(held.get(name) is not None for name in ("running_mean", "running_var", "weight", "bias"))
+    return not isinstance(module, _NormBase) and has_all and isinstance(getattr(module, "eps", None), float)
+
+
 def is_depthwise(module: nn.Module) -> bool:
     """Whether a layer is a convolution that filters each channel for itself."""
     return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
@@ -122,9 +137,9 @@ def _why_skipped(module: nn.Module, parameter: str, owner: str | None) -> str:
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "its weight has no shape yet (lazy): run the network once"
     if parametrize.is_parametrized(module, parameter):
-        return "its weight is parametrized: remove the parametrization first"
+        return f"its weight is parametrized: {TO_PREPARE}"
     if parameter not in module._parameters:
-        return "its weight is computed at every call: make it a parameter first (by torch.nn.utils.prune.remove)"
+        return f"its weight is computed at every call: {TO_PREPARE}"
     if owner is not None:
         return f"shares its weight with {owner}"
     return "its weight is empty" if getattr(module, parameter).numel() == 0 else ""
@@ -161,23 +176,33 @@ def as_floats(tensor: torch.Tensor) -> torch.Tensor:
 def copy_network(network: nn.Module, instead: dict[int, torch.Tensor] | None = None) -> nn.Module:
     """A deep copy, for a step to work on.
 
+    Weights that hooks compute (``torch.nn.utils.prune``, ``weight_norm``) are copied as numbers: the hooks of the copy
+    compute them again at every call.
+
     Arguments:
         instead: by the ``id`` of a parameter or buffer, the one that the copy gets in its place.
-
-    Raises:
-        ValueError: PyTorch cannot copy it: weights computed by hooks (``torch.nn.utils.prune``, ``weight_norm``).
     """
-    memo: dict[int, Any] = {} if instead is None else dict(instead)
-    try:
-        copied = copy.deepcopy(network, memo)
-        for module in [module for module in network.modules() if isinstance(module, GraphModule)]:
-            _complete(memo[id(module)], copy.deepcopy(vars(module), memo))
-        return copied
-    except RuntimeError as error:
-        raise ValueError(
-            "the network cannot be copied, since some weights are computed by hooks: make them parameters first "
-            f"(torch.nn.utils.prune.remove or remove_weight_norm). PyTorch says: {error}"
-        ) from error
+    memo: dict[int, Any] = _computed(network) | (instead or {})
+    copied = copy.deepcopy(network, memo)
+    for module in [module for module in network.modules() if isinstance(module, GraphModule)]:
+        _complete(memo[id(module)], copy.deepcopy(vars(module), memo))
+    return copied
+
+
+def _computed(network: nn.Module) -> dict[int, torch.Tensor]:
+    """Copies of the tensors that modules hold and that were computed, which PyTorch refuses to copy; by their ids."""
+    held = [value for module in network.modules() for value in vars(module).values()]
+    return {id(own): own.detach().clone() for own in held if isinstance(own, torch.Tensor) and not own.is_leaf}
+
+
+def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """``network`` with ``new`` wherever ``old`` stands, in place; ``new`` itself where it was all of it."""
+    if network is old:
+        vars(new).update({name: value for name, value in vars(network).items() if name == "redlab"})
+        return new
+    for path in [path for path, module in network.named_modules(remove_duplicate=False) if module is old]:
+        network.set_submodule(path, new)
+    return network
 
 
 def _complete(copied: nn.Module, own: dict[str, Any]) -> None:

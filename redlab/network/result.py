@@ -80,6 +80,7 @@ class Result:
         short = f"short: {plan['short']}" if "short" in plan else ""
         of, own = (self.layers.attrs.get(name, 0) for name in ("parameters", "covered"))
         covered = f"conv and linear weights: {own / of:.3%} of all {of:,} parameters" if of else ""
+        short = "; ".join(filter(None, [short, plan.get("unfolded", "")]))
         lines = [asked, *totals[:1], str(self.chance), *totals[1:], short, covered, *self._left_out(rows)]
         return [line for line in lines if line]
 
@@ -142,6 +143,16 @@ def report_short(what: str, asked: float, reached: float, left: Mapping[str, str
     text += f". What stays: {'; '.join(why)}" if why else ": no more can be removed"
     warnings.warn(text, stacklevel=3)
     return {"short": text}
+
+
+def report_unfolded(norms: list[str]) -> dict[str, str]:
+    """A warning, and the entry of a plan that says the same, where batch norms stand beside weights that changed."""
+    if not norms:
+        return {}
+    what = f"{len(norms)} batch norm{'s are' if len(norms) > 1 else ' is'} not folded"
+    text = f"{what}: {first_names(norms)}. Take this step on prepare(network).network, whose weights hold their scale"
+    warnings.warn(text, stacklevel=3)
+    return {"unfolded": text}
 
 
 OTHER = "other"  # the kind of their rows

@@ -13,19 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from redlab.network.evaluating import evaluating, quiet, refusal
 from redlab.network.example import Example, Inputs, fit_example
-from redlab.network.layers import Layer, unwrap, weight_layers
+from redlab.network.forwards import groups_of, has_own_forward, operation_of
+from redlab.network.layers import TO_PREPARE, Layer, unwrap, weight_layers
 from redlab.network.operations import KINDS
-
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLVES = {getattr(kind, "_conv_forward", None) for kind in _LAYERS}
-# What a reason names where a layer is not plain; pruning and scoring never fold.
-TO_PREPARE = "prepare(network, fold=False) makes it a plain layer"
-# A subclass with a forward of its own may do more than its name says: an activation after the norm, for example.
-_FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward, *(kind.forward for kind in _LAYERS)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +91,7 @@ class Graph:
 
     def _why_odd(self, node: Node, layer: Layer) -> str:
         """Why ``node`` is not what the class of its layer says, or reads another bias, or ""."""
-        if operation(node) != _operation_of(layer.module) or argument(node, "groups", 1) != _groups(layer.module):
+        if operation(node) != operation_of(layer.module) or argument(node, "groups", 1) != groups_of(layer.module):
             return f"{layer.name} runs as another operation than its class, {operation(node)}"
         bias = node.args[2] if len(node.args) > 2 else None
         own = self.tensors.get(tensor_name(self.network, layer, "bias"))
@@ -226,24 +219,6 @@ def operations(nodes: Iterable[Node]) -> str:
 def is_layer(node: Node) -> bool:
     """Whether ``node`` is a convolution, transposed or not, or a linear layer: (data, weight, bias, ...)."""
     return operation(node) in KINDS["layer"]
-
-
-def has_own_forward(module: nn.Module) -> bool:
-    """Whether a layer or batch norm does more than PyTorch's class, by a forward of its own or by a hook."""
-    plain = getattr(module.forward, "__func__", None) in _FORWARDS
-    plain &= getattr(type(module), "_conv_forward", None) in _CONVOLVES
-    return not plain or bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _operation_of(module: nn.Module) -> str:
-    """The operation that a layer of PyTorch's classes runs as."""
-    if isinstance(module, nn.Linear):
-        return "linear"
-    return f"conv{'_transpose' if module.transposed else ''}{module.weight.ndim - 2}d"
-
-
-def _groups(module: nn.Module) -> int:
-    return getattr(module, "groups", 1)  # a linear layer has one
 
 
 def in_place(node: Node) -> bool:

@@ -17,7 +17,7 @@ from redlab.channels.groups import Group
 from redlab.channels.plan import make_plan
 from redlab.channels.table import channel_table
 from redlab.network.cost import by_module, measure_cost, run_once
-from redlab.network.example import Example
+from redlab.network.example import Example, remember_example
 from redlab.network.layers import unwrap, weight_layers
 from redlab.network.result import Result, report_short, with_others
 from redlab.options import check_one_of, check_whole, count_of, plain_options
@@ -88,6 +88,7 @@ def prune_channels(
     destinations = {name: _destination(mask, scores, name, kind) for name, mask in kept.items() if not mask.all()}
     filled, with_biases, without = compensate(network, groups, kept, scores.heirs, kind, example)
     smaller = apply_plan(filled, make_plan(with_biases, destinations))
+    remember_example(smaller, example)
     table = channel_table(network, smaller, groups, destinations, example, cost).rename(columns={"dead": "removed"})
     options = {"criterion": scores.criterion, **scores.options, "ratio": ratio, "products": products, "scope": scope}
     options |= {"round_to": round_to, "compensation": kind} | ({} if count is None else {"count": count})

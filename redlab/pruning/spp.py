@@ -27,7 +27,7 @@ from redlab.channels.apply import apply_plan
 from redlab.channels.groups import Group
 from redlab.channels.plan import make_plan
 from redlab.files.state import assign, tensors_of
-from redlab.network.example import Example, Inputs, place_of
+from redlab.network.example import Example, Inputs, place_of, remember_example
 from redlab.network.result import Result
 from redlab.options import check_whole, plain_options
 from redlab.pruning.channels import products_of
@@ -187,6 +187,7 @@ class _Shutting(Rounds):
             destinations[name] = np.where(kept, np.cumsum(kept) - 1, -1).tolist()
         plan = make_plan(self.lineage.groups, destinations)
         self.network = apply_plan(self.network, plan)
+        remember_example(self.network, self.example)
         self.lineage.follow(plan)
 
     def state(self) -> dict[str, Any]:

@@ -6,9 +6,10 @@ Layers that hashing skips (all weights equal, shared with another) are in the fr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import pi, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,39 +21,56 @@ from redlab.options import plain_options
 from redlab.paths import checkout
 from redlab.progress import progress
 from redlab.studies.redundancy import measure_redundancy
+from redlab.studies.titles import short_name
 from redlab.zoo.names import list_networks
 from redlab.zoo.saving import load_network
 
 KEY = ["network", "trained", "seed"]
 
 
-def atlas_rows(name: str, trained: bool, seed: int = 0, bandwidth: str | float = "silverman/8") -> pd.DataFrame:
+def atlas_rows(
+    name: str, trained: bool, seed: int = 0, bandwidth: str | float = "silverman/8", **options: Any
+) -> pd.DataFrame:
     """``measure_redundancy`` of one network, after the columns ``network``, ``trained``, ``seed`` and ``bandwidth``.
 
     Arguments:
         trained: with its trained weights (``seed`` is then -1); else with random initial weights, those that its own
             code draws after ``torch.manual_seed(seed)``.
+        options: ``weights`` and ``build`` of the trained network, as in ``load_network``.
 
     Raises: as ``load_network``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = load_network(name, weights="default" if trained else None)
-    about = {"network": name, "trained": trained, "seed": -1 if trained else seed, "bandwidth": str(bandwidth)}
+        network = load_network(name, **options) if trained else load_network(name, None)
+    seed = -1 if trained else seed
+    about = {"network": short_name(name), "trained": trained, "seed": seed, "bandwidth": str(bandwidth)}
     frame = measure_redundancy(network, bandwidth)
     return pd.concat([pd.DataFrame(about, index=frame.index), frame], axis=1)
 
 
-def measure_atlas(names: Iterable[str], bandwidth: str | float = "silverman/8") -> pd.DataFrame:
+def measure_atlas(
+    names: Iterable[str],
+    bandwidth: str | float = "silverman/8",
+    weights: str | Path | None = "default",
+    build: str | Callable | None = None,
+) -> pd.DataFrame:
     """``atlas_rows`` of each network, trained and with random initial weights (seed 0).
+
+    Saved folders and networks in code (FILE.py:NAME) are measured as they are only: their weights can't be drawn anew.
 
     Example:
         >>> measure_atlas(["digits/mlp"]).groupby("trained")["layer"].size().to_dict()
         {False: 3, True: 3}
     """
-    pairs = [(name, trained) for name in names for trained in (True, False)]
-    rows = [atlas_rows(name, trained, bandwidth=bandwidth) for name, trained in progress(pairs, "networks")]
+    pairs = [(name, trained) for name in names for trained in (True, False) if trained or _has_random(name)]
+    options: dict[str, Any] = {"bandwidth": bandwidth, "weights": weights, "build": build}
+    rows = [atlas_rows(*pair, **options) for pair in progress(pairs, "networks")]
     return pd.concat(rows, ignore_index=True)
+
+
+def _has_random(name: str) -> bool:
+    return name in list_networks() or name.startswith("timm/")
 
 
 def read_atlas(path: str | Path | None = None, bandwidth: str | float = "silverman/8") -> pd.DataFrame:

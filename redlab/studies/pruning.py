@@ -136,6 +136,8 @@ def sensitivity(
 def inner_groups(network: nn.Module, example: Example | None = None) -> list[str]:
     """The groups with one producer layer and one consumer layer: no part of a residual stream.
 
+    Where there is none, all groups whose channels may be removed.
+
     Example:
         >>> inner_groups(load_network("digits/resnet"))
         ['layer1.0.conv1', 'layer2.0.conv1', 'layer3.0.conv1', 'layer3.0.conv2']
@@ -143,8 +145,10 @@ def inner_groups(network: nn.Module, example: Example | None = None) -> list[str
     network = unwrap(network)
     weights = network.named_parameters(remove_duplicate=False)
     kernels = {name for name, own in weights if name.endswith("weight") and own.ndim > 1}
-    free = [group for group in couple(network, example) if not group.frozen and len(group.consumers) == 1]
-    return [group.name for group in free if sum(member.tensor in kernels for member in group.producers) == 1]
+    free = [group for group in couple(network, example) if not group.frozen]
+    single = [group for group in free if len(group.consumers) == 1]
+    inner = [group.name for group in single if sum(member.tensor in kernels for member in group.producers) == 1]
+    return inner or [group.name for group in free]
 
 
 def oracle_agreement(

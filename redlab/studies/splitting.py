@@ -18,10 +18,10 @@ from redlab.compression.split_layers import SplitLayer
 from redlab.compression.splitting import as_dense, split_inputs
 from redlab.compression.units import UNITS, split_layer
 from redlab.hashing.chance import expected_unique
+from redlab.names import unknown
 from redlab.network.cost import measure_cost
 from redlab.network.example import answer
 from redlab.network.layers import Layer, unwrap, weight_layers
-from redlab.network.recipe import recipe_of
 from redlab.network.result import of_layers
 from redlab.network.samples import as_dataset, first_of
 from redlab.progress import progress
@@ -31,8 +31,32 @@ from redlab.zoo.saving import save_network
 _IMAGES = 64  # on which the logits of split and ordinary layers are compared
 
 
+def layer_to_draw(network: nn.Module, name: str | None = None) -> Layer:
+    """The conv or linear layer of that name; by default the first one with several input channels to each filter.
+
+    Raises:
+        ValueError: there is no such layer, or it is none that can be split, with the reason.
+
+    Example:
+        >>> layer_to_draw(load_network("digits/resnet")).name
+        'layer1.0.conv1'
+    """
+    layers = {layer.name: layer for layer in weight_layers(network)}
+    plain = {own: layer for own, layer in layers.items() if not layer.skipped}
+    if name in plain:
+        return plain[name]
+    if name in layers:
+        raise ValueError(f"the layer {name} can't be split: {layers[name].skipped}")
+    if name is not None or not plain:
+        raise ValueError(unknown("layer", str(name), list(plain)))
+    return next((layer for layer in plain.values() if layer.weight.shape[1] > 1), next(iter(plain.values())))
+
+
 def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> pd.DataFrame:
     """The weights that input ``channel`` of a plain conv or linear layer meets, and which of them are multiplied.
+
+    Raises:
+        ValueError: the layer has no such input channel.
 
     Returns:
         One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first weight of its
@@ -48,6 +72,8 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     own = layer.module
     outputs = own.weight.shape[0] // getattr(own, "groups", 1)
     per_group = own.weight.shape[1]
+    if not 0 <= channel < (channels := per_group * getattr(own, "groups", 1)):
+        raise ValueError(f"{layer.name} has the input channels 0 to {channels - 1}, and no {channel}")
     weight = own.weight.detach().cpu().reshape(*own.weight.shape[:2], -1)  # a linear layer has one tap
     rows = weight[channel // per_group * outputs :][:outputs, channel % per_group].numpy()
     output, tap = np.indices(rows.shape)
@@ -236,8 +262,6 @@ def ordinary(network: nn.Module) -> nn.Module:
 
 
 def folder_bytes(network: nn.Module) -> int:
-    """The bytes of the folder that ``save_network`` writes; 0 where the network has no recipe."""
-    if recipe_of(network) is None:
-        return 0
+    """The bytes of the folder that ``save_network`` writes."""
     with TemporaryDirectory() as folder:
         return sum(path.stat().st_size for path in save_network(network, Path(folder) / "network").iterdir())

@@ -174,15 +174,19 @@ def pruning(frame: pd.DataFrame) -> Takeaways:
 
 
 def real(rows: pd.DataFrame) -> Takeaways:
-    """Of 10: the stored rows, each with its number of ``images``; one sentence a network."""
-    return Takeaways(*(_real(name, own) for name, own in rows.groupby("network", sort=False)))
+    """Of 10: the stored rows, each with its number of ``images``; networks of the same test images stand together."""
+    said: dict[int, list[str]] = {}
+    for (images, name), own in rows.groupby(["images", "network"], sort=False):
+        said.setdefault(images, []).append(_real(name, own))
+    return Takeaways(*(" ".join(sentences) for sentences in said.values()))
 
 
 def _real(name: str, rows: pd.DataFrame) -> str:
     images, before = int(rows["images"].iloc[0]), rows["before"].iloc[0]
     low, free = accuracy_interval(before, images)[0], rows[rows["needs"] == "nothing"]
     split, pruned = (free[free["split"] == own] for own in (True, False))
-    best = split[split["accuracy"] >= low].sort_values("products").head(1)
+    seen = split["choice"].fillna(split["accuracy"])  # where other images are held back, those choose
+    best = split[seen >= low].sort_values("products").head(1)
     said = [
         f"{row.method} ({row.setting}) keeps {row.accuracy:.1f} % with {percent(row.products)} of the multiplications "
         f"and {percent(row.operations)} of all operations"

@@ -146,9 +146,10 @@ def _attribute(module: ModuleType, code: Code) -> Any:
 
 
 def _those_in(module: ModuleType, name: str) -> str:
-    """The names that a module defines itself, the closest first as a guess."""
-    own = [key for key, value in vars(module).items() if not key.startswith("_") and _is_own(value, module)]
-    close = difflib.get_close_matches(name, own, n=1)
+    """The name that was perhaps meant, and the names that a module defines itself."""
+    public = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+    own = [key for key, value in public.items() if _is_own(value, module)]
+    close = difflib.get_close_matches(name, public, n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     return f"{guess}; it holds {', '.join(own[:20]) or 'no names'}{', ...' if len(own) > 20 else ''}"
 

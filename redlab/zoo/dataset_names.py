@@ -158,8 +158,8 @@ def no_folder(name: str, folder: Path) -> str:
     """The message for a named folder of images that is not there."""
     if name.startswith(_FOLDER):
         return f"no folder {folder}: {_FOLDER}PATH names one with a folder of images a class, or with {TABLE}"
-    there = sorted(path.name for path in folder.parent.glob("*/"))
-    return f"no folder {folder}: {', '.join(f'{_IMAGENET}{name}' for name in there) or 'none'} is there"
+    there = [f"{_IMAGENET}{path.name}" for path in sorted(folder.parent.glob("*/"))]
+    return f"no folder {folder}; known: {', '.join(there) or 'none'}"
 
 
 def _silent(address: str) -> str:

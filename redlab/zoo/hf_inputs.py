@@ -15,13 +15,18 @@ from redlab.network.description import tensor
 _TOKENS, _SAMPLES, _FRAMES = 16, 16_000, 1024  # lengths of an example: our choice
 
 
-def example(network: nn.Module) -> dict | None:
-    """The description of its keyword inputs, a batch of one; None where the config does not tell them."""
+def example(network: nn.Module, images: dict | None = None) -> dict | None:
+    """The description of its keyword inputs, a batch of one; None where the config does not tell them.
+
+    Arguments:
+        images: what it expects of images, as ``images_of`` says it.
+    """
     config: Any = network.config
     taken = inspect.signature(network.forward).parameters
     main = network.main_input_name
     names = [name for name in (main, "input_ids", "pixel_values") if name in taken and _is_asked(name, main, config)]
-    found = {name: _MAKERS[name](config) for name in dict.fromkeys(names) if name in _MAKERS}
+    makers = _MAKERS | {"pixel_values": lambda config: _pixels(config, (images or {}).get("size"))}
+    found = {name: makers[name](config) for name in dict.fromkeys(names) if name in makers}
     if main not in found or None in found.values():
         return None
     if "input_ids" in found and "attention_mask" in taken:
@@ -55,9 +60,9 @@ def _ids(config: Any) -> dict | None:
     return tensor(1, _length(config), dtype="int64", low=0, high=words - 1) if words else None
 
 
-def _pixels(config: Any) -> dict | None:
-    size = _of(config, "image_size", within="vision_config")
-    sides = [size, size] if isinstance(size, int) else list(size or (224, 224))
+def _pixels(config: Any, prepared: int | list[int] | None) -> dict | None:
+    size = _of(config, "image_size", within="vision_config") or prepared or 224
+    sides = [size, size] if isinstance(size, int) else list(size)
     return tensor(1, _of(config, "num_channels", within="vision_config") or 3, *sides[-2:])
 
 
@@ -77,13 +82,12 @@ def _features(config: Any) -> dict | None:
 
 _MAKERS: dict[str, Callable[[Any], dict | None]] = {
     "input_ids": _ids,
-    "pixel_values": _pixels,
     "input_values": _values,
     "input_features": _features,
 }
 
 
-def images(where: str) -> dict | None:
+def images_of(where: str) -> dict | None:
     """What its preprocessor config says of images: size, mean and standard deviation; None: nothing."""
     if (path := _preprocessor(where)) is None:
         return None

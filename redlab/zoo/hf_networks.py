@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -33,13 +34,14 @@ def build(place: str, trained: bool) -> tuple[nn.Module, dict[str, Any]]:
     try:
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"hf/{place}: {_first_lines(error)}") from error
+        what = "" if Path(where).is_dir() else f"there is no folder {place!r}, and as an ID of the hub: "
+        raise ValueError(f"hf/{place}: {what}{_first_lines(error)}") from error
     _check_kernels(config, place)
     config.use_cache = False  # it would answer with the memory of a decoder too
     network = _trained(where, config) if trained else _random(config)
-    images = hf_inputs.images(where)
+    images = hf_inputs.images_of(where)
     mean = mean_normalised(images["mean"], images["std"]) if images and len(images["mean"]) == 3 else None
-    return network.eval(), {"example": hf_inputs.example(network), "images": images, "input_mean": mean}
+    return network.eval(), {"example": hf_inputs.example(network, images), "images": images, "input_mean": mean}
 
 
 def _class_of(config: Any) -> Any:

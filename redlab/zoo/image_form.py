@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from redlab.network.layers import unwrap
 from redlab.network.recipe import recipe_of
 
 # ImageNet's mean and standard deviation, by which redlab normalises images.
@@ -49,9 +50,11 @@ def form_of(
         default: of what neither of them says; None: there is none.
 
     Raises:
-        ValueError: nobody says; the message names what to pass. Or one is not of its form.
+        ValueError: nobody says; the message names what to pass. Or one is not of its form, or the network none.
     """
-    recipe = None if network is None else recipe_of(network)
+    if not isinstance(network, nn.Module | None):
+        raise ValueError(f"network must be the network itself, an nn.Module, not {type(network).__name__}")
+    recipe = None if network is None else recipe_of(unwrap(network))
     known = dict((recipe.images if recipe else None) or {})
     chosen = {what: known.get(what) if given[what] is None else given[what] for what in _HOW}
     if default is not None:

@@ -102,7 +102,7 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
         The absolute path of the folder.
 
     Raises:
-        ValueError: the network's recipe doesn't rebuild it (``network.redlab = None`` saves it without a name), or
+        ValueError: the network's recipe doesn't rebuild it (the message says how to save it without its name), or
             ``folder`` is something else.
         OSError: it could not be written (a full disk, say); what was there is unchanged.
 

@@ -31,13 +31,12 @@ def build(name: str, trained: bool) -> nn.Module:
 
     _check(name, timm.list_models())
     try:
-        network = timm.create_model(name)
-    except RuntimeError as error:  # what timm says of a tag that it doesn't know
+        facts = timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that it doesn't know
         tags = [tagged for tagged in timm.list_pretrained() if tagged.partition(".")[0] == name.partition(".")[0]]
-        raise ValueError(f"timm/{name}: {error}; known: {', '.join(tags) or 'no weights'}") from error
+        raise ValueError(f"timm/{name}: {error} Known: {', '.join(tags) or 'none'}") from error
     if not trained:
-        return network.eval()
-    facts = timm.models.get_pretrained_cfg(name)
+        return timm.create_model(name).eval()
     if facts is None or not facts.has_weights:
         raise ValueError(f"timm has no weights of {name}: pass weights=None for random ones, or weights=PATH")
     return _trained(name, facts.hf_hub_id)

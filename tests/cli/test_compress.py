@@ -16,7 +16,8 @@ from redlab import evaluate, load_dataset, load_network, measure_cost, save_netw
 from redlab.cli import compress as cli_compress
 from redlab.cli import main as cli
 from redlab.cli.recipes import steps_of
-from redlab.compression.pipeline import layer_table, take_all
+from redlab.compression.pipeline import take_all
+from redlab.compression.tables import layer_table
 from redlab.network.example import example_input
 from redlab.zoo.saving import FACTS
 
@@ -141,7 +142,7 @@ def test_a_criterion_without_training_images_says_what_it_sees(monkeypatch, caps
     from redlab.zoo import dataset_names
 
     monkeypatch.setattr(dataset_names, "_TEST_ONLY", ("digits",))
-    images = cli_compress._seen("digits", "prune", {"criterion": "taylor"}, 20)
+    images = cli_compress._seen("digits", "prune", {"criterion": "taylor"}, 20, load_network("digits/mlp"))
     assert len(images) == 20
     assert "taylor scores channels on 20 test images of digits, which has no others" in capsys.readouterr().out
 

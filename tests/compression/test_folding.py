@@ -15,9 +15,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torchvision import models
 
 from redlab.compression.folding import apply_fold, fold_batchnorm
+from redlab.network.layers import TO_PREPARE
 from redlab.network.recipe import Recipe
 from redlab.network.result import of_layers
-from redlab.network.trace import TO_PREPARE, operation, trace
+from redlab.network.trace import operation, trace
 
 
 @pytest.fixture(autouse=True)

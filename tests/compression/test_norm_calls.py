@@ -13,8 +13,9 @@ from torchvision.models import resnet18
 from torchvision.ops import FrozenBatchNorm2d
 
 from redlab.compression.folding import fold_batchnorm
-from redlab.compression.norms import is_batch_norm, stand_in
+from redlab.compression.norms import stand_in
 from redlab.compression.replay import take_step
+from redlab.network.layers import is_batch_norm
 from redlab.network.recipe import Recipe
 from redlab.network.result import of_layers
 from redlab.network.trace import is_layer, trace

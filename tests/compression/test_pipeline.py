@@ -161,7 +161,7 @@ def test_red_is_its_steps_by_hand(results):
     result = results("red", "digits/resnet")
     assert same_state(network, result.network)
     assert network.redlab == result.network.redlab
-    assert [plan["step"] for plan in result.plan["steps"]] == ["fold", "hash", "plan", "separate"]
+    assert [plan["step"] for plan in result.plan["steps"]] == ["prepare", "hash", "plan", "separate"]
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_red_plus_plus_is_its_steps_by_hand(results, name):
     merged = merge_neurons(correct_biases(hashed, folded).network).network
     result = results("red++", name)
     assert same_state(split_inputs(merged, signed=True).network, result.network)
-    assert [plan["step"] for plan in result.plan["steps"]] == ["fold", "hash", "correct_biases", "plan", "split"]
+    assert [plan["step"] for plan in result.plan["steps"]] == ["prepare", "hash", "correct_biases", "plan", "split"]
     assert [step["step"] for step in result.network.redlab.steps][:3] == ["fold", "hash", "correct_biases"]
     assert result.plan["steps"][1]["options"]["max_error"] == errors
 
@@ -186,7 +186,7 @@ def test_as_published_is_the_modes_of_a_density_and_nothing_more():
     by_hand = split_inputs(merge_neurons(by_hand, alpha=0.2).network, unit="channel", signed=False).network
     assert same_state(by_hand, result.network)
     assert by_hand.redlab == result.network.redlab
-    assert [plan["step"] for plan in result.plan["steps"]] == ["fold", "hash", "plan", "split"]
+    assert [plan["step"] for plan in result.plan["steps"]] == ["prepare", "hash", "plan", "split"]
     assert result.plan["steps"][1]["options"] == {"rule": "kde"}
     assert result.plan["steps"][3]["options"] == {"unit": "channel", "signed": False}
     assert (result.layers["products_after"] == result.layers["products_unsigned"]).all()

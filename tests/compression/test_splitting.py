@@ -17,8 +17,8 @@ from redlab.compression.splitting import as_dense, retake, separate_kernels, spl
 from redlab.compression.units import UNITS
 from redlab.hashing.networks import hash_network
 from redlab.network.cost import by_module, measure_cost
-from redlab.network.layers import weight_layers
-from redlab.network.recipe import Recipe
+from redlab.network.layers import TO_PREPARE, weight_layers
+from redlab.network.recipe import Recipe, recipe_of
 from redlab.network.result import of_layers
 from redlab.zoo.torchvision_networks import build
 
@@ -107,7 +107,7 @@ def check_function(network, result, example):
     scaled = any(getattr(module, "scales", None) is not None for module in split.modules())
     assert difference(network, dense, images) <= (1e-5 if scaled else 0)
     assert dense.state_dict().keys() == network.state_dict().keys()
-    assert getattr(dense, "redlab", None) == getattr(network, "redlab", None)
+    assert (recipe_of(dense) or Recipe()).steps == (recipe_of(network) or Recipe()).steps
 
 
 def check_cost(result, example):
@@ -288,15 +288,16 @@ def two(forward):
     return Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4))
 
 
-OWN = "its class or a hook gives it a forward of its own"
+HOOKED = "its class or a hook gives it a forward of its own"
+OWN = f"{HOOKED}: {TO_PREPARE}"
 LEFT = {
     "transposed": (nn.Sequential(nn.ConvTranspose2d(4, 3, 3)), {"0": "transposed convolutions are not split"}),
     "parametrized": (
         nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)), nn.Conv2d(4, 4, 1)),
-        {"0": "its weight is parametrized: remove the parametrization first"},
+        {"0": f"its weight is parametrized: {TO_PREPARE}"},
     ),
-    "hook": (nn.Sequential(hooked(nn.Conv2d(4, 4, 1), "register_forward_hook")), {"0": OWN}),
-    "hook ahead": (nn.Sequential(hooked(nn.Conv2d(4, 4, 1), "register_forward_pre_hook")), {"0": OWN}),
+    "hook": (nn.Sequential(hooked(nn.Conv2d(4, 4, 1), "register_forward_hook")), {"0": HOOKED}),
+    "hook ahead": (nn.Sequential(hooked(nn.Conv2d(4, 4, 1), "register_forward_pre_hook")), {"0": HOOKED}),
     "own forward": (nn.Sequential(Doubled(4, 4)), {"0": OWN}),
     "tied": (tied(), {"0": "shares its weight with 1.weight", "1": "shares its weight with 0"}),
     "idle": (two(lambda net, x: net.a(x)), {"b": NOT_CALLED}),

@@ -100,6 +100,52 @@ def test_what_a_source_does_not_import_is_no_part_of_it(notebook, folder):
     assert {path.name for path in named_files(str(folder / "other.py"), folder)} == {"other.py"}
 
 
+PACKAGE = {"mine/__init__.py": "from mine import extra", "mine/extra.py": "", "mine/nets/__init__.py": ""}
+PACKAGE |= {"mine/nets/resnet.py": "from ..layers import conv\nfrom beside import x", "mine/layers.py": ""}
+PACKAGE |= {"mine/unused.py": "", "beside.py": ""}
+RUNS_CODE = "raise SystemExit('it was run')\n"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """A package on Python's path; importing any of it ends the test."""
+    for name, text in PACKAGE.items():
+        file = tmp_path / "code" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(RUNS_CODE + text)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    return tmp_path / "code"
+
+
+def test_a_module_counts_with_what_it_imports_and_nothing_of_it_is_run(notebook, package):
+    found = {path.relative_to(package).as_posix() for path in named_files("mine.nets.resnet:Net", notebook.parent)}
+    assert found == set(PACKAGE) - {"mine/unused.py"}
+    key = run_key(notebook, {"network": "mine.nets.resnet:Net"})
+    assert run_key(notebook, {"network": "mine.nets.resnet:Net"}) == key
+    (package / "mine" / "layers.py").write_text("x = 1")
+    assert run_key(notebook, {"network": "mine.nets.resnet:Net"}) != key
+
+
+def test_of_an_installed_package_only_its_own_files_count(notebook, package, monkeypatch):
+    monkeypatch.setattr(keys_of, "_INSTALLED", {os.path.realpath(package)})
+    found = {path.relative_to(package).as_posix() for path in named_files("mine.nets.resnet:Net", notebook.parent)}
+    assert found == set(PACKAGE) - {"mine/unused.py", "beside.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("torchvision.models.resnet:resnet18", ["resnet.py"]),
+        ("nowhere.net:Net", []),
+        ("sys:Net", []),
+        ("mine.absent:Net", []),
+        ("beside:Net", ["beside.py"]),
+    ],
+)
+def test_of_a_library_the_module_counts_and_of_what_is_not_there_nothing(notebook, package, name, files):
+    assert [path.name for path in named_files(name, notebook.parent)] == files
+
+
 def test_a_large_file_counts_by_its_time_and_size(notebook, folder, monkeypatch):
     file = folder / "mine" / "big"
     file.write_bytes(bytes(100))

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -241,6 +242,15 @@ def test_time_and_threads_reach_the_kernel(notebooks, monkeypatch):
     assert asked["execution_timeout"] is None
     assert json.loads((run.folder / "run.json").read_text())["threads"] == 7
     assert kernels._kernel_environment(run.folder, None)["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_kernel_imports_from_where_its_caller_does(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    monkeypatch.syspath_prepend("")
+    monkeypatch.chdir(tmp_path)
+    places = kernels._kernel_environment(tmp_path, None)["PYTHONPATH"].split(os.pathsep)
+    assert places[:2] == [str(tmp_path), str(tmp_path / "mine")]
+    assert not [place for place in places if place.startswith(sys.prefix)]
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from redlab.network.trace import TO_PREPARE, in_place, is_layer, module_path, operation, trace
+from redlab.network.layers import TO_PREPARE
+from redlab.network.trace import in_place, is_layer, module_path, operation, trace
 from redlab.network.trial_run import record_calls, without_bias
 
 

@@ -7,15 +7,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from redlab.compression.folding import fold_batchnorm
+from redlab.compression.merging import merge_neurons
+from redlab.compression.pipeline import red_plus_plus
+from redlab.hashing.networks import hash_network
 from redlab.network.evaluation import evaluate
+from redlab.network.example import example_input
 from redlab.paths import data_root
+from redlab.pruning.channels import prune_channels
+from redlab.pruning.scores import score_channels
 from redlab.zoo import networks
 from redlab.zoo.architectures import conv_norm
 from redlab.zoo.datasets import load_dataset
 from redlab.zoo.efficientnet_lite import adapt, to_centred_bytes
 from redlab.zoo.image_form import MEAN, STD
 from redlab.zoo.networks import build
-from redlab.zoo.saving import load_network
+from redlab.zoo.saving import load_network, save_network
 
 NAME = "imagenet/efficientnet_lite0"
 
@@ -80,6 +87,26 @@ def test_it_answers_as_the_package_s_own_network():
     with torch.inference_mode():
         found, wanted = ours((pixels - mean) / std), theirs.eval()((255 * pixels - 127) / 128)
     assert (found - wanted).abs().max() <= 1e-5
+
+
+STEPS = {
+    "fold": fold_batchnorm,
+    "hash": lambda network: hash_network(fold_batchnorm(network).network, max_error=0.05),
+    "merge": lambda network: merge_neurons(fold_batchnorm(network).network, alpha=0.05),
+    "prune": lambda network: prune_channels(network, score_channels(network, "magnitude"), products=0.7, scope="layer"),
+    "red++": lambda network: red_plus_plus(network, max_error=0.15),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_leaves_a_network_that_is_saved_and_opened(step, tmp_path):
+    result = STEPS[step](_loaded())
+    assert any(not reason for reason in result.layers["skipped"])
+    again = load_network(save_network(result, tmp_path / "saved"))
+    image = example_input(again)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(image), result.network(image))
 
 
 @pytest.mark.slow

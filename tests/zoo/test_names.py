@@ -63,6 +63,11 @@ WRONG = [
     (["run", "hash_colapse"], "did you mean 02_hash_collapse?"),
     (["sweep", "wrong.yml"], "unknown network 'digits/resnt'"),
     (["help", "compres"], "did you mean compress?"),
+    (["compress", "timm/hf-hub:x"], "timm/NAME takes a name of timm.list_models()"),
+    (["compress", "nowhere.py:Net"], "there is no file"),
+    (["compress", "no_such_package:Net"], "no module 'no_such_package' is installed"),
+    (["compress", "wrong.yml:Net"], "no module 'wrong' is installed"),
+    (["run", "02", "-p", "network", "hf/../x"], "'../x' is neither a folder nor an ID"),
 ]
 
 

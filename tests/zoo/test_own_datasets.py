@@ -75,9 +75,9 @@ def test_size_mean_and_std_come_from_the_network_or_from_the_caller(tmp_path):
     name, network = f"folder:{tmp_path}", expecting(FORM)
     pixels = torch.from_numpy(np.asarray(Image.open(tmp_path / "cat" / "a.png")).transpose(2, 0, 1) / 255).float()
     mean, std = (torch.tensor(FORM[what]).reshape(3, 1, 1) for what in ("mean", "std"))
-    for given in ({"network": network}, FORM, {"network": expecting(FORM | {"size": 99}), "size": [32, 32]}):
+    for given in ({"network": network}, FORM, {"network": nn.DataParallel(network)}):
         torch.testing.assert_close(load_dataset(name, **given)[0][0], (pixels - mean) / std)
-    dataset = load_dataset(name, network=network)
+    dataset = load_dataset(name, network=expecting(FORM | {"size": 99}), size=[32, 32])
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[0][0], dataset[0][0])
 
 
@@ -89,6 +89,7 @@ def test_size_mean_and_std_come_from_the_network_or_from_the_caller(tmp_path):
         ({"network": expecting(None)}, "size, mean and std of .*the recipe of the network does not say"),
         ({"network": nn.Linear(1, 1), "std": STD}, "the size and mean of"),
         ({"network": expecting({"size": 32, "mean": [0.5] * 3})}, "the std of the images is not known"),
+        (FORM | {"network": "digits/mlp"}, "network must be the network itself, an nn.Module, not str"),
         (FORM | {"size": 0}, "size must be a whole number"),
         (FORM | {"size": [3, 32, 32]}, "size must be a whole number"),
         (FORM | {"mean": 0.5}, "mean must be a list of three numbers, or of one for grey"),
@@ -174,7 +175,7 @@ def test_a_folder_under_imagenet_is_named(tmp_path, monkeypatch):
     assert torch.equal(dataset[0][0], load_dataset("imagenet_folder", root=tmp_path / "imagenet" / "val1")[0][0])
     assert is_here("imagenet_folder:val1")
     for refuse in (check_at_hand, load_dataset):
-        with pytest.raises(FileNotFoundError, match="imagenet_folder:val1, imagenet_folder:val2 is there"):
+        with pytest.raises(FileNotFoundError, match="known: imagenet_folder:val1, imagenet_folder:val2"):
             refuse("imagenet_folder:val3")
     with pytest.raises(ValueError, match="one split, 'test'"):
         load_dataset("imagenet_folder:val1", "train")

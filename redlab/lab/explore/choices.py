@@ -19,10 +19,12 @@ from redlab.compression.folding import fold_batchnorm
 from redlab.hashing.density import estimate_density
 from redlab.lab.explore.explorer import Choice
 from redlab.network.evaluation import evaluate
+from redlab.network.example import Example
 from redlab.network.layers import Layer, count_distinct, weight_layers
 from redlab.network.recipe import recipe_of
 from redlab.network.result import Result
-from redlab.network.samples import Labelled, as_dataset
+from redlab.network.samples import Labelled, as_dataset, example_of
+from redlab.studies.titles import short_name
 from redlab.zoo.datasets import default_dataset, load_dataset
 from redlab.zoo.networks import networks_here
 from redlab.zoo.saving import load_network
@@ -36,22 +38,34 @@ class Shelf:
     """Networks by name, batch norm folded.
 
     Arguments:
-        network: the one to begin with, a name or folder that ``load_network`` knows, or a network itself.
-        dataset: the name of the images that accuracy is measured on; None: those that each was trained for.
+        network: the one to begin with, what ``load_network`` takes, or a network itself.
+        dataset: the images that accuracy is measured on, or their name; None: those that each was trained for.
         limit: images at most.
+        build, weights: of the first network, as in ``load_network``.
+        example: what a network that was given itself takes; by default as its recipe says, or as images given show.
 
     Raises:
         TypeError: ``network`` is neither.
+        ValueError: ``build`` or ``weights`` beside a network itself.
     """
 
     def __init__(
-        self, network: str | Path | nn.Module, dataset: str | Labelled | None = None, limit: int | None = None
+        self,
+        network: str | Path | nn.Module,
+        dataset: str | Labelled | None = None,
+        limit: int | None = None,
+        build: Any = None,
+        weights: str | Path | None = "default",
+        example: Example | None = None,
     ) -> None:
         if not isinstance(network, str | Path | nn.Module):
             raise TypeError(f"network must be a name, the folder of a saved one, or an nn.Module, not {_said(network)}")
         self._own = network if isinstance(network, nn.Module) else None
-        self.first = type(network).__name__ if self._own is not None else str(network)
-        self._dataset, self._limit = dataset, limit
+        if self._own is not None and (build is not None or weights != "default"):
+            raise ValueError("build and weights are for a network that is given by its name: this one has its own")
+        self.first = type(network).__name__ if isinstance(network, nn.Module) else short_name(network)
+        self._loading = {"name_or_path": network, "weights": weights, "build": build}
+        self._dataset, self._limit, self._example = dataset, limit, example
         self.folded = lru_cache(4)(self._folded)
         self.layers = lru_cache(4)(self._layers)
         self.distinct = lru_cache(64)(lambda name, layer: count_distinct(self.layers(name)[layer].weight))
@@ -63,17 +77,25 @@ class Shelf:
         """What may be chosen: the first one, and those whose weights are here."""
         return {name: name for name in dict.fromkeys([self.first, *networks_here()])}
 
-    def _given(self, name: str) -> nn.Module | None:
-        """The network that was given itself, where it is called ``name``."""
-        return self._own if name == self.first else None
+    def _loaded(self, name: str) -> nn.Module:
+        if name != self.first:
+            return load_network(name)
+        return load_network(**self._loading) if self._own is None else self._own
+
+    def example(self, name: str) -> Example | None:
+        """What the network of that name takes; None where its recipe says so."""
+        if self._own is None or name != self.first:
+            return None
+        given = None if isinstance(self._dataset, str) else self._dataset
+        return example_of(self._own, self._example, given)
 
     def _folded(self, name: str) -> nn.Module:
-        network = load_network(name) if (own := self._given(name)) is None else own
+        network = self._loaded(name)
         layers = list(weight_layers(network))
         if all(layer.skipped for layer in layers):
             reasons = "; ".join(f"{layer.name}: {layer.skipped}" for layer in layers) or "it has none"
             raise ValueError(f"{name} has no conv or linear layer to look at ({reasons})")
-        return fold_batchnorm(network).network
+        return fold_batchnorm(network, self.example(name)).network
 
     def _layers(self, name: str) -> dict[str, Layer]:
         return {layer.name: layer for layer in weight_layers(self.folded(name)) if not layer.skipped}
@@ -97,10 +119,10 @@ class Shelf:
     def _images(self, name: str) -> Dataset:
         if self._dataset is not None and not isinstance(self._dataset, str):
             return as_dataset(self._dataset)
-        own = self._given(name)
-        recipe = recipe_of(own) if own is not None else None
-        known = (recipe.architecture if recipe else None) or name
-        return load_dataset(self._dataset or default_dataset(known), limit=self._limit)
+        folded = self.folded(name)
+        recipe = recipe_of(folded)
+        known = (recipe and recipe.architecture) or name
+        return load_dataset(self._dataset or default_dataset(known), limit=self._limit, network=folded)
 
 
 def _said(given: Any) -> str:

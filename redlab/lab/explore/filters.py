@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from redlab.hashing.weights import hash_weights
 from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer
+from redlab.network.example import Example
 from redlab.network.layers import Layer
 from redlab.studies.kernels import channels_of, equal_kernels, kernel_frame, kernels_of, merged_rows, why_filters_stay
 from redlab.studies.plots.kernels import plot_kernels
@@ -29,7 +31,7 @@ PAGE = (16, 24)  # filters and input channels that are drawn at once: a number c
 
 
 def browse_filters(
-    network: str | nn.Module = "digits/resnet",
+    network: str | Path | nn.Module = "digits/resnet",
     layer: str | None = None,
     outline: str = MERGING,
     alpha: float = 0.2,
@@ -38,11 +40,14 @@ def browse_filters(
     together: bool = True,
     first_filter: int | None = None,
     first_channel: int | None = None,
+    build: str | Callable | None = None,
+    weights: str | Path | None = "default",
+    example: Example | None = None,
 ) -> Explorer:
     """Browse the kernels of a layer, with redundant ones outlined: a row a filter, a column an input channel.
 
     Arguments:
-        network: the one to begin with, by name, or a network of your own; batch norm is folded.
+        network: the one to begin with, as ``load_network`` takes it, or a network of your own; batch norm is folded.
         layer: the one to begin with; by default that of most weights.
         outline: "filters that merge" into one, as ``merge_neurons`` compares them: with the rows of all layers that
             they are coupled with; "equal kernels" of one input channel once the layer is hashed, which then share
@@ -52,6 +57,7 @@ def browse_filters(
         bandwidth: of hashing.
         together: True: filters that merge stand together, before the others. False: all are in the order of numbers.
         first_filter, first_channel: the page to begin with, by places in that order, from 0; multiples of 16 and 24.
+        build, weights, example: as in ``explore_density``.
 
     Raises:
         ValueError: an unknown network, layer, outline, linkage, bandwidth or page, or an alpha out of range; the
@@ -68,7 +74,7 @@ def browse_filters(
     """
     if linkage not in LINKAGES:
         raise ValueError(f"linkage must be one of {', '.join(LINKAGES)}, not {linkage!r}")
-    book = _Book(Shelf(network), linkage)
+    book = _Book(Shelf(network, None, None, build, weights, example), linkage)
     start = {"network": book.shelf.first, "layer": layer, "outline": outline, "alpha": alpha, "bandwidth": bandwidth}
     offered = [
         choices.network(book.shelf),
@@ -89,7 +95,7 @@ class _Book:
 
     def __init__(self, shelf: Shelf, linkage: str):
         self.shelf = shelf
-        self.grown = lru_cache(4)(lambda network: merge_groups(shelf.folded(network), linkage))
+        self.grown = lru_cache(4)(lambda network: merge_groups(shelf.folded(network), linkage, shelf.example(network)))
         self.hashed, self.equal = lru_cache(8)(self._hash), lru_cache(8)(self._equal)
 
     def pages(self, axis: int, at: Mapping[str, Any]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from redlab.hashing.weights import Hashed, as_numpy, hash_weights, relative_erro
 from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer, Values
+from redlab.network.example import Example
 from redlab.network.layers import Layer, weight_layers
 from redlab.options import count_of
 from redlab.studies.kernels import groups_of, why_filters_stay
@@ -37,23 +39,28 @@ from redlab.studies.splitting import channel_products, unit_map
 
 
 def explore_density(
-    network: str | nn.Module = "digits/resnet",
+    network: str | Path | nn.Module = "digits/resnet",
     layer: str | None = None,
     bandwidth: str | float = "silverman/8",
     contrast: float = 0.0,
     dataset: str | Dataset | None = None,
     limit: int | None = None,
+    build: str | Callable | None = None,
+    weights: str | Path | None = "default",
+    example: Example | None = None,
 ) -> Explorer:
     """Slide bandwidth and contrast, and see one layer's density with its modes and cuts.
 
     On demand: the accuracy of the network with every layer hashed that way.
 
     Arguments:
-        network: the one to begin with, by name, or a network of your own; batch norm is folded.
+        network: the one to begin with, as ``load_network`` takes it, or a network of your own; batch norm is folded.
         layer: the one to begin with; by default that of most weights.
         bandwidth, contrast: where the sliders stand at first; see ``estimate_density``.
         dataset: what accuracy is measured on, a name or the images themselves; by default what the network was trained
             for. ``limit``: images at most, of a name.
+        build, weights: of a network that is given by its name, as in ``load_network``.
+        example: what a network of your own takes: a tensor, a tuple or a dict; by default as its recipe says.
 
     Raises:
         ValueError: an unknown network, layer or bandwidth, a number out of range (the message says what can be); no
@@ -67,7 +74,7 @@ def explore_density(
         >>> explorer.figure(bandwidth="silverman/2").axes[0].get_title()
         'digits/mlp, classifier, bandwidth silverman/2: 7 modes'
     """
-    shelf = Shelf(network, dataset, limit)
+    shelf = Shelf(network, dataset, limit, build, weights, example)
     start = {"network": shelf.first, "layer": layer, "bandwidth": bandwidth, "contrast": contrast}
     offered = [choices.network(shelf), choices.layer(shelf), choices.bandwidth(bandwidth), choices.contrast(contrast)]
     return Explorer("Weight density", offered, partial(_see_density, shelf), start, partial(_hashed_accuracy, shelf))
@@ -93,7 +100,7 @@ def _hold(ax: Axes, shelf: Shelf, network: str, layer: str) -> None:
 
 
 def explore_hashing(
-    network: str | nn.Module = "digits/resnet",
+    network: str | Path | nn.Module = "digits/resnet",
     layer: str | None = None,
     rule: str = "kde",
     bandwidth: str | float = "silverman/8",
@@ -101,6 +108,9 @@ def explore_hashing(
     representative: str = "mode",
     dataset: str | Dataset | None = None,
     limit: int | None = None,
+    build: str | Callable | None = None,
+    weights: str | Path | None = "default",
+    example: Example | None = None,
 ) -> Explorer:
     """Slide bandwidth and contrast, choose a rule, and see one layer collapse onto a few values.
 
@@ -113,7 +123,7 @@ def explore_hashing(
         >>> len(explorer.figure().axes)
         2
     """
-    shelf = Shelf(network, dataset, limit)
+    shelf = Shelf(network, dataset, limit, build, weights, example)
     start = {"network": shelf.first, "layer": layer, "rule": rule, "bandwidth": bandwidth, "contrast": contrast}
     offered = [
         choices.network(shelf),
@@ -154,7 +164,7 @@ def _collapse(shelf: Shelf, network: str, layer: str, hashed: Hashed) -> str:
 
 
 def explore_merging(
-    network: str | nn.Module = "digits/resnet",
+    network: str | Path | nn.Module = "digits/resnet",
     layer: str | None = None,
     alpha: float = 0.2,
     linkage: str = "complete",
@@ -162,6 +172,9 @@ def explore_merging(
     bandwidth: str | float = "silverman/10",
     dataset: str | Dataset | None = None,
     limit: int | None = None,
+    build: str | Callable | None = None,
+    weights: str | Path | None = "default",
+    example: Example | None = None,
 ) -> Explorer:
     """Slide alpha, and see which filters of one layer merge, side by side.
 
@@ -173,7 +186,7 @@ def explore_merging(
         alpha: the share of the filters that is merged away.
         linkage: "complete" or "single"; see ``merge_neurons``.
         hashed: whether the weights are hashed first, at this ``bandwidth``.
-        network, dataset, limit: as in ``explore_density``; so are the errors.
+        network, dataset, limit, build, weights, example: as in ``explore_density``; so are the errors.
 
     Example:
         >>> explorer = explore_merging("digits/mlp", alpha=0.1)
@@ -183,7 +196,7 @@ def explore_merging(
         'hidden.1.linear'
     """
     choices.check_bandwidth(bandwidth)
-    shelf = Shelf(network, dataset, limit)
+    shelf = Shelf(network, dataset, limit, build, weights, example)
     trees = _Trees(shelf, bandwidth)
     start = {"network": shelf.first, "layer": layer, "alpha": alpha, "linkage": linkage, "hashed": hashed}
     offered = [
@@ -205,11 +218,14 @@ class _Trees:
     def __init__(self, shelf: Shelf, bandwidth: str | float):
         self.shelf, self.bandwidth = shelf, bandwidth
         self.start = lru_cache(4)(self._start)
-        self._grown = lru_cache(8)(lambda network, hashed, linkage: merge_groups(self.own(network, hashed), linkage))
+        self._grown = lru_cache(8)(self._grow)
 
     def _start(self, network: str, hashed: bool) -> nn.Module:
         folded = self.shelf.folded(network)
         return hash_network(folded, bandwidth=self.bandwidth).network if hashed else folded
+
+    def _grow(self, network: str, hashed: bool, linkage: str) -> list:
+        return merge_groups(self.own(network, hashed), linkage, self.shelf.example(network))
 
     def own(self, network: str, hashed: bool) -> nn.Module:
         """A copy to trace: during the trace another thread would find fake tensors in place of the weights."""
@@ -259,13 +275,14 @@ def _see_merging(trees: _Trees, figure: Figure, layer: str, alpha: float, **at: 
 
 
 def _merged_accuracy(trees: _Trees, network: str, hashed: bool, linkage: str, layer: str, alpha: float) -> str:
-    result = merge_neurons(trees.own(network, hashed), alpha, linkage=linkage)
+    example = trees.shelf.example(network)
+    result = merge_neurons(trees.own(network, hashed), alpha, linkage=linkage, example=example)
     left = result.layers["products_after"].sum() / result.layers["products_before"].sum()
     return f"{left:.1%} of the multiplications left, {trees.shelf.accuracy(network, result.network)}"
 
 
 def explore_splitting(
-    network: str | nn.Module = "digits/resnet",
+    network: str | Path | nn.Module = "digits/resnet",
     layer: str | None = None,
     channel: int = 0,
     unit: str = "channel",
@@ -273,6 +290,9 @@ def explore_splitting(
     bandwidth: str | float = "silverman/4",
     dataset: str | Dataset | None = None,
     limit: int | None = None,
+    build: str | Callable | None = None,
+    weights: str | Path | None = "default",
+    example: Example | None = None,
 ) -> Explorer:
     """Slide the bandwidth, choose a unit, and see which weights are multiplied and how many multiplications are left.
 
@@ -282,7 +302,7 @@ def explore_splitting(
         channel: the input channel whose weights are drawn.
         unit: "channel", "tap" or "kernel"; see ``split_inputs``.
         rule, bandwidth: how the layer is hashed; uniform and lloyd take as many values as the density has modes.
-        network, layer, dataset, limit: as in ``explore_density``; so are the errors.
+        all others: as in ``explore_density``; so are the errors.
 
     Example:
         >>> explorer = explore_splitting("digits/mlp", layer="classifier", unit="tap")
@@ -291,7 +311,7 @@ def explore_splitting(
         >>> explorer.values["unit"], explorer.values["channel"]
         ('tap', 0)
     """
-    shelf = Shelf(network, dataset, limit)
+    shelf = Shelf(network, dataset, limit, build, weights, example)
     start = {"network": shelf.first, "layer": layer, "rule": rule, "bandwidth": bandwidth, "unit": unit}
     offered = [
         choices.network(shelf),

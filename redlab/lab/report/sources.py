@@ -16,6 +16,8 @@ from redlab.lab.parameters import changed_parameters, command_of
 from redlab.lab.refresh import private_paths
 from redlab.lab.results import results_of
 from redlab.lab.runs import Run, RunFailed, read_run
+from redlab.studies.titles import short_name
+from redlab.zoo.code import code_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,11 +32,13 @@ class Source:
 
     @cached_property
     def private(self) -> dict[str, str]:
-        return private_paths(self.run.folder, self.notebook.parent.parent)
+        codes = (code_of(value) for value in self.run.params.values() if isinstance(value, str))
+        files = [code.path for code in codes if code and code.is_file]  # of them the name is shown, without the folder
+        return private_paths(self.run.folder, self.notebook.parent.parent) | {str(path.parent): "" for path in files}
 
     @cached_property
     def command(self) -> str:
-        """What makes the run again, typed in the folder of the checkout."""
+        """What makes the run again, typed in the folder of the checkout, or beside the file that it names."""
         return without_paths(command_of(self.notebook, self.run.params), self.private)
 
     @cached_property
@@ -51,7 +55,7 @@ class Source:
         if not (self.run.folder / "results.parquet").is_file():
             return None
         frame = results_of(self.run.folder)
-        return frame if "network" in frame else frame.assign(network=str(self.run.params.get("network", "")))
+        return frame if "network" in frame else frame.assign(network=short_name(self.run.params.get("network") or ""))
 
 
 def other_runs(notebook: Path, known: Run | RunFailed, left_out: Counter) -> Iterator[Source]:

@@ -120,7 +120,8 @@ def plot_tradeoff(frame: pd.DataFrame, x: str = "products", ax: Axes | None = No
 def plot_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """``with_latency``: the time of one image over that of the network before, a row a method and share kept.
 
-    A bar reaches from the first quartile to the third; the numbers at the right are points of accuracy lost.
+    A bar reaches from the first quartile to the third; the numbers at the right are points of accuracy lost. Of a
+    network that was not timed there are no rows: the axes say so.
 
     Example:
         >>> frame = pd.DataFrame({"method": "Srinivas-Babu", "keep": [0.75, 0.6], "accuracy": [97.8, 71.1]})
@@ -129,6 +130,10 @@ def plot_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     means = frame.groupby(["method", "keep"], sort=False).mean(numeric_only=True).reset_index()
     ax = ax or axes(8, 0.26 * len(means) + 1.5)
+    xlabel = "time of one image over that before (batch 1, bars: middle half)"
+    if means.empty:
+        ax.annotate("not timed by make bench", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+        return finish(ax, xlabel=xlabel, xlim=(0.0, 1.1), yticks=[])
     methods = list(dict.fromkeys(means["method"]))
     colours = [COLOURS[methods.index(method) % len(COLOURS)] for method in means["method"]]
     rows = range(len(means))
@@ -142,7 +147,7 @@ def plot_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.annotate("points\nlost", (1.1, 1.0), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
     rows_of(ax, [f"{method}, {keep:.0%} left" for method, keep in zip(means["method"], means["keep"], strict=True)])
     ends = means["time_low"].min() - 0.02, max(1.03, means["time_high"].max() + 0.02)
-    return finish(ax, xlabel="time of one image over that before (batch 1, bars: middle half)", xlim=ends)
+    return finish(ax, xlabel=xlabel, xlim=ends)
 
 
 @styled

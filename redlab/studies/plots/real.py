@@ -39,7 +39,7 @@ def draw_real(
     """Many methods on each network.
 
     "products" and "time_ratio": a row a method. At the left those that prune to two budgets, sorted by what the larger
-    one leaves of the accuracy, or of the time. At the right RED++, RED and merging; their rows name the share of the
+    one leaves of the accuracy, or of the time. At the right all others; their rows name the share of the
     multiplications left. A bar is the 95 % interval of the accuracy over all seeds, or the range of the times.
 
     "parameters" and "bytes": accuracy lost against what is left, a dot a method and setting, a panel a network.
@@ -56,7 +56,7 @@ def draw_real(
         >>> from redlab.studies.real import read_real, summarise_real
         >>> figure = draw_real(summarise_real(read_real().query("network == 'cifar10/resnet20'")))
         >>> [ax.get_title() for ax in figure.axes]
-        ['pruned to a budget', 'RED++, RED and merging']
+        ['pruned to a budget', 'RED++, RED, merging and hashing']
     """
     if x not in _DOTS | _LEFT:
         raise ValueError(unknown("x", x, [*_DOTS, *_LEFT]))
@@ -101,7 +101,7 @@ def _draw_dots(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
         _panel(axes[0], pruned, column)
         _panel(axes[1], others.assign(title=_with_products(others)), column)
         before, images = summary.loc[summary["network"] == network, ["before", "images"]].iloc[0]
-        for ax, what in zip(axes, ("pruned to a budget", "RED++, RED and merging"), strict=True):
+        for ax, what in zip(axes, ("pruned to a budget", "RED++, RED, merging and hashing"), strict=True):
             ax.axvline(before if x == "products" else 1, color=INK, linewidth=0.9)
             ax.set_title(what)
         axes[0].set_ylabel(f"{network}\n(before: {before:.2f} %, n = {images:,.0f})")
@@ -161,10 +161,15 @@ def _panel(ax: Axes, rows: pd.DataFrame, column: str) -> None:
 
 def _draw_left(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) -> Figure:
     networks = list(dict.fromkeys(summary["network"]))
-    figure, grid = plt.subplots(1, len(networks), figsize=(4.1 * len(networks), 4.6), sharey=True, squeeze=False)
-    kinds = {"RED++ and RED": (RED, "s"), "merging": (GREY, "D")}
+    columns = len(networks) if len(networks) <= 3 else 2
+    lines = -(-len(networks) // columns)
+    size = (4.1 * columns, 0.8 + 3.8 * lines)
+    figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    for ax in grid.flat[len(networks) :]:
+        ax.remove()
+    kinds = {"RED++ and RED": (RED, "s"), "merging": (GREY, "D"), "hashing or folding alone": (INK, "x")}
     kinds |= {f"pruned, {_NAMES[needs]}": (_COLOURS[needs], marker) for needs, marker in zip(NEEDS, "o^P", strict=True)}
-    for ax, network in zip(grid.flat, networks, strict=True):
+    for ax, network in zip(grid.flat, networks, strict=False):
         own = summary[summary["network"] == network]
         before, images = own["before"].iloc[0], int(own["images"].iloc[0])
         band(ax, before, own)
@@ -179,7 +184,8 @@ def _draw_left(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
             mark_cut(ax, share[~inside], _MOST, colour)
         title = f"{network}\n{before:.2f} % before, n = {images:,}"
         finish(ax, [], xscale="log", ylim=(_MOST, -1.5), xlabel=_LEFT[x], title=title)
-    grid.flat[0].set_ylabel("accuracy lost (points)")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("accuracy lost (points)")
     entries = [_entry(name, color=colour, marker=marker) for name, (colour, marker) in kinds.items()]
     entries.append(_entry(f"at the frame: loses more than {_MOST:g} points", color=INK, marker="v"))
     figure.legend(handles=entries, loc="outside lower center", ncols=3)
@@ -189,6 +195,7 @@ def _draw_left(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
 def _kind(own: pd.DataFrame) -> pd.Series:
     """Of each row, which entry of the legend it belongs to."""
     kind = "pruned, " + own["needs"].map(_NAMES)
+    kind = kind.mask(own["method"].isin(["hashing", "batch norm folded"]), "hashing or folding alone")
     return kind.mask(own["method"] == "output merging", "merging").mask(own["split"], "RED++ and RED")
 
 
