@@ -24,7 +24,7 @@ from redlab.channels.labels import Entry, Flow, compact
 from redlab.channels.rules import follow
 from redlab.channels.trials import Trials
 from redlab.network.example import Example, fit_example
-from redlab.network.layers import unwrap, weight_layers
+from redlab.network.layers import TO_PREPARE, unwrap, weight_layers
 from redlab.network.trace import Graph, is_layer, operation, retrace
 from redlab.network.trial_run import why_unseen
 
@@ -63,6 +63,7 @@ def _uncovered(graph: Graph, covered: set[str], example: Example | None) -> Iter
     named = {f"{paths[layer.module]}.{layer.parameter}".lstrip("."): layer for layer in weight_layers(graph.network)}
     left = {tensor: layer for tensor, layer in named.items() if tensor not in covered}
     reasons = why_unseen(graph, [tensor for tensor, layer in left.items() if not layer.skipped], example)
+    reasons |= {tensor: f"{why}: {TO_PREPARE}" for tensor, why in reasons.items() if "not straight to" in why}
     for tensor, layer in left.items():
         dim = 1 if getattr(layer.module, "transposed", False) else 0
         size = 0 if layer.lazy else layer.weight.shape[dim]

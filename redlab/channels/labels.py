@@ -44,6 +44,10 @@ class Labels:
         """The negative label, a scalar, of elements that cannot be removed for ``reason``."""
         return torch.tensor(-1 - self._fixed.setdefault(reason, len(self._fixed)))
 
+    def why_fixed(self, labels: Tensor) -> str:
+        """The reason of the first of ``labels``, all of fixed width."""
+        return list(self._fixed)[-1 - int(compact(labels).flatten()[0])] if labels.numel() else ""
+
     def same(self, labels: Tensor) -> Tensor:
         """The channel of each label: the smallest label that is the same."""
         return _roots(self._same, labels)

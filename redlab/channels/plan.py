@@ -2,7 +2,8 @@
 
 A plan is ``{"step": "plan", "groups": {...}, "members": {...}}``. ``groups`` holds one destination a channel: its new
 index (channels with the same one are merged), or -1 for a channel that is removed. ``members`` lets ``apply_plan`` work
-without tracing: by group that changes, the slices of tensors that are its channels.
+without tracing: by group that changes, the slices of tensors that are its channels, and what they count for in numbers
+that modules hold (role "size": the number is set to what is left of its slices).
 """
 
 from __future__ import annotations

@@ -54,19 +54,18 @@ def _step(flow: Flow, node: Node) -> Any:
     # A norm's own parameters are entries, not data that it meets.
     labels = [flow.at(node.args[0])] if name in _WITH_PARAMETERS else flow.inputs(node)
     if name != "embedding" and not any(bool((compact(reached) >= 0).any()) for reached in labels):
-        return flow.of_fixed_width(node, _why_constant(flow, node))
+        return flow.of_fixed_width(node, _why_constant(flow, labels))
     outputs = RULES[name](flow, node) if name in RULES else flow.freeze(node, f"no rule for {name}")
     if not keeps_zero(flow, node):
         flow.moved += labels
     return outputs
 
 
-def _why_constant(flow: Flow, node: Node) -> str:
-    """The parameter that ``node`` moves or changes, if it is one; else what it computes is any constant."""
-    while len(node.all_input_nodes) == 1:
-        node = node.all_input_nodes[0]
-    name = flow.name(node)
-    return f"it meets {name}, of fixed width" if name else "it meets a constant of fixed width"
+def _why_constant(flow: Flow, labels: Iterable[Tensor]) -> str:
+    """Why what comes of these labels, all of fixed width, is of fixed width too: what the first of them met, if any."""
+    constants = ("network input", "it meets a constant, of fixed width")
+    reasons = [why for reached in labels if (why := flow.labels.why_fixed(reached)) not in constants]
+    return next(iter(reasons), "it meets a constant of fixed width")
 
 
 def _elementwise(flow: Flow, node: Node) -> Tensor:

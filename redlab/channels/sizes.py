@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import nn
 
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding", "training")
+
 
 def numbers_of(module: nn.Module) -> Iterator[tuple[str, int]]:
     """The whole numbers above 0 that a module holds, alone or in a list or tuple, by their names in it."""
     for name, value in vars(module).items():
-        if name.startswith("_") or name == "training":
+        if name.startswith("_") or name in _GEOMETRY:
             continue
         if type(value) is int and value > 0:
             yield name, value

@@ -7,6 +7,7 @@ network is traced, and each of its operations must have the shapes, places and n
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -40,46 +41,76 @@ class Trials:
 
     def _why_not(self, groups: Sequence[Group]) -> str:
         """The error of the network when each of ``groups`` has lost its first channel, "" if it runs."""
-        plan = make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups})
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        error, _ = self._run(make_plan(groups, {group.name: [-1, *range(group.size - 1)] for group in groups}))
+        return first_line(error) if error else ""
+
+    def _run(self, plan: dict) -> tuple[Exception | None, str]:
+        """The error of the network with the channels that ``plan`` leaves, and the module that raised it."""
+        mode, smaller = FakeTensorMode(allow_non_fake_inputs=True), nn.Module()
         try:
             smaller = narrow(self._network, edits_of(plan), _fakes(self._network, mode))
             with mode, evaluating(smaller):
                 self._inputs.each(mode.from_tensor).run(smaller)
         except Exception as error:  # whatever the network's own code raises
-            return first_line(error)
-        return ""
+            return error, _raised_in(smaller, error)
+        return None, ""
 
     def wrong_ways(self, flow: Flow, groups: Sequence[Group]) -> list[Node]:
-        """The operations whose number doesn't follow the channels in the way that ``flow`` takes it to."""
+        """The operations whose number doesn't follow the channels in the way that ``flow`` takes it to.
+
+        Each group loses another number of channels, so that what only happens to fit does not pass.
+        """
         free = [group for group in groups if not group.frozen and group.size > 1] if flow.ways else []
         roots = {group.name: _roots(flow, group) for group in free}
-        met = {node: set(flow.labels.together(labels).flatten().tolist()) for node, labels in flow.ways.items()}
-        touched = [group for group in free if any(not own.isdisjoint(roots[group.name][:, 0]) for own in met.values())]
-        if fixed := self.misfits(touched):
-            lost = {root for name in fixed for root in roots[name][:, 0]}
-            return [node for node, own in met.items() if not own.isdisjoint(lost)]
-        return self._differing(flow, touched, roots) if touched else []
-
-    def _differing(self, flow: Flow, groups: Sequence[Group], roots: dict[str, Any]) -> list[Node]:
-        """The operations of a network that has lost some channels of each group which are not as foretold."""
+        met = {root for labels in flow.ways.values() for root in flow.labels.together(labels).flatten().tolist()}
+        touched = [group for group in free if not met.isdisjoint(roots[group.name])]
+        if not touched:
+            return []
         draw = random.Random(0)
-        lost = {group.name: draw.randint(1, max(1, group.size // 2)) for group in groups}
-        plan = make_plan(groups, {g.name: [-1] * lost[g.name] + [*range(g.size - lost[g.name])] for g in groups})
-        removed = [root for group in groups for root in roots[group.name][: lost[group.name], 0]]
+        lost = {group.name: draw.randint(1, max(1, group.size // 2)) for group in touched}
+        plan = make_plan(touched, {g.name: [-1] * lost[g.name] + [*range(g.size - lost[g.name])] for g in touched})
+        error, path = self._run(plan)
+        if error:
+            return self._suspects(flow, path)
         try:
             smaller = trace(narrow(self._network, edits_of(plan)), self._inputs)
         except ValueError:  # no error on fake tensors, but in tracing
             return list(flow.ways)
-        return Foretold(flow, torch.tensor(sorted(set(removed)))).differing(self._graph, smaller)
+        removed = {root for group in touched for root in roots[group.name][: lost[group.name]]}
+        return Foretold(flow, torch.tensor(sorted(removed))).differing(self._graph, smaller)
+
+    def _suspects(self, flow: Flow, path: str) -> list[Node]:
+        """Of the operations whose numbers are taken to follow, the last one before an error in the module ``path``.
+
+        With it all that are alike: of the same operation in a module of the same class.
+        """
+        calls = _calls(self._graph)
+        inside = [place for place, node in enumerate(calls) if _is_inside(node, path)]
+        before = [node for node in calls[: max(inside, default=len(calls)) + 1] if node in flow.ways]
+        last = before[-1] if before else next(iter(flow.ways))
+        return [node for node in flow.ways if self._kind(flow, node) == self._kind(flow, last)]
+
+    def _kind(self, flow: Flow, node: Node) -> tuple:
+        return operation(node), type(self._graph.caller(node)), flow.tried.get(node, 0)
 
 
-def _roots(flow: Flow, group: Group) -> Any:
-    """(size, 1) the set of labels that each channel of ``group`` leaves with."""
+def _raised_in(network: nn.Module, error: Exception) -> str:
+    """The dotted name of the innermost module of ``network`` whose code raised ``error``."""
+    paths = {id(module): path for path, module in network.named_modules()}
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next(reversed([paths[id(own)] for frame in frames if id(own := frame.f_locals.get("self")) in paths]), "")
+
+
+def _is_inside(node: Node, path: str) -> bool:
+    return any(own == path for own, _ in node.meta.get("nn_module_stack", {}).values())
+
+
+def _roots(flow: Flow, group: Group) -> list[int]:
+    """The set of labels that each channel of ``group`` leaves with."""
     member = group.producers[0]
     labels = flow.known(member.tensor, member.dim, "producer")
     assert labels is not None  # a group is made of entries
-    return flow.labels.together(labels[member.index[:, :1], 0]).numpy()
+    return flow.labels.together(labels[member.index[:, 0], 0]).tolist()
 
 
 class Foretold:

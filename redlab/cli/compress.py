@@ -85,6 +85,7 @@ def compress(
         steps_of(recipe, round_to=round_to, **given)  # refuses options that are out of range
         original = load_network(network, weights or "default", build)
         images, seen = _images(dataset, limit, original), _seen(dataset, recipe, given, limit, original)
+        _note_example(original, images)
         steps, rounded = (steps_of(recipe, round_to=n, images=seen, **given) for n in (round_to, _ROUND_TO))
         before = _accuracy(original, images)
     with exits(1, ValueError, RuntimeError, OSError):
@@ -167,6 +168,15 @@ def _images(dataset: str | None, limit: int | None, network: nn.Module) -> Image
     return load_dataset(dataset, limit=limit, network=network)
 
 
+def _note_example(network: nn.Module, images: Images) -> None:
+    """Let the first image say what the network takes, where nothing else does; ValueError where that is not known."""
+    from redlab.network.example import fit_example, remember_example
+    from redlab.network.samples import example_of
+
+    remember_example(network, example_of(network, None, images))
+    fit_example(network, None)
+
+
 def _seen(dataset: str | None, recipe: str, given: dict[str, Any], limit: int | None, network: nn.Module) -> Images:
     """The images that the criterion scores by; None where it needs none. Training ones, unless there are none."""
     from redlab.zoo.datasets import load_dataset
@@ -229,7 +239,9 @@ def _save(original: nn.Module, results: list[Result], out: Path) -> None:
 
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
-    say(f"saved to {folder}: redlab.load_network opens it")
+    code = _code_of_folder(folder)
+    how = f"redlab.load_network(folder, build={code!r})" if code else "redlab.load_network"
+    say(f"saved to {folder}: {how} opens it")
     say(f"on disk: {was:,} bytes of tensors -> {now:,} bytes ({now / was:.1%})")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlab.names import unknown
 from redlab.paths import checkout
+from redlab.zoo.dataset_names import check_dataset, is_here
 from redlab.zoo.names import absolute_name
 
 if TYPE_CHECKING:
@@ -74,11 +75,11 @@ def _cell(cell: dict) -> dict:
     return {**cell, "cell_type": cell["cell_type"], "metadata": metadata, "source": "".join(cell["source"])}
 
 
-def known_networks(params: dict[str, Any]) -> dict[str, Any]:
+def known_names(params: dict[str, Any]) -> dict[str, Any]:
     """``params`` with ``known_network`` of those called ``network``, ``networks`` and ``build``.
 
     Raises:
-        ValueError: one is not known, or there is no file of ``weights``.
+        ValueError: one of them, or ``dataset``, is not known, or there is no file of ``weights``.
     """
     found = dict(params)
     for name in ("network", "build"):
@@ -86,9 +87,13 @@ def known_networks(params: dict[str, Any]) -> dict[str, Any]:
             found[name] = known_network(found[name])
     if isinstance(found.get("networks"), list):
         found["networks"] = [known_network(name) for name in found["networks"]]
-    weights = found.get("weights")
+    weights, dataset = found.get("weights"), found.get("dataset")
     if isinstance(weights, str) and not os.path.isfile(weights):
         raise ValueError(f"there is no file of weights {weights!r}")
+    if isinstance(dataset, str):
+        check_dataset(dataset)
+        if dataset.startswith("folder:") and not is_here(dataset):
+            raise ValueError(f"{dataset}: there is no such folder")
     return found
 
 

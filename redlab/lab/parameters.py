@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from redlab.lab.kinds import ANY, Kind, absolute, fits, from_text, in_words, join, kind_named, kind_of, plain, to_text
-from redlab.lab.notebooks import find_notebook, known_networks, read_cells
+from redlab.lab.notebooks import find_notebook, known_names, read_cells
 from redlab.lab.signatures import kinds_taken
 from redlab.names import unknown
 
@@ -98,7 +98,7 @@ def typed_parameters(notebook: Path, words: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"-p takes a name and a value: -p {name} VALUE")
         params[name] = from_text(text, known[name].kind if name in known else ANY)
-    return known_networks(changed_parameters(notebook, params))
+    return known_names(changed_parameters(notebook, params))
 
 
 def command_of(notebook: Path, params: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redlab.files.atomic import move_folder, replaced_file
 from redlab.lab.jupyter_kernel import execute, surroundings
 from redlab.lab.keys import run_key
-from redlab.lab.notebooks import find_notebook, known_networks, read_cells
+from redlab.lab.notebooks import find_notebook, known_names, read_cells
 from redlab.lab.parameters import changed_parameters, default_parameters
 from redlab.paths import checkout
 
@@ -133,7 +133,7 @@ def run_notebook(
     """
     notebooks = (notebooks or checkout() / "notebooks").resolve()
     path = find_notebook(name, notebooks)
-    changed = known_networks(changed_parameters(path, params or {}))
+    changed = known_names(changed_parameters(path, params or {}))
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
     folder = Path(out or notebooks.parent / "runs").resolve() / path.stem / run_key(path, changed)

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlab.lab.notebooks import find_notebook, known_networks
+from redlab.lab.notebooks import find_notebook, known_names
 from redlab.lab.parameters import changed_parameters, default_parameters
 from redlab.lab.runs import Run, RunFailed, give_up, run_notebook
 from redlab.lab.workers import Killed, check_engine, map_unordered, threads_each
@@ -204,7 +204,7 @@ def _checked(content: dict[str, Any], notebooks: Path | None) -> Spec:
     defaults = default_parameters(notebook)
     distinct: dict[str, dict[str, Any]] = {}
     for point in _points(content, defaults):
-        changed = known_networks(changed_parameters(notebook, point))
+        changed = known_names(changed_parameters(notebook, point))
         distinct[json.dumps(changed, sort_keys=True)] = changed
     return Spec(notebook, tuple(distinct.values()))
 

@@ -167,8 +167,8 @@ def example_input(network: nn.Module) -> Tensor | tuple | list | dict[str, Any]:
     shape = _shape_of(network, recipe)
     if shape is None:
         raise ValueError(
-            f"the input shape of {type(network).__name__} is not known: pass example=, a batch of one, "
-            "or set network.redlab = Recipe(name, input_shape)"
+            f"the input shape of {type(network).__name__} is not known: pass example=, a batch of one; "
+            "or set network.redlab = Recipe(None, input_shape); or let the code that makes it return (network, example)"
         )
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(**place_of(network))
 

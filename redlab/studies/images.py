@@ -7,6 +7,7 @@ import warnings
 from torch import nn
 from torch.utils.data import Dataset
 
+from redlab.zoo.code import code_of
 from redlab.zoo.dataset_names import has_training
 from redlab.zoo.datasets import load_dataset
 
@@ -23,8 +24,18 @@ def training_images(name: str, network: nn.Module, limit: int | None = None) -> 
         >>> len(training_images("digits", load_network("digits/mlp"), limit=64))
         64
     """
+    if code_of(name):
+        return _of_code(name, network, limit)
     if has_training(name):
         return load_dataset(name, "train", limit=limit, network=network)
     what = "its test images are used in their place, and accuracies on them are of images that were seen"
     warnings.warn(f"{name} has no training images: {what}", stacklevel=2)
     return load_dataset(name, limit=limit, network=network)
+
+
+def _of_code(name: str, network: nn.Module, limit: int | None) -> Dataset:
+    try:
+        return load_dataset(name, "train", limit=limit, network=network)
+    except ValueError as error:
+        what = 'it is called with split="train" too; if there are no others, let it return the test images'
+        raise ValueError(f"{error} ({what})") from error

@@ -181,7 +181,7 @@ def default_dataset(network: str | nn.Module) -> str:
     name = str(network) if not isinstance(network, nn.Module) else recipe.architecture if recipe else None
     if name is None or (dataset := family_of(name)) is None:
         what = f"a network {type(network).__name__} without a name" if name is None else repr(name)
-        raise ValueError(f"no dataset is known for {what}: name one of {', '.join([*PLACES, *FORMS])}")
+        raise ValueError(f"no dataset is known for {what}. Set dataset: name one of {', '.join([*PLACES, *FORMS])}")
     return dataset
 
 

@@ -15,7 +15,7 @@ from redlab.channels.apply import apply_plan
 from redlab.channels.coupling import couple
 from redlab.channels.plan import make_plan
 from redlab.compression.folding import fold_batchnorm
-from redlab.network.layers import weight_layers
+from redlab.network.layers import TO_PREPARE, weight_layers
 from redlab.network.recipe import Recipe
 from redlab.network.zero_pad import ZeroPadShortcut
 from redlab.zoo.architectures import CifarResNet
@@ -409,8 +409,8 @@ def test_never_called_is_said_of_what_a_trial_run_does_not_use_and_of_nothing_el
     assert found["idle"] == "never called in eval mode"
     assert found["tied"] == "shares its weight with embed.weight"
     assert found["embed"] == "tied shares its weight with embed.weight"
-    assert found["turned"] == "its weight is passed to numpy_T, not straight to a conv or linear layer"
-    assert found["scaled"] == "its weight is passed to mul, not straight to a conv or linear layer"
+    assert found["turned"] == "its weight is passed to numpy_T, not straight to a conv or linear layer: " + TO_PREPARE
+    assert found["scaled"] == "its weight is passed to mul, not straight to a conv or linear layer: " + TO_PREPARE
     assert found["aside"] == ""
 
 

@@ -1,17 +1,21 @@
 """Numbers of channels in modules and code: they follow a removal, or the channels stay and say why."""
 
+import copy
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
-from coupled import Net, conv, difference, removed_and_merged, without, zero
+from coupled import Net, conv, difference, free, removed_and_merged, without, zero
+from nets import randomise
 from torch import nn
 
 from redlab.channels.apply import apply_plan
 from redlab.channels.coupling import couple
 from redlab.channels.plan import check_plan, make_plan
 from redlab.channels.sizes import numbers_of, read_size, write_size
+from redlab.compression.folding import fold_batchnorm
+from redlab.compression.replay import take_step
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +175,59 @@ def test_numbers_are_found_read_and_written_by_name():
     write_size(network, "0.width", 2)
     assert (module.pair, module.width, read_size(network, "0.pair.1")) == ((3, 4), 2, 4)
     assert read_size(network, "0.none") == read_size(network, "1.width") == read_size(network, "0.text.1") == 0
+
+
+def test_a_recorded_plan_sets_sizes_on_a_fresh_network_without_tracing():
+    layers = {"a": conv(3, 8), "cut": Halves(CUTS["two numbers"], 2), "norm": nn.GroupNorm(4, 8), "b": conv(8, 4)}
+    network = Net(lambda net, x: net.b(net.norm(net.cut(net.a(x)))), **layers).eval()
+    fresh = copy.deepcopy(network)
+    groups = couple(network, EXAMPLE)
+    first = free(groups)[0]
+    pruned = apply_plan(network, make_plan(groups, {first.name: [-1, *range(first.size - 1)]}))
+    again = take_step(fresh, json.loads(json.dumps(make_plan(groups, {first.name: [-1, *range(first.size - 1)]}))))
+    assert {key: value.shape for key, value in again.state_dict().items()} == {
+        key: value.shape for key, value in pruned.state_dict().items()
+    }
+    assert (again.cut.width, again.cut.rest, again.norm.num_groups) == (2, 4, 3)
+    assert difference(pruned, again, EXAMPLE) < 1e-5
+
+
+def test_the_graph_that_folding_leaves_tells_the_same():
+    parts = {"a": conv(3, 8), "norm": nn.BatchNorm2d(8), "cut": Halves(CUTS["split"], 4), "b": conv(8, 4)}
+    network = randomise(Net(lambda net, x: net.b(net.cut(net.norm(net.a(x)))), **parts))
+    folded = fold_batchnorm(network, EXAMPLE)
+    assert folded.graph is not None
+    with_it, afresh = couple(folded.network, EXAMPLE, known=folded.graph), couple(folded.network, EXAMPLE)
+    assert [(group.size, group.frozen) for group in with_it] == [(group.size, group.frozen) for group in afresh]
+    assert (with_it[0].size, with_it[0].frozen) == (4, "")
+
+
+def of_timm(name, size=64):
+    """A network of timm with random statistics and scales, and an image as small as it takes."""
+    timm = pytest.importorskip("timm")
+    network = randomise(timm.create_model(name))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network, torch.randn(2, 3, size, size)
+
+
+SLOW = [
+    "cs3darknet_focus_s",
+    "dpn48b",
+    "fasternet_t0",
+    "ghostnet_050",
+    "inception_next_atto",
+    "res2next50",
+    "rexnet_100",
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["test_efficientnet_gn", "test_mambaout", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_networks_of_timm_that_hold_numbers_of_channels_lose_them_without_a_trace(name):
+    network, example = of_timm(name)
+    groups, smaller = removed_and_merged(network, example)
+    assert any(group.sizes or len(group.producers[0].index[0]) > 1 for group in free(groups))
+    assert sum(p.numel() for p in smaller.parameters()) < 0.8 * sum(p.numel() for p in network.parameters())

@@ -24,6 +24,7 @@ from servers import free_port, lab
 import redlab
 from redlab import paths
 from redlab.cli import main as cli
+from redlab.cli.completion import complete_datasets, complete_networks
 from redlab.lab import runs
 from redlab.lab.kinds import from_text, kind_of
 from redlab.lab.parameters import typed_parameters
@@ -343,3 +344,18 @@ def test_what_cannot_be_printed_is_one_message(word):
         command = [sys.executable, "-m", "redlab.cli", word]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "redlab: [Errno 28] No space left on device\n")
+
+
+def test_the_tab_key_offers_what_files_define_and_runs_none_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    code = "raise SystemExit\nclass Net: pass\ndef make(): pass\ndef _own(): pass\nx = 1"
+    for name, text in {"nets.py": code, "images/more.py": "def cats(): pass", "bad.py": "def ("}.items():
+        (tmp_path / name).write_text(text)
+    assert complete_networks("ne") == complete_networks("nets.py") == ["nets.py:Net", "nets.py:make"]
+    assert complete_networks("nets.py:m") == complete_datasets("nets.py:m") == ["nets.py:make"]
+    assert complete_networks("images/") == ["images/more.py:cats"]
+    assert complete_networks("bad") == []
+    assert complete_datasets("folder:im") == ["folder:images"]
+    assert complete_datasets("folder:images/") == ["folder:images/cats"]
+    assert complete_datasets("fo") == ["folder:"]

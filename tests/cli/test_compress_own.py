@@ -35,7 +35,7 @@ def test_a_network_in_a_file_is_compressed_measured_and_opens_the_same():
     code, said, complained = redlab_says("compress", "mine.py:make", *words)
     assert (code, complained) == (0, "")
     assert re.search(r"accuracy on 50 images: 100.00 % -> [\d.]+ %", said)
-    assert "saved to" in said
+    assert "mine-make-merge: redlab.load_network(folder, build='mine.py:make') opens it" in said
     assert "after, round_to=16" in said
     opened = load_network("mine-make-merge", build="mine.py:make")
     images = load_dataset("mine.py:images", limit=50, network=opened)

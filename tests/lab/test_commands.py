@@ -12,7 +12,7 @@ from nbformat import v4, write
 from redlab.cli import main as cli
 from redlab.lab.parameters import changed_parameters, command_of, typed_parameters
 
-DEFAULTS = 'n = 3\nrate = 0.5\nrule = "kde"\nflag = False\nlevels = [0.1, 0.2]\ndataset = None\n'
+DEFAULTS = 'n = 3\nrate = 0.5\nrule = "kde"\nflag = False\nlevels = [0.1, 0.2]\nfree = None\n'
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def read_back(notebook, command: str) -> dict:
     ),
     flag=st.booleans(),
     levels=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3),
-    dataset=st.one_of(st.none(), st.sampled_from(["cifar10", "1e-3", "off", "12", "a b", "it's", "2024-01-01", "-p"])),
+    free=st.one_of(st.none(), st.sampled_from(["cifar10", "1e-3", "off", "12", "a b", "it's", "2024-01-01", "-p"])),
 )
 def test_it_gives_the_same_parameters_again(notebook, **params):
     changed = changed_parameters(notebook, params)

@@ -78,6 +78,9 @@ def test_paths_are_the_callers_in_a_shell_in_python_and_in_a_sweep(here, noteboo
         ("network=nowhere.net:Net", "no module 'nowhere'"),
         ("network=digits/mlpp", "Did you mean 'digits/mlp'"),
         ("build=absent.py:make", "there is no file {}/absent.py"),
+        ("dataset=digitss", "did you mean digits"),
+        ("dataset=folder:absent", "folder:absent: there is no such folder"),
+        ("dataset=absent.py:images", "there is no file {}/absent.py"),
         ("weights=absent.safetensors", "there is no file of weights 'absent.safetensors'"),
     ],
 )

@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from redlab.compression.folding import fold_batchnorm
+from redlab.compression.preparing import prepare
 from redlab.hashing.density import estimate_density
 from redlab.lab.explore.explorer import Choice
 from redlab.network.evaluation import evaluate
@@ -35,7 +35,7 @@ _CONTRASTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 class Shelf:
-    """Networks by name, batch norm folded.
+    """Networks by name, in plain layers, batch norm folded.
 
     Arguments:
         network: the one to begin with, what ``load_network`` takes, or a network itself.
@@ -95,7 +95,7 @@ class Shelf:
         if all(layer.skipped for layer in layers):
             reasons = "; ".join(f"{layer.name}: {layer.skipped}" for layer in layers) or "it has none"
             raise ValueError(f"{name} has no conv or linear layer to look at ({reasons})")
-        return fold_batchnorm(network, self.example(name)).network
+        return prepare(network, self.example(name)).network
 
     def _layers(self, name: str) -> dict[str, Layer]:
         return {layer.name: layer for layer in weight_layers(self.folded(name)) if not layer.skipped}

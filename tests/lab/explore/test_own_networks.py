@@ -16,6 +16,7 @@ from redlab import (
     explore_splitting,
     hash_network,
     load_network,
+    prepare,
     save_network,
 )
 
@@ -34,6 +35,12 @@ def test_an_object_needs_its_inputs_and_no_recipe(explore):
     assert not hasattr(network, "redlab")
 
 
+def test_inputs_by_name_are_an_example_too():
+    network, (image, measured) = own_network.make()
+    found = explore_merging(network, example={"measured": measured, "image": image}, dataset=own_network.images())
+    assert "of 200 test images; before 100.00 %" in found.measure(**found.values)
+
+
 @pytest.mark.parametrize("explore", EXPLORERS)
 def test_a_file_is_explored_under_its_short_name_on_its_own_images(explore):
     found = explore(f"{FILE}:make", dataset=f"{FILE}:images", limit=20)
@@ -49,7 +56,7 @@ def test_images_that_are_given_show_what_an_object_takes():
 
 
 def test_a_saved_folder_is_explored_with_what_makes_its_architecture(tmp_path):
-    folder = save_network(hash_network(load_network(f"{FILE}:make")), tmp_path / "mine")
+    folder = save_network(hash_network(prepare(load_network(f"{FILE}:make")).network), tmp_path / "mine")
     found = explore_density(folder, build=f"{FILE}:make")
     assert found.values["network"] == "mine"
     with pytest.raises(ValueError, match="build"):

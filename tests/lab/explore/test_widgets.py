@@ -169,7 +169,7 @@ def test_weights_that_cannot_be_drawn_are_named_and_the_picture_stays():
     assert (panel.picture.value, panel.inputs["layer"].value) == (before, "0")
 
 
-def test_unknown_networks_layers_and_bandwidths_are_refused():
+def test_unknown_names_layers_and_bandwidths_are_refused():
     with pytest.raises(ValueError, match="unknown network 'digits/resnt'"):
         explore_density("digits/resnt")
     with pytest.raises(ValueError, match=r"Did you mean 'layer2\.0\.conv1'"):

@@ -117,3 +117,13 @@ def test_a_long_frame_is_cut_and_says_where_the_rest_is(tmp_path):
     assert (made["rows"], made["shown"], made["file"]) == (600, 500, "runs/01_x/5c1a/results.parquet")
     assert "border" not in made["table"]
     assert not {"<b>", "<i>"} & {made["table"][k : k + 3] for k in range(len(made["table"]))}
+
+
+def test_of_code_the_command_and_the_network_name_the_file_and_no_folder(tmp_path):
+    (tmp_path / "nets.py").touch()
+    run = Run(tmp_path / "runs" / "01_x" / "5c1a", "01_x", {"network": f"{tmp_path}/nets.py:Net"}, 1.0)
+    run.folder.mkdir(parents=True)
+    pd.DataFrame({"accuracy": [90.0]}).to_parquet(run.folder / "results.parquet")
+    source = Source(run, write_notebook(tmp_path / "notebooks" / "01_x.ipynb", 'network = "digits/mlp"'))
+    assert source.command == "redlab run 01 -p network nets.py:Net"
+    assert source.frame()["network"].tolist() == ["nets.py:Net"]
