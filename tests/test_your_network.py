@@ -36,7 +36,13 @@ def folder(tmp_path_factory) -> Path:
 def _run(words: list[str], place: Path) -> str:
     paths = os.pathsep.join(filter(None, [str(checkout()), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        words, cwd=place, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=500, check=False
+        words,
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -48,6 +54,7 @@ def test_the_page_names_its_files():
     assert {shlex.split(line)[1] for line in COMMANDS} == {"compress", "run", "sweep"}
 
 
+@pytest.mark.slow
 def test_the_python_of_the_page_runs(folder):
     said = (folder / "said.txt").read_text()
     accuracies = [float(text) for text in re.findall(r"accuracy ([\d.]+) %", said)]
