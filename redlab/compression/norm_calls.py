@@ -53,7 +53,8 @@ def _rewrite_call(graph: Graph, path: str, norm: nn.Module, inside: list[Node]) 
     affine = 0
     while affine < len(data) and module_path(data[affine]) == path and operation(data[affine]) in _AFFINE:
         affine += 1
-    if entry is None or affine == 0:
+    read_outside = any(user not in inside for node in data[:-1] for user in node.users)
+    if entry is None or affine == 0 or read_outside:
         return [], OWN
     acts, why = _acts(data[affine:], path)
     if why:

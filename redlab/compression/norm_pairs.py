@@ -140,7 +140,7 @@ def _why_not_previous(graph: Graph, calls: Sequence[Node], unbiased: Collection[
         return f"it is called {len(calls)} times"
     if not is_layer(node):
         return f"its input comes from {operation(node)}, not from a conv or linear layer"
-    if why := graph.why_fixed(node, makers):
+    if why := graph.why_fixed(node, makers, widths=False):
         return why
     layer = graph.layers[node.args[1]]
     if layer.name in unbiased:
@@ -158,7 +158,7 @@ def _why_not_following(graph: Graph, calls: Sequence[Node], node: Node | None, u
     norm = calls[0]
     if node is None or not is_layer(node) or node.args[0] is not norm or len(norm.users) > 1:
         return f"its output goes to {operations(norm.users)}, not to one conv or linear layer"
-    if why := graph.why_fixed(node):
+    if why := graph.why_fixed(node, widths=False):
         return why
     layer = graph.layers[node.args[1]]
     if layer.name in unbiased:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -48,6 +48,8 @@ def look(network: nn.Module, example: Example | None, fixed_size: bool) -> Found
     for path, module in modules.items():
         if any(path.startswith(f"{outer}." if outer else "") for outer in found.plain):
             continue  # part of a module that is replaced
+        if not isinstance(module, nn.Linear | _ConvNd) and _reads_no_numbers(inputs[path]):
+            continue  # an embedding, say, or never called: its parameters have rows of their own
         made = _why_left(network, path, module, inputs[path]) or propose(module, inputs[path], fixed_size)
         found.before[path] = module
         if isinstance(made, Plain):
@@ -67,8 +69,9 @@ def _may_replace(module: nn.Module, layer: bool) -> bool:
     """Whether a module is no plain layer, and may be one by what it holds."""
     if layer:
         return has_own_forward(module) or any(name not in module._parameters for name in ("weight", "bias"))
-    if type(module).__module__.startswith(("torch.nn.", "redlab.")) or isinstance(module, torch.jit.ScriptModule):
-        return False
+    homes = [kind.__module__ for kind in type(module).__mro__ if kind is not nn.Module]
+    if any(home.startswith(("torch.nn.", "torch.jit.", "redlab.")) for home in homes):
+        return False  # an embedding, a recurrent layer or a norm, or a subclass of one
     own = [tensor for tensor in module._parameters.values() if tensor is not None and tensor.ndim > 1]
     return bool(own) and not any(True for child in module.children() for _ in child.parameters())
 
@@ -79,8 +82,7 @@ def _inputs_of(network: nn.Module, modules: Mapping[str, nn.Module], inputs: Inp
 
     def note(_: nn.Module, args: tuple, kwargs: dict, path: str) -> None:
         given = [*args, *kwargs.values()]
-        alone = len(given) == 1 and isinstance(given[0], Tensor) and given[0].is_floating_point()
-        found[path].append(given[0].detach() if alone else None)
+        found[path].append(given[0].detach() if len(given) == 1 and isinstance(given[0], Tensor) else None)
 
     hooks = [own.register_forward_pre_hook(partial(note, path=path), with_kwargs=True) for path, own in modules.items()]
     try:
@@ -106,6 +108,10 @@ def _why_left(network: nn.Module, path: str, module: nn.Module, inputs: Sequence
         return "it has no values"
     tied = [name for names in parameter_names(network).values() if _is_tied(names, path) for name in names]
     return f"it shares a parameter: {' and '.join(tied)} are one tensor" if tied else ""
+
+
+def _reads_no_numbers(inputs: Sequence[Any]) -> bool:
+    return not inputs or any(x is not None and not x.is_floating_point() for x in inputs)
 
 
 def _is_tied(names: Sequence[str], path: str) -> bool:

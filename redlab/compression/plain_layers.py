@@ -13,6 +13,17 @@ _LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTrans
 _PADS = {"zeros": "ZeroPad", "constant": "ConstantPad", "reflect": "ReflectionPad", "replicate": "ReplicationPad"}
 _PADS |= {"circular": "CircularPad"}
 _PAD_CLASSES = {f"{name}{axes}d" for name in _PADS.values() for axes in (1, 2, 3)}
+_OPTIONS = {
+    "in_features",
+    "out_features",
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+}
+_OPTIONS |= {"output_padding", "groups", "bias", "padding_mode"}
 
 # {"class": "Conv2d", "options": {...}}, and for padding before it {"pad": {"class": "ZeroPad2d", "options": {...}}}.
 Spec = dict[str, Any]
@@ -74,7 +85,8 @@ def build(spec: Spec, like: Tensor) -> nn.Module:
         TypeError: options that the class doesn't take.
     """
     pads = [spec["pad"]] if "pad" in spec else []
-    if spec["class"] not in _LAYERS or any(pad["class"] not in _PAD_CLASSES for pad in pads):
+    strange = set(spec["options"]) - _OPTIONS if "options" in spec else {"options"}
+    if spec["class"] not in _LAYERS or any(pad["class"] not in _PAD_CLASSES for pad in pads) or strange:
         raise ValueError(f"{spec['class']} is no plain layer")
     with torch.device("meta"):  # a file may ask for any size: no memory before the values are there
         layer = getattr(nn, spec["class"])(**_tuples(spec["options"]), dtype=like.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from redlab.compression.folding import fold_batchnorm, layers_table
@@ -88,7 +89,9 @@ def prepare_for(
     plan = step | {"options": {"fold": fold, "fixed_size": fixed_size}, "fold": result.plan}
     if found.plain or measured:
         plan |= _compare(original, result.network, fit_example(original, example).first())
-    return Result(result.network, _table(result.layers, found), plan, graph=result.graph)
+    table = _table(result.layers, found)
+    table.attrs["parameters"] = sum(parameter.numel() for parameter in original.parameters() if not is_lazy(parameter))
+    return Result(result.network, table, plan, graph=result.graph)
 
 
 def _unfolded(network: nn.Module) -> Result:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from redlab.compression.splitting import as_dense
 from redlab.network.cost import by_module, measure_cost
@@ -64,7 +65,9 @@ def layer_table(network: nn.Module, results: list[Result], example: Example | No
         row["skipped"] = "; ".join(reasons)
         rows.append(row)
     columns = [name for name in _COLUMNS if not rows or name in rows[0]]
-    return with_others(pd.DataFrame(rows, columns=columns), plain, results[-1].network)
+    table = with_others(pd.DataFrame(rows, columns=columns), plain, results[-1].network)
+    table.attrs["parameters"] = sum(own.numel() for own in network.parameters() if not is_lazy(own))
+    return table
 
 
 def _prepared(network: nn.Module, first: Result) -> nn.Module:

@@ -134,7 +134,7 @@ def _batch(network: nn.Module, dataset: Dataset, batch_size: int) -> int:
 
 def _logits(network: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
     """float32 (n, classes) on the CPU, checked."""
-    output = _answer(network, inputs.to(network).each(_channels_last))
+    output = answer(network, inputs.to(network).each(_channels_last))
     if output.dim() != 2 or len(output) != len(labels):
         got = tuple(output.shape)
         raise ValueError(f"the network must answer (images, classes), here ({len(labels)}, classes); it gave {got}")
@@ -143,16 +143,6 @@ def _logits(network: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
             f"the labels run from {int(labels.min())} to {int(labels.max())}, the network has {output.shape[1]} classes"
         )
     return output.float().cpu()
-
-
-def _answer(network: nn.Module, inputs: Inputs) -> Tensor:
-    try:
-        return answer(network, inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except (TypeError, RuntimeError) as error:
-        what = f"{type(network).__name__} does not take the dataset's batches, {inputs.describe()}"
-        raise ValueError(f"{what}: {error}") from error
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

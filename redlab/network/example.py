@@ -139,8 +139,19 @@ def logits_of(output: Any) -> Tensor:
 
 
 def answer(network: nn.Module, inputs: Example) -> Tensor:
-    """The logits of ``network`` for ``inputs``, which lie where it does."""
-    return logits_of(Inputs.of(inputs).run(network))
+    """The logits of ``network`` for ``inputs``, which lie where it does.
+
+    Raises:
+        ValueError: it does not take them, or answers no logits.
+    """
+    given = Inputs.of(inputs)
+    try:
+        output = given.run(network)
+    except (TypeError, RuntimeError) as error:
+        if type(error) not in (TypeError, RuntimeError):  # out of memory, for example
+            raise
+        raise ValueError(f"{type(network).__name__} does not take {given.describe()}: {error}") from error
+    return logits_of(output)
 
 
 def example_input(network: nn.Module) -> Tensor | tuple | list | dict[str, Any]:

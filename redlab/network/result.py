@@ -81,7 +81,8 @@ class Result:
         of, own = (self.layers.attrs.get(name, 0) for name in ("parameters", "covered"))
         covered = f"conv and linear weights: {own / of:.3%} of all {of:,} parameters" if of else ""
         short = "; ".join(filter(None, [short, plan.get("unfolded", "")]))
-        lines = [asked, *totals[:1], str(self.chance), *totals[1:], short, covered, *self._left_out(rows)]
+        lines = [asked, *totals[:1], str(self.chance), *totals[1:], *_replaced(rows), short, covered]
+        lines += self._left_out(rows)
         return [line for line in lines if line]
 
     def _left_out(self, rows: pd.DataFrame) -> list[str]:
@@ -90,6 +91,12 @@ class Result:
         lines = [f"{len(rows)} layers, {said if len(skipped) else 'none skipped'}"]
         more = f"{len(others)} other parameters: {report_once(others['layer'], others['skipped'])}"
         return [*lines, more] if len(others) else lines
+
+
+def _replaced(rows: pd.DataFrame) -> list[str]:
+    """The layers that ``prepare`` replaced, and by what."""
+    made = rows[rows["replaced"] != ""] if "replaced" in rows else rows[:0]
+    return [f"{len(made)} replaced: {report_once(made['layer'], made['replaced'])}"] if len(made) else []
 
 
 def totals_of(layers: pd.DataFrame) -> list[str]:

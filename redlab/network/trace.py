@@ -18,7 +18,11 @@ from redlab.network.evaluating import evaluating, quiet, refusal
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.forwards import groups_of, has_own_forward, operation_of
 from redlab.network.layers import TO_PREPARE, Layer, unwrap, weight_layers
-from redlab.network.operations import KINDS
+from redlab.network.operations import KINDS, named
+
+# What a layer's own forward may do besides: none of these holds a number that follows from how many channels there are.
+_OF_ANY_WIDTH = named("layer", "rectifier zero", "activation zero", "activation", "copy", "cast", "dropout")
+_OF_ANY_WIDTH |= named("view", "transpose", "pad", "channel norm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +72,14 @@ class Graph:
         """Whether its module does nothing but ``node``: a layer or batch norm with PyTorch's own forward, no hooks."""
         return not has_own_forward(self.caller(node))
 
-    def why_fixed(self, node: Node, calls: Collection[Node] = ()) -> str:
+    def why_fixed(self, node: Node, calls: Collection[Node] = (), widths: bool = True) -> str:
         """Why no step may rewrite the weight and bias of the conv or linear ``node`` where they are, or "".
 
         The graph decides, not the class: one operation reads a layer's own weight, and its own bias or none.
 
         Arguments:
             calls: all calls of the layer, where it may be called more often than by ``node`` alone.
+            widths: whether its channels may become fewer; False: only its values change.
         """
         layer, users = self.layers.get(node.args[1]), set(node.args[1].users)
         if layer is None:
@@ -87,7 +92,18 @@ class Graph:
             return f"the weight of {layer.name} is also used by {operations(others)}"
         if users != {node, *calls}:
             return f"{layer.name} is called {len(users)} times"
-        return next(filter(None, (self._why_odd(call, layer) for call in users)), "")
+        odd = next(filter(None, (self._why_odd(call, layer) for call in users)), "")
+        return odd or (self._why_wide(node, layer) if widths else "")
+
+    def _why_wide(self, node: Node, layer: Layer) -> str:
+        """Why the numbers in a layer's own forward may depend on its width, as those of a scale do; or ""."""
+        if not has_own_forward(layer.module) or self.caller(node) is not layer.module:
+            return ""
+        path = module_path(node)
+        inside = [own for own in self.fx.nodes if own.op == "call_function" and module_path(own) == path]
+        others = [own for own in inside if operation(own) not in _OF_ANY_WIDTH]
+        what = f"{layer.name} has a forward of its own with {operations(others)} in it, which may depend on its width"
+        return f"{what}: {TO_PREPARE}" if others else ""
 
     def _why_odd(self, node: Node, layer: Layer) -> str:
         """Why ``node`` is not what the class of its layer says, or reads another bias, or ""."""
@@ -237,8 +253,8 @@ def _tensors(network: nn.Module, program: torch.export.ExportedProgram) -> dict[
     name_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     placeholder_of = {name_of[node.name]: node for node in program.graph.nodes if node.name in name_of}
     aliases: dict[int, list[str]] = {}
-    for named in (network.named_parameters, network.named_buffers):
-        for name, tensor in named(remove_duplicate=False):
+    for each in (network.named_parameters, network.named_buffers):
+        for name, tensor in each(remove_duplicate=False):
             aliases.setdefault(id(tensor), []).append(name)
     tensors: dict[str, Node] = {}
     for names in aliases.values():

@@ -179,14 +179,23 @@ def _as_named(recipe: Recipe, built: Recipe, source: Path) -> Recipe:
 
 
 def _blank(architecture: str | None, source: Path) -> nn.Module:
-    if not opens_itself(architecture):
+    """The architecture that a folder names, if it may."""
+    if architecture is None or not opens_itself(architecture):
         _refuse(source, _ask_for_build(architecture, source.parent))
+    try:
+        return _without_memory(architecture) or made(architecture)
+    except ValueError as error:  # of a name that timm does not know
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _without_memory(architecture: str) -> nn.Module | None:
+    """The network on the meta device; None if it cannot be built there."""
     with suppress(NotImplementedError), torch.device("meta"):  # RegNet asks for values while it is built
         network = made(architecture)
         # Buffers outside the state dict get their values from the constructor alone.
         if not any(module._non_persistent_buffers_set for module in network.modules()):
             return network
-    return made(architecture)
+    return None
 
 
 def _ask_for_build(architecture: str | None, folder: Path) -> str:

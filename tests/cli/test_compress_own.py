@@ -85,8 +85,8 @@ def test_a_folder_without_a_name_asks_for_its_code():
         (["mine.py:make", "--build", "mine.py:make"], "build is for the folder of a saved network"),
         (["digits/mlp", "--build", "absent.py:make"], "there is no file"),
         (["mine.py:make", "--dataset", "mine.py:nothing"], "mine.py has no 'nothing'"),
-        (["digits/mlp", "--dataset", "mine.py:images"], "MLP does not take the dataset's batches, inputs of shape"),
-        (["mine.py:make", "--dataset", "digits"], "TwoInputs does not take the dataset's batches, an input of"),
+        (["digits/mlp", "--dataset", "mine.py:images"], "MLP does not take inputs of shape"),
+        (["mine.py:make", "--dataset", "digits"], "TwoInputs does not take an input of"),
     ],
 )
 def test_what_does_not_fit_exits_with_2_and_writes_nothing(here, monkeypatch, words, message):

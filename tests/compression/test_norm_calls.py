@@ -125,6 +125,19 @@ class PerImage(nn.BatchNorm2d):
         return super().forward(x) * 1.5
 
 
+class Lends(nn.BatchNorm2d):
+    """Keeps what it normalised for somebody else."""
+
+    def forward(self, x):
+        self.kept = super().forward(x)
+        return self.kept.relu()
+
+
+def test_a_norm_whose_inner_values_are_used_elsewhere_stays():
+    network = Net(lambda net, x: net.norm(net.conv(x)) + net.norm.kept, conv=nn.Conv2d(3, 6, 3), norm=Lends(6))
+    assert norms_left(folded(network, 2, 3, 9, 9).network) == ["norm"]
+
+
 OWN = "its class or a hook gives it a forward of its own"
 STAY = {
     f"{OWN}, which is not a batch norm and an activation": PerImage,

@@ -249,6 +249,25 @@ def test_padding_that_changes_with_the_image_is_seen(kind, size, kernel, stride)
     assert far(network, fixed.network, example) < 1e-5
 
 
+class Table(nn.Module):
+    """An embedding of one's own, and what comes after."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.place = nn.Parameter(torch.randn(9, 4)), nn.Parameter(torch.randn(1, 4))
+
+    def forward(self, x):
+        return self.rows[x]
+
+
+def test_own_modules_that_are_no_layers_are_not_reported():
+    tokens = torch.randint(0, 9, (2, 5))
+    network = nn.Sequential(Table(), Matrix(4, 3)).eval()
+    result = prepare(network, tokens)
+    assert list(result.plan["modules"]) == ["1"]
+    assert set(result.layers["skipped"]) == {"", "of Table, no conv or linear layer"}
+
+
 def test_a_module_under_two_names_is_replaced_under_both_and_called_twice():
     own = Matrix(4, 4)
     network = Net(lambda net, x: net.b(net.a(x).relu()), a=own, b=own)
@@ -353,7 +372,18 @@ def test_a_prepared_network_is_saved_and_opened(tmp_path):
     assert not any(map(has_own_forward, (layer.module for layer in weight_layers(opened))))
 
 
-@pytest.mark.parametrize("spec", [{"class": "Embedding"}, {"class": "Linear", "pad": {"class": "Dropout"}}])
+LINEAR = {"class": "Linear", "options": {"in_features": 3, "out_features": 2}}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"class": "Embedding"},
+        LINEAR | {"pad": {"class": "Dropout"}},
+        LINEAR | {"options": {"device": "cpu"}},
+        {"class": "Linear"},
+    ],
+)
 def test_a_record_of_other_classes_is_refused(spec):
     with pytest.raises(ValueError, match="no plain layer"):
         build(spec, torch.zeros(1))

@@ -219,10 +219,24 @@ class Aside(nn.Conv2d):
         return F.conv2d(x, self.weight) + self.bias.view(-1, 1, 1)
 
 
+class Scaled(nn.Conv2d):
+    """Scales by a number that follows from its width."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight, self.bias) * self.in_channels**-0.5
+
+
 WHY_FIXED = {
     "own forward": (Own(3, 4, 2), ""),
     "own forward, no bias": (Own(3, 4, 2, bias=False), ""),
-    "hooked": (nn.Conv2d(3, 4, 2), ""),
+    "scaled by its width": (
+        Scaled(3, 4, 2),
+        f"0 has a forward of its own with mul in it, which may depend on its width: {TO_PREPARE}",
+    ),
+    "hooked": (
+        nn.Conv2d(3, 4, 2),
+        f"0 has a forward of its own with mul in it, which may depend on its width: {TO_PREPARE}",
+    ),
     "transposed": (Transposed(3, 4, 2, bias=False), "0 runs as another operation than its class, conv_transpose2d"),
     "bias beside": (Aside(3, 4, 2), "the bias of 0 is shared or computed at every call"),
     "computed": (
@@ -239,6 +253,7 @@ def test_the_graph_says_which_layers_may_change_not_their_class(case):
     graph = trace(nn.Sequential(layer), torch.rand(1, 4 if case == "transposed" else 3, 8, 8))
     (node,) = filter(is_layer, calls(graph))
     assert graph.why_fixed(node) == why
+    assert graph.why_fixed(node, widths=False) == ("" if "width" in why else why)
 
 
 def test_which_layers_would_not_read_a_bias_is_tried():

@@ -162,11 +162,12 @@ def test_lazy_layers_have_no_weights_to_score_and_cannot_be_traced():
         score_channels(network, "magnitude", example=torch.randn(1, 3))
 
 
-def test_weights_that_hooks_compute_are_refused():
+def test_weights_that_hooks_compute_are_skipped_and_prepare_is_named():
     network = mlp(3, 4, 2)
     prune.l1_unstructured(network[0], "weight", 0.5)
-    with pytest.raises(ValueError, match="weights are computed by hooks"):
-        score_weights(network, "magnitude")
+    scores = score_weights(network, "magnitude")
+    assert scores.values.keys() == {"2"}
+    assert "prepare(network, fold=False)" in scores.skipped["0"]
 
 
 def test_shared_weights_are_scored_once():

@@ -373,7 +373,7 @@ EDITS = {
     "steps": (lambda f: f["recipe"].update(steps="fold"), "(recipe.steps: 'fold' is not of type 'array')"),
     "unknown step": (
         lambda f: f["recipe"]["steps"].append({"step": "eval"}),
-        "'eval'; known steps: fold, hash, correct",
+        "'eval'; known steps: ",
     ),
     "step of lists": (lambda f: f["recipe"]["steps"].append({"step": []}), "(recipe.steps[2].step: [] is not of type"),
     "no step": (lambda f: f["recipe"]["steps"].append("fold"), "(recipe.steps[2]: 'fold' is not of type"),

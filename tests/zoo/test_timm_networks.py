@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -51,6 +52,16 @@ def test_other_names_are_refused_before_timm_builds_anything(name, monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("built"))
     with pytest.raises(ValueError, match="unknown network 'timm/"):
         load_network(f"timm/{name}", weights=None)
+
+
+def test_a_folder_that_names_no_network_of_timm_is_refused(network, tmp_path):
+    folder = save_network(network, tmp_path / "net")
+    for name in ("timm/resnet1", "timm/test_resnet.nope"):
+        facts = json.loads((folder / "redlab.json").read_text())
+        facts["recipe"]["architecture"] = name
+        (folder / "redlab.json").write_text(json.dumps(facts))
+        with pytest.raises(ValueError, match=f"{folder}/redlab.json: .*{name}"):
+            load_network(folder)
 
 
 def test_weights_that_cannot_be_fetched_say_how_to_give_them(network, tmp_path, monkeypatch):
