@@ -70,37 +70,36 @@ def prunes(row: Mapping[str, Any], before: str = "") -> bool:
 
 def totals(rows: list[Mapping[str, Any]]) -> Iterable[str]:
     conv = [row for row in rows if row.get("kind") == CONVOLUTIONAL]
-    other = [row for row in rows if row.get("kind") != CONVOLUTIONAL]
+    kinds = (rows, conv, [row for row in rows if row.get("kind") != CONVOLUTIONAL])
+    peers = [[row for row in own if {"peer_left", "peer_error"} & row.keys()] for own in (rows, conv)]
     yield "| | all | convolutional | transformers and hybrids | torch-pruning, all | torch-pruning, convolutional |"
     yield "|---|---|---|---|---|---|"
-    yield line("networks", [str(len(own)) for own in (rows, conv, other, rows, conv)])
-    reach = [f"{sum(map(prunes, own))} ({share(sum(map(prunes, own)), len(own))})" for own in (rows, conv, other)]
-    peer = [f"{sum(prunes(row, 'peer_') for row in own)}" for own in (rows, conv)]
-    yield line(f"at most {TARGET:.0%} of the parameters left, output of the zeroed network", [*reach, *peer])
-    wrong = [str(sum(number(row, "difference") > EXACT for row in own)) for own in (rows, conv, other)]
-    peer = [str(sum(number(row, "peer_difference") > EXACT for row in own)) for own in (rows, conv)]
-    yield line("another output", [*wrong, *peer])
+    yield line("networks tried", [str(len(own)) for own in (*kinds, *peers)])
+    reach = [(sum(map(prunes, own)), len(own)) for own in kinds]
+    reach += [(sum(prunes(row, "peer_") for row in own), len(own)) for own in peers]
+    what = f"at most {TARGET:.0%} of the parameters left, output of the zeroed network"
+    yield line(what, [f"{count} ({share(count, whole)})" for count, whole in reach])
+    wrong = [sum(number(row, "difference") > EXACT for row in own) for own in kinds]
+    wrong += [sum(number(row, "peer_difference") > EXACT for row in own) for own in peers]
+    yield line("another output", map(str, wrong))
+    failed = [sum("prune_error" in row or "ended" in row for row in own) for own in kinds]
+    failed += [sum("peer_error" in row for row in own) for own in peers]
+    yield line("an error, or out of time", map(str, failed))
     late = [
-        str(sum(number(row, "seconds") > LIMIT or "over" in str(row.get("prune_error", "")) for row in own))
-        for own in (rows, conv, other)
+        sum(number(row, "seconds") > LIMIT or "over" in str(row.get("prune_error", "")) for row in own) for own in kinds
     ]
-    yield line(f"over {LIMIT} s", [*late, "", ""])
-    for key in ("merged", "dead"):
+    yield line(f"over {LIMIT} s", [*map(str, late), "", ""])
+    for key, what in (("merged", "planted duplicates merged exactly"), ("dead", "dead channels removed exactly")):
         exact = [
-            f"{sum(number(row, key) <= EXACT for row in own)} of {sum(key in row for row in own)}"
-            for own in (rows, conv, other)
+            f"{sum(number(row, key) <= EXACT for row in own)} of {sum(key in row for row in own)}" for own in kinds
         ]
-        yield line(
-            "planted duplicates merged exactly" if key == "merged" else "dead channels removed exactly",
-            [*exact, "", ""],
-        )
-    yield line("norms behind a layer folded", [folded(own, "sole") for own in (rows, conv, other)] + ["", ""])
-    yield line("all batch norms folded", [folded(own, "norms") for own in (rows, conv, other)] + ["", ""])
+        yield line(what, [*exact, "", ""])
+    for key, what in (("sole", "norms that alone read a layer, folded"), ("norms", "all batch norms, folded")):
+        yield line(what, [*(folded(own, key) for own in kinds), "", ""])
     worst = [
-        max((number(row, "fold_difference") for row in own if "fold_difference" in row), default=0)
-        for own in (rows, conv, other)
+        max((number(row, "fold_difference") for row in own if "fold_difference" in row), default=0) for own in kinds
     ]
-    yield line("largest difference after folding", [*(f"{one:.0e}" for one in worst), "", ""])
+    yield line("largest difference after `prepare`", [*(f"{one:.0e}" for one in worst), "", ""])
 
 
 def line(name: str, values: Iterable[str]) -> str:
@@ -131,6 +130,8 @@ def cell(row: Mapping[str, Any], key: str) -> str:
     if key == "why":
         return notes(row)
     value = row.get(key, "")
+    if key in ("planted", "size") and key in row:
+        return f"{int(number(row, key))}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
