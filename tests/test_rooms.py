@@ -50,6 +50,11 @@ def test_the_rooms_are_those_of_the_layout_page_and_are_served_by_the_package():
     assert all(getattr(redlab, room).__name__ == f"redlab.{room}" for room in ROOMS)
 
 
+def test_no_two_test_files_have_one_name():
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]  # pytest imports each by its name alone
+    assert [name for name in set(names) if names.count(name) > 1] == []
+
+
 @pytest.mark.parametrize(
     "room", [path.parent for path in FILES if path.name == "__init__.py"], ids=lambda path: path.name
 )
