@@ -17,17 +17,27 @@ from redlab.network.trace import argument, module_path, operation
 from redlab.network.zero_pad import ZeroPadShortcut
 
 
-def rectangular(flow: Flow, labels: Tensor, joined: int | None = None) -> Tensor:
+def rectangular(flow: Flow, labels: Tensor, joined: int | None = None, view: Node | None = None) -> Tensor:
     """Channels leave as whole slices along one axis: the one with the most channels.
 
     Along the axis ``joined`` by concatenation, if it is another one, a slice is one channel: a channel of a class token
     is the same channel of the patches, for example.
+
+    Arguments:
+        view: what made the axes out of one. Of 16 channels in 4 x 4 the code may fix either length: each is tried.
     """
     axes = flow.labels.axes(labels)
     if len(axes) > 1:
         roots = flow.labels.together(compact(labels))
         counts = {axis: _distinct(roots.movedim(axis, 0).flatten(1)) for axis in axes}
-        kept = max(axes, key=lambda axis: (counts[axis], axis))
+        likely = sorted(axes, key=lambda axis: (counts[axis], axis), reverse=True)
+        equal = [axis for axis in likely if counts[axis] == counts[likely[0]]]
+        number = flow.tried.get(view, 0) if view is not None and len(equal) > 1 else 0
+        if number >= len(equal):
+            return flow.freeze(view, f"{operation(view)} cuts it into parts of a fixed length")
+        kept = equal[number]
+        if view is not None and len(equal) > 1:
+            flow.ways[view] = compact(labels).flatten()
         for axis in axes:
             if axis != kept:
                 flow.labels.unite_along(labels, axis, same=axis == joined)
@@ -45,7 +55,7 @@ def move(flow: Flow, node: Node) -> Tensor:
     labels, value = flow.at(node.args[0]), node.meta["val"]
     name = operation(node)
     if name in ("view", "reshape", "view_as", "reshape_as", "unflatten", "flatten"):
-        return rectangular(flow, labels.reshape(value.shape))
+        return rectangular(flow, labels.reshape(value.shape), view=node)
     if name in ("expand", "expand_as"):
         return labels.expand(value.shape)
     return node.target(labels, *node.args[1:], **node.kwargs)
