@@ -19,11 +19,12 @@ from redlab.compression.norm_pairs import Pairs, find_pairs
 from redlab.compression.norms import Acts, scale_and_shift, stand_in
 from redlab.network.evaluating import first_line
 from redlab.network.example import Example, Inputs, fit_example, remember_example
+from redlab.network.forwards import has_own_forward
 from redlab.network.layers import Layer, copy_network, is_batch_norm, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
 from redlab.network.trace import trace
-from redlab.network.trial_run import calls_of, culprits, give_bias
+from redlab.network.trial_run import calls_of, culprits, give_bias, note_bias
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
@@ -148,12 +149,19 @@ def _asked_for(network: nn.Module, example: Example | None, pairs: Pairs) -> dic
     """
     inputs = fit_example(network, example).first() if pairs.folded else Inputs()
     gaining = [name for name in dict.fromkeys(pairs.folded.values()) if network.get_submodule(name).bias is None]
+    known = {name for name in gaining if _is_plain(network.get_submodule(name))}
+    suspect = {name for name in gaining if name not in known}
 
     def calls(norms: Sequence[str], biases: Sequence[str] = ()) -> list[str]:
         return calls_of(network, inputs, partial(_as_folded, norms=norms, biases=biases, acts=pairs.acts))
 
+    def watched(copied: nn.Module) -> None:
+        _take_out(copied, list(pairs.folded), pairs.acts)
+        for name in known:
+            note_bias(copied.get_submodule(name), partial(suspect.add, name))
+
     try:
-        before = calls(list(pairs.folded)) if pairs.folded else []
+        before = calls_of(network, inputs, watched) if pairs.folded else []
     except ValueError:
         found = culprits(list(pairs.folded), partial(_error, calls))
         return {name: f"the network's code asks for the norm itself: {why}" for name, why in found.items()}
@@ -161,9 +169,14 @@ def _asked_for(network: nn.Module, example: Example | None, pairs: Pairs) -> dic
     def same(names: Sequence[str]) -> str:
         return "" if calls(list(pairs.folded), names) == before else "it does something else where there is one"
 
-    found = culprits(gaining, partial(_error, same))
+    found = culprits([name for name in gaining if name in suspect], partial(_error, same))
     why = {name: f"the network's code looks for a bias of {name}: {reason}" for name, reason in found.items()}
     return {norm: why[layer] for norm, layer in pairs.folded.items() if layer in why}
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer without a bias does what it does with one, and knows when its bias is asked for."""
+    return not has_own_forward(layer) and "bias" in layer._parameters
 
 
 def _error(run: Callable[[Sequence[str]], Any], names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ TOLERANCE = 1e-9  # relative, in float64
 _PIXELS = 24  # along an axis of the random inputs, at least
 _GROWS = 4  # at most: by so many pixels an input grows, to see padding that changes with its size
 _SCALES = (1e4, 1e-4)  # of the random inputs: a bound, such as that of clamp, may be out of reach at 1
-_MANY = 64**2  # positions in space: an input that has more is not doubled along all axes
+_MANY = 32**2  # positions in space: an input that has more is not doubled along all axes
 BATCH = "what it does changes with the size of its batch"
 IGNORES = "its forward does not use its bias: other code may"
 CHANGES = (
@@ -63,7 +63,7 @@ def _propose(own: nn.Module, inputs: list[Tensor], fixed_size: bool) -> Plain | 
     far = max(_distance(own, made.module, x) for x in [*inputs, noise, *(noise * scale for scale in _SCALES)])
     if not far <= TOLERANCE:
         return f"its forward does more than one layer does (a relative difference of {far:.1e})"
-    if not _same(own, made, _batches(made, inputs[0])):
+    if not _same(own, made, _batches(made, noise)):
         return BATCH
     if not fixed_size and not _same(own, made, _sizes(made, inputs[0])):
         return CHANGES
