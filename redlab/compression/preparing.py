@@ -37,7 +37,7 @@ def prepare(network: nn.Module, example: Example | None = None, fold: bool = Tru
     Steps that replace or shrink layers want plain ones: one parameter as the weight, PyTorch's own forward. Many
     networks have others: weight norm, spectral norm, weight standardisation, pruning masks, Hugging Face's Conv1D,
     SAME padding. Each module is watched while it runs. If it multiplies its input by one weight that does not depend
-    on it, behind fixed padding at most, a plain layer is proposed. Both are compared in float64, also on larger inputs;
+    on it, behind fixed padding at most, a plain layer is proposed. Both are compared in float64, on other sizes too;
     at most 1e-9 may be between them, relative. The proposal is ours; nothing is taken from the class of a module.
 
     Arguments:
