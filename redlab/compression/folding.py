@@ -5,8 +5,9 @@ The formulas are the textbook's; which layers allow it: Yvinec et al. 2022, "To 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,12 +17,14 @@ from torch.nn.parameter import is_lazy
 
 from redlab.compression.norm_pairs import Pairs, find_pairs
 from redlab.compression.norms import Acts, scale_and_shift, stand_in
+from redlab.network.evaluating import first_line
 from redlab.network.example import Example, Inputs, fit_example, remember_example
+from redlab.network.forwards import has_own_forward
 from redlab.network.layers import Layer, copy_network, is_batch_norm, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
 from redlab.network.trace import trace
-from redlab.network.trial_run import culprits, why_not_run
+from redlab.network.trial_run import calls_of, culprits, give_bias, note_bias
 
 
 @torch.inference_mode(False)  # whatever the caller's mode: the new network may be trained
@@ -55,8 +58,10 @@ def fold_batchnorm(network: nn.Module, example: Example | None = None) -> Result
     network = copy_network(original).eval()
     norms = _norms(network)
     graph = trace(network, example) if norms else None
-    pairs, rest = find_pairs(graph, norms, example, {})
-    if asked_for := _asked_for(network, example, pairs):
+    asked_for: dict[str, str] = {}
+    pairs, rest = find_pairs(graph, norms, example, asked_for)
+    while found := _asked_for(network, example, pairs):  # with one left, another may find another layer
+        asked_for |= found
         pairs, rest = find_pairs(graph, norms, example, asked_for)
     table = layers_table(network, pairs)
     step = pairs.step()
@@ -138,17 +143,56 @@ def _remember_statistics(layer: nn.Module, norm: nn.Module) -> None:
 
 
 def _asked_for(network: nn.Module, example: Example | None, pairs: Pairs) -> dict[str, str]:
-    """The norms among those to be folded that the network doesn't run without, and why: its code asks for their values.
+    """Norms among those to be folded that the network's code asks for, or whose layer it asks for a bias, and why.
 
     It is tried with the norms taken out and the weights as they are: only shapes count.
     """
     inputs = fit_example(network, example).first() if pairs.folded else Inputs()
+    gaining = [name for name in dict.fromkeys(pairs.folded.values()) if network.get_submodule(name).bias is None]
+    known = {name for name in gaining if _is_plain(network.get_submodule(name))}
+    suspect = {name for name in gaining if name not in known}
 
-    def why_not(names: Sequence[str]) -> str:
-        return why_not_run(network, inputs, partial(_take_out, names=names, acts=pairs.acts))
+    def calls(norms: Sequence[str], biases: Sequence[str] = ()) -> list[str]:
+        return calls_of(network, inputs, partial(_as_folded, norms=norms, biases=biases, acts=pairs.acts))
 
-    found = culprits(list(pairs.folded), why_not)
-    return {name: f"the network's code asks for the norm itself: {why}" for name, why in found.items()}
+    def watched(copied: nn.Module) -> None:
+        _take_out(copied, list(pairs.folded), pairs.acts)
+        for name in known:
+            note_bias(copied.get_submodule(name), partial(suspect.add, name))
+
+    try:
+        before = calls_of(network, inputs, watched) if pairs.folded else []
+    except ValueError:
+        found = culprits(list(pairs.folded), partial(_error, calls))
+        return {name: f"the network's code asks for the norm itself: {why}" for name, why in found.items()}
+
+    def same(names: Sequence[str]) -> str:
+        return "" if calls(list(pairs.folded), names) == before else "it does something else where there is one"
+
+    found = culprits([name for name in gaining if name in suspect], partial(_error, same))
+    why = {name: f"the network's code looks for a bias of {name}: {reason}" for name, reason in found.items()}
+    return {norm: why[layer] for norm, layer in pairs.folded.items() if layer in why}
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer without a bias does what it does with one, and knows when its bias is asked for."""
+    return not has_own_forward(layer) and "bias" in layer._parameters
+
+
+def _error(run: Callable[[Sequence[str]], Any], names: Sequence[str]) -> str:
+    """What ``run`` says of ``names``, or the reason of the ValueError that it raises."""
+    try:
+        said = run(names)
+    except ValueError as error:
+        return first_line(error.__cause__)
+    return said if isinstance(said, str) else ""
+
+
+def _as_folded(network: nn.Module, norms: Collection[str], biases: Collection[str], acts: Mapping[str, Acts]) -> None:
+    """Take out norms and give layers biases of zeros, in place: the calls of a plain layer stay the same with one."""
+    _take_out(network, norms, acts)
+    for name in biases:
+        give_bias(network.get_submodule(name))
 
 
 def _take_out(network: nn.Module, names: Collection[str], acts: Mapping[str, Acts]) -> None:

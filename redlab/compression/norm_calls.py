@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from redlab.compression.norms import OWN, activation_of, check_acts
+from redlab.compression.norms import OWN, TRAINS, activation_of, check_acts
 from redlab.network.forwards import has_own_forward
 from redlab.network.layers import is_frozen_norm
 from redlab.network.trace import Graph, argument, module_path, operation
@@ -54,6 +54,8 @@ def _rewrite_call(graph: Graph, path: str, norm: nn.Module, inside: list[Node]) 
     while affine < len(data) and module_path(data[affine]) == path and operation(data[affine]) in _AFFINE:
         affine += 1
     read_outside = any(user not in inside for node in data[:-1] for user in node.users)
+    if any(argument(node, "training") for node in inside if operation(node) == "batch_norm"):
+        return [], TRAINS
     if entry is None or affine == 0 or read_outside:
         return [], OWN
     acts, why = _acts(data[affine:], path)

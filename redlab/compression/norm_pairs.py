@@ -11,7 +11,7 @@ from torch.fx import Node
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from redlab.compression.norm_calls import rewrite_norm
-from redlab.compression.norms import OWN
+from redlab.compression.norms import OWN, TRAINS
 from redlab.network.example import Example
 from redlab.network.layers import Layer, is_frozen_norm
 from redlab.network.operations import named
@@ -111,6 +111,8 @@ def _why_not_norm(graph: Graph, name: str, norm: nn.Module) -> str:
     if norm.running_mean is None:
         return "no running statistics"
     calls = graph.users(f"{name}.running_mean")
+    if any(operation(call) == "batch_norm" and argument(call, "training") for call in calls):
+        return TRAINS
     if any(operation(call) != "batch_norm" or graph.caller(call) is not norm for call in calls):
         return OWN
     for tensor in ("running_var", "weight", "bias"):

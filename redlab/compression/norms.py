@@ -17,6 +17,7 @@ from redlab.network.evaluating import evaluating, first_line
 from redlab.network.layers import copy_network
 
 OWN = "its class or a hook gives it a forward of its own"
+TRAINS = "it stays in training mode, where it takes the mean and variance of each batch"
 # What a norm leaves: names of its own modules, and activations as (class, options), in the order in which they run.
 Acts = Sequence[Any]
 # By operation: the class of torch.nn that does the same, and its options.
@@ -102,18 +103,29 @@ def check_acts(norm: nn.Module, acts: list[Any], shape: Sequence[int]) -> tuple[
         child.register_forward_pre_hook(lambda *_, name=name: called.append(name))
     try:
         with evaluating(copied):
-            wanted, normed = _try(copied, shape)
+            tried = [_try(copied, sizes) for sizes in _sizes(shape)]
             acts = [name for name in dict.fromkeys(called) if name not in acts] + acts
-            got = stand_in(copied, acts)(normed)
+            rest = stand_in(copied, acts)
+            far = any(_differ(wanted, rest(normed)) for wanted, normed in tried)
     except Exception as error:  # whatever its own code raises
         return acts, f"{OWN}: {first_line(error)}"
-    far = float((wanted - got).abs().max()) > _TOLERANCE * max(float(wanted.abs().max()), 1e-30)
     return acts, f"{OWN}, which is not a batch norm and an activation" if far else ""
 
 
-def _try(norm: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return not float((one - other).abs().max()) <= _TOLERANCE * max(float(one.abs().max()), 1e-30)
+
+
+def _sizes(shape: Sequence[int]) -> list[list[int]]:
+    """The shapes of the trials: other batches too, and images twice as long along one axis, which are cheap if thin."""
+    channels, space = shape[1], shape[2:]
+    small = [min(size, _PIXELS) for size in space]
+    long = [[2 * size if place == axis else 1 for place, size in enumerate(space)] for axis in range(len(space))]
+    return [[2, channels, *small], [3, channels, *small], *([1, channels, *sizes] for sizes in long)]
+
+
+def _try(norm: nn.Module, sizes: list[int]) -> tuple[Tensor, Tensor]:
     """What a norm makes of random numbers, and these scaled and shifted as it does."""
-    sizes = [2, shape[1], *(min(size, _PIXELS) for size in shape[2:])]
     noise = torch.randn(sizes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     view = [1, -1, *[1] * (len(sizes) - 2)]
     mean, std = norm.running_mean.view(view), norm.running_var.view(view).add(norm.eps).sqrt()

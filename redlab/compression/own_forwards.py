@@ -27,7 +27,25 @@ _ARGUMENTS = {
 }
 _TURNED = ("addmm", "matmul", "__matmul__", "mm")  # their weight is (inputs, outputs)
 _OTHERS = frozenset(("einsum", "bmm", "baddbmm", "bilinear", "scaled_dot_product_attention", "mv", "dot", "tensordot"))
+CASTS = "it casts its input to another dtype"
 _VALUES = frozenset(("item", "tolist", "__bool__", "__float__", "__int__", "nonzero", "equal", "allclose"))
+# What moves the numbers of a tensor, asks for its shape, or is linear in eval mode.
+_MOVES = (
+    "__get__ size dim ndimension numel nelement stride is_floating_point is_complex is_contiguous __len__ get_device "
+    "view view_as reshape reshape_as flatten unflatten squeeze unsqueeze permute transpose t movedim moveaxis swapaxes "
+    "swapdims __getitem__ narrow select chunk split expand expand_as contiguous clone detach to type type_as double "
+    "float half bfloat16 batch_norm new_zeros new_ones new_empty zeros_like ones_like pad constant_pad_nd"
+)
+_LINEAR = "add sub mul div neg rsub true_divide subtract multiply divide"  # numbers decide what these do
+_DUNDERS = "add sub mul truediv radd rsub rmul rtruediv iadd isub imul itruediv neg"
+_KNOWN = {
+    *_MOVES.split(),
+    *_LINEAR.split(),
+    *(f"{name}_" for name in _LINEAR.split()),
+    *(f"__{name}__" for name in _DUNDERS.split()),
+    *(f"{kind}dropout{axes}" for kind in ("", "alpha_", "feature_alpha_") for axes in ("", "1d", "2d", "3d")),
+    *_ARGUMENTS,
+}
 _SIGNATURES = {
     name: Signature([Parameter(own, Parameter.POSITIONAL_OR_KEYWORD, default=None) for own in names.split()])
     for name, names in _ARGUMENTS.items()
@@ -54,10 +72,15 @@ class Call:
 
 @dataclass
 class Watched:
-    """What a module did: its products with weights, and why it is no layer, or ""."""
+    """What a module did: its products with weights, and why it is no layer, or "".
+
+    Attributes:
+        others: operations on what comes from its input that may be no layer for some inputs, such as clamp.
+    """
 
     calls: list[Call] = field(default_factory=list)
     why: str = ""
+    others: list[str] = field(default_factory=list)
 
 
 class Watch(TorchFunctionMode):
@@ -78,9 +101,17 @@ class Watch(TorchFunctionMode):
         self._note(name, args, kwargs)
         out = func(*args, **kwargs)
         self._origins.follow([*args, *kwargs.values()], out, made=False)
+        self._check_dtype(given := [*args, *kwargs.values()], out)
+        if name not in _KNOWN and self._computed(given):
+            self.found.others.append(name)
         if name in ("pad", "constant_pad_nd") and self._computed(args[:1]):
             self._pads[id(out)] = (args[0], *_padding(*args[1:], **kwargs), out)
         return out
+
+    def _check_dtype(self, given: list[Any], out: Any) -> None:
+        before = {tensor.dtype for tensor in leaves(given, Tensor) if self._origins.rank(tensor) == COMPUTED}
+        if isinstance(out, Tensor) and out.is_floating_point() and before and out.dtype not in before:
+            self.found.why = CASTS
 
     def _computed(self, values: Iterable[Any]) -> list[bool]:
         return [True for tensor in leaves(values, Tensor) if self._origins.rank(tensor) == COMPUTED]
@@ -135,5 +166,9 @@ def watch(module: nn.Module, x: Tensor) -> Watched:
     Raises: whatever the module's own code raises.
     """
     with torch.no_grad(), (mode := Watch(module, [x])):
-        module(x)
+        try:
+            module(x)
+        except Exception:
+            if mode.found.why != CASTS:  # in float64 a cast is why it fails
+                raise
     return mode.found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,10 @@ from redlab.network.layers import copy_network
 TOLERANCE = 1e-9  # relative, in float64
 _PIXELS = 24  # along an axis of the random inputs, at least
 _GROWS = 4  # at most: by so many pixels an input grows, to see padding that changes with its size
+_SCALES = (1e4, 1e-4)  # of the random inputs: a bound, such as that of clamp, may be out of reach at 1
+_MANY = 32**2  # positions in space: an input that has more is not doubled along all axes
+BATCH = "what it does changes with the size of its batch"
+IGNORES = "its forward does not use its bias: other code may"
 CHANGES = (
     "what it does changes with the size of its input, as its padding may: prepare(network, fixed_size=True) takes "
     "the size of the example"
@@ -54,12 +59,31 @@ def _propose(own: nn.Module, inputs: list[Tensor], fixed_size: bool) -> Plain | 
         return found.why or f"its forward multiplies by {len(found.calls)} weights"
     made = _made(own, found.calls[0])
     _fit(made, own, inputs[0])
-    far = max(_distance(own, made.module, x) for x in [*inputs, _noise(made, inputs[0], 0)])
-    if far > TOLERANCE:
+    noise = _noise(made, inputs[0], 0)
+    far = max(_distance(own, made.module, x) for x in [*inputs, noise, *(noise * scale for scale in _SCALES)])
+    if not far <= TOLERANCE:
         return f"its forward does more than one layer does (a relative difference of {far:.1e})"
-    if not fixed_size and any(_distance(own, made.module, x) > TOLERANCE for x in _larger(made, inputs[0])):
+    if not _same(own, made, _batches(made, noise)):
+        return BATCH
+    if not fixed_size and not _same(own, made, _sizes(made, inputs[0])):
         return CHANGES
-    return made
+    if found.others:
+        return f"its forward does more than one layer does: {', '.join(dict.fromkeys(found.others))}"
+    return IGNORES if _ignores_bias(own, noise) else made
+
+
+def _same(own: nn.Module, made: Plain, inputs: Iterable[Tensor]) -> bool:
+    return all(_distance(own, made.module, x) <= TOLERANCE for x in inputs)
+
+
+def _ignores_bias(own: nn.Module, x: Tensor) -> bool:
+    """Whether a module has a bias that its forward does not add. It is changed: this comes last."""
+    bias = own._parameters.get("bias")
+    if bias is None or not bias.any():
+        return False
+    before = own(x.clone())
+    bias.data.add_(1.0)
+    return bool(torch.equal(before, own(x.clone())))
 
 
 def _made(own: nn.Module, call: Call) -> Plain:
@@ -133,7 +157,10 @@ def _distance(one: nn.Module, other: nn.Module, x: Tensor) -> float:
         wanted = one(x.clone())
     except Exception:  # its code takes no input of this size: then it doesn't matter
         return 0.0
-    got = other(x.clone())
+    try:
+        got = other(x.clone())
+    except Exception:  # the one takes this input, the other doesn't
+        return float("inf")
     if not isinstance(wanted, Tensor) or wanted.shape != got.shape:
         return float("inf")
     if not wanted.numel():
@@ -141,12 +168,33 @@ def _distance(one: nn.Module, other: nn.Module, x: Tensor) -> float:
     return float((wanted - got).abs().max() / wanted.abs().max().clamp_min(1e-300))
 
 
-def _larger(made: Plain, like: Tensor) -> Iterator[Tensor]:
-    """Random inputs that are some pixels larger along every axis of space, or longer by some positions."""
+def _batches(made: Plain, like: Tensor) -> Iterator[Tensor]:
+    """Random inputs of one more and of a single one, where the first axis is the batch."""
+    layer = layer_in(made.module)
+    if like.ndim >= (2 if isinstance(layer, nn.Linear) else layer.weight.ndim):
+        for batch in dict.fromkeys((len(like) + 1, 1)):
+            yield _random([batch, *like.shape[1:]], like)
+
+
+def _sizes(made: Plain, like: Tensor) -> Iterator[Tensor]:
+    """Random inputs that are some pixels larger along every axis of space, or longer by some positions; others too.
+
+    These are of half and of twice the size, and of twice the size along one axis, half along the others.
+    """
     layer = layer_in(made.module)
     axes = range(2, like.ndim) if not isinstance(layer, nn.Linear) else range(max(like.ndim - 2, 0), like.ndim - 1)
     steps = min(max(2, *getattr(layer, "stride", (1,))), _GROWS)
-    for step in range(1, steps + 1):
-        shape = [size + step if axis in axes else size for axis, size in enumerate(like.shape)]
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-        yield noise.to(like.device)
+    shapes = [[size + step * (axis in axes) for axis, size in enumerate(like.shape)] for step in range(1, steps + 1)]
+    twice = [[axis] for axis in axes] + [[]] + ([list(axes)] if math.prod(like.shape[a] for a in axes) <= _MANY else [])
+    shapes += [[_resized(size, axis, axes, own) for axis, size in enumerate(like.shape)] for own in twice]
+    for shape in {tuple(shape): None for shape in shapes}:
+        yield _random(shape, like)
+
+
+def _resized(size: int, axis: int, axes: Sequence[int], doubled: Sequence[int]) -> int:
+    return 2 * size if axis in doubled else max(size // 2, 1) if axis in axes else size
+
+
+def _random(shape: Sequence[int], like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(like.device)

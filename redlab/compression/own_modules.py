@@ -18,7 +18,7 @@ from redlab.compression.own_layers import Plain, propose
 from redlab.network.evaluating import evaluating, refusal
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.forwards import has_own_forward
-from redlab.network.layers import parameter_names, weight_layers
+from redlab.network.layers import copy_network, parameter_names, weight_layers
 
 _COMPUTE = (WeightNorm, SpectralNorm, BasePruningMethod)  # hooks that compute a weight and do nothing else
 
@@ -84,15 +84,14 @@ def _inputs_of(network: nn.Module, modules: Mapping[str, nn.Module], inputs: Inp
         given = [*args, *kwargs.values()]
         found[path].append(given[0].detach() if len(given) == 1 and isinstance(given[0], Tensor) else None)
 
-    hooks = [own.register_forward_pre_hook(partial(note, path=path), with_kwargs=True) for path, own in modules.items()]
+    copied = copy_network(network)  # a norm may change its statistics as it runs
+    for path in modules:
+        copied.get_submodule(path).register_forward_pre_hook(partial(note, path=path), with_kwargs=True)
     try:
-        with evaluating(network):
-            inputs.run(network)
+        with evaluating(copied):
+            inputs.run(copied)
     except Exception as error:  # whatever the network's own code raises
         raise ValueError(refusal(network, inputs, "run", error)) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

@@ -83,23 +83,33 @@ def idle(module: Any, input: Tensor) -> Tensor:
     return input.new_zeros(module.output_shape(input.shape))
 
 
-def why_not_run(network: nn.Module, inputs: Inputs, change: Callable[[nn.Module], None] | None = None) -> str:
-    """The error of ``network`` when it is called, "" if it runs; layers that know their ``output_shape`` do no work.
+def calls_of(network: nn.Module, inputs: Inputs, change: Callable[[nn.Module], None] | None = None) -> list[str]:
+    """The functions that ``network`` calls, by name; layers that know their ``output_shape`` do no work.
 
     Arguments:
         change: changes a copy in place before the call.
+
+    Raises:
+        ValueError: where the network doesn't run on ``inputs``.
     """
 
-    def run(copied: nn.Module, inputs: Inputs) -> None:
+    def run(copied: nn.Module, inputs: Inputs) -> list[str]:
         if change is not None:
             change(copied)
         for module in copied.modules():
             if hasattr(module, "output_shape"):
                 module.forward = partial(idle, module)
-        inputs.run(copied)
+        with _Calls() as watch:
+            inputs.run(copied)
+        return watch.names
 
+    return try_out(network, inputs, run)
+
+
+def why_not_run(network: nn.Module, inputs: Inputs, change: Callable[[nn.Module], None] | None = None) -> str:
+    """The error of ``network`` when it is called, as ``calls_of`` does; "" if it runs."""
     try:
-        try_out(network, inputs, run)
+        calls_of(network, inputs, change)
     except ValueError as error:
         return first_line(error.__cause__)
     return ""
@@ -183,6 +193,45 @@ class _Uses(TorchFunctionMode):
 _QUESTIONS = frozenset(("__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "__len__"))
 
 
+class _Calls(TorchFunctionMode):
+    """Inside, the names of the functions that are called are recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.names.append(getattr(func, "__name__", str(func)))
+        return func(*args, **(kwargs or {}))
+
+
+class _Noting(dict):
+    """The parameters of a module; ``note`` is called where one of the name "bias" is asked for."""
+
+    def __init__(self, parameters: dict[str, Any], note: Callable[[], None]) -> None:
+        super().__init__(parameters)
+        self._note = note
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "bias":
+            self._note()
+        return super().__getitem__(name)
+
+
+def note_bias(layer: nn.Module, note: Callable[[], None]) -> None:
+    """Let a layer call ``note`` where code outside its own forward asks for its bias; in place."""
+    running: list[bool] = []
+    layer._parameters = _Noting(layer._parameters, lambda: None if running else note())
+    layer.register_forward_pre_hook(lambda *_: running.append(True))
+    layer.register_forward_hook(lambda *_: running.clear())
+
+
+def give_bias(layer: nn.Module) -> None:
+    """Zeros, where a layer has no bias."""
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(_outputs(layer)))
+
+
 def without_bias(graph: Graph, layers: Iterable[Layer], example: Example | None = None) -> set[str]:
     """The names of the layers that would not read a bias if they were given one: forwards of their own may not.
 
@@ -195,9 +244,7 @@ def without_bias(graph: Graph, layers: Iterable[Layer], example: Example | None 
     copied = copy_network(graph.network)
     paths = {module: path for path, module in graph.network.named_modules()}
     for layer in unknown.values():
-        module = copied.get_submodule(paths[layer.module])
-        if module.bias is None:
-            module.bias = nn.Parameter(module.weight.new_zeros(_outputs(module)))
+        give_bias(copied.get_submodule(paths[layer.module]))
     try:
         tried = trace(copied, example)
     except ValueError:  # its code refuses a bias

@@ -220,6 +220,50 @@ def test_a_layer_whose_own_forward_reads_no_bias_keeps_its_norm():
     assert "0 has a forward of its own that would not read the bias" in reasons(result)["1"]
 
 
+def _less_bias(net, x):
+    y = net.norm(net.conv(x))
+    return y if net.conv.bias is None else y - net.conv.bias[:, None, None]
+
+
+def _doubled(net, x):
+    y = net.norm(net.conv(x))
+    return y if net.conv.bias is None else y * 2
+
+
+@pytest.mark.parametrize("run", [_less_bias, _doubled])
+def test_where_the_networks_code_looks_for_a_bias_the_norm_stays(run):
+    network = Net(run, conv=nn.Conv2d(3, 6, 3, bias=False), norm=nn.BatchNorm2d(6))
+    network.other, network.last = nn.Conv2d(6, 6, 3, bias=False), nn.BatchNorm2d(6)
+    network.run = lambda net, x: net.last(net.other(run(net, x)))
+    result = fold(network, 2, 3, 9, 9)
+    assert list(reasons(result)) == ["norm"]
+    assert "looks for a bias of conv" in reasons(result)["norm"]
+    assert result.plan["folded"] == {"last": "other"}
+
+
+class Trains(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(True)
+
+
+class TrainsItself(nn.BatchNorm2d):
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True) * 1.0
+
+
+@pytest.mark.parametrize("norm", [Trains, TrainsItself, nn.BatchNorm2d])
+def test_a_norm_that_stays_in_training_mode_is_left(norm):
+    def run(net, x):
+        y = net.conv(x)
+        return (net.norm.train() if norm is nn.BatchNorm2d else net.norm)(y)
+
+    network = Net(run, conv=nn.Conv2d(3, 6, 3), norm=norm(6)).eval()
+    result = fold_batchnorm(network, torch.randn(2, 3, 9, 9))
+    assert norms_left(result.network) == ["norm"]
+    assert not network.norm.running_mean.any()
+    assert reasons(result)["norm"].startswith("it stays in training mode")
+
+
 def test_a_hooked_norm_stays():
     network = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
     network[1].register_forward_hook(lambda module, args, out: 2 * out)

@@ -138,6 +138,26 @@ def test_a_norm_whose_inner_values_are_used_elsewhere_stays():
     assert norms_left(folded(network, 2, 3, 9, 9).network) == ["norm"]
 
 
+class Many(nn.BatchNorm2d):
+    """Does more with large batches."""
+
+    def forward(self, x):
+        return super().forward(x) if len(x) < 3 else super().forward(x) * 2
+
+
+class Wide(nn.BatchNorm2d):
+    """Does more with wide images."""
+
+    def forward(self, x):
+        return super().forward(x) * 2 if x.shape[-1] > 12 else super().forward(x)
+
+
+@pytest.mark.parametrize("norm", [Many, Wide])
+def test_a_norm_that_changes_with_the_size_of_its_input_stays(norm):
+    result = folded(nn.Sequential(nn.Conv2d(3, 6, 3), norm(6)), 2, 3, 9, 9)
+    assert norms_left(result.network) == ["1"]
+
+
 OWN = "its class or a hook gives it a forward of its own"
 STAY = {
     f"{OWN}, which is not a batch norm and an activation": PerImage,

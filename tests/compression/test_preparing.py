@@ -234,6 +234,73 @@ def test_what_is_no_plain_layer_is_left_with_the_reason(reason):
     assert far(network, result.network, example) == 0
 
 
+def conv(run):
+    """A convolution whose forward is ``run``, of itself and the input."""
+    made = type("Own", (nn.Conv2d,), {"forward": run})(4, 6, 3, padding=1)
+    return nn.Sequential(made, nn.Identity()).eval()
+
+
+def _padded(own, x):
+    return own._conv_forward(F.pad(x, (0, 24 - x.shape[-1])) if x.shape[-1] < 24 else x, own.weight, own.bias)
+
+
+def _plainly(own, x):
+    return own._conv_forward(x, own.weight, own.bias)
+
+
+MORE = "its forward does more than one layer does"
+BATCH = "what it does changes with the size of its batch"
+# By what the example doesn't show: the forward, the reason, and the height and width of the example.
+UNSEEN = {
+    "a bound before": (lambda own, x: _plainly(own, x.clamp(-20, 20)), MORE, (12, 12)),
+    "a bound behind": (lambda own, x: _plainly(own, x).clamp(-60, 60), MORE, (12, 12)),
+    "hardtanh": (lambda own, x: _plainly(own, F.hardtanh(x, -8, 8)), MORE, (12, 12)),
+    "a bound to the scale": (lambda own, x: _plainly(own, x / x.abs().amax().clamp_min(100)), MORE, (12, 12)),
+    "a choice by values": (lambda own, x: _plainly(own, torch.where(x.abs() > 50, x / 255, x)), MORE, (12, 12)),
+    "inf": (lambda own, x: _plainly(own, x).nan_to_num(), f"{MORE}: nan_to_num", (12, 12)),
+    "far zeros": (lambda own, x: (_plainly(own, x) + 1e6).relu() - 1e6, f"{MORE}", (12, 12)),
+    "a factor of the batch": (lambda own, x: _plainly(own, x) / len(x), BATCH, (12, 12)),
+    "a mean over the batch": (lambda own, x: _plainly(own, x - x.mean(0) if len(x) > 1 else x), BATCH, (12, 12)),
+    "a smaller image": (_padded, CHANGES, (32, 32)),
+    "a larger image": (lambda own, x: _plainly(own, x) * (1 + (x.shape[-1] > 40)), CHANGES, (32, 32)),
+    "another dtype": (lambda own, x: _plainly(own, x.float()), "it casts its input to another dtype", (12, 12)),
+    "a bias for others": (
+        lambda own, x: own._conv_forward(x, own.weight, None),
+        "its forward does not use its",
+        (9, 9),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_what_the_example_does_not_show_is_tried(case):
+    run, reason, size = UNSEEN[case]
+    result = prepare(conv(run), torch.randn(1, 4, *size))
+    assert result.plan["modules"] == {}
+    assert result.layers["skipped"].iloc[0].startswith(reason)
+
+
+class Trains(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(True)
+
+
+def test_the_network_passed_in_keeps_its_statistics():
+    network = nn.Sequential(conv(lambda own, x: _plainly(own, x) * 2), Trains(6))
+    before = copy_network(network).state_dict()
+    result = prepare(network, torch.randn(2, 4, 9, 9))
+    assert result.plan["modules"]
+    for own in (network, result.network):
+        assert torch.equal(own[1].running_mean, before["1.running_mean"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_roundings_of_half_precision_are_not_reported(dtype):
+    network = nn.Sequential(layers.StdConv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3)).to(dtype).eval()
+    assert prepare(network, IMAGES.to(dtype)).plan["achieved"]["difference"] > 1e-4
+
+
 @pytest.mark.parametrize("kind", ["Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame"])
 @pytest.mark.parametrize(("size", "kernel", "stride"), [(12, 3, 2), (13, 3, 2), (14, 5, 3), (12, 2, 4), (12, 1, 2)])
 def test_padding_that_changes_with_the_image_is_seen(kind, size, kernel, stride):
@@ -329,7 +396,7 @@ def test_a_large_difference_is_reported():
             return F.linear(x, self.weight) if x.dtype == torch.float64 else F.linear(x, self.weight).round()
 
     with pytest.warns(UserWarning, match="outputs differ by"):
-        prepare(nn.Sequential(Coarse(4, 6), nn.Identity()), VECTORS)
+        prepare(nn.Sequential(Coarse(4, 6, bias=False), nn.Identity()), VECTORS)
 
 
 def test_red_plus_plus_begins_with_it_and_its_table_names_the_plain_layers():
