@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-LIMIT, RATIOS = 30, (0.25, 0.4, 0.6, 0.85)
+LIMIT, RATIOS = 60, (0.25, 0.4, 0.6, 0.85)
 DISTINCT = 1e-9
 
 

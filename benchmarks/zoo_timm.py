@@ -1,6 +1,6 @@
 """One small network of every family of timm: does it prune, to the zeroed network's output, and do its norms fold?
 
-    python -m benchmarks.zoo_timm                           goes on where the last run stopped
+    python -m benchmarks.zoo_timm                           goes on where the last run stopped, stage by stage
     python -m benchmarks.zoo_timm res2net                   that family again
     python -m benchmarks.zoo_timm --stages fold res2net     only that part of its row
 
@@ -30,7 +30,13 @@ CONTEXT = get_context("fork")
 
 ROWS, TABLE = Path(__file__).with_name("zoo_timm.csv"), Path(__file__).with_name("zoo_timm.md")
 WALL, MEMORY = 600, 16 * 2**30  # seconds for all parts, on a machine that may be busy; bytes
-STAGES = ("prune", "plant", "fold", "peer")
+# Each stage, and the columns of which it writes one.
+STAGES = {
+    "prune": ("left", "prune_error"),
+    "plant": ("merged", "plant_error"),
+    "fold": ("norms", "fold_error"),
+    "peer": ("peer_left", "peer_error"),
+}
 
 
 def main() -> None:
@@ -40,12 +46,24 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows = read()
-    todo = asked.families or [family for family in rows if "done" not in rows[family]]
-    for family in (bar := tqdm(todo, unit="network")):
+    for family in (bar := tqdm(asked.families or list(rows), unit="network")):
         bar.set_description(family)
-        old = {key: value for key, value in rows[family].items() if asked.stages != list(STAGES) or key == "name"}
-        rows[family] = old | measure(rows[family]["name"], asked.stages)
-        write(rows)
+        stages = (
+            asked.stages if asked.families else [stage for stage in asked.stages if is_missing(rows[family], stage)]
+        )
+        if stages:
+            rows[family] = without(rows[family], stages) | measure(rows[family]["name"], stages)
+            write(rows)
+
+
+def is_missing(row: dict, stage: str) -> bool:
+    return "ended" not in row and not any(column in row for column in STAGES[stage])
+
+
+def without(row: dict, stages: list[str]) -> dict:
+    """The row without what these stages say anew: old errors must not stay."""
+    gone = {"ended", *(column for stage in stages for column in STAGES[stage])}
+    return {column: value for column, value in row.items() if column not in gone}
 
 
 def read() -> dict[str, dict]:

@@ -1,7 +1,7 @@
 """What a network computes: its operations in their order, and the numbers that its code hands to them.
 
-Code may compute with its own width: ``x * x.shape[1] ** -0.5``, ``if x.shape[1] > 12``. The graph shows such a number as
-a constant. A network with fewer channels computes with another one, and is then no smaller version of the first.
+Code may compute with its own width: ``x * x.shape[1] ** -0.5``, ``if x.shape[1] > 12``. The graph shows such a number
+as a constant. A network with fewer channels computes with another one, and is then no smaller version of the first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 from redlab.network.operations import named
 
 # What only moves or makes data: its numbers are sizes and places.
-_MOVES = named("view", "transpose", "expand", "copy", "cast", "cut", "split", "join", "repeat", "pad", "like", "new") | {
+_MOVES = named("view", "transpose", "expand", "copy", "cast", "cut", "split", "join", "repeat", "pad", "like", "new")
+_MOVES |= {
     *("getitem", "setitem", "chunk", "stack", "unfold", "fold", "repeat_interleave", "broadcast_to", "as_strided"),
     *("zeros", "ones", "full", "empty", "arange", "zeros_like", "copy", "fill", "zero", "get", "float", "half", "type"),
 }
@@ -39,7 +40,7 @@ class Arithmetic(TorchFunctionMode):
         super().__init__()
         self.calls: list[Call] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         made = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", str(func)).strip("_")
         if name not in _MOVES and any(isinstance(leaf, Tensor) for leaf in tree_leaves(made)):

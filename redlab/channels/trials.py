@@ -1,7 +1,8 @@
 """Smaller networks tried out: whether the network's own code accepts fewer channels, and whether numbers follow them.
 
-Widths that the code has fixed, or computes with, are found on fake tensors. Where a number is taken to follow (``rules_cuts``), a smaller
-network is traced, and each of its operations must have the shapes, places and numbers that the labels foretell.
+Widths that the code has fixed, or computes with, are found on fake tensors. Where a number is taken to follow
+(``rules_cuts``), a smaller network is traced, and each of its operations must have the shapes, places and numbers that
+the labels foretell.
 """
 
 from __future__ import annotations
