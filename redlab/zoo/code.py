@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from redlab.zoo.code_runs import digest, importable, run_file
+from redlab.zoo.code_runs import calling, digest, run_file
 
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _FILE, _MODULE = re.compile(rf"(.+\.py):({_NAME})"), re.compile(rf"({_NAME}):({_NAME})")
@@ -94,7 +94,7 @@ def load_code(text: str) -> Any:
     """The object that ``text``, a ``FILE.py:NAME`` or ``package.module:NAME``, stands for; it runs the file.
 
     A file is imported under its stem, as Python does beside it, so that its classes unpickle elsewhere. A file is run
-    again if it changed, or a module beside it that it imports did.
+    again if it changed, or a module beside it that it imports did, even inside a function that was called.
 
     Raises:
         ValueError: another form; no such file, module or name (the message lists those that are there); whatever the
@@ -111,13 +111,15 @@ def load_code(text: str) -> Any:
 def call_code(text: str, made: Callable, **arguments: Any) -> Any:
     """What ``made``, a class or function that ``load_code(text)`` gave, returns; its file's folder is importable.
 
+    What the call imports from beside the file counts as what the file imports.
+
     Raises:
         ValueError: whatever it raises, with the file in front.
     """
     code = code_of(text)
     if code is None or not code.is_file:
         return _named(text, lambda: made(**arguments))
-    with importable(code.path.parent):
+    with calling(code.path):
         return _named(text, lambda: made(**arguments))
 
 
@@ -132,6 +134,9 @@ def _named(text: str, run: Callable[[], Any]) -> Any:
     """What ``run`` returns; an error of the user's code keeps its message, with ``text`` in front."""
     try:
         return run()
+    except SystemExit as error:  # as of a script that reads its arguments; it would end the caller, without a word
+        why = f"it ends the process (SystemExit: {error}): put that under if __name__ == '__main__'"
+        raise ValueError(f"{text}: {why}") from error
     except Exception as error:
         raise ValueError(f"{text}: {type(error).__name__}: {error}") from error
 
