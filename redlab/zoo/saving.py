@@ -226,8 +226,12 @@ def _read(folder: Path, build: Build | None) -> tuple[nn.Module, dict[str, Tenso
     """The network in ordinary layers, the tensors of its file, and the names that are packed there."""
     facts, recipe = read_facts(folder / FACTS)
     tensors = _sealed(folder, facts["sha256"])
-    network, recipe = rebuild(recipe, facts["dtype"], folder / FACTS, build)
-    unpack(network, tensors, facts["tied"], facts["packed"], folder)
+
+    def fill(network: nn.Module) -> None:
+        unpack(network, tensors, facts["tied"], facts["packed"], folder)
+
+    network, recipe = rebuild(recipe, facts["dtype"], folder / FACTS, build, check=fill)
+    fill(network)
     network.redlab = recipe
     return network.eval(), tensors, facts["packed"]
 
