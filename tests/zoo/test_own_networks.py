@@ -356,6 +356,33 @@ def test_a_recipe_pickles_as_a_dict_and_copies_as_itself():
         recipe_of(network)
 
 
+ODD = {
+    "architecture": 7,
+    "input_shape": (1, -8),
+    "steps": [{"kind": "hash"}],
+    "input_mean": "0.3",
+    "example": {},
+    "images": [224],
+    "source": "mine.py",
+}
+
+
+@pytest.mark.parametrize("field", ODD)
+def test_an_odd_field_of_a_pickle_is_named(field):
+    network = nn.Linear(2, 2)
+    network.redlab = {field: ODD[field]}
+    with pytest.raises(ValueError, match=rf"network\.redlab: '{field}' must be"):
+        recipe_of(network)
+
+
+def test_a_description_of_no_known_kind_or_dtype_is_refused():
+    for odd, message in (({"call": 1}, "is described by one of"), ({"tensor": [1], "dtype": "save"}, "the dtype of")):
+        network = nn.Linear(2, 2)
+        network.redlab = {"example": {"dict": {"x": odd}}}
+        with pytest.raises(ValueError, match=message):
+            example_input(network)
+
+
 def test_a_network_that_was_pickled_goes_on_and_is_saved(file, tmp_path):
     network = pickle.loads(pickle.dumps(pruned(load_network("mine.py:make"))))
     assert type(network.redlab) is dict
