@@ -20,6 +20,7 @@ from typing import Any
 from redlab.zoo.code_runs import calling, digest, run_file
 
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+_NEARLY = re.compile(rf"\s*(.+\.py)\s*::?\s*({_NAME})\s*(?:\(.*\))?\s*")  # as a call, or as pytest names it
 _FILE, _MODULE = re.compile(rf"(.+\.py):({_NAME})"), re.compile(rf"({_NAME}):({_NAME})")
 
 
@@ -73,6 +74,18 @@ def code_of(text: str) -> Code | None:
     return Code(*found.groups()) if found else None
 
 
+def nearly_code(text: str) -> str:
+    """How to write what was perhaps meant as ``FILE.py:NAME``; "" where nothing hints at it.
+
+    Example:
+        >>> from redlab.zoo.code import nearly_code
+        >>> nearly_code("nets.py:make()"), nearly_code("nets.py::make"), nearly_code("digits/mlp")
+        ('write FILE.py:NAME, as nets.py:make', 'write FILE.py:NAME, as nets.py:make', '')
+    """
+    found = _NEARLY.fullmatch(text)
+    return f"write FILE.py:NAME, as {found[1].rstrip(' :')}:{found[2]}" if found and code_of(text) is None else ""
+
+
 def check_code(code: Code) -> None:
     """Refuse code that is not there, without running any.
 
@@ -101,7 +114,7 @@ def load_code(text: str) -> Any:
             code raises, with the file in front.
     """
     if (code := code_of(text)) is None:
-        raise ValueError(f"{text!r} names no code: write FILE.py:NAME or package.module:NAME")
+        raise ValueError(f"{text!r} names no code: {nearly_code(text) or 'write FILE.py:NAME or package.module:NAME'}")
     check_code(code)
     run = (lambda: run_file(code.path)) if code.is_file else (lambda: importlib.import_module(code.place))
     module = _named(str(code), run)
