@@ -92,11 +92,16 @@ def _make_room(folder: Path) -> None:
 
 
 def _forget_old(folder: Path, old: _Run | None) -> None:
-    """Forget the modules of a run that is no longer current; all of ``folder`` if one of their files changed."""
+    """Forget the modules of a run that is no longer current; all of ``folder`` if one of their files changed.
+
+    Files that were run themselves and are current stay, so that what they made can still be pickled.
+    """
     found = {name: file for name in _OURS if (file := _file_beside(name, folder)) and file not in _RUNNING}
     changed = any(not file.is_file() or digest(file.read_bytes()) != _OURS[name] for name, file in found.items())
-    for name in found if changed else [name for name in found if old and name in old.beside]:
-        del sys.modules[name]
+    current = [path for path, run in _RUNS.items() if path in found.values() and run.is_current()]
+    for name, file in found.items():
+        if file not in current and (changed or (old and name in old.beside)):
+            del sys.modules[name]
 
 
 def _run(path: Path) -> _Run:

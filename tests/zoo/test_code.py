@@ -91,6 +91,15 @@ def test_what_a_function_imports_is_told_apart_by_folder_too_and_seen_when_it_ch
     assert called(files["fa"]) == "changed"
 
 
+def test_a_file_beside_one_that_changed_can_still_be_pickled(tmp_path):
+    nets, data = write(tmp_path, "mynets.py", NET), write(tmp_path, "mydata.py", "size = 1\n")
+    net = load_code(f"{nets}:net")
+    load_code(f"{data}:size")
+    write(tmp_path, "mydata.py", "size = 22\n")
+    assert load_code(f"{data}:size") == 22
+    assert type(pickle.loads(pickle.dumps(net))) is type(net)
+
+
 def test_a_helper_that_fails_in_a_call_is_read_again_once_it_is_mended(tmp_path):
     write(tmp_path, "lazybroken.py", "def size(): return 1 / 0\n")
     text = "def make():\n    import lazybroken\n    return lazybroken.size()\n"
