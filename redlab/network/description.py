@@ -71,11 +71,15 @@ def example_from(description: dict) -> Any:
 
 
 def _make(part: dict, generator: torch.Generator) -> Any:
-    kind = next(iter(part))
+    kind = next(iter(part), None) if isinstance(part, Mapping) else None
+    if kind not in _KINDS:
+        raise ValueError(f"an input is described by one of {', '.join(_KINDS)}, not by {repr(part)[:60]}")
     return _KINDS[kind](part, generator)
 
 
 def _make_tensor(part: dict, generator: torch.Generator) -> Tensor:
+    if part["dtype"] not in DTYPES:
+        raise ValueError(f"the dtype of a tensor is one of {', '.join(DTYPES)}, not {part['dtype']!r}")
     shape, dtype = part["tensor"], getattr(torch, part["dtype"])
     if "low" not in part and dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)

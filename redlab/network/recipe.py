@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -68,14 +69,50 @@ def recipe_of(network: nn.Module) -> Recipe | None:
     """The network's recipe, or None if it has none. A pickled network carries it as a dict.
 
     Raises:
-        ValueError: ``network.redlab`` is something else.
+        ValueError: ``network.redlab`` is something else, or a field of that dict is.
     """
     found = getattr(network, "redlab", None)
     if isinstance(found, Mapping) and set(found) <= set(_FIELDS):
+        _check_fields(found)
         return Recipe(**found)
     if found is None or isinstance(found, Recipe):
         return found
     raise ValueError(f"network.redlab must be a Recipe or a dict of {', '.join(_FIELDS)}, not {type(found).__name__}")
+
+
+def _check_fields(found: Mapping[str, Any]) -> None:
+    """A pickle may hold anything: refused here, where the field is known."""
+    for name, value in found.items():
+        wanted, holds = _KINDS[name]
+        if not holds(value):
+            raise ValueError(f"network.redlab: {name!r} must be {wanted}, not {repr(value)[:60]}")
+
+
+def _are_all(values: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str | bytes) and all(map(holds, values))
+
+
+def _is_number(value: Any, kind: type = Real) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_number(value, Integral) and value > 0
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("step"), str)
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "architecture": ("a name or None", lambda value: value is None or isinstance(value, str)),
+    "input_shape": ("whole numbers above 0, or None", lambda value: value is None or _are_all(value, _is_size)),
+    "steps": ("dicts with a 'step'", lambda value: _are_all(value, _is_step)),
+    "input_mean": ("numbers or None", lambda value: value is None or _are_all(value, _is_number)),
+    "example": ("a dict or None", lambda value: value is None or (isinstance(value, Mapping) and len(value) > 0)),
+    "images": ("a dict or None", lambda value: value is None or isinstance(value, Mapping)),
+    "source": ("a dict or None", lambda value: value is None or isinstance(value, Mapping)),
+}
 
 
 def input_mean_of(network: nn.Module) -> tuple[float, ...] | None:

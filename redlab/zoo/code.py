@@ -17,9 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from redlab.zoo.code_runs import digest, importable, run_file
+from redlab.zoo.code_runs import calling, digest, run_file
 
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+_NEARLY = re.compile(rf"\s*(.+\.py)\s*::?\s*({_NAME})\s*(?:\(.*\))?\s*")  # as a call, or as pytest names it
 _FILE, _MODULE = re.compile(rf"(.+\.py):({_NAME})"), re.compile(rf"({_NAME}):({_NAME})")
 
 
@@ -73,6 +74,18 @@ def code_of(text: str) -> Code | None:
     return Code(*found.groups()) if found else None
 
 
+def nearly_code(text: str) -> str:
+    """How to write what was perhaps meant as ``FILE.py:NAME``; "" where nothing hints at it.
+
+    Example:
+        >>> from redlab.zoo.code import nearly_code
+        >>> nearly_code("nets.py:make()"), nearly_code("nets.py::make"), nearly_code("digits/mlp")
+        ('write FILE.py:NAME, as nets.py:make', 'write FILE.py:NAME, as nets.py:make', '')
+    """
+    found = _NEARLY.fullmatch(text)
+    return f"write FILE.py:NAME, as {found[1].rstrip(' :')}:{found[2]}" if found and code_of(text) is None else ""
+
+
 def check_code(code: Code) -> None:
     """Refuse code that is not there, without running any.
 
@@ -94,14 +107,14 @@ def load_code(text: str) -> Any:
     """The object that ``text``, a ``FILE.py:NAME`` or ``package.module:NAME``, stands for; it runs the file.
 
     A file is imported under its stem, as Python does beside it, so that its classes unpickle elsewhere. A file is run
-    again if it changed, or a module beside it that it imports did.
+    again if it changed, or a module beside it that it imports did, even inside a function that was called.
 
     Raises:
         ValueError: another form; no such file, module or name (the message lists those that are there); whatever the
             code raises, with the file in front.
     """
     if (code := code_of(text)) is None:
-        raise ValueError(f"{text!r} names no code: write FILE.py:NAME or package.module:NAME")
+        raise ValueError(f"{text!r} names no code: {nearly_code(text) or 'write FILE.py:NAME or package.module:NAME'}")
     check_code(code)
     run = (lambda: run_file(code.path)) if code.is_file else (lambda: importlib.import_module(code.place))
     module = _named(str(code), run)
@@ -111,13 +124,15 @@ def load_code(text: str) -> Any:
 def call_code(text: str, made: Callable, **arguments: Any) -> Any:
     """What ``made``, a class or function that ``load_code(text)`` gave, returns; its file's folder is importable.
 
+    What the call imports from beside the file counts as what the file imports.
+
     Raises:
         ValueError: whatever it raises, with the file in front.
     """
     code = code_of(text)
     if code is None or not code.is_file:
         return _named(text, lambda: made(**arguments))
-    with importable(code.path.parent):
+    with calling(code.path):
         return _named(text, lambda: made(**arguments))
 
 
@@ -132,6 +147,9 @@ def _named(text: str, run: Callable[[], Any]) -> Any:
     """What ``run`` returns; an error of the user's code keeps its message, with ``text`` in front."""
     try:
         return run()
+    except SystemExit as error:  # as of a script that reads its arguments; it would end the caller, without a word
+        why = f"it ends the process (SystemExit: {error}): put that under if __name__ == '__main__'"
+        raise ValueError(f"{text}: {why}") from error
     except Exception as error:
         raise ValueError(f"{text}: {type(error).__name__}: {error}") from error
 

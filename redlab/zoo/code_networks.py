@@ -29,8 +29,8 @@ def made_of(given: Any, text: str) -> tuple[nn.Module, Example | None]:
     """
     if callable(given) and not isinstance(given, nn.Module):
         _check_arguments(given, text)
-        return _parted(call_code(text, given), f"{text} returned")
-    network, example = _parted(given, f"{text} is")
+        return _parted(call_code(text, given), text, "returned")
+    network, example = _parted(given, text, "is")
     return copy.deepcopy(network), example
 
 
@@ -46,11 +46,18 @@ def _check_arguments(given: Any, text: str) -> None:
         )
 
 
-def _parted(given: Any, what: str) -> tuple[nn.Module, Example | None]:
+def _parted(given: Any, text: str, verb: str) -> tuple[nn.Module, Example | None]:
     network, example = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
-        raise ValueError(f"{what} a {kind}: it must be a network (nn.Module), or the pair (network, example)")
+        raise ValueError(f"{text} {verb} a {kind}: it must be a network (nn.Module), or the pair (network, example)")
     if example is not None:
-        Inputs.of(example)
+        _check_example(example, text)
     return network, example
+
+
+def _check_example(example: Any, text: str) -> None:
+    try:
+        Inputs.of(example)
+    except ValueError as error:
+        raise ValueError(f"{text} gives an example that is none: {error}") from error

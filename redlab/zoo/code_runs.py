@@ -25,7 +25,7 @@ class _Run:
 
     Attributes:
         module: what came of it.
-        files: the SHA-256 of the file, and of those beside it that it imported.
+        files: the SHA-256 of the file, and of those beside it that it or a call of its code imported.
         beside: the modules of the latter, by name.
     """
 
@@ -42,7 +42,9 @@ class _Run:
 
 _RUNS: dict[Path, _Run] = {}
 _RUNNING: dict[Path, ModuleType] = {}
-_OURS: set[str] = set()  # the names of all modules that files imported from beside themselves, and their own
+# The names of all modules that files, or calls of their code, imported from beside themselves, and their own; each with
+# the SHA-256 of its file at that time.
+_OURS: dict[str, str] = {}
 
 
 def run_file(path: Path) -> ModuleType:
@@ -57,18 +59,48 @@ def run_file(path: Path) -> ModuleType:
         return _RUNNING[path]
     run = _RUNS.get(path)
     if run is None or not run.is_current():
-        _make_room(path.parent, run)
+        _make_room(path.parent)
+        _forget_old(path.parent, run)
         run = _RUNS[path] = _run(path)
     sys.modules[path.stem] = run.module
     return run.module
 
 
-def _make_room(folder: Path, old: _Run | None) -> None:
-    """Forget the modules that ``folder`` holds in another version or file, where they came from a file run before."""
+@contextmanager
+def calling(path: Path) -> Iterator[None]:
+    """Inside, code of a file is called: it may import what lies beside the file, which then counts as what it needs."""
+    path = path.resolve()
+    _make_room(path.parent)
+    if path in _RUNS:
+        sys.modules[path.stem] = _RUNS[path].module
+    try:
+        with _recorded(path.parent):
+            yield
+    finally:
+        if (run := _RUNS.get(path)) is not None:
+            files, beside = _beside(path, run.files[path])
+            _RUNS[path] = _Run(run.module, files, beside)
+
+
+def _make_room(folder: Path) -> None:
+    """Forget the modules that ``folder`` holds in another file, where they came from a file run before."""
     for name in [name for name in _OURS if name in sys.modules]:
-        top, here = name.partition(".")[0], _file_beside(name, folder) is not None
+        top = name.partition(".")[0]
         shadowed = (folder / top).is_dir() or (folder / f"{top}.py").is_file()
-        if (old and name in old.beside) or (shadowed and not here):
+        if shadowed and _file_beside(name, folder) is None:
+            del sys.modules[name]
+
+
+def _forget_old(folder: Path, old: _Run | None) -> None:
+    """Forget the modules of a run that is no longer current; all of ``folder`` if one of their files changed.
+
+    Files that were run themselves and are current stay, so that what they made can still be pickled.
+    """
+    found = {name: file for name in _OURS if (file := _file_beside(name, folder)) and file not in _RUNNING}
+    changed = any(not file.is_file() or digest(file.read_bytes()) != _OURS[name] for name, file in found.items())
+    current = [path for path, run in _RUNS.items() if path in found.values() and run.is_current()]
+    for name, file in found.items():
+        if file not in current and (changed or (old and name in old.beside)):
             del sys.modules[name]
 
 
@@ -77,20 +109,32 @@ def _run(path: Path) -> _Run:
     spec = spec_from_file_location(path.stem, path)
     if spec is None:
         raise ImportError(f"{path} cannot be imported")
-    content, module, before = path.read_bytes(), module_from_spec(spec), set(sys.modules)
+    content, module = path.read_bytes(), module_from_spec(spec)
     old = sys.modules.get(path.stem)
     sys.modules[path.stem] = _RUNNING[path] = module
     try:
-        with importable(path.parent):
+        with _recorded(path.parent):
             exec(compile(content, str(path), "exec"), vars(module))  # a cached compilation may be a second too old
     except BaseException:
         _put_back(path.stem, old)
         raise
     finally:
         del _RUNNING[path]
-        _OURS.update(name for name in set(sys.modules) - before if _file_beside(name, path.parent))
-    _OURS.add(path.stem)
-    return _Run(module, *_beside(path, content))
+    _OURS[path.stem] = digest(content)
+    return _Run(module, *_beside(path, _OURS[path.stem]))
+
+
+@contextmanager
+def _recorded(folder: Path) -> Iterator[None]:
+    """Inside, modules of ``folder`` can be imported; those that are become ours."""
+    before = dict(sys.modules)
+    try:
+        with importable(folder):
+            yield
+    finally:
+        new = [name for name, module in list(sys.modules.items()) if module is not before.get(name)]
+        found = {name: file for name in new if (file := _file_beside(name, folder)) and file not in _RUNNING}
+        _OURS.update({name: digest(file.read_bytes()) for name, file in found.items() if file.is_file()})
 
 
 def _put_back(name: str, module: ModuleType | None) -> None:
@@ -99,11 +143,15 @@ def _put_back(name: str, module: ModuleType | None) -> None:
         sys.modules[name] = module
 
 
-def _beside(path: Path, content: bytes) -> tuple[dict[Path, str], dict[str, ModuleType]]:
-    """The files and modules of a ``_Run``; those that another file beside this one imported count too."""
-    found = {name: file for name in _OURS - {path.stem} if (file := _file_beside(name, path.parent))}
-    files = {file: digest(file.read_bytes()) for file in found.values()}
-    return files | {path: digest(content)}, {name: sys.modules[name] for name in found}
+def _beside(path: Path, content: str) -> tuple[dict[Path, str], dict[str, ModuleType]]:
+    """The files and modules of a ``_Run``; those that another file beside this one imported count too.
+
+    Arguments:
+        content: the SHA-256 of what was run.
+    """
+    found = {name: file for name in _OURS if name != path.stem and (file := _file_beside(name, path.parent))}
+    files = {file: _OURS[name] for name, file in found.items()}
+    return files | {path: content}, {name: sys.modules[name] for name in found}
 
 
 def _file_beside(name: str, folder: Path) -> Path | None:

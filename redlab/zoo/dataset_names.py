@@ -7,7 +7,7 @@ from pathlib import Path
 
 from redlab.names import unknown
 from redlab.paths import data_root
-from redlab.zoo.code import check_code, code_of
+from redlab.zoo.code import check_code, code_of, nearly_code
 
 _ANSWERS = 3.0  # seconds that an address has to answer
 
@@ -104,6 +104,8 @@ def check_dataset(name: str) -> None:
     name = str(name)
     if name in PLACES or images_at(name) is not None:
         return
+    if hint := nearly_code(name):
+        raise ValueError(f"{name!r} names no dataset: {hint}")
     if (code := code_of(name)) is None:
         raise ValueError(unknown("dataset", name, [*PLACES, *FORMS]))
     check_code(code)

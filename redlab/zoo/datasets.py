@@ -148,6 +148,8 @@ def _of_images(
     folder = images_at(name)
     if folder is not None and root is not None:
         raise ValueError(f"root={str(root)!r} cannot be set: {name!r} names the folder itself")
+    if name.startswith("folder:"):
+        check_at_hand(name)  # before the form: to pass a size for no folder would help nobody
     form = form_of(name, network, given, default=None if name.startswith("folder:") else IMAGENET)
     if name.startswith("folder:") and folder is not None:
         return read_class_folder(folder, split, name, form)

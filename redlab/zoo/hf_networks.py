@@ -74,12 +74,20 @@ def _trained(where: str, config: Any) -> nn.Module:
             where, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"hf/{where}: {_first_lines(error)}") from error
+        raise ValueError(f"hf/{where}: {_only_pickled(where) or _first_lines(error)}") from error
     finally:
         if bars:
             logging.enable_progress_bar()
     _check_loaded(where, found)
     return network
+
+
+def _only_pickled(where: str) -> str:
+    """How to load weights that are there as a pickle alone; "" for any other folder."""
+    pickled = Path(where, "pytorch_model.bin")
+    if not pickled.is_file() or any(Path(where).glob("*.safetensors")):
+        return ""
+    return f"it holds no weights as safetensors: weights={str(pickled)!r} takes its tensors, and runs no code in it"
 
 
 def _check_loaded(where: str, found: dict[str, Any]) -> None:
@@ -107,4 +115,7 @@ def _check_kernels(config: Any, place: str) -> None:
 
 
 def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:  # transformers advises to set it
+        return "it asks for code of its own, which redlab never runs"
+    return text[:400]

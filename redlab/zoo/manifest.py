@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from redlab.zoo.names import kind_of_name, list_networks, unknown_network
 # 1 held the codes of hashed weights uncompressed; 2 knew only networks with a name. Both still open.
 FORMAT = 3
 _MOST_INPUTS = 10**8  # values of one input: beyond it, an example alone would fill the memory
+_MOST_STEPS = 1000  # each plan copies the network and the steps before it
 _SCHEMA = Path(__file__).with_suffix(".schema.json")
 
 
@@ -101,6 +103,7 @@ def _read_recipe(content: dict[str, Any], path: Path) -> Recipe:
     """The recipe, after the checks that no schema can make."""
     name, shape, mean = content["architecture"], content["input_shape"], content.get("input_mean")
     _check_size(content, path)
+    _check_images(content.get("images"), path)
     if unknown := [step["step"] for step in content["steps"] if step["step"] not in replayable()]:
         _refuse(path, f"the recipe's 'steps' hold {unknown[0][:60]!r}; known steps: {', '.join(replayable())}")
     if mean is not None and shape is not None and len(mean) not in (1, *shape[:1]):
@@ -124,6 +127,8 @@ def _read_recipe(content: dict[str, Any], path: Path) -> Recipe:
 def _check_size(content: dict[str, Any], path: Path) -> None:
     """Refuse an input that would fill the memory, and an example that cannot be made."""
     example = content.get("example")
+    if (count := len(content["steps"])) > _MOST_STEPS:
+        _refuse(path, f"the recipe's 'steps' are {count:,}, more than {_MOST_STEPS:,}")
     for key, size in (("input_shape", math.prod(content["input_shape"] or ())), ("example", sizes(example or {}))):
         if size > _MOST_INPUTS:
             _refuse(path, f"the recipe's {key!r} holds more than {_MOST_INPUTS:,} values")
@@ -134,11 +139,25 @@ def _check_size(content: dict[str, Any], path: Path) -> None:
             _refuse(path, f"the recipe's 'example' describes no input ({type(error).__name__}: {error})")
 
 
+def _check_images(images: dict[str, Any] | None, path: Path) -> None:
+    """Refuse numbers by which no image can be normalised."""
+    if images is not None and len(images["mean"]) != len(images["std"]):
+        _refuse(path, "the 'mean' and 'std' of the recipe's 'images' must have as many numbers")
+    if images is not None and min(images["std"]) <= 0:
+        _refuse(path, "the 'std' of the recipe's 'images' must be above 0")
+
+
 def _refuse(path: Path, why: str) -> NoReturn:
     raise ValueError(f"{path}: {why}")
 
 
-def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path, build: Build | None = None) -> tuple[nn.Module, Recipe]:
+def rebuild(
+    recipe: Recipe,
+    dtype: torch.dtype,
+    source: Path,
+    build: Build | None = None,
+    check: Callable[[nn.Module], None] | None = None,
+) -> tuple[nn.Module, Recipe]:
     """The network that ``recipe`` describes, in eval mode and without a recipe set; its values mean nothing yet.
 
     It is on the meta device, which takes no memory, if its architecture can be built there.
@@ -147,6 +166,7 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path, build: Build | Non
         dtype: of its floating tensors.
         source: the file of the recipe, for the errors.
         build: what the caller says of how the architecture is built.
+        check: refuses the network on the meta device, before an architecture that the folder names is built in memory.
 
     Returns:
         The network, and its recipe: with ``build`` its architecture is what the caller named.
@@ -155,10 +175,14 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path, build: Build | Non
         ValueError: an architecture that only the caller may name, or an unknown one; a step that doesn't fit it.
     """
     if build is None:
-        network = _blank(recipe.architecture, source)
+        network = _blank(recipe, source, check)
     else:
         network = made(build)
         recipe = _as_named(recipe, recipe_of(network) or Recipe(), source)
+    return _stepped(network, recipe, source).to(dtype).eval(), recipe
+
+
+def _stepped(network: nn.Module, recipe: Recipe, source: Path) -> nn.Module:
     for number, step in enumerate(recipe.steps, 1):
         try:
             network = take_step(network, step)
@@ -166,7 +190,7 @@ def rebuild(recipe: Recipe, dtype: torch.dtype, source: Path, build: Build | Non
             name = recipe.architecture or type(network).__name__
             what = f"step {number} of its recipe, {step['step']!r}, does not fit {name}"
             raise ValueError(f"{source}: {what} ({type(error).__name__}: {error})") from error
-    return network.to(dtype).eval(), recipe
+    return network
 
 
 def _as_named(recipe: Recipe, built: Recipe, source: Path) -> Recipe:
@@ -178,24 +202,32 @@ def _as_named(recipe: Recipe, built: Recipe, source: Path) -> Recipe:
     return replace(recipe, architecture=built.architecture, source=built.source)
 
 
-def _blank(architecture: str | None, source: Path) -> nn.Module:
-    """The architecture that a folder names, if it may."""
+def _blank(recipe: Recipe, source: Path, check: Callable[[nn.Module], None] | None) -> nn.Module:
+    """The architecture that a folder names, if it may, and if its tensors are those of the folder."""
+    architecture = recipe.architecture
     if architecture is None or not opens_itself(architecture):
         _refuse(source, _ask_for_build(architecture, source.parent))
     try:
-        return _without_memory(architecture) or made(architecture)
+        outline = _without_memory(architecture)
+        if outline is not None and not _holds_constants(outline):
+            return outline
     except ValueError as error:  # of a name that timm does not know
         raise ValueError(f"{source}: {error}") from error
+    if outline is not None and check is not None:  # a name takes no room, and its network may fill the memory
+        check(_stepped(outline, recipe, source))
+    return made(architecture)
 
 
 def _without_memory(architecture: str) -> nn.Module | None:
     """The network on the meta device; None if it cannot be built there."""
     with suppress(NotImplementedError), torch.device("meta"):  # RegNet asks for values while it is built
-        network = made(architecture)
-        # Buffers outside the state dict get their values from the constructor alone.
-        if not any(module._non_persistent_buffers_set for module in network.modules()):
-            return network
+        return made(architecture)
     return None
+
+
+def _holds_constants(network: nn.Module) -> bool:
+    """Whether it has buffers outside the state dict: they get their values from the constructor alone."""
+    return any(module._non_persistent_buffers_set for module in network.modules())
 
 
 def _ask_for_build(architecture: str | None, folder: Path) -> str:

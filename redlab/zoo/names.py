@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from redlab.files.atomic import set_aside
-from redlab.zoo.code import check_code, code_of
+from redlab.zoo.code import check_code, code_of, nearly_code
 
 FACTS, WEIGHTS = "redlab.json", "weights.safetensors"  # the files of a saved network; the first makes it one
 TORCHVISION, TIMM, HF = "torchvision/", "timm/", "hf/"
@@ -145,6 +145,8 @@ def _saved_folder(name_or_path: str | Path) -> Path | None:
 
 def _why_neither(name: str) -> str:
     unknown = unknown_network(name)
+    if hint := nearly_code(name):
+        return f"{name!r} names no network: {hint}"
     if name and os.path.isdir(Path(name).absolute()):
         return f"the folder {name} holds no saved network (no {FACTS}); as a name: {unknown}"
     if name.startswith(TIMM):

@@ -21,6 +21,11 @@ from torch import Tensor, nn
 _CODES, _CODEBOOK = ":codes", ":codebook"
 # Matches (Z_FILTERED) win if most codes are equal or filters repeat. Both are read alike.
 _STRATEGIES = (zlib.Z_HUFFMAN_ONLY, zlib.Z_FILTERED)
+# The most bytes that a byte of deflate can stand for, and the most codes that share a byte.
+_EXPANSION, _MOST_SHARED = 1032, 8
+# Codes that a folder may unpack to: so many for each of its bytes, as a bit a symbol allows no more. Weights that
+# are nearly all zero take less: more are allowed while they fit into any memory.
+_CODES_A_BYTE, _CODES_AT_LEAST = 64, 10**8
 _FOREIGN = "it holds a code beyond its codebook"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -63,17 +68,29 @@ def unpack(network: nn.Module, tensors: dict[str, Tensor], tied: dict, packed: l
     state: Any = OrderedDict((name, tensor.clone()) for name, tensor in tensors.items())
     try:
         blank = network.state_dict()
+        _check_expansion(tensors, sum(blank[name].numel() for name in packed))
         for name in packed:
             state[name] = _from_codes(name, state.pop(name + _CODES), state.pop(name + _CODEBOOK), blank[name].shape)
         state |= {alias: state[name] for alias, name in tied.items()}
         state._metadata = blank._metadata  # some architectures (MNASNet) refuse weights without it
         network.load_state_dict(state, strict=True, assign=True)
+    except MemoryError as error:
+        raise ValueError(f"the tensors in {source} do not fit into the memory: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"the tensors in {source} do not fit {type(network).__name__}: {reason}") from error
     for alias, name in tied.items():
         module, leaf = _owner(network, alias)
         setattr(module, leaf, getattr(*_owner(network, name)))
+
+
+def _check_expansion(tensors: dict[str, Tensor], codes: int) -> None:
+    """Refuse codes that would fill the memory from a small file."""
+    most = max(_CODES_AT_LEAST, _CODES_A_BYTE * sum(tensor.nbytes for tensor in tensors.values()))
+    if codes > most:
+        raise ValueError(
+            f"they are packed, and would unpack to {codes:,} numbers; from a file of its size {most:,} may"
+        )
 
 
 def measure(network: nn.Module, tensors: dict[str, Tensor], packed: list[str]) -> list[dict]:
@@ -155,6 +172,10 @@ def decode(stream: bytes, count: int, distinct: int) -> ndarray:
     """
     if distinct < 1:
         raise ValueError("its codebook is empty")
+    if not stream:
+        raise ValueError("it is truncated or damaged (it is empty)")
+    if count > (most := len(stream) * _EXPANSION * _MOST_SHARED):  # before memory is taken for them
+        raise ValueError(f"it ends before the {count:,} codes expected: its {len(stream)} bytes hold {most:,} at most")
     codes, place = np.zeros(count, np.uint32), 1
     for base in _bases(distinct):
         digits, stream = _expand(stream, count, base)

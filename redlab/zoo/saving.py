@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -71,6 +72,9 @@ def load_network(
         >>> load_network("torchvision.models:squeezenet1_1").redlab.architecture
         'torchvision.models:squeezenet1_1'
     """
+    if not isinstance(name_or_path, str | Path):
+        what = f"load_network takes a name or the path of a folder, not {_article(name_or_path)}"
+        raise ValueError(f"{what}; a network is used as it is" if isinstance(name_or_path, nn.Module) else what)
     if weights not in ("default", None) and not Path(weights).expanduser().exists():
         raise ValueError(f"weights must be 'default' or None, not {weights!r}, or a file: there is none of that name")
     if (folder := folder_of(name_or_path)) is None:
@@ -80,6 +84,10 @@ def load_network(
     if weights != "default":
         raise ValueError(f"{folder} is a saved network and has weights of its own: leave weights='default'")
     return _open(folder, build)
+
+
+def _article(given: Any) -> str:
+    return "None" if given is None else f"an object of type {type(given).__name__}"
 
 
 def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> Path:
@@ -226,8 +234,12 @@ def _read(folder: Path, build: Build | None) -> tuple[nn.Module, dict[str, Tenso
     """The network in ordinary layers, the tensors of its file, and the names that are packed there."""
     facts, recipe = read_facts(folder / FACTS)
     tensors = _sealed(folder, facts["sha256"])
-    network, recipe = rebuild(recipe, facts["dtype"], folder / FACTS, build)
-    unpack(network, tensors, facts["tied"], facts["packed"], folder)
+
+    def fill(network: nn.Module) -> None:
+        unpack(network, tensors, facts["tied"], facts["packed"], folder)
+
+    network, recipe = rebuild(recipe, facts["dtype"], folder / FACTS, build, check=fill)
+    fill(network)
     network.redlab = recipe
     return network.eval(), tensors, facts["packed"]
 

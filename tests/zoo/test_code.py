@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from redlab.zoo.code import Code, code_of, load_code
+from redlab.zoo.code import Code, call_code, code_of, load_code
 
 NET = "class Net:\n    def __init__(self):\n        self.size = 3\nnet = Net()\n"
 
@@ -70,6 +70,63 @@ def test_files_of_one_name_in_two_folders_are_told_apart_with_what_they_import(t
         assert (found.size, found.place) == (where, where)
     write(tmp_path / "a", "blocks.py", "size = 'changed'\n")
     assert load_code(f"{tmp_path / 'a' / 'same.py'}:Net").size == "changed"
+
+
+def called(file: Path) -> str:
+    return call_code(f"{file}:make", load_code(f"{file}:make"))
+
+
+def test_what_a_function_imports_is_told_apart_by_folder_too_and_seen_when_it_changed(tmp_path):
+    files = {}
+    for where in ("fa", "fb"):
+        write(tmp_path / where, "lazyhelp.py", f"size = {where!r}\n")
+        text = "def make():\n    import lazyhelp\n    return lazyhelp.size\n"
+        files[where] = write(tmp_path / where, f"lz_{where}.py", text)
+    assert [called(files[where]) for where in ("fa", "fb", "fa")] == ["fa", "fb", "fa"]
+    made = {where: load_code(f"{file}:make") for where, file in files.items()}
+    assert [call_code(f"{files[where]}:make", made[where]) for where in ("fa", "fb", "fa")] == ["fa", "fb", "fa"]
+    same = load_code(f"{files['fa']}:make")
+    assert load_code(f"{files['fa']}:make") is same
+    write(tmp_path / "fa", "lazyhelp.py", "size = 'changed'\n")
+    assert called(files["fa"]) == "changed"
+
+
+def test_a_file_beside_one_that_changed_can_still_be_pickled(tmp_path):
+    nets, data = write(tmp_path, "mynets.py", NET), write(tmp_path, "mydata.py", "size = 1\n")
+    net = load_code(f"{nets}:net")
+    load_code(f"{data}:size")
+    write(tmp_path, "mydata.py", "size = 22\n")
+    assert load_code(f"{data}:size") == 22
+    assert type(pickle.loads(pickle.dumps(net))) is type(net)
+
+
+def test_a_helper_that_fails_in_a_call_is_read_again_once_it_is_mended(tmp_path):
+    write(tmp_path, "lazybroken.py", "def size(): return 1 / 0\n")
+    text = "def make():\n    import lazybroken\n    return lazybroken.size()\n"
+    file = write(tmp_path, "lz_c.py", text)
+    with pytest.raises(ValueError, match=r"lz_c\.py:make: ZeroDivisionError"):
+        called(file)
+    write(tmp_path, "lazybroken.py", "def size(): return 'mended'\n")
+    assert called(file) == "mended"
+    other = write(tmp_path, "lz_d.py", text)
+    write(tmp_path, "lazybroken.py", "def size(): return 'anew'\n")
+    assert called(other) == "anew"  # the first file had imported the older one
+    assert called(file) == "anew"
+
+
+@pytest.mark.parametrize(
+    "text", ["import sys\nsys.exit(3)\n", "import argparse\nargparse.ArgumentParser().parse_args(['--no'])\n"]
+)
+def test_a_file_that_ends_the_process_is_named(text, tmp_path):
+    file = write(tmp_path, "script.py", text)
+    with pytest.raises(ValueError, match=r"script\.py:make: it ends the process .*under if __name__ == '__main__'"):
+        load_code(f"{file}:make")
+    write(tmp_path, "script.py", "def make(): raise SystemExit('done')\n")
+    with pytest.raises(ValueError, match=r"script\.py:make: it ends the process \(SystemExit: done\)"):
+        called(file)
+    write(tmp_path, "script.py", "raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        load_code(f"{file}:make")
 
 
 def test_classes_pickle_here_and_unpickle_elsewhere(tmp_path):

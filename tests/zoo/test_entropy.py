@@ -117,6 +117,11 @@ def test_a_bomb_is_refused_before_it_takes_memory():
     assert peak < 3 * len(bomb)
 
 
+def test_a_number_of_codes_that_the_stream_cannot_hold_takes_no_memory():
+    with pytest.raises(ValueError, match=r"bytes hold .* at most"):
+        decode(STREAM, 10**15, 30)
+
+
 @settings(deadline=None)
 @given(place=st.integers(0, len(STREAM) - 1), noise=st.binary(min_size=1, max_size=9))
 def test_overwritten_streams_give_codes_of_the_codebook_or_are_refused(place, noise):

@@ -104,14 +104,16 @@ def test_pickled_weights_and_code_of_the_folder_are_refused(bert, tmp_path, monk
             return (tmp_path / "executed").touch, ()
 
     torch.save({"x": Evil()}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="safetensors"):
+    with pytest.raises(
+        ValueError, match=r"no weights as safetensors: weights='.*pytorch_model\.bin' takes its tensors"
+    ):
         load_network(f"hf/{folder}")
     code = tmp_path / "code"
     code.mkdir()
     (code / "evil.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
     auto = {"AutoConfig": "evil.Config", "AutoModel": "evil.Net"}
     (code / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": auto}))
-    with pytest.raises(ValueError, match="hf/"):
+    with pytest.raises(ValueError, match=r"hf/.*: it asks for code of its own, which redlab never runs"):
         load_network(f"hf/{code}")
     facts = json.loads((bert / "config.json").read_text()) | {"attn_implementation": "someone/kernels"}
     (code / "config.json").write_text(json.dumps(facts))

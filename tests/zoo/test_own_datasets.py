@@ -270,6 +270,7 @@ def test_a_function_takes_no_root(tmp_path):
         ("imagenet_folder:../text", ValueError, "NAME is a folder under imagenet/"),
         ("folder:/no/such/place", FileNotFoundError, "no folder /no/such/place"),
         ("/no/such/file.py:make", ValueError, "there is no file"),
+        ("nets.py:make()", ValueError, "names no dataset: write FILE.py:NAME, as nets.py:make"),
         ("no_such_package.mine:make", ValueError, "no_such_package"),
         ("folders:x", ValueError, "folders"),
         ("cifar 10", ValueError, "did you mean cifar10.*folder:PATH, FILE.py:NAME"),
@@ -281,6 +282,11 @@ def test_what_is_not_there_is_refused_without_running_anything(name, error, word
     if error is ValueError:
         with pytest.raises(error, match=words):
             check_dataset(name)
+
+
+def test_a_folder_that_is_missing_is_said_before_the_size_that_is():
+    with pytest.raises(FileNotFoundError, match="no folder /no/such/place"):
+        load_dataset("folder:/no/such/place")
 
 
 def test_images_of_other_networks_must_be_named(tmp_path):

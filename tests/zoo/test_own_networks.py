@@ -87,6 +87,10 @@ WRONG = {
     "mine.py:needs": "mine.py:needs is called without arguments, and it needs width",
     "mine.py:number": "mine.py:number is a int: it must be a network",
     "mine.py:text": "mine.py:text returned a str: it must be a network",
+    "mine.py:odd": "mine.py:odd gives an example that is none: inputs must be a tensor",
+    "mine.py:make()": "'mine.py:make()' names no network: write FILE.py:NAME, as mine.py:make",
+    "mine.py::make": "write FILE.py:NAME, as mine.py:make",
+    "mine.py: make": "write FILE.py:NAME, as mine.py:make",
     "mine.py:fails": "mine.py:fails: ZeroDivisionError: division by zero",
     "mine.py:Nett": "has no 'Nett' (did you mean Net?)",
     "mine.py": "unknown network 'mine.py'",
@@ -101,12 +105,19 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_network_says_what_was_tried(name, file):
     more = "def needs(width): pass\nnumber = 7\ndef text(): return 'x'\ndef fails(): return 1 / 0\n"
+    more += "def odd(): return make()[0], 'x'\n"
     file.write_text(file.read_text() + more)
     with pytest.raises(ValueError) as error:  # noqa: PT011  message below
         load_network(name)
     assert WRONG[name] in str(error.value)
     if "unknown" in str(error.value):
         assert "FILE.py:NAME, package.module:NAME, or a folder" in str(error.value)
+
+
+@pytest.mark.parametrize("given", [5, None, nn.Linear(1, 1)], ids=str)
+def test_what_is_neither_a_name_nor_a_path_is_refused_in_plain_words(given):
+    with pytest.raises(ValueError, match=r"load_network takes a name or the path of a folder, not (None|an object of)"):
+        load_network(given)
 
 
 def test_what_the_code_says_of_images_stays(file):
@@ -354,6 +365,33 @@ def test_a_recipe_pickles_as_a_dict_and_copies_as_itself():
     network.redlab = {"architecture": "x", "odd": 1}
     with pytest.raises(ValueError, match=r"network\.redlab must be a Recipe or a dict of architecture"):
         recipe_of(network)
+
+
+ODD = {
+    "architecture": 7,
+    "input_shape": (1, -8),
+    "steps": [{"kind": "hash"}],
+    "input_mean": "0.3",
+    "example": {},
+    "images": [224],
+    "source": "mine.py",
+}
+
+
+@pytest.mark.parametrize("field", ODD)
+def test_an_odd_field_of_a_pickle_is_named(field):
+    network = nn.Linear(2, 2)
+    network.redlab = {field: ODD[field]}
+    with pytest.raises(ValueError, match=rf"network\.redlab: '{field}' must be"):
+        recipe_of(network)
+
+
+def test_a_description_of_no_known_kind_or_dtype_is_refused():
+    for odd, message in (({"call": 1}, "is described by one of"), ({"tensor": [1], "dtype": "save"}, "the dtype of")):
+        network = nn.Linear(2, 2)
+        network.redlab = {"example": {"dict": {"x": odd}}}
+        with pytest.raises(ValueError, match=message):
+            example_input(network)
 
 
 def test_a_network_that_was_pickled_goes_on_and_is_saved(file, tmp_path):

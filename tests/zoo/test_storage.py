@@ -350,6 +350,10 @@ def test_a_truncated_or_changed_file_is_refused(saved):
         refused(saved)
 
 
+def _images(mean: list, std: list) -> dict:
+    return {"size": 8, "mean": mean, "std": std}
+
+
 EDITS = {
     "newer": (lambda f: f.update(format=4), "upgrade redlab"),
     "older": (lambda f: f.update(format=0), "(format: 0 is less than the minimum of 1)"),
@@ -364,6 +368,13 @@ EDITS = {
     "no architecture": (lambda f: f["recipe"].update(architecture=7), "(recipe.architecture: 7 is not of type"),
     "huge": (lambda f: f["recipe"].update(input_shape=[10**6] * 6), "'input_shape' holds more than 100,000,000 values"),
     "negative": (lambda f: f["recipe"].update(input_shape=[1, -8, 8]), "(recipe.input_shape[1]: -8 is less than"),
+    "empty shape": (lambda f: f["recipe"].update(input_shape=[]), "(recipe.input_shape: [] "),
+    "no std": (
+        lambda f: f["recipe"].update(images=_images([0.5], [0])),
+        "'std' of the recipe's 'images' must be above",
+    ),
+    "odd std": (lambda f: f["recipe"].update(images=_images([0.5], [1, 1])), "must have as many numbers"),
+    "many steps": (lambda f: f["recipe"].update(steps=[{"step": "plan"}] * 1001), "'steps' are 1,001, more than 1,000"),
     "fraction": (lambda f: f["recipe"].update(input_shape=[1.0, 8, 8]), "(recipe.input_shape[0]: 1.0 is not of type"),
     "mean of text": (lambda f: f["recipe"].update(input_mean="0.3"), "(recipe.input_mean: '0.3' is not of type"),
     "mean of truth": (lambda f: f["recipe"].update(input_mean=[True]), "(recipe.input_mean[0]: True is not of type"),
@@ -395,6 +406,35 @@ EDITS = {
 def test_other_facts_are_refused_with_what_would_be_right(saved, change):
     edit(saved, EDITS[change][0])
     assert EDITS[change][1] in refused(saved)
+
+
+def test_a_name_of_a_large_network_is_refused_before_it_takes_memory(saved, monkeypatch):
+    from redlab.zoo import manifest
+
+    class Large(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(10**5, 10**7)  # 4 TB
+            self.register_buffer("constant", torch.ones(1), persistent=False)
+
+    built = []
+
+    def made(name: str) -> nn.Module:
+        built.append(str(torch.empty(0).device))
+        return Large()
+
+    monkeypatch.setattr(manifest, "made", made)
+    edit(saved, lambda facts: facts["recipe"].update(steps=[]))
+    assert "do not fit Large" in refused(saved)
+    edit(saved, lambda facts: facts.update(packed=["weight"], tied={}))
+    reseal(saved, _as_weight)
+    assert "would unpack to 1,000,000,000,000 numbers" in refused(saved)
+    assert set(built) == {"meta"}
+
+
+def _as_weight(tensors: dict[str, torch.Tensor]) -> None:
+    codes, codebook = tensors["conv1.weight:codes"], tensors["conv1.weight:codebook"]
+    tensors.clear()
+    tensors |= {"weight:codes": codes, "weight:codebook": codebook, "bias": torch.zeros(3)}
 
 
 def _first_member(facts: dict) -> dict:
