@@ -38,6 +38,7 @@ class Found:
 
 
 def look(network: nn.Module, example: Example | None, fixed_size: bool) -> Found:
+    """The modules with a forward of their own, and the plain layer that each is on ``example``, or why it is none."""
     found = Found()
     if hasattr(network, "dpp"):
         return found  # masks that learn: harden makes them weights
