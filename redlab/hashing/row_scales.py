@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -154,9 +155,7 @@ def _by_rows(kernel, ends: ndarray, rowwise: tuple[ndarray, ...], *whole: object
     rows = len(ends) - 1
     parts = max(1, min(torch.get_num_threads(), int(ends[-1]) // _PART, rows))
     cuts = np.linspace(0, rows, parts + 1, dtype=np.int64)
-    own = [
-        (ends[a : b + 1], *(array[a:b] for array in rowwise)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
+    own = [(ends[a : b + 1], *(array[a:b] for array in rowwise)) for a, b in pairwise(cuts)]
     return side_by_side(kernel, own, *whole)
 
 

@@ -51,8 +51,8 @@ class Vector:
     high: float
     spread: float
     shape: tuple[int, ...]
-    live: ndarray | None = None
-    precision: Precision = precision_of(torch.float64)
+    live: ndarray | None
+    precision: Precision
     rows: RowScales | None = None
 
     @property
@@ -79,7 +79,9 @@ class Vector:
 
     def times_two_to(self, exponent: int) -> Vector:
         """Each weight times 2^exponent, exactly; what vanishes is a zero from then on."""
-        return _measured(np.ldexp(self.whole(self.weights), exponent), self.shape, self.precision.times_two_to(exponent))
+        return _measured(
+            np.ldexp(self.whole(self.weights), exponent), self.shape, self.precision.times_two_to(exponent)
+        )
 
     @cached_property
     def ends(self) -> ndarray:

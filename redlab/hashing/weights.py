@@ -14,6 +14,7 @@ import torch
 from numpy import ndarray
 
 from redlab.hashing.cells import Cells
+from redlab.hashing.row_scales import Precision
 from redlab.hashing.rules import Rule
 from redlab.hashing.vector import Vector, as_vector, binary_scale, error_of, in_parts
 from redlab.options import plain_options
@@ -134,40 +135,44 @@ def hash_vector(vector: Vector, weights: torch.Tensor | ndarray, rule: Rule, for
     """``hash_weights`` with options that are checked, of weights whose ``vector`` is known."""
     small, rule, exponent = in_range(vector, rule)
     if reason := why_unchanged(small, force):
-        return _left_alone(vector, weights, rule, reason)
+        return left_alone(vector, weights, reason, _ones(vector, weights) if rule.scale == "row" else None)
     cells = rule.cells(small)
     values = representatives(cells, weights)
     used = values[cells.holds]
     found, codebook = cells.assign(values), _with_zero(used, small)
-    if cells.vector.rows is not None:
-        scales = _within(cells.vector, found)
+    own = _ones(vector, weights) if rule.scale == "row" else None
+    codebook, step = np.unique(codebook), cells.step if rule.rule == "uniform" else None
+    if (rows := cells.vector.rows) is not None:
+        scales = _within(rows.scales, small.precision, found)
         found = (found.reshape(len(scales), -1) * scales.astype(found.dtype)[:, None]).ravel()
-        scales, codebook, step = np.ldexp(scales, exponent), np.unique(codebook), cells.step
+        own = _like(np.ldexp(scales, exponent), weights)
     else:
-        scales = np.ones(len(vector.ends) - 1) if rule.scale == "row" else None
-        codebook, step = np.ldexp(codebook, exponent), cells.step and float(np.ldexp(cells.step, exponent))
+        codebook, step = np.ldexp(codebook, exponent), step and float(np.ldexp(step, exponent))
     found = np.ldexp(found, exponent) if exponent else found
-    own = None if scales is None else _like(scales, weights)
-    made = _like(found, weights).reshape(weights.shape), _like(codebook, weights)
-    return Hashed(*made, len(used), "", own, step if rule.rule == "uniform" else None)
+    return Hashed(_like(found, weights).reshape(weights.shape), _like(codebook, weights), len(used), "", own, step)
 
 
-def _left_alone(vector: Vector, weights: torch.Tensor | ndarray, rule: Rule, reason: str) -> Hashed:
+def _ones(vector: Vector, weights: torch.Tensor | ndarray) -> torch.Tensor | ndarray:
+    """The scales of rows that have none."""
+    return _like(np.ones(len(vector.ends) - 1), weights)
+
+
+def left_alone(
+    vector: Vector, weights: torch.Tensor | ndarray, reason: str, scales: torch.Tensor | ndarray | None = None
+) -> Hashed:
+    """Weights that stay as they are, and why; ``vector`` holds their codes, where their rows have scales."""
     codebook = np.unique(vector.weights)
     kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
-    scales = _like(np.ones(len(vector.ends) - 1), weights) if rule.scale == "row" else None
     return Hashed(kept, _like(_with_zero(codebook, vector), weights), len(codebook), reason, scales)
 
 
-def _within(vector: Vector, codes: ndarray) -> ndarray:
-    """(rows,) the scales of codes in the order of the tensor, smaller where a product would be more than the largest
-    number of the weights' type."""
-    scales, most = vector.rows.scales, vector.precision.largest
-    if scales.max() * max(-codes.min(), codes.max()) <= most:
+def _within(scales: ndarray, precision: Precision, codes: ndarray) -> ndarray:
+    """The scales (rows,), smaller where a product with the codes would leave the range of the weights' type."""
+    if scales.max() * max(-codes.min(), codes.max()) <= precision.largest:
         return scales
     tops = np.abs(codes.reshape(len(scales), -1)).max(axis=1)
-    over = tops * scales > most
-    return np.where(over, vector.precision.round(most / np.where(over, tops, 1.0), np.floor), scales)
+    over = tops * scales > precision.largest
+    return np.where(over, precision.round(precision.largest / np.where(over, tops, 1.0), np.floor), scales)
 
 
 def in_range(vector: Vector, rule: Rule) -> tuple[Vector, Rule, int]:
