@@ -68,7 +68,7 @@ class Rule:
     def cells(self, vector: Vector) -> Cells:
         """The cells for a layer's weights, which are not all equal; for codes where its rows get scales."""
         if self.rule == "uniform" and (self.scale, self.clip) != ("none", "max"):
-            made = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
+            made: Cells | None = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
         elif self.scale == "row":
             made = self._of_codes(vector.by_size())
         else:

@@ -125,14 +125,13 @@ def _why_skipped(entry: Entry) -> str:
 
 def _measure(entry: Entry, scales: Entry | None) -> dict:
     weight = entry.read()
-    repeated = count_duplicates(weight) if weight.ndim > 1 else 0
     found = measure_values(weight if scales is None else _codes(weight, scales))
     names = ("zeros", "distinct_before", "modes", "distinct", "error", "entropy", "unhashed")
     row = {name: getattr(found, name) for name in names}
     if weight.ndim < 2:
         return row
     inputs = entry.shape[1]
-    row |= {"duplicates": repeated, "measured": count_products(found.hashed)}
+    row |= {"duplicates": count_duplicates(weight), "measured": count_products(found.hashed)}
     return row | {"expected": inputs * found.expected(entry.size // inputs)}
 
 
