@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from redlab.compression.bias import Mean, as_means, correct_biases
-from redlab.compression.budget import BUDGETS, share_error
+from redlab.compression.allocation import SCALES
+from redlab.compression.budgets import BUDGETS, hash_within
 from redlab.compression.merging import Options, merge_after
 from redlab.compression.preparing import prepare_for
 from redlab.compression.splitting import separate_kernels, split_inputs
@@ -93,7 +94,7 @@ def red(
 
 # The options of red_plus_plus that a plan records: always, and unless the papers' way is asked for.
 _PUBLISHED = ("alpha", "strategy", "unit", "as_published")
-_OURS = ("rule", "max_error", "budget", "rounding", "signed", "correct_bias", "input_mean")
+_OURS = ("rule", "max_error", "budget", "rounding", "scale", "clip", "signed", "correct_bias", "input_mean")
 
 
 @plain_options
@@ -102,8 +103,10 @@ def red_plus_plus(
     alpha: float = 0.0,
     rule: str = "uniform",
     max_error: float | dict[str, float] | None = MAX_ERROR,
-    budget: str = "products",
+    budget: str = "noise",
     rounding: str = "balanced",
+    scale: str = "auto",
+    clip: str = "max",
     unit: str = "channel",
     signed: bool = True,
     correct_bias: str | Labelled = "batchnorm",
@@ -199,21 +202,26 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     asked = SimpleNamespace(**given.arguments)
     check_one_of("budget", asked.budget, BUDGETS)
     check_one_of("unit", asked.unit, UNITS)
+    check_one_of("scale", asked.scale, SCALES)
     statistics = asked.correct_bias
     if statistics is None or (isinstance(statistics, str) and statistics not in ("none", "batchnorm")):
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {statistics!r}")
     merging = Options(asked.alpha, asked.strategy, round_to=round_to)
     example, hashing = asked.example, dict(asked.hashing)
-    if not asked.as_published:
-        hashing |= {"rule": asked.rule, "max_error": asked.max_error, "rounding": asked.rounding}
-    shared = not asked.as_published and asked.budget == "products" and isinstance(asked.max_error, float | int)
-    hashed = partial(_hash_within, example=example, **hashing) if shared else partial(hash_layers, **hashing)
+    if asked.as_published:
+        scale = "none" if asked.scale == "auto" else asked.scale
+        hashed = Step("hash weights", partial(hash_layers, scale=scale, **hashing))
+    else:
+        names = ("rule", "max_error", "rounding", "budget", "scale", "clip", "example")
+        mean = None if asked.input_mean is None else as_means(asked.input_mean)
+        within = partial(hash_within, input_mean=mean, **{name: given.arguments[name] for name in names}, **hashing)
+        hashed = Step("hash weights", within, looks_back=True)
     correct = partial(correct_biases, statistics=statistics, example=example, input_mean=asked.input_mean)
     split = partial(split_inputs, unit=asked.unit, signed=asked.signed and not asked.as_published, example=example)
     corrected = not asked.as_published and statistics != "none"
     return [
         Step("fold batch norms", partial(_prepare, example=example)),
-        Step("hash weights", hashed),
+        hashed,
         *([Step("correct biases", correct, looks_back=True)] if corrected else []),
         Step("merge neurons", partial(merge_after, options=merging, example=example), looks_back=True),
         Step("split inputs", split),
@@ -224,11 +232,6 @@ def _prepare(network: nn.Module, example: Example | None) -> Result:
     """Prepare and fold, with the graph for all later steps, even where there was no norm to look for."""
     result = prepare_for(network, example)
     return replace(result, graph=trace(result.network, example)) if result.graph is None else result
-
-
-def _hash_within(network: nn.Module, max_error: float, example: Example | None, **hashing: Any) -> Result:
-    """Hash with one error budget for the whole network."""
-    return hash_layers(network, max_error=share_error(network, max_error, example), **hashing)
 
 
 def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:
@@ -247,4 +250,5 @@ def _run(name: str, network: nn.Module, steps: list[Step], options: dict, exampl
     plan = {"step": name, "options": options, "steps": [result.plan for result in results]}
     if short := [result.plan["short"] for result in results if "short" in result.plan]:
         plan["short"] = "; ".join(short)
+    plan |= {"noise": result.plan["noise"] for result in results if "noise" in result.plan}
     return Result(results[-1].network, layer_table(network, results, example), plan)
