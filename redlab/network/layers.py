@@ -23,6 +23,8 @@ _ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v
 TO_PREPARE = "prepare(network, fold=False) makes it a plain layer, or says why not"
 # The buffers in which a layer keeps what its folded batch norm knew of its outputs: mean and standard deviation.
 OUTPUT_STATISTICS = ("out_mean", "out_std")
+# The buffer of a layer whose rows were hashed up to a scale: (n_out,) what the codes of each row are multiplied by.
+OUT_SCALE = "out_scale"
 
 
 @dataclass(frozen=True)

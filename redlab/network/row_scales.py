@@ -1,0 +1,69 @@
+"""Rows of a weight as scale times codes: W[o] = s_o C[o], with one codebook for the codes of all rows.
+
+Hashing with ``scale="row"`` leaves the scales in a buffer beside the weight. Later steps may change the weight, so the
+buffer is a hint: a row is taken apart only where scale times codes gives it back to the bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from redlab.network.layers import OUT_SCALE, Layer, as_floats, count_distinct
+
+
+def scale_name(parameter: str) -> str:
+    """The name of the buffer with the scales of a weight: ``in_proj_weight`` has ``in_proj_out_scale``."""
+    return parameter.removesuffix("weight") + OUT_SCALE
+
+
+def rows_first(weight: Tensor, module: nn.Module) -> Tensor:
+    """A weight with its outputs along the first axis, and back again; transposed convolutions alone differ in it."""
+    if not getattr(module, "transposed", False):
+        return weight
+    return weight.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def factor_rows(rows: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Codes and scales with ``codes * scales == rows`` to the bit, on the CPU.
+
+    Arguments:
+        rows: (n_out, ...), of any floating dtype.
+        scales: (n_out,), what each row is thought to be a multiple of, or None.
+
+    Returns:
+        The codes, like ``rows``, and the scales (n_out,) with 1 for each row that keeps its own values, as its scale
+        doesn't give it back, or it is all zero; None where that is every row.
+    """
+    rows = rows.detach().cpu()
+    if scales is None or scales.shape != rows.shape[:1]:
+        return rows, None
+    wide, scales = as_floats(rows), scales.detach().cpu().to(rows.dtype)
+    factors = as_floats(scales)
+    factors = torch.where(factors.isfinite() & (factors > 0), factors, 1)
+    along = factors.view(-1, *[1] * (rows.ndim - 1))
+    codes = (wide / along).to(rows.dtype)
+    same = as_floats((as_floats(codes) * along).to(rows.dtype)) == wide
+    fits = (factors != 1) & same.flatten(1).all(1) & (wide != 0).flatten(1).any(1)
+    if not fits.any():
+        return rows, None
+    codes = torch.where(fits.view(along.shape), as_floats(codes), wide).to(rows.dtype)
+    return codes, torch.where(fits, factors, 1).to(rows.dtype)
+
+
+def scales_of(layer: Layer) -> Tensor | None:
+    """The scales (n_out,) of a layer of any kind, as its buffer has them, or None."""
+    return getattr(layer.module, scale_name(layer.parameter), None)
+
+
+def codes_and_scales(layer: Layer) -> tuple[Tensor, Tensor | None]:
+    """``factor_rows`` of the weight of a layer of any kind, its outputs along the first axis."""
+    return factor_rows(rows_first(layer.weight, layer.module), scales_of(layer))
+
+
+def count_codes(layer: Layer) -> dict[str, int]:
+    """What tables say of a layer: ``distinct`` values of its codes, and how many rows have ``scales`` other than 1."""
+    if not layer.size:
+        return {"distinct": 0, "scales": 0}
+    codes, scales = codes_and_scales(layer)
+    return {"distinct": count_distinct(codes), "scales": 0 if scales is None else int((scales != 1).sum())}
