@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from redlab.network.layers import weight_layers
+from redlab.network.recipe import append_step
 from redlab.network.row_scales import rows_first, scale_name
 
 
@@ -17,10 +18,17 @@ def scale_rows(network: nn.Module, levels: int = 7) -> nn.Module:
             along = (-1, *[1] * (rows.ndim - 1))
             scales = short(rows.float().flatten(1).square().mean(1).sqrt())
             scales = torch.where(scales > 0, scales, 1)
-            codes = (rows.float() / scales.view(along) * levels / 2).round().clamp(-levels, levels) / 16
+            codes = (rows.float() / scales.view(along) * levels / 2).round().clamp(-levels, levels) / 16 + 0.0
             scales = scales.to(rows.dtype)
             layer.weight.copy_(rows_first(codes.to(rows.dtype) * scales.view(along), layer.module))
             layer.module.register_buffer(scale_name(layer.parameter), scales)
+    return network
+
+
+def hashed_by_row(network: nn.Module, levels: int = 7) -> nn.Module:
+    """The same, with what hashing records of it."""
+    names = [layer.name for layer in weight_layers(network) if not layer.skipped]
+    append_step(scale_rows(network, levels), {"step": "hash", "options": {"scale": "row"}, "scaled": names})
     return network
 
 

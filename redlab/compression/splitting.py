@@ -13,9 +13,9 @@ Products are multiplications of an input value, not of padding, by a weight that
 each pair of values counts once: by input position, with the taps that reach it (unit channel), else by output position.
 The additions stay, one for each term.
 
-Where rows were hashed up to a scale, W[o] = s_o C[o], the codes C are compared: y_o = s_o (C * x)_o + b_o. A scale other
-than 1 is one product more at each output position. A row that its scale doesn't give back to the bit (it was merged or
-trained since) keeps its own values and costs no scale.
+Where rows were hashed up to a scale, W[o] = s_o C[o], the codes C are compared: y_o = s_o (C * x)_o + b_o. A scale
+other than 1 is one product more at each output position. A row that its scale doesn't give back to the bit (it was
+merged or trained since) keeps its own values and costs no scale.
 """
 
 from __future__ import annotations
@@ -74,9 +74,10 @@ def split_inputs(
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Returns:
-        ``layers`` has a row per conv and linear layer: layer, kind, weights, ``distinct`` values (of the codes, where
-        rows have ``scales``: how many rows have one other than 1), channels, products before and after (``products_unsigned``: without sharing w and -w), macs, additions, lookups (products
-        that are read), parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
+        ``layers`` has a row per conv and linear layer: layer, kind, weights, ``distinct`` values (codes, if its rows
+            have scales), how many rows have ``scales`` other than 1, channels, products before and after
+            (``products_unsigned``: without sharing w and -w), macs, additions, lookups (products that are read),
+            parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; an unknown unit; a network that doesn't take ``example``.

@@ -124,7 +124,7 @@ class _Kernels:
 
     @property
     def products(self) -> int:
-        return np.count_nonzero(self.values[self.alive[np.unique(self.first)]])
+        return int(np.count_nonzero(self.values[self.alive[np.unique(self.first)]]))
 
     def up_to_scale(self) -> tuple[_Kernels, ndarray]:
         """The same where multiples share, and what each alive kernel is multiplied by."""

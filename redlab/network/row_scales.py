@@ -31,6 +31,8 @@ def factor_rows(rows: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor | N
         rows: (n_out, ...), of any floating dtype.
         scales: (n_out,), what each row is thought to be a multiple of, or None.
 
+    A code is a number short enough that its product with a scale of 8 bits is exact; in 16 bits and fewer any is.
+
     Returns:
         The codes, like ``rows``, and the scales (n_out,) with 1 for each row that keeps its own values, as its scale
         doesn't give it back, or it is all zero; None where that is every row.
@@ -43,12 +45,27 @@ def factor_rows(rows: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor | N
     factors = torch.where(factors.isfinite() & (factors > 0), factors, 1)
     along = factors.view(-1, *[1] * (rows.ndim - 1))
     codes = (wide / along).to(rows.dtype)
-    same = as_floats((as_floats(codes) * along).to(rows.dtype)) == wide
+    found = as_floats(codes)
+    same = (as_floats((found * along).to(rows.dtype)) == wide) & _is_short(found)
     fits = (factors != 1) & same.flatten(1).all(1) & (wide != 0).flatten(1).any(1)
     if not fits.any():
         return rows, None
-    codes = torch.where(fits.view(along.shape), as_floats(codes), wide).to(rows.dtype)
-    return codes, torch.where(fits, factors, 1).to(rows.dtype)
+    return torch.where(fits.view(along.shape), codes, rows), torch.where(fits, factors, 1).to(rows.dtype)
+
+
+def _is_short(codes: Tensor) -> Tensor:
+    """Whether the last 8 bits of a code's significand are 0, as hashing leaves them for the scale.
+
+    Rounding gives most quotients of any two numbers back, but only to long ones.
+    """
+    far = codes * 257  # Veltkamp's split
+    return far - (far - codes) == codes
+
+
+def multiply_rows(codes: Tensor, scales: Tensor) -> Tensor:
+    """The rows that ``factor_rows`` took apart, to the bit; whatever has the scale 1 stays as it is."""
+    along = scales.view(-1, *[1] * (codes.ndim - 1))
+    return torch.where(along == 1, codes, (as_floats(codes) * as_floats(along)).to(codes.dtype))
 
 
 def scales_of(layer: Layer) -> Tensor | None:

@@ -39,18 +39,19 @@ def cases(draw, dtype=torch.float32):
 
 
 def codes_by_hand(layer):
-    """A layer of the codes that a row's scale gives back to the bit, and the rows that it has to be spent on."""
+    """A layer of the short codes that a row's scale gives back to the bit, and the rows that it has to be spent on."""
     codes, spent = copy.deepcopy(layer), 0
     with torch.no_grad():
         for row, scale in zip(codes.weight, layer.out_scale, strict=True):
             own = row / scale
-            if row.any() and scale != 1 and torch.equal(own * scale, row):
+            short = not (own.view(torch.int32) & 255).any()  # its last 8 bits are left for the scale
+            if row.any() and scale != 1 and short and torch.equal(own * scale, row):
                 row.copy_(own)
                 spent += 1
     return without_scales(codes), spent
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(cases(), st.sampled_from(UNITS_AND_SIGNS))
 def test_a_layer_with_row_scales_computes_the_same_and_gives_its_weight_back(case, way):
     layer, shape = case
@@ -64,7 +65,7 @@ def test_a_layer_with_row_scales_computes_the_same_and_gives_its_weight_back(cas
     assert dense.state_dict().keys() == layer.state_dict().keys()
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(cases(), st.sampled_from(UNITS_AND_SIGNS))
 def test_costs_are_those_of_listing_every_product_of_codes_and_every_scale(case, way):
     layer, shape = case
