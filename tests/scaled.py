@@ -7,7 +7,7 @@ from torch import nn
 
 from redlab.network.layers import weight_layers
 from redlab.network.recipe import append_step
-from redlab.network.row_scales import rows_first, scale_name
+from redlab.network.row_scales import rows_first
 
 
 def scale_rows(network: nn.Module, levels: int = 7) -> nn.Module:
@@ -21,7 +21,7 @@ def scale_rows(network: nn.Module, levels: int = 7) -> nn.Module:
             codes = (rows.float() / scales.view(along) * levels / 2).round().clamp(-levels, levels) / 16 + 0.0
             scales = scales.to(rows.dtype)
             layer.weight.copy_(rows_first(codes.to(rows.dtype) * scales.view(along), layer.module))
-            layer.module.register_buffer(scale_name(layer.parameter), scales)
+            layer.module.register_buffer(layer.scale_name, scales)
     return network
 
 

@@ -93,7 +93,7 @@ def _outputs(flow: Flow, node: Node, inputs: Tensor, groups: int, transposed: bo
 
 
 def _beside(flow: Flow, node: Node, out: int) -> list[tuple[str, int]]:
-    """The bias of a layer, the statistics of its outputs that folding keeps, and the scales of its rows."""
+    """The bias of a layer, the statistics of its outputs that folding keeps, and the scales of hashing."""
     bias = [flow.name(node.args[2])] if len(node.args) > 2 and flow.name(node.args[2]) else []
     path = flow.name(node.args[1]).removesuffix("weight")
     owner = flow.graph.layers.get(node.args[1])

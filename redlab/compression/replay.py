@@ -13,9 +13,8 @@ from redlab.compression.bias import add_bias
 from redlab.compression.folding import apply_fold
 from redlab.compression.preparing import apply_prepare
 from redlab.network.geometry import Geometry
-from redlab.network.layers import weight_layers
+from redlab.network.layers import out_scale, rows_of, weight_layers
 from redlab.network.recipe import recipe_of
-from redlab.network.row_scales import rows_first, scale_name, scales_of
 
 
 def replayable() -> tuple[str, ...]:
@@ -64,11 +63,9 @@ def _hash(network: nn.Module, step: dict) -> nn.Module:
         raise ValueError(f"it names layers that do not exist: {', '.join(unknown)}")
     for name, layer in layers.items():
         if name in scaled:
-            layer.module.register_buffer(
-                scale_name(layer.parameter), layer.weight.new_ones(len(rows_first(layer.weight, layer.module)))
-            )
-        elif scales_of(layer) is not None:
-            delattr(layer.module, scale_name(layer.parameter))  # it was hashed again
+            layer.module.register_buffer(layer.scale_name, layer.weight.new_ones(len(rows_of(layer, layer.weight))))
+        elif out_scale(layer) is not None:
+            delattr(layer.module, layer.scale_name)  # it was hashed again
     return network
 
 

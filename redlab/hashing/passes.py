@@ -24,14 +24,14 @@ _PART = 1 << 17  # weights that are worth a thread
 _SAMPLE = 1 << 12, 1 << 16  # the least and the most weights that tell roughly where the quartiles are
 
 
-def _compiled(kernel: Callable, fastmath: bool = False) -> Callable:
+def compiled(kernel: Callable, fastmath: bool = False) -> Callable:
     try:
         return njit(kernel, cache=True, nogil=True, fastmath=fastmath)
     except RuntimeError:  # nowhere to cache: compiled anew in every process
         return njit(kernel, nogil=True, fastmath=fastmath)
 
 
-@partial(_compiled, fastmath=True)
+@partial(compiled, fastmath=True)
 def _squares(weights, shift):
     total = squares = 0.0
     for j in range(weights.size):
@@ -50,7 +50,7 @@ def deviation(weights: ndarray) -> float:
     return float(np.sqrt(max(sum(squares) - total * total / n, 0.0) / (n - 1))) if n > 1 else 0.0
 
 
-@_compiled
+@compiled
 def _around(weights, low, high, later_low, later_high):
     """Those in [low, high] or [later_low, later_high], and how many lie below the first and below the second."""
     found = np.empty(weights.size + 1, weights.dtype)
@@ -95,7 +95,7 @@ def _quartiles_of(ordered: ndarray, size: int, before: int | ndarray) -> tuple[f
     return float(first), float(third)
 
 
-@_compiled
+@compiled
 def _powers(weights, origin, scale, size):
     sums = np.zeros((size, 4))  # side by side: one cache line a weight
     for j in range(weights.size):
@@ -110,7 +110,7 @@ def _powers(weights, origin, scale, size):
     return sums
 
 
-@_compiled
+@compiled
 def _share(sums):
     counts = np.zeros(len(sums))
     for i in range(1, len(sums) - 2):
@@ -131,7 +131,7 @@ def bin_cubic(weights: ndarray, origin: float, step: float, size: int) -> ndarra
     return _share(sum(_in_parts(_powers, weights, origin, 1.0 / step, size)))
 
 
-@partial(_compiled, fastmath=True)
+@partial(compiled, fastmath=True)
 def _smooth(padded, half, smoothed):
     reach = len(half) - 1
     for start in range(0, len(smoothed), 512):  # blocks that stay in the nearest cache while the taps pass by
@@ -154,7 +154,7 @@ def smooth(counts: ndarray, half: ndarray) -> ndarray:
     return smoothed
 
 
-@_compiled
+@compiled
 def _assort(weights, codes, low, scale, first, threshold, cells):
     member = np.full(cells, np.nan, weights.dtype)
     changes = np.zeros(cells, np.int64)  # how often a weight differs from the one before it in its cell
@@ -213,7 +213,7 @@ def _slots(dtype: np.dtype, low: float, high: float, edges: ndarray) -> tuple[fl
     return scale, np.cumsum(first, dtype=np.int32)[:-1], threshold
 
 
-@_compiled
+@compiled
 def _sums(weights, codes, cells):
     count = np.zeros(cells, np.int64)
     total = np.zeros(cells)
@@ -230,7 +230,7 @@ def sums(weights: ndarray, codes: ndarray, cells: int) -> tuple[ndarray, ndarray
     return sum(count), sum(total)
 
 
-@_compiled
+@compiled
 def _take(codes, found, values):
     for j in range(codes.size):
         found[j] = values[codes[j]]
@@ -251,9 +251,13 @@ def _in_parts(kernel: Callable, vectors: ndarray | tuple[ndarray, ...], *rest: o
     if parts == 1:
         return [kernel(*vectors, *rest)]
     ends = np.linspace(0, size, parts + 1, dtype=np.int64)
-    cut = [tuple(vector[start:stop] for vector in vectors) for start, stop in pairwise(ends)]
-    others = [_pool().submit(kernel, *part, *rest) for part in cut[1:]]
-    return [kernel(*cut[0], *rest), *(other.result() for other in others)]  # this thread works, too
+    return side_by_side(kernel, [tuple(own[start:stop] for own in vectors) for start, stop in pairwise(ends)], *rest)
+
+
+def side_by_side(kernel: Callable, parts: list[tuple], *rest: object) -> list:
+    """What ``kernel(*part, *rest)`` returns for each of the parts, one thread each."""
+    others = [_pool().submit(kernel, *part, *rest) for part in parts[1:]]
+    return [kernel(*parts[0], *rest), *(other.result() for other in others)]  # this thread works, too
 
 
 @cache

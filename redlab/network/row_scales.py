@@ -9,12 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from redlab.network.layers import OUT_SCALE, Layer, as_floats, count_distinct
-
-
-def scale_name(parameter: str) -> str:
-    """The name of the buffer with the scales of a weight: ``in_proj_weight`` has ``in_proj_out_scale``."""
-    return parameter.removesuffix("weight") + OUT_SCALE
+from redlab.network.layers import Layer, as_floats, count_distinct, out_scale, rows_of
 
 
 def rows_first(weight: Tensor, module: nn.Module) -> Tensor:
@@ -68,19 +63,9 @@ def multiply_rows(codes: Tensor, scales: Tensor) -> Tensor:
     return torch.where(along == 1, codes, (as_floats(codes) * as_floats(along)).to(codes.dtype))
 
 
-def scales_of(layer: Layer) -> Tensor | None:
-    """The scales (n_out,) of a layer of any kind, as its buffer has them, or None."""
-    return getattr(layer.module, scale_name(layer.parameter), None)
-
-
-def codes_and_scales(layer: Layer) -> tuple[Tensor, Tensor | None]:
-    """``factor_rows`` of the weight of a layer of any kind, its outputs along the first axis."""
-    return factor_rows(rows_first(layer.weight, layer.module), scales_of(layer))
-
-
 def count_codes(layer: Layer) -> dict[str, int]:
     """What tables say of a layer: ``distinct`` values of its codes, and how many rows have ``scales`` other than 1."""
     if not layer.size:
         return {"distinct": 0, "scales": 0}
-    codes, scales = codes_and_scales(layer)
+    codes, scales = factor_rows(rows_of(layer, layer.weight), out_scale(layer))
     return {"distinct": count_distinct(codes), "scales": 0 if scales is None else int((scales != 1).sum())}

@@ -16,7 +16,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from redlab.network.row_scales import factor_rows, multiply_rows, rows_first, scale_name
+from redlab.network.layers import OUT_SCALE
+from redlab.network.row_scales import factor_rows, multiply_rows, rows_first
 from redlab.zoo.entropy import decode, encode, shannon
 
 # No name in a state dict holds a colon.
@@ -107,7 +108,7 @@ def _without_scales(
 def _scales_of(name: str) -> str:
     """The name in the state dict of the scales of a weight's rows: "conv1.out_scale" for "conv1.weight"."""
     path, dot, leaf = name.rpartition(".")
-    return path + dot + scale_name(leaf)
+    return path + dot + leaf.removesuffix("weight") + OUT_SCALE
 
 
 def _why_no_scales(scales: Tensor, dtype: torch.dtype) -> str:
