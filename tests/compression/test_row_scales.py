@@ -147,8 +147,9 @@ def scaled(name):
     return scale_rows(load_network(name))
 
 
-@pytest.mark.parametrize("way", UNITS_AND_SIGNS)
-@pytest.mark.parametrize("name", ["digits/resnet", "digits/mobilenet", "digits/mlp"])
+@pytest.mark.parametrize(
+    ("name", "way"), [*(("digits/resnet", way) for way in UNITS_AND_SIGNS), ("digits/mobilenet", ("channel", True))]
+)
 def test_networks_of_row_scales(name, way):
     network = scaled(name)
     result, images = split_inputs(network, *way), torch.randn(3, 1, 8, 8)
