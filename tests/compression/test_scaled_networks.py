@@ -45,7 +45,12 @@ def hashed(name="digits/resnet", rule="uniform", dtype=torch.float32):
 
 @pytest.mark.parametrize(
     ("rule", "dtype"),
-    [*((rule, torch.float32) for rule in RULES), ("kde", torch.float64), ("kde", torch.float16), ("kde", torch.bfloat16)],
+    [
+        *((rule, torch.float32) for rule in RULES),
+        ("kde", torch.float64),
+        ("kde", torch.float16),
+        ("kde", torch.bfloat16),
+    ],
 )
 def test_every_row_that_hashing_scales_is_taken_apart(rule, dtype):
     network = hashed("digits/mobilenet" if rule == "uniform" else "digits/mlp", rule, dtype)
@@ -89,7 +94,9 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(("name", "step"), [*(("digits/resnet", step) for step in STEPS), ("digits/mobilenet", "merge 0.1")])
+@pytest.mark.parametrize(
+    ("name", "step"), [*(("digits/resnet", step) for step in STEPS), ("digits/mobilenet", "merge 0.1")]
+)
 def test_a_step_does_what_it_does_without_scales(name, step, tmp_path):
     network = hashed(name)
     found = STEPS[step](network)
