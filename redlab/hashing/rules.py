@@ -68,12 +68,12 @@ class Rule:
     def cells(self, vector: Vector) -> Cells:
         """The cells for a layer's weights, which are not all equal; for codes where its rows get scales."""
         if self.rule == "uniform" and (self.scale, self.clip) != ("none", "max"):
-            made = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
+            made: Cells | None = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
         elif self.scale == "row":
-            made = self._searched(vector.by_size())
+            made = self._of_codes(vector.by_size())
         else:
             return self._searched(vector)
-        if self.bound is not None and made.error() > self.bound:
+        if made is None or (self.bound is not None and made.error() > self.bound):
             return replace(self, scale="none", clip="max").cells(vector)  # finer than codes of few bits can be
         return made
 
@@ -93,12 +93,17 @@ class Rule:
             k = fewest(lambda k: make(k).error(), self.bound, k, grid.most)
         return make(k)
 
+    def _of_codes(self, codes: Vector) -> Cells | None:
+        """The cells of codes; None where no codes of so few bits keep the bound."""
+        if codes.low == codes.high:  # the weights of a row are equal
+            return Cells.of(codes, codes.weights[:0], np.array([codes.low])).as_codes()
+        hopeless = self.bound is not None and self.bound < 2 * codes.least_error
+        return None if hopeless else self._searched(codes)
+
     def _modes(self, vector: Vector) -> int:
         return cells_of(vector, "kde", resolve_bandwidth(vector, self.bandwidth), self.contrast).used
 
     def _searched(self, vector: Vector) -> Cells:
-        if vector.low == vector.high:  # codes, where the weights of a row are equal
-            return Cells.of(vector, vector.weights[:0], np.array([vector.low])).as_codes()
         if self.bound is not None:
             bound = self.bound
             start = bound * vector.spread  # where sampling noise dominates, a KDE errs by 2h/sd

@@ -145,7 +145,7 @@ def hash_vector(vector: Vector, weights: torch.Tensor | ndarray, rule: Rule, for
     if (rows := cells.vector.rows) is not None:
         scales = _within(rows.scales, small.precision, found)
         found = (found.reshape(len(scales), -1) * scales.astype(found.dtype)[:, None]).ravel()
-        own = _like(np.ldexp(scales, exponent), weights)
+        own = _like(np.where(np.diff(rows.ends) > 0, np.ldexp(scales, exponent), 1.0), weights)
     else:
         codebook, step = np.ldexp(codebook, exponent), step and float(np.ldexp(step, exponent))
     found = np.ldexp(found, exponent) if exponent else found
