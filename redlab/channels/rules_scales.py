@@ -232,7 +232,10 @@ def _shrunk(labels: Tensor) -> Tensor:
 
 def _pad(scales: Scales, node: Node) -> Any:
     """Zeros have any scale: next to values of one scale they take it, as channels of their own they get new labels."""
-    labels, (sides, constant) = scales.at(node.args[0]), (node.args[1], argument(node, "mode", "constant") == "constant")
+    labels, (sides, constant) = (
+        scales.at(node.args[0]),
+        (node.args[1], argument(node, "mode", "constant") == "constant"),
+    )
     if constant and argument(node, "value"):
         return None
     for place in range(len(sides) // 2):

@@ -41,9 +41,7 @@ class ScaleGroup:
     frozen: str = ""
 
 
-def scalable_groups(
-    network: nn.Module, example: Example | None = None, graph: Graph | None = None
-) -> list[ScaleGroup]:
+def scalable_groups(network: nn.Module, example: Example | None = None, graph: Graph | None = None) -> list[ScaleGroup]:
     """Every output channel of every conv and linear layer that the graph calls, in the order in which they run.
 
     The scales of a network's input and output stay. So do those of layers that share a weight, and of channels that a
