@@ -197,7 +197,7 @@ def _over(scales: Scales, node: Node, axes: Any, keep: bool) -> Any:
     labels, value = scales.at(node.args[0]), node.meta["val"]
     for axis in sorted({axis % labels.ndim for axis in axes}, reverse=True):
         scales.labels.unite_along(compact(labels), axis, same=True)
-        labels = compact(labels).amax(axis, keepdim=True).expand([*_cut(labels.shape, axis)])
+        labels = compact(labels).amax(axis, keepdim=True).expand(_with(labels, axis, 1))
     first = value[0] if isinstance(value, list | tuple) else value
     if not keep:
         gone = {axis % labels.ndim for axis in axes}
@@ -205,10 +205,6 @@ def _over(scales: Scales, node: Node, axes: Any, keep: bool) -> Any:
         labels = labels if labels.ndim == first.ndim else labels.reshape(first.shape)
     labels = labels.expand(first.shape)
     return [labels, *scales.fixed(node, "places have no scale")[1:]] if first is not value else labels
-
-
-def _cut(shape: torch.Size, axis: int) -> list[int]:
-    return [1 if own == axis else size for own, size in enumerate(shape)]
 
 
 def _move(scales: Scales, node: Node) -> Any:
@@ -242,24 +238,20 @@ def _pad(scales: Scales, node: Node) -> Any:
         axis, (before, after) = labels.ndim - 1 - place, sides[2 * place : 2 * place + 2]
         small = compact(labels)
         if small.shape[axis] == 1 or not (before or after):
-            size = [own + (before + after if k == axis else 0) for k, own in enumerate(labels.shape)]
-            labels = small.expand(size)
+            labels = small.expand(_with(labels, axis, labels.shape[axis] + before + after))
         elif not constant or min(before, after) < 0:
             return None
         else:
-            parts = [scales.labels.fresh(count).view(_along(small.ndim, axis)) for count in (before, after)]
-            ends = [part.expand([*_grown(small.shape, axis, part.shape[axis])]) for part in parts]
+            ends = [scales.labels.fresh(count).view(_with(small, axis, count, 1)) for count in (before, after)]
+            ends = [end.expand(_with(small, axis, end.shape[axis])) for end in ends]
             whole = torch.cat([ends[0], small, ends[1]], axis)
-            labels = whole.expand([whole.shape[k] if k == axis else own for k, own in enumerate(labels.shape)])
+            labels = whole.expand(_with(labels, axis, whole.shape[axis]))
     return labels
 
 
-def _along(ndim: int, axis: int) -> list[int]:
-    return [-1 if own == axis else 1 for own in range(ndim)]
-
-
-def _grown(shape: torch.Size, axis: int, count: int) -> list[int]:
-    return [count if own == axis else size for own, size in enumerate(shape)]
+def _with(labels: Tensor, axis: int, size: int, others: int | None = None) -> list[int]:
+    """The shape of ``labels`` with another size along ``axis``, and ``others`` along all other axes if given."""
+    return [size if own == axis else others or old for own, old in enumerate(labels.shape)]
 
 
 VIEWS = named("view")

@@ -42,9 +42,9 @@ def equalise(
         network: left untouched.
         mode: "ranges": t = sqrt(r1 / r2), where r1 is the largest weight of the rows of channel c, over all layers that
             make it, and r2 the largest of the columns that read it; repeated until nothing moves, 100 times at most.
-            "absorb": t is the row's root mean square over the mean of all rows, so that every row of a layer that makes
-            its channels alone has the same one; of several layers (a residual stream) t is the geometric mean, which
-            leaves differences. Rows that were hashed with a scale give it away whole, where one layer makes the
+            "absorb": t is the row's root mean square over the median of all rows, so that all rows of a layer have the
+            same one. Where several layers make the channels (a residual stream), t is the geometric mean of theirs,
+            which leaves differences. Rows that were hashed with a scale give it away whole, where one layer makes the
             channels: then it costs nothing.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
         graph: as in ``scalable_groups``.
@@ -176,15 +176,15 @@ def _by_ranges(weights: _Weights, group: ScaleGroup) -> Tensor:
 
 
 def _by_rows(weights: _Weights, group: ScaleGroup) -> Tensor:
-    """How far (log2) the rows of each channel are from the mean of their layer's."""
+    """How far (log2) the rows of each channel are from the median of their layer's."""
     scales = {name: getattr(weights.layers[name].module, "out_scale", None) for name in group.rows}
     if any(own is not None for own in scales.values()):
         return _by_scales(weights, group, scales)
     logs = torch.stack([weights.mean_square(name, places, group.size) for name, places in group.rows.items()])
     known = logs.isfinite() & weights.alive[group.name]
-    logs = logs.where(known, 0.0)
-    means = logs.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
-    away = (logs - means).where(known, 0.0).sum(0) / known.sum(0)
+    middle = logs.where(known, torch.nan).nanmedian(1, keepdim=True).values
+    away = (logs - middle).where(known, 0.0).sum(0) / known.sum(0)
+    away -= away.nanmedian()  # of several layers the medians need not agree, and all factors would drift
     return _finite(weights, group, away)
 
 

@@ -65,7 +65,7 @@ def move_scales(network: nn.Module, groups: Iterable[ScaleGroup], factors: Mappi
 def ends_of(
     network: nn.Module, groups: Iterable[ScaleGroup], factors: Mapping[str, Tensor]
 ) -> Iterator[tuple[Layer, Tensor, Tensor]]:
-    """Each layer that ``factors`` reach, what its rows are divided by (n_out,) and its columns multiplied by (n_in,)."""
+    """Each layer that ``factors`` reach; what its rows are divided by (n_out,), its columns multiplied by (n_in,)."""
     rows: dict[str, Tensor] = {}
     columns: dict[str, Tensor] = {}
     for group in groups:
