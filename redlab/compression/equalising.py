@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from redlab.channels.scales import ScaleGroup, scalable_groups
 from redlab.compression.rescaling import along_columns, along_rows, few_bits, is_transposed, move_scales, widths
 from redlab.network.example import Example, remember_example
-from redlab.network.layers import Layer, copy_network, output_statistics, unwrap, weight_layers
+from redlab.network.layers import Layer, copy_network, out_scale, output_statistics, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
 from redlab.network.trace import Graph, retrace
@@ -177,7 +177,7 @@ def _by_ranges(weights: _Weights, group: ScaleGroup) -> Tensor:
 
 def _by_rows(weights: _Weights, group: ScaleGroup) -> Tensor:
     """How far (log2) the rows of each channel are from the median of their layer's."""
-    scales = {name: getattr(weights.layers[name].module, "out_scale", None) for name in group.rows}
+    scales = {name: out_scale(weights.layers[name]) for name in group.rows}
     if any(own is not None for own in scales.values()):
         return _by_scales(weights, group, scales)
     logs = torch.stack([weights.mean_square(name, places, group.size) for name, places in group.rows.items()])

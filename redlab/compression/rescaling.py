@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from redlab.channels.scales import ScaleGroup, scalable_groups
 from redlab.network.example import Example, remember_example
-from redlab.network.layers import OUTPUT_STATISTICS, Layer, copy_network, unwrap, weight_layers
+from redlab.network.layers import OUTPUT_STATISTICS, Layer, copy_network, out_scale, unwrap, weight_layers
 from redlab.network.trace import Graph
 from redlab.options import check_one_of
 
@@ -116,7 +116,7 @@ def _rescale(layer: Layer, rows: Tensor, columns: Tensor) -> None:
     module, weight = layer.module, layer.weight
     kind = torch.promote_types(weight.dtype, torch.float32)
     rows, columns = rows.to(weight.device, kind), columns.to(weight.device, kind)
-    scale = getattr(module, "out_scale", None)
+    scale = out_scale(layer)
     if scale is None:
         scaled = weight.to(kind) / along_rows(layer, rows) * along_columns(layer, columns)
     else:  # the codes first: a code and a factor of few bits each have an exact product
