@@ -14,7 +14,7 @@ from redlab.channels.scales import ScaleGroup, scalable_groups
 from redlab.compression.channel_rows import own_parts
 from redlab.compression.rescaling import along_columns, ends_of, is_transposed, move_scales, widths
 from redlab.network.example import Example
-from redlab.network.layers import Layer, copy_network, weight_layers
+from redlab.network.layers import OUT_SCALE, Layer, copy_network, weight_layers
 from redlab.network.trace import Graph, tensor_name
 
 # Relative, of each tensor's slices: multiples differ by the rounding of float32, about 1e-7. Our choice.
@@ -161,7 +161,7 @@ def _make_equal(network: nn.Module, group: Group, first: ndarray) -> None:
     parts = own_parts(network, group)
     later = np.flatnonzero(first != np.arange(len(first)))
     later = later[_near(list(parts.values()), later, first[later])]  # not so: scales that could not move
-    for member in parts:
+    for member in [*parts, *(own for own in group.producers if own.tensor.endswith(OUT_SCALE))]:
         _copy_slices(network, member, torch.from_numpy(first[later]), torch.from_numpy(later))
 
 

@@ -39,6 +39,7 @@ def rescale_channels(
         >>> network = fold_batchnorm(load_network("digits/mlp")).network
         >>> from redlab.compression.rescaling import rescale_channels
         >>> scaled = rescale_channels(network, {"hidden.0.linear": torch.full((256,), 2.0)})
+        >>> images = torch.randn(2, 64)
         >>> bool((scaled(images) == network(images)).all())
         True
     """
