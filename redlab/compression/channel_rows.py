@@ -22,12 +22,17 @@ _NOTES = (*OUTPUT_STATISTICS, OUT_SCALE)
 
 def own_rows(network: nn.Module, group: Group) -> ndarray:
     """(size, d) everything that each channel owns: equal rows mean channels that compute the same."""
-    columns = []
+    return _side_by_side(list(own_parts(network, group).values()), group.size)
+
+
+def own_parts(network: nn.Module, group: Group) -> dict[Member, ndarray]:
+    """The same apart: by tensor, (size, anything)."""
+    parts = {}
     for member in group.producers:
         path, name = _split(member)
         if name not in _NOTES:
-            columns.append(slices_of(getattr(network.get_submodule(path), name), member.index, member.dim))
-    return _side_by_side(columns, group.size)
+            parts[member] = slices_of(getattr(network.get_submodule(path), name), member.index, member.dim)
+    return parts
 
 
 def effective_rows(folded: nn.Module, group: Group) -> ndarray:

@@ -20,7 +20,9 @@ class KernelSplit(SplitLayer):
         out = convolve(seen, values[:, None], None, own.stride, 0, own.dilation, groups=len(values))
         return out.transpose(0, 1)
 
-    def _codes(self) -> Tensor:
+    @property
+    def codes(self) -> Tensor:
+        """The weight before its rows are scaled: the kernels, and each by its factor."""
         kernels = self._read(self.tables[0].values, self.lookup[0])
         return kernels if self.scales is None else kernels * self.scales[(..., *[None] * len(self.geometry.kernel))]
 

@@ -107,10 +107,11 @@ class SplitLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight of the ordinary layer that does the same, computed at every call."""
-        codes = self._codes()
+        codes = self.codes
         return codes if self.row_scales is None else codes * self.row_scales.view(-1, *[1] * (codes.ndim - 1))
 
-    def _codes(self) -> Tensor:
+    @property
+    def codes(self) -> Tensor:
         """The weight before its rows are scaled."""
         own = self.geometry
         kernels = [self._read(table.values, rows) for table, rows in zip(self._per_tap, self.lookup, strict=True)]
@@ -198,13 +199,14 @@ class SplitLayer(nn.Module):
         """
         images, space = self._parts(shape)
         shared, unsigned = self._count_products(space)
-        scaled = self._scaled_rows * prod(self.geometry.sizes(space))
+        scaled = self.scaled_rows * prod(self.geometry.sizes(space))
         counts = {"products": shared + scaled, "unsigned": unsigned + scaled, "lookups": self._count_lookups(space)}
         counts["additions"] = counts["lookups"] + self._count_inner(space)
         return {name: images * count for name, count in counts.items()}
 
     @property
-    def _scaled_rows(self) -> int:
+    def scaled_rows(self) -> int:
+        """How many rows have a scale to be multiplied by, at each output position."""
         return 0 if self.row_scales is None else int((self.row_scales != 1).sum())
 
     def macs(self, shape: torch.Size) -> int:

@@ -159,7 +159,7 @@ def output_statistics(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | 
 
 
 def by_outputs(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
-    """A weight of the layer's shape as (outputs, inputs, kernel), (groups, outputs, ...) if it is transposed: a view."""
+    """A weight of the layer's shape as (outputs, inputs, kernel), (groups, outputs, ...) if transposed: a view."""
     transposed = getattr(layer.module, "transposed", False)
     return weight.unflatten(0, (layer.module.groups, -1)).transpose(1, 2) if transposed else weight
 

@@ -94,8 +94,16 @@ STEPS = {
 }
 
 
+_SLOW = [("digits/resnet", "merge 0"), ("digits/resnet", "thin"), ("digits/mobilenet", "merge 0.1")]
+
+
 @pytest.mark.parametrize(
-    ("name", "step"), [*(("digits/resnet", step) for step in STEPS), ("digits/mobilenet", "merge 0.1")]
+    ("name", "step"),
+    [
+        ("digits/resnet", "merge 0.1"),
+        ("digits/resnet", "prune"),
+        *(pytest.param(*own, marks=pytest.mark.slow) for own in _SLOW),
+    ],
 )
 def test_a_step_does_what_it_does_without_scales(name, step, tmp_path):
     network = hashed(name)

@@ -76,7 +76,8 @@ def networks(draw) -> nn.Module:
     return split(network, draw) if draw(st.booleans()) else network
 
 
-@settings(max_examples=3)
+@pytest.mark.slow
+@settings(max_examples=6)
 @given(network=networks())
 def test_it_comes_back_after_any_steps(network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
