@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ from redlab.options import check_one_of
 from redlab.progress import progress
 
 SCALES = ("none", "row", "auto")
-# An ordinary layer of ResNet-20 makes about a quarter of its weights' squared relative error at its block's end. Four
-# times the noise is therefore comparable with a squared error, which stands in where noise is not known.
-PER_NOISE = 4.0
+# The median layer of ResNet-20 makes a sixth of its weights' squared relative error at its block's end. That stands in
+# where noise is not known.
+_PER_SQUARE = 1 / 6
 # The relative errors that are tried for every layer, and 0: to leave it as it is.
 _ERRORS = np.geomspace(0.003, 0.5, 60)
+_UNUSED = 0.1  # of a layer that is never called
 _SAMPLE = 1 << 15  # weights of a layer that are counted
 
 
@@ -50,44 +52,44 @@ class Allocation:
 
 def allocate(
     network: nn.Module,
-    max_error: float,
+    max_noise: float,
     scale: str = "auto",
-    noise: Mapping[str, LayerNoise] | None = None,
+    noise: Mapping[str, LayerNoise] = MappingProxyType({}),
     rule: str = "uniform",
     example: Example | None = None,
 ) -> Allocation:
     """Errors and scales of all conv and linear layers, for the fewest products that a budget of noise allows.
 
-    Minimises sum_l products_l for a given sum_l noise_l, by a Lagrange multiplier. An ``error`` of a layer is twice the
-    root of its noise; their root mean square over the layers is at most ``max_error``. Products are those expected
-    after input splitting (unit "channel", w and -w together), scales counted.
+    Minimises sum_l products_l for a given sum_l noise_l, by a Lagrange multiplier. Products are those expected after
+    input splitting (unit "channel", w and -w together), scales counted.
 
     Arguments:
+        max_noise: the noise of all layers together (``noise``), a share of the signal's variance.
         scale: "none", "row", or "auto": each layer takes what leaves fewer products at the same price of noise.
-        noise: of the layers where it is known. Of the others a quarter of the squared relative error of the rows, each
-            row counting alike, stands in; None: of all.
+        noise: of the layers where it is known. Of the others a sixth of the squared relative error of the rows, each
+            row counting alike, stands in.
         rule: where a row's scale puts its largest weight ("kde", "lloyd": its root mean square).
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Raises:
-        ValueError: a network that doesn't take ``example``, a ``max_error`` that is not positive, NaN or inf weights.
+        ValueError: a network that doesn't take ``example``, a ``max_noise`` that is not positive, NaN or inf weights.
     """
-    if not 0 < max_error < np.inf:
-        raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {max_error}")
+    if not 0 < max_noise < np.inf:
+        raise ValueError(f"max_noise must be a positive number (0.05 is 5 % of the signal's variance), not {max_noise}")
     check_one_of("scale", scale, SCALES)
     network = unwrap(network)
     calls = record_calls(network, example)
     layers = [layer for layer in weight_layers(network) if not layer.skipped]
     modes = ("none", "row") if scale == "auto" else (scale,)
     offers = [
-        _offers(layer, calls[layer.name], (noise or {}).get(layer.name), modes, rule)
+        _offers(layer, calls[layer.name], noise.get(layer.name), modes, rule)
         for layer in progress(layers, "budget")
         if layer.name in calls
     ]
     found = Allocation()
     for layer in layers:  # those that are never called
-        found.errors[layer.name], found.scales[layer.name] = max_error, modes[-1]
-    for offer, choice in zip(offers, _cheapest(offers, max_error), strict=True):
+        found.errors[layer.name], found.scales[layer.name] = _UNUSED, modes[-1]
+    for offer, choice in zip(offers, _cheapest(offers, max_noise), strict=True):
         found.errors[offer.name] = float(offer.errors[choice])
         found.scales[offer.name] = offer.scales[choice]
         found.noise[offer.name] = float(offer.noise[choice])
@@ -150,7 +152,7 @@ def _noise_of(layer: Layer, noise: LayerNoise | None, squares: Tensor, rows: nda
         return noise.rows(squares.to(noise.gain)).double().cpu().numpy()
     energy, made = np.square(rows).sum(1), rows_of(layer, squares).flatten(1).sum(1).numpy()
     share = np.divide(made, energy, out=np.zeros_like(energy), where=energy > 0)
-    return share / (PER_NOISE * max(np.count_nonzero(energy), 1))
+    return _PER_SQUARE * share / max(np.count_nonzero(energy), 1)
 
 
 def _scale_products(layer: Layer, shapes: list[torch.Size], counts: ndarray) -> int:
@@ -180,11 +182,10 @@ def _distinct(drawn: ndarray, step: float, per_input: int, size: int) -> float:
     return expected_unique(counts[values != 0], per_input, replace=not whole, total=drawn.size)
 
 
-def _cheapest(offers: list[_Offers], max_error: float) -> list[int]:
+def _cheapest(offers: list[_Offers], budget: float) -> list[int]:
     """The choice of each layer: a multiplier prices the noise, and is bisected until all of it fits the budget."""
     if not offers:
         return []
-    budget = len(offers) * max_error**2 / PER_NOISE
     whole = max(sum(float(offer.products[0]) for offer in offers), 1.0)
     low, high = 1e-12, 1e12
     for _ in range(100):

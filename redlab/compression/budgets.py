@@ -28,6 +28,7 @@ def hash_within(
     network: nn.Module,
     folded: Result,
     *,
+    max_noise: float,
     max_error: float | dict[str, float] | None,
     budget: str,
     scale: str,
@@ -39,9 +40,9 @@ def hash_within(
 
     Arguments:
         folded: what ``prepare`` made, whose network this is.
-        budget: "noise": ``allocate`` by the noise at the end of each layer's block. "products": the same by the squared
-            relative error of the rows; with scale "none", ``share_error``. "even": each layer its own ``max_error``.
-        scale: "none", "row" or "auto", which the budget decides; "none" where there is none to share.
+        budget: "noise": ``allocate`` of ``max_noise``. "products": ``share_error`` of ``max_error``. "even": each layer
+            its own ``max_error``.
+        scale: "none", "row" or "auto": with the budget "noise" it decides layer by layer, with others it is "none".
         input_mean: of the network's input, by default what its recipe says.
 
     Returns:
@@ -53,20 +54,19 @@ def hash_within(
     """
     mean = input_mean_of(network) if input_mean is None else input_mean
     noise = layer_noise(mean_inputs(network, example, mean, folded.graph))
-    if budget == "even" or isinstance(max_error, dict) or max_error is None:
-        shared: dict[str, Any] = {"max_error": max_error, "scale": "none" if scale == "auto" else scale}
-    elif budget == "products" and scale == "none":
-        shared = {"max_error": share_error(network, max_error, example), "scale": scale}
+    if budget == "noise":
+        found = allocate(network, max_noise, scale, noise, hashing["rule"], example)
+        bounds, scale = found.errors, found.scales
     else:
-        known = noise if budget == "noise" else None
-        found = allocate(network, max_error, scale, known, hashing.get("rule", "kde"), example)
-        shared = {"max_error": found.errors, "scale": found.scales}
-    result = hash_layers(network, **hashing, **shared)
+        shared = budget == "products" and isinstance(max_error, float | int)
+        bounds = share_error(network, max_error, example) if shared else max_error
+        scale = "none" if scale == "auto" else scale
+    result = hash_layers(network, max_error=bounds, scale=scale, **hashing)
     total = total_noise(network, result.network, noise)
     if total > MUCH_NOISE:
         warnings.warn(
-            f"the errors of the weights are expected to make {total:.2g} times the signal's variance; above "
-            f"{MUCH_NOISE} networks lose accuracy: evaluate this one, or pass a smaller max_error than {max_error}",
+            f"the errors of the weights are expected to make {total:.2g} of the signal's variance; above {MUCH_NOISE} "
+            "networks have lost accuracy: evaluate this one, or hash more finely",
             stacklevel=2,
         )
     return replace(result, plan=result.plan | {"noise": total})

@@ -98,9 +98,7 @@ class _Noise:
         grads = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
         own, later = grads[: len(blocks)], grads[len(blocks) :]
         signal: dict[Node | None, Any] = {None: len(self.ends)}
-        signal |= {
-            place: (grad * self.known[place].variance).sum() for place, grad in zip(places, later, strict=True)
-        }
+        signal |= {place: (grad * self.known[place].variance).sum() for place, grad in zip(places, later, strict=True)}
         gains = {name: grad / signal[blocks[name]] for name, grad in zip(blocks, own, strict=True)}
         return {name: gain for name, gain in gains.items() if gain.isfinite().all()}
 

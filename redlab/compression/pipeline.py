@@ -31,7 +31,8 @@ from redlab.network.trace import trace
 from redlab.options import check_one_of, fitted, plain_options
 
 # What red_plus_plus adds to the papers; each part is an argument.
-MAX_ERROR = 0.15
+MAX_NOISE = 0.075
+MAX_ERROR = 0.15  # where noise is not what decides
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,18 @@ def red(
 
 # The options of red_plus_plus that a plan records: always, and unless the papers' way is asked for.
 _PUBLISHED = ("alpha", "strategy", "unit", "as_published")
-_OURS = ("rule", "max_error", "budget", "rounding", "scale", "clip", "signed", "correct_bias", "input_mean")
+_OURS = (
+    "rule",
+    "max_error",
+    "max_noise",
+    "budget",
+    "rounding",
+    "scale",
+    "clip",
+    "signed",
+    "correct_bias",
+    "input_mean",
+)
 
 
 @plain_options
@@ -102,8 +114,9 @@ def red_plus_plus(
     network: nn.Module,
     alpha: float = 0.0,
     rule: str = "uniform",
-    max_error: float | dict[str, float] | None = MAX_ERROR,
-    budget: str = "noise",
+    max_error: float | dict[str, float] | None = None,
+    max_noise: float = MAX_NOISE,
+    budget: str | None = None,
     rounding: str = "balanced",
     scale: str = "auto",
     clip: str = "max",
@@ -119,26 +132,35 @@ def red_plus_plus(
     """RED++: prepare and fold, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
 
     The papers hash by the modes of a density. The defaults here go further, each by an argument of its own. Values are
-    evenly spaced, zero among them. Rounding lets the errors of each kernel cancel. One error budget is spent where it
-    saves most multiplications. w and -w share one. Biases are corrected for what hashing adds to the mean.
+    evenly spaced, zero among them: hashing by them is data-free uniform quantization. Rounding lets the errors of each
+    kernel cancel. One budget is spent where it saves most multiplications, and decides which layers' rows get scales.
+    w and -w share one. Biases are corrected for what hashing adds to the mean.
 
     Arguments:
         network: left untouched.
         alpha, strategy: as in ``merge_neurons``.
-        rule, rounding: as in ``hash_network``.
-        max_error: relative L2 error of the layers' weights (docs/defaults.md). Under the budget "products" it is their
-            root mean square (``share_error``); under "even", or as a dict by layer name, each layer's own bound.
-            None: the bandwidth decides.
+        rule, rounding, clip: as in ``hash_network``.
+        max_error: relative L2 error of the layers' weights, instead of ``max_noise``. Under the budget "products" it is
+            their root mean square (``share_error``); under "even", or as a dict by layer name, each layer's own bound.
+            None under "even": the bandwidth decides, or ``levels``.
+        max_noise: the noise that the errors of all layers may make, as a share of the signal's variance (``noise``).
+        budget: what is shared among the layers: "noise" (``allocate``; the default), "products" (the default where
+            ``max_error`` is given; it takes every error for equally harmful) or "even": nothing.
+        scale: as in ``hash_network``, or "auto": the budget "noise" decides layer by layer; with any other, "none".
         unit, signed: as in ``split_inputs``.
         correct_bias: "batchnorm" (no data), a dataset (the means come from its first 500 images), or "none".
         as_published: the papers' method: rule "kde" with ``bandwidth``, rounding to the mode, w and -w apart, biases
-            unchanged. It overrides the arguments above.
+            unchanged. It overrides the arguments above, but for scale="row": our reading of a scale for each row.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
         input_mean: for correct_bias "batchnorm", as in ``correct_biases``. Where neither it nor the recipe gives a
             mean, the first layer's bias stays and its row says so.
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
 
-    Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
+    Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart, ``plan["noise"]`` is the noise that the
+    weights' errors are expected to make.
+
+    Warns:
+        that so much noise is expected that networks have lost accuracy by it (docs/defaults.md).
 
     Example:
         >>> result = red_plus_plus(load_network("digits/resnet"))
@@ -148,9 +170,10 @@ def red_plus_plus(
     """
     asked = dict(locals())
     example = example if isinstance(correct_bias, str) else example_of(network, example, correct_bias)
-    names = _PUBLISHED if as_published else _PUBLISHED + _OURS
+    names = (*_PUBLISHED, "scale") if as_published else _PUBLISHED + _OURS
     steps = red_plus_plus_steps(**{name: asked[name] for name in names}, **hashing, example=example)
     options = {name: asked[name] for name in _PUBLISHED} | fitted(hash_network, hashing)
+    options |= {"scale": scale} if as_published and scale != "auto" else {}
     if not as_published:
         options |= {name: asked[name] for name in names if name != "input_mean"}
         options |= {} if isinstance(correct_bias, str) else {"correct_bias": type(correct_bias).__name__}
@@ -200,7 +223,10 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     given = signature(red_plus_plus).bind(None, **fitted(red_plus_plus, options))
     given.apply_defaults()
     asked = SimpleNamespace(**given.arguments)
+    asked.budget = given.arguments["budget"] = asked.budget or ("noise" if asked.max_error is None else "products")
     check_one_of("budget", asked.budget, BUDGETS)
+    if asked.budget == "products" and asked.max_error is None:
+        given.arguments["max_error"] = MAX_ERROR
     check_one_of("unit", asked.unit, UNITS)
     check_one_of("scale", asked.scale, SCALES)
     statistics = asked.correct_bias
@@ -212,7 +238,7 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
         scale = "none" if asked.scale == "auto" else asked.scale
         hashed = Step("hash weights", partial(hash_layers, scale=scale, **hashing))
     else:
-        names = ("rule", "max_error", "rounding", "budget", "scale", "clip", "example")
+        names = ("rule", "max_error", "max_noise", "rounding", "budget", "scale", "clip", "example")
         mean = None if asked.input_mean is None else as_means(asked.input_mean)
         within = partial(hash_within, input_mean=mean, **{name: given.arguments[name] for name in names}, **hashing)
         hashed = Step("hash weights", within, looks_back=True)
