@@ -1,7 +1,7 @@
 """One budget of noise for a whole network, spent where it removes most products; which layers' rows get scales.
 
-Rounding a weight to multiples of a step errs by step^2 / 12 in the mean square. What that does at the end of the layer's
-block says ``noise``; how many products are left, the counts of the rounded values. All of it is our choice.
+Rounding a weight to multiples of a step errs by step^2 / 12 in the mean square. ``noise`` says what that does at the end
+of the layer's block; the counts of the rounded values say how many products are left. All of it is our choice.
 """
 
 from __future__ import annotations
@@ -160,11 +160,11 @@ def _scale_products(layer: Layer, shapes: list[torch.Size], counts: ndarray) -> 
     if is_depthwise(layer.module):
         return 0
     if layer.parameter != "weight":
-        return np.count_nonzero(counts) * sum(prod(shape[:-1]) for shape in shapes)
+        return int(np.count_nonzero(counts)) * sum(prod(shape[:-1]) for shape in shapes)
     geometry = Geometry.of(layer.module)
     inner = len(geometry.kernel)
     cut = [(shape[: len(shape) - inner - 1], tuple(shape[len(shape) - inner :])) for shape in shapes]
-    return np.count_nonzero(counts) * sum(prod(images) * prod(geometry.sizes(space)) for images, space in cut)
+    return int(np.count_nonzero(counts)) * sum(prod(images) * prod(geometry.sizes(space)) for images, space in cut)
 
 
 def _sample(values: ndarray) -> ndarray:

@@ -21,7 +21,7 @@ from redlab.network.result import Result
 
 BUDGETS = ("noise", "products", "even")
 # Above this, networks have lost points of accuracy (docs/defaults.md): it is where a warning begins.
-MUCH_NOISE = 0.5
+MUCH_NOISE = 0.3
 
 
 def hash_within(
@@ -56,12 +56,12 @@ def hash_within(
     noise = layer_noise(mean_inputs(network, example, mean, folded.graph))
     if budget == "noise":
         found = allocate(network, max_noise, scale, noise, hashing["rule"], example)
-        bounds, scale = found.errors, found.scales
+        own: dict[str, Any] = {"max_error": found.errors, "scale": found.scales}
     else:
-        shared = budget == "products" and isinstance(max_error, float | int)
-        bounds = share_error(network, max_error, example) if shared else max_error
-        scale = "none" if scale == "auto" else scale
-    result = hash_layers(network, max_error=bounds, scale=scale, **hashing)
+        own = {"max_error": max_error, "scale": "none" if scale == "auto" else scale}
+        if budget == "products" and isinstance(max_error, float | int):
+            own["max_error"] = share_error(network, max_error, example)
+    result = hash_layers(network, **hashing, **own)
     total = total_noise(network, result.network, noise)
     if total > MUCH_NOISE:
         warnings.warn(

@@ -30,7 +30,7 @@ from redlab.compression.moments import (
     moved_variance,
     normal_points,
 )
-from redlab.network.trace import Graph, is_layer, operation
+from redlab.network.trace import is_layer, operation
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ class _Noise:
         """
         order = [node for node in self.graph.fx.nodes if node in self.values or node in self.lost]
         place = {node: k for k, node in enumerate(order)}
-        to, onward, followed = {}, {}, {}
+        to: dict[Node, int] = {}
+        onward: dict[Node, int] = {}
+        followed: dict[Node, bool] = {}
         for node in order:
             to[node] = sum(to[read] for read in node.all_input_nodes if read in place) or 1
         for node in reversed(order):
@@ -162,7 +164,7 @@ class _Noise:
 def _carried(node: Node, args: tuple, kwargs: dict, noise: dict[Node, Any]) -> Any:
     """The noise of what ``node`` puts out; None where that isn't known."""
     name, first = operation(node), node.args[0]
-    own = noise.get(first) if isinstance(first, Node) else None
+    own: Any = noise.get(first) if isinstance(first, Node) else None
     if node.target is operator.getitem:
         return own[node.args[1]]
     if name in FUNCTIONS and isinstance(args[0], Moments):

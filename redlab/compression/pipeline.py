@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from redlab.compression.bias import Mean, as_means, correct_biases
 from redlab.compression.allocation import SCALES
+from redlab.compression.bias import Mean, as_means, correct_biases
 from redlab.compression.budgets import BUDGETS, hash_within
 from redlab.compression.merging import Options, merge_after
 from redlab.compression.preparing import prepare_for
@@ -276,5 +276,5 @@ def _run(name: str, network: nn.Module, steps: list[Step], options: dict, exampl
     plan = {"step": name, "options": options, "steps": [result.plan for result in results]}
     if short := [result.plan["short"] for result in results if "short" in result.plan]:
         plan["short"] = "; ".join(short)
-    plan |= {"noise": result.plan["noise"] for result in results if "noise" in result.plan}
+    plan |= next(({"noise": result.plan["noise"]} for result in results if "noise" in result.plan), {})
     return Result(results[-1].network, layer_table(network, results, example), plan)
