@@ -1,7 +1,7 @@
 """One budget of noise for a whole network, spent where it removes most products; which layers' rows get scales.
 
-Rounding a weight to multiples of a step errs by step^2 / 12 in the mean square. ``noise`` says what that does at the end
-of the layer's block; the counts of the rounded values say how many products are left. All of it is our choice.
+Rounding a weight to multiples of a step errs by step^2 / 12 in the mean square. ``noise`` says what that does at the
+end of the layer's block; the counts of the rounded values say how many products are left. All of it is our choice.
 """
 
 from __future__ import annotations
