@@ -22,6 +22,7 @@ from benchmarks.timing import interleaved, store
 from redlab import estimate_density, hash_weights
 from redlab.hashing.density import resolve_bandwidth, strong_modes
 from redlab.hashing.extrema import CELLS
+from redlab.hashing.rules import Rule
 from redlab.hashing.vector import as_vector
 from redlab.progress import progress
 
@@ -29,6 +30,7 @@ from redlab.progress import progress
 def main() -> None:
     shaped = resnet50()
     publish("hashing ResNet-50 with one scale a row", interleaved(scaled(shaped), 7, "kde"))
+    publish("balanced rounding of ResNet-50", interleaved(balanced(shaped), 5, "np.sort"))
     layers = [layer.ravel() for layer in shaped]
     for bandwidth in ("silverman", "silverman/8", "silverman/10"):
         publish(f"hashing ResNet-50, {bandwidth}", interleaved(whole_network(layers, bandwidth), 5, "np.sort"))
@@ -57,6 +59,19 @@ def scaled(layers: list[np.ndarray]) -> dict:
     ways |= {f"{name}, row scales": options | {"scale": "row"} for name, options in ways.items()}
     ways["uniform, row scales, mse"] = uniform | {"scale": "row", "clip": "mse"}
     return {name: partial(_hash, layers, options) for name, options in ways.items()}
+
+
+def balanced(layers: list[np.ndarray]) -> dict:
+    """One pass of balanced rounding over all layers, and hashing with it: without and with row scales."""
+    uniform = {"rule": "uniform", "max_error": 0.1}
+    cells = [Rule(**uniform).cells(as_vector(layer)) for layer in layers]
+    return {
+        "np.sort": lambda: [np.sort(layer.ravel()) for layer in layers],
+        "one pass": lambda: [own.balanced() for own in cells],
+        "uniform, nearest": partial(_hash, layers, uniform),
+        "uniform, balanced": partial(_hash, layers, uniform | {"rounding": "balanced"}),
+        "uniform, row scales, balanced": partial(_hash, layers, uniform | {"rounding": "balanced", "scale": "row"}),
+    }
 
 
 def _hash(layers: list[np.ndarray], options: dict) -> None:
