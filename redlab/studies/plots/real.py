@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from redlab.names import unknown
 from redlab.studies.plots.style import BLUE, GREY, INK, ORANGE, PURPLE, RED, band, finish, mark_cut, rows_of, styled
-from redlab.studies.real import NEEDS
+from redlab.studies.real import NEEDS, title_of
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -122,7 +122,7 @@ def _draw_dots(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
 def _titles(rows: pd.DataFrame) -> pd.Series:
     """What a row is called; what was fine-tuned has a row of its own."""
     tuned = rows["needs"] == "fine-tuning"
-    return rows["method"] + tuned.map({True: ", fine-tuned", False: ""})
+    return rows["method"].map(title_of) + tuned.map({True: ", fine-tuned", False: ""})
 
 
 def _stars(published: pd.DataFrame) -> pd.DataFrame:
