@@ -114,7 +114,13 @@ def lite_table() -> str:
         accuracy = with_interval(pd.Series([row.accuracy]), row.images)
         shares = [f"{100 * row.products:.1f} %", f"{100 * row.bytes:.1f} %", f"{row.time_ratio:.2f}"]
         body.append(
-            [title_of(row.method), f"**{setting}**" if row.Index in chosen else setting, f"{row.choice:.2f}", accuracy, *shares]
+            [
+                title_of(row.method),
+                f"**{setting}**" if row.Index in chosen else setting,
+                f"{row.choice:.2f}",
+                accuracy,
+                *shares,
+            ]
         )
     heads = ["method", "setting", "val250, to choose", "val750", "multiplications", "bytes", "time"]
     return _markdown(heads, body)

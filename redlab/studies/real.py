@@ -22,7 +22,7 @@ _TIMES = ("milliseconds", "time_ratio")
 _OURS = "RED++, ours (uniform codes)"
 _TITLES = {
     "RED++": _OURS,
-    "RED++ by default": f"{_OURS}, defaults",
+    "RED++ by default": _OURS,
     "RED++, biases from images": f"{_OURS}, biases from images",
 }
 # A setting in words, as numbers of the columns that other frames have too.
@@ -75,8 +75,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
         other images, for choosing a setting (NaN where no others were held back); ``accuracy_low`` and
         ``accuracy_high``, the 95 % Wilson interval; ``count``, "new" where shares are by the rule of ``measure_cost``,
         "old" where multiplications by padding are counted too; the ``command`` that makes the row; ``seconds``,
-        ``machine``, ``threads``; and the setting as ``keep``, ``max_error``, ``max_noise``, ``alpha`` (else NaN) and ``bandwidth``
-        (else "").
+        ``machine``, ``threads``; and the setting as ``keep``, ``max_error``, ``max_noise``, ``alpha`` (else NaN) and
+        ``bandwidth`` (else "").
 
     Raises:
         FileNotFoundError: there is no such file.
