@@ -22,7 +22,14 @@ ALL: Options = {
     "correct_bias": "batchnorm",
 }
 # The defaults before there were scales.
-ONE_GRID: Options = {"rule": "uniform", "max_error": 0.15, "budget": "products", "rounding": "balanced"}
+ONE_GRID: Options = {
+    "rule": "uniform",
+    "scale": "none",
+    "clip": "max",
+    "max_error": 0.15,
+    "budget": "products",
+    "rounding": "balanced",
+}
 PARTS_ERROR = 0.15
 _WORDS = {
     "scale": "a scale a row",
@@ -76,13 +83,19 @@ def _k_means() -> dict[str, Options]:
 
 
 GROUPS: dict[str, dict[str, Options]] = {
-    "defaults": {"defaults": {}, "one grid a layer, error 0.15": ONE_GRID, "as published": {"as_published": True}},
+    "defaults": {"defaults": {}, "one grid a layer, error 0.15": ONE_GRID},
+    "published": {
+        f"{name}{words}": method | options
+        for name, method in (("RED", {"method": "red"}), ("RED++", {"as_published": True}))
+        for words, options in (("", {}), (", a scale a row", {"scale": "row"}))
+    },
     "parts": _parts(),
     "textbook": _textbook(),
     "k-means": _k_means(),
 }
 SAYS = {
-    "defaults": "`red_plus_plus` with its defaults, and as published.",
+    "defaults": "`red_plus_plus` with its defaults, and with those of before.",
+    "published": "The papers' modes: RED, which separates kernels, and RED++; a scale a row is our reading.",
     "parts": "An error of 0.15 in all: each part alone, all together, and all without one.",
     "textbook": "Uniform codes of so many bits in every layer. RED++'s splitting and its counter are applied to all.",
     "k-means": "One codebook a layer and a scale a row, biases corrected; bytes of the folder, entropy-coded.",

@@ -75,7 +75,8 @@ def measure(stage: str, group: str, setting: str, name: str) -> dict[str, Any]:
 def made(name: str, options: dict[str, Any]) -> Result:
     network = original(name)
     network = redlab.equalise(network).network if options.pop("equalised", False) else network
-    return redlab.red_plus_plus(network, **options)
+    take = redlab.red if options.pop("method", "") == "red" else redlab.red_plus_plus
+    return take(network, **options)
 
 
 def left_of(name: str, result: Result) -> dict[str, float]:
