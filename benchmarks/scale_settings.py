@@ -46,11 +46,6 @@ _HOW = {
 }
 
 
-def bits(count: int) -> Options:
-    """Codes from -K to K, K = 2^(count - 1) - 1, in every layer."""
-    return {"levels": 2**count - 1, "max_error": None, "budget": "even"}
-
-
 def _parts() -> dict[str, Options]:
     """Each part alone, all together, and all without each, at an equal error."""
     base = PLAIN | {"max_error": PARTS_ERROR}
@@ -60,16 +55,17 @@ def _parts() -> dict[str, Options]:
 
 
 def _textbook() -> dict[str, Options]:
-    """Uniform codes of so many bits, a step a layer or a row."""
+    """Arguments of ``textbook.quantised``; in the order of use, since all of them take hours."""
+    asked = [(count, how, "batchnorm") for count in (5, 4, 6) for how in ("clipped, balanced", "nearest")]
+    asked += [(count, "balanced (SQuant)", "batchnorm") for count in (5, 4, 6)]
+    asked += [(count, how, "none") for count in (5, 4, 6) for how in ("nearest", "balanced (SQuant)")]
+    asked += [(count, "clipped (MSE)", "batchnorm") for count in (5, 4, 6)]
+    asked += [(count, "clipped, balanced", "batchnorm") for count in (8, 3)]
     made = {}
-    for count in (5, 4, 6, 8, 3):
-        for per, scale in (("row", "row"), ("layer", "none")):
-            for how, options in _HOW.items():
-                for biases in ("batchnorm", "none"):
-                    words = f"{count} bits a {per}, {how}" + (", biases corrected" if biases != "none" else "")
-                    made[words] = PLAIN | bits(count) | options | {"scale": scale, "correct_bias": biases}
-        own = PLAIN | bits(count) | {"correct_bias": "batchnorm", "equalised": True}
-        made[f"{count} bits a layer, equalised, nearest, biases corrected"] = own
+    for count, how, biases in asked:
+        for per in ("row", "layer"):
+            words = f"{count} bits a {per}, {how}" + (", biases corrected" if biases != "none" else "")
+            made[words] = {"bits": count, "per": per, "correct_bias": biases, **_HOW[how]}
     return made
 
 
@@ -97,7 +93,7 @@ SAYS = {
     "defaults": "`red_plus_plus` with its defaults, and with those of before.",
     "published": "The papers' modes: RED, which separates kernels, and RED++; a scale a row is our reading.",
     "parts": "An error of 0.15 in all: each part alone, all together, and all without one.",
-    "textbook": "Uniform codes of so many bits in every layer. RED++'s splitting and its counter are applied to all.",
+    "textbook": "Uniform codes of so many bits in every layer, split and counted as RED++'s are: see `textbook.py`.",
     "k-means": "One codebook a layer and a scale a row, biases corrected; bytes of the folder, entropy-coded.",
 }
 SIZED = ("defaults", "k-means")  # groups in which MiniLM-L6 is saved too, which takes half a minute
