@@ -1,9 +1,9 @@
 """Options made plain and checked where they come in: what a recipe or a plan records is plain data (JSON).
 
 The annotation of an argument says which kinds of values it takes: ``float``, ``int``, ``bool``, ``str``,
-``dict[str, float]``, ``Sequence[float]``, ``tuple[float, float]``, ``torch.Tensor``, ``ndarray``, ``None``, or several.
-Arguments of other kinds, a network or a dataset say, are left as they are. Ranges and names are checked by the
-functions themselves.
+``dict[str, float]``, ``dict[str, int]``, ``dict[str, str]``, ``Sequence[float]``, ``tuple[float, float]``,
+``torch.Tensor``, ``ndarray``, ``None``, or several. Arguments of other kinds, a network or a dataset say, are left as
+they are. Ranges and names are checked by the functions themselves.
 """
 
 from __future__ import annotations
@@ -150,13 +150,23 @@ class _Kind(NamedTuple):
     plain: Callable[[Any], Any] = lambda value: value
 
 
-_KINDS = {
+_KINDS: dict[str, _Kind] = {
     "float": _Kind("a number", _is_number, _number),
     "int": _Kind("a whole number", lambda v: _is_number(v) and math.isfinite(v) and v == int(v), int),
     "bool": _Kind("True or False", lambda v: isinstance(v, bool)),
     "str": _Kind("a string", lambda v: isinstance(v, str), str.__str__),
     "dict[str, float]": _Kind(
         "a dict of numbers by name", _are_named, lambda v: {str.__str__(key): _number(own) for key, own in v.items()}
+    ),
+    "dict[str, int]": _Kind(
+        "a dict of whole numbers by name",
+        lambda v: _are_named(v) and all(_KINDS["int"].holds(_scalar(own)) for own in v.values()),
+        lambda v: {str.__str__(key): int(own) for key, own in v.items()},
+    ),
+    "dict[str, str]": _Kind(
+        "a dict of strings by name",
+        lambda v: isinstance(v, Mapping) and all(isinstance(own, str) for pair in v.items() for own in pair),
+        lambda v: {str.__str__(key): str.__str__(own) for key, own in v.items()},
     ),
     "Sequence[float]": _Kind("a list of numbers", _are_numbers, lambda v: list(map(_number, v))),
     "tuple[float, float]": _Kind(

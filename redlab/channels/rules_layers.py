@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from redlab.channels.labels import Flow
-from redlab.network.layers import OUTPUT_STATISTICS
+from redlab.network.layers import OUT_SCALE, OUTPUT_STATISTICS
 from redlab.network.trace import argument, operation, operations
 
 
@@ -93,10 +93,11 @@ def _outputs(flow: Flow, node: Node, inputs: Tensor, groups: int, transposed: bo
 
 
 def _beside(flow: Flow, node: Node, out: int) -> list[tuple[str, int]]:
-    """The bias of a layer, and the statistics of its outputs that folding keeps."""
+    """The bias of a layer, the statistics of its outputs that folding keeps, and the scales of hashing."""
     bias = [flow.name(node.args[2])] if len(node.args) > 2 and flow.name(node.args[2]) else []
     path = flow.name(node.args[1]).removesuffix("weight")
     owner = flow.graph.layers.get(node.args[1])
     buffers = dict(owner.module.named_buffers(recurse=False)) if owner else {}
-    remembered = [path + key for key, tensor in buffers.items() if key in OUTPUT_STATISTICS and len(tensor) == out]
+    kept = (*OUTPUT_STATISTICS, OUT_SCALE)
+    remembered = [path + key for key, tensor in buffers.items() if key in kept and len(tensor) == out]
     return [(name, 0) for name in (*bias, *remembered)]

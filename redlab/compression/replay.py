@@ -13,6 +13,7 @@ from redlab.compression.bias import add_bias
 from redlab.compression.folding import apply_fold
 from redlab.compression.preparing import apply_prepare
 from redlab.network.geometry import Geometry
+from redlab.network.layers import out_scale, rows_of, weight_layers
 from redlab.network.recipe import recipe_of
 
 
@@ -55,6 +56,19 @@ def _same(network: nn.Module, step: dict) -> nn.Module:
     return network  # other values in the same tensors; what splitting makes follows from values: ``finish`` does it
 
 
+def _hash(network: nn.Module, step: dict) -> nn.Module:
+    scaled = set(step.get("scaled", ()))
+    layers = {layer.name: layer for layer in weight_layers(network)}
+    if unknown := sorted(scaled - set(layers)):
+        raise ValueError(f"it names layers that do not exist: {', '.join(unknown)}")
+    for name, layer in layers.items():
+        if name in scaled:
+            layer.module.register_buffer(layer.scale_name, layer.weight.new_ones(len(rows_of(layer, layer.weight))))
+        elif out_scale(layer) is not None:
+            delattr(layer.module, layer.scale_name)  # it was hashed again
+    return network
+
+
 def _gain_biases(network: nn.Module, step: dict) -> nn.Module:
     for name in step["gained"]:
         layer = network.get_submodule(name)
@@ -73,7 +87,7 @@ def _plan(network: nn.Module, step: dict) -> nn.Module:
 _STEPS: dict[str, Callable[[nn.Module, dict], nn.Module]] = {
     "prepare": _prepare,
     "fold": _fold,
-    "hash": _same,
+    "hash": _hash,
     "correct_biases": _gain_biases,
     "compensate": _gain_biases,
     "prune_weights": _same,

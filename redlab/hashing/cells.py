@@ -56,18 +56,20 @@ class Cells:
         edges: (c - 1,) ascending, of the same dtype: cell k holds the weights in [edges[k-1], edges[k]).
         centres: (c,) float64, the value of each cell.
         filling: which weights are in which cell.
+        step: what the centres are whole multiples of, if they are.
     """
 
     vector: Vector
     edges: ndarray
     centres: Float64[ndarray, " c"]
     filling: Filling
+    step: float | None = None
 
     @classmethod
-    def of(cls, vector: Vector, edges: ndarray, centres: ndarray) -> Cells:
+    def of(cls, vector: Vector, edges: ndarray, centres: ndarray, step: float | None = None) -> Cells:
         """Cells filled with the weights of ``vector``."""
         sorted_in = passes.assort(vector.weights, vector.low, vector.high, edges)
-        return cls(vector, edges, centres, Filling(vector.weights, *sorted_in))
+        return cls(vector, edges, centres, Filling(vector.weights, *sorted_in), step)
 
     @property
     def holds(self) -> ndarray:
@@ -80,11 +82,12 @@ class Cells:
         return int(self.holds.sum())
 
     def error(self) -> float:
-        """Relative L2 error ||hash(W) - W|| / ||W||; exact zeros would add nothing to either."""
+        """Relative L2 error ||hash(W) - W|| / ||W||, of weights, not of codes; exact zeros would add nothing to it."""
         exact = self.filling.lone & (self.filling.member == self.centres)
         if (exact | ~self.holds).all():
             return 0.0  # every weight keeps its value; below, digits cancel near 1e-8
-        count, total = self.filling.tally
+        rows, filling = self.vector.rows, self.filling
+        count, total = rows.sums(filling.weights, filling.codes, len(self.centres)) if rows else filling.tally
         energy = self.vector.energy
         squares = energy - float((2 * self.centres * total - count * self.centres**2).sum())
         return float(np.sqrt(max(squares, 0.0) / energy)) if energy else 0.0
@@ -98,12 +101,16 @@ class Cells:
     def at_means(self) -> Cells:
         """The same cells, each with the mean of its own weights as its value."""
         count, total = self.filling.tally
-        return replace(self, centres=np.divide(total, count, out=self.centres.copy(), where=count > 0))
+        return replace(self, centres=np.divide(total, count, out=self.centres.copy(), where=count > 0), step=None)
 
     def at_lone_weights(self) -> Cells:
         """The same cells; a cell with a single distinct weight keeps it exactly."""
         filling = self.filling
         return replace(self, centres=np.where(filling.lone, filling.member.astype(np.float64), self.centres))
+
+    def as_codes(self) -> Cells:
+        """The same cells, with values that codes may have where their rows have scales."""
+        return self if self.vector.rows is None else replace(self, centres=self.vector.rows.rounded(self.centres))
 
     def balanced(self) -> Cells:
         """The same cells, some weights in the one on their other side: see ``balance``."""
@@ -127,6 +134,12 @@ class Cells:
             part[own] = values[codes[taken : taken + count]]
             taken += count
         return found
+
+
+def round_up(cuts: ndarray, dtype: np.dtype) -> ndarray:
+    """Cuts in the weights' dtype such that w >= cut says the same as in float64."""
+    edges = cuts.astype(dtype)
+    return np.where(edges.astype(np.float64) < cuts, np.nextafter(edges, dtype.type(np.inf)), edges)
 
 
 def balance(weights: ndarray, codes: ndarray, centres: ndarray, used: ndarray, shape: tuple[int, ...]) -> ndarray:

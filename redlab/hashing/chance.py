@@ -78,15 +78,28 @@ class Draw(NamedTuple):
     size: int
     dtype: torch.dtype
     rule: Rule
+    rows: int = 1
 
     @classmethod
-    def like(cls, weights: ndarray, dtype: torch.dtype, rule: Rule) -> Draw:
-        """As many as ``weights``; a bandwidth that is a number keeps its ratio to their standard deviation."""
+    def like(cls, weights: ndarray, dtype: torch.dtype, rule: Rule, rows: int = 1) -> Draw:
+        """As many as ``weights``, in as many rows where these get scales.
+
+        A bandwidth that is a number keeps its ratio to their standard deviation.
+        """
+        if rule.scale == "row":
+            return cls(weights.size, dtype, rule, rows)
         if not isinstance(rule.bandwidth, str):
             scale = float(np.abs(weights).max()) or 1.0  # squares of 1e200 overflow
             spread = float((weights / scale).std(dtype=np.float64)) or 1.0
             rule = replace(rule, bandwidth=rule.bandwidth / scale / spread)
         return cls(weights.size, dtype, rule)
+
+    def of_size(self, size: int) -> Draw:
+        """As many weights as ``size``, or a few less: in whole rows of the same length where that is less."""
+        length = min(self.size // self.rows, size)
+        return (
+            self._replace(size=size - size % length, rows=size // length) if self.rows > 1 else self._replace(size=size)
+        )
 
 
 @cache
@@ -99,12 +112,13 @@ def random_counts(draw: Draw) -> tuple[int, int]:
         (2304, 57)
     """
     if draw.size > _MOST:
-        small, large = (np.array(random_counts(draw._replace(size=size))) for size in (_MOST // 16, _MOST))
+        small, large = (np.array(random_counts(draw.of_size(size))) for size in (_MOST // 16, _MOST))
         growth = np.log(large / small) / np.log(16)
         before, after = np.rint(large * (draw.size / _MOST) ** growth).astype(int).tolist()
         return min(before, draw.size), after
-    wide = torch.promote_types(draw.dtype, torch.float32)
+    wide = torch.float64 if draw.dtype == torch.float64 else torch.float32
     drawn = torch.randn(draw.size, dtype=wide, generator=torch.Generator().manual_seed(_SEED)).to(draw.dtype)
+    drawn = drawn.reshape(draw.rows, -1)
     vector = as_vector(drawn)
     return vector.distinct + (vector.zeros > 0), len(hash_vector(vector, drawn, draw.rule).codebook)
 

@@ -7,13 +7,15 @@ larger number makes fewer cells. ``coarsest`` searches the number for a bound on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy import ndarray
 
-from redlab.hashing.cells import Cells
+from redlab.hashing.cells import Cells, round_up
 from redlab.hashing.density import density_of, parse_bandwidth, resolve_bandwidth
+from redlab.hashing.row_scales import SCALES
+from redlab.hashing.uniform import CLIPS, Grid, fewest, uniform
 from redlab.hashing.vector import Vector
 from redlab.options import check_number
 
@@ -32,6 +34,8 @@ class Rule:
     contrast: float = 0.0
     representative: str = "mode"
     rounding: str = "nearest"
+    scale: str = "none"
+    clip: str = "max"
 
     def __post_init__(self) -> None:
         parse_bandwidth(self.bandwidth)
@@ -42,6 +46,12 @@ class Rule:
             raise ValueError(f"unknown representative {self.representative!r}: use mode or mean")
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"unknown rounding {self.rounding!r}: use one of {', '.join(ROUNDINGS)}")
+        if self.scale not in SCALES:
+            raise ValueError(f"unknown scale {self.scale!r}: use one of {', '.join(SCALES)}")
+        if self.clip not in CLIPS:
+            raise ValueError(f"unknown clip {self.clip!r}: use one of {', '.join(CLIPS)}")
+        if self.clip == "mse" and self.rule in ("kde", "lloyd"):
+            raise ValueError(f"clip 'mse' belongs to rules with a largest value, such as uniform, not to {self.rule}")
         if self.max_error is not None and not 0 < self.max_error < np.inf:
             raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {self.max_error}")
         if self.levels is not None and (self.rule == "kde" or self.levels < 1):
@@ -56,10 +66,43 @@ class Rule:
         return {name: value for name, value in asdict(self).items() if name == "rule" or value != default[name]}
 
     def cells(self, vector: Vector) -> Cells:
-        """The cells for a layer's weights, which are not all equal."""
-        if self.levels is None and self.max_error is not None:
-            start = self.max_error * vector.spread  # where sampling noise dominates, a KDE errs by 2h/sd
-            fits = lambda made: made.error() <= self.max_error  # noqa: E731
+        """The cells for a layer's weights, which are not all equal; for codes where its rows get scales."""
+        if self.rule == "uniform" and (self.scale, self.clip) != ("none", "max"):
+            made = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
+        elif self.scale == "row":
+            made = self._searched(vector.by_size())
+        else:
+            return self._searched(vector)
+        if self.bound is not None and made.error() > self.bound:
+            return replace(self, scale="none", clip="max").cells(vector)  # finer than codes of few bits can be
+        return made
+
+    @property
+    def bound(self) -> float | None:
+        """The largest error, where that decides."""
+        return self.max_error if self.levels is None else None
+
+    def _of_grid(self, grid: Grid) -> Cells:
+        """The fewest values that keep the bound, or as many as there may be."""
+        make = lambda k: self._finished(grid.cells(k))  # noqa: E731
+        if self.bound is None:
+            levels = self.levels or self._modes(grid.vector.by_size() if grid.by_row else grid.vector)
+            return make(max(1, min(grid.most, (levels - 1) // 2)))
+        k = fewest(grid.error, self.bound, grid.start(self.bound), grid.most)
+        if (self.representative, self.rounding) != ("mode", "nearest"):  # searched from there, since it takes time
+            k = fewest(lambda k: make(k).error(), self.bound, k, grid.most)
+        return make(k)
+
+    def _modes(self, vector: Vector) -> int:
+        return cells_of(vector, "kde", resolve_bandwidth(vector, self.bandwidth), self.contrast).used
+
+    def _searched(self, vector: Vector) -> Cells:
+        if vector.low == vector.high:  # codes, where the weights of a row are equal
+            return Cells.of(vector, vector.weights[:0], np.array([vector.low])).as_codes()
+        if self.bound is not None:
+            bound = self.bound
+            start = bound * vector.spread  # where sampling noise dominates, a KDE errs by 2h/sd
+            fits = lambda made: made.error() <= bound  # noqa: E731
             cells, h = coarsest(lambda h: self._at(vector, h), start, fits)
             if self.rounding == "balanced":  # searched from there, since balancing takes time
                 cells, _ = coarsest(lambda h: self._at(vector, h).balanced(), h, fits)
@@ -69,19 +112,24 @@ class Rule:
 
     def _of_size(self, vector: Vector) -> Cells:
         """The cells of ``bandwidth``, or as many as there may be levels."""
-        h = resolve_bandwidth(vector, self.bandwidth)
         if self.rule == "kde":
-            return self._at(vector, h)
-        levels = self.levels or cells_of(vector, "kde", h, self.contrast).used
+            return self._at(vector, resolve_bandwidth(vector, self.bandwidth))
+        levels = self.levels or self._modes(vector)
         if self.rule == "lloyd":
-            return lloyd(vector, levels)
+            return lloyd(vector, levels).as_codes()
         # The finest step that needs no more values than allowed: the search runs over reciprocals of the step.
         fits = lambda made: made.used <= levels  # noqa: E731
         return coarsest(lambda finer: self._at(vector, 1 / finer), 1 / vector.spread, fits)[0]
 
     def _at(self, vector: Vector, coarseness: float) -> Cells:
-        made = cells_of(vector, self.rule, coarseness, self.contrast)
-        return made.at_means() if self.representative == "mean" else made
+        return self._represented(cells_of(vector, self.rule, coarseness, self.contrast))
+
+    def _represented(self, made: Cells) -> Cells:
+        return (made.at_means() if self.representative == "mean" else made).as_codes()
+
+    def _finished(self, made: Cells) -> Cells:
+        made = self._represented(made)
+        return made.balanced() if self.rounding == "balanced" else made
 
 
 def cells_of(vector: Vector, rule: str, coarseness: float, contrast: float = 0.0) -> Cells:
@@ -90,17 +138,8 @@ def cells_of(vector: Vector, rule: str, coarseness: float, contrast: float = 0.0
         density = density_of(vector, coarseness, contrast)
         return Cells.of(vector, round_up(density.cuts, vector.weights.dtype), density.modes).at_lone_weights()
     if rule == "uniform":
-        return _uniform(vector, coarseness)
+        return uniform(vector, coarseness)
     return lloyd(vector, max(1, round((vector.high - vector.low) / coarseness)))
-
-
-def _uniform(vector: Vector, step: float) -> Cells:
-    """Round to the nearest multiple of ``step``, so that zero is a value."""
-    first, last = np.rint(vector.low / step), np.rint(vector.high / step)
-    few = last - first < 4 * vector.size + 1024
-    multiples = np.arange(first, last + 1) if few else np.unique(np.rint(vector.weights / np.float64(step)))
-    edges = (0.5 * (multiples[1:] + multiples[:-1])) * step
-    return Cells.of(vector, round_up(edges, vector.weights.dtype), multiples * step)
 
 
 def lloyd(vector: Vector, levels: int) -> Cells:
@@ -137,12 +176,6 @@ def _panter_dite(ordered: ndarray, levels: int) -> ndarray:
     counts, places = np.histogram(ordered.astype(np.float64), bins=4096)
     share = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
     return np.interp((np.arange(levels) + 0.5) / levels * share[-1], share, places)
-
-
-def round_up(cuts: ndarray, dtype: np.dtype) -> ndarray:
-    """Cuts in the weights' dtype such that w >= cut says the same as in float64."""
-    edges = cuts.astype(dtype)
-    return np.where(edges.astype(np.float64) < cuts, np.nextafter(edges, dtype.type(np.inf)), edges)
 
 
 def coarsest(make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool]) -> tuple[Cells, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from redlab.hashing import passes
+from redlab.hashing import passes, row_scales
+from redlab.hashing.row_scales import Precision, RowScales, precision_of
 from redlab.network.layers import as_floats
 
 AT_ONCE = 1 << 18  # weights that are worked on together, so that temporaries stay at a few megabytes
@@ -41,6 +42,8 @@ class Vector:
         spread: their standard deviation (N - 1; 0 for one weight).
         shape: that of the tensor that they came in, zeros included.
         live: (prod(shape),) which of the tensor's elements they are; None for all.
+        precision: of the type that the tensor had.
+        rows: the scales of its rows, where these are codes: a weight is a code times the scale of its row.
     """
 
     weights: ndarray
@@ -48,7 +51,9 @@ class Vector:
     high: float
     spread: float
     shape: tuple[int, ...]
-    live: ndarray | None = None
+    live: ndarray | None
+    precision: Precision
+    rows: RowScales | None = None
 
     @property
     def size(self) -> int:
@@ -61,7 +66,9 @@ class Vector:
 
     @cached_property
     def energy(self) -> float:
-        """The sum of their squares."""
+        """The sum of the squared weights."""
+        if self.rows is not None:
+            return self.rows.energy(self.weights)
         return float(np.square(self.weights, dtype=np.float64).sum())
 
     @cached_property
@@ -72,7 +79,26 @@ class Vector:
 
     def times_two_to(self, exponent: int) -> Vector:
         """Each weight times 2^exponent, exactly; what vanishes is a zero from then on."""
-        return _measured(np.ldexp(self.whole(self.weights), exponent), self.shape)
+        return _measured(
+            np.ldexp(self.whole(self.weights), exponent), self.shape, self.precision.times_two_to(exponent)
+        )
+
+    @cached_property
+    def ends(self) -> ndarray:
+        """(rows + 1,) where the rows of the tensor begin and end; one without a second axis is one row."""
+        return row_scales.ends_of(self.shape, self.live)
+
+    def over(self, scales: ndarray) -> Vector:
+        """The codes: each weight over the scale of its row (rows,), see ``row_scales``."""
+        codes = row_scales.divide(self.weights, self.ends, scales)
+        low, high = float(codes.min()), float(codes.max())
+        rows = RowScales(self.ends, scales, self.precision.grid(max(-low, high), scales))
+        return replace(self, weights=codes, low=low, high=high, spread=passes.deviation(codes), rows=rows)
+
+    def by_size(self) -> Vector:
+        """The codes whose rows all have a root mean square of about 1, exact zeros left out."""
+        found = row_scales.root_mean_squares(self.weights, self.ends)
+        return self.over(np.where(found > 0, self.precision.round(found), 1.0))
 
     def whole(self, values: ndarray, zero: float = 0) -> ndarray:
         """(prod(shape),) what each weight has in ``values`` (N,), and ``zero`` at the exact zeros."""
@@ -90,13 +116,15 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
         TypeError: neither tensor nor array; integer, bool or complex weights.
         ValueError: no weights, or NaN or inf among them.
     """
+    kept: torch.dtype | np.dtype | None = None
     if isinstance(weights, torch.Tensor):
         if not weights.is_floating_point():
             raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
-        weights = as_floats(weights).numpy()
+        kept, weights = weights.dtype, as_floats(weights).numpy()
     elif not isinstance(weights, ndarray | np.generic):
         raise TypeError(f"weights must be a torch tensor or a numpy array, not a {type(weights).__name__}")
     weights = np.asarray(weights)
+    kept = kept or weights.dtype
     if not np.issubdtype(weights.dtype, np.floating):
         raise TypeError(f"weights must be real floating-point numbers, not {weights.dtype}")
     if weights.size == 0:
@@ -105,17 +133,17 @@ def as_vector(weights: torch.Tensor | ndarray) -> Vector:
     low, high = vector.min(), vector.max()  # NaN where there is one
     if not (np.isfinite(low) and np.isfinite(high)):
         raise NotFinite(vector)
-    return _measured(vector, tuple(weights.shape))
+    return _measured(vector, tuple(weights.shape), precision_of(kept))
 
 
-def _measured(values: ndarray, shape: tuple[int, ...]) -> Vector:
+def _measured(values: ndarray, shape: tuple[int, ...], precision: Precision) -> Vector:
     """The vector of finite numbers."""
     live = values != 0
     some = live.any() and not live.all()
     weights = values[live] if some else values
     with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200: see binary_scale
         spread = passes.deviation(weights)
-    return Vector(weights, float(weights.min()), float(weights.max()), spread, shape, live if some else None)
+    return Vector(weights, float(weights.min()), float(weights.max()), spread, shape, live if some else None, precision)
 
 
 def binary_scale(vector: Vector) -> int:

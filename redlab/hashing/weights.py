@@ -14,6 +14,7 @@ import torch
 from numpy import ndarray
 
 from redlab.hashing.cells import Cells
+from redlab.hashing.row_scales import Precision
 from redlab.hashing.rules import Rule
 from redlab.hashing.vector import Vector, as_vector, binary_scale, error_of, in_parts
 from redlab.options import plain_options
@@ -27,9 +28,11 @@ class Hashed:
 
     Attributes:
         values: the tensor with every weight replaced; shape, dtype, device and container of the one passed in.
-        codebook: (m,) the distinct values, ascending.
+        codebook: (m,) the distinct values, ascending; of the codes, where rows have scales.
         modes: how many cells of the rule hold weights (exact zeros have no cell: they stay zero).
         unchanged: why the weights were left as they are, or "".
+        scales: (rows,) with ``scale="row"``, a row's values over the codebook's; 1 for zero rows and rows left alone.
+        step: what all values of the codebook are whole multiples of, of the rule "uniform" with its own values.
 
     Example:
         >>> hashed = hash_weights(torch.tensor([0.1, 0.1, 0.1, 0.5]), bandwidth=0.05)
@@ -43,11 +46,19 @@ class Hashed:
     codebook: torch.Tensor | ndarray
     modes: int
     unchanged: str = ""
+    scales: torch.Tensor | ndarray | None = None
+    step: float | None = None
 
     @cached_property
     def codes(self) -> torch.Tensor | ndarray:
-        """The index of each value in the codebook, in the smallest unsigned dtype; ``codebook[codes] == values``."""
-        found = np.searchsorted(as_numpy(self.codebook), as_numpy(self.values))
+        """The index of each value in the codebook, in the smallest unsigned dtype; ``codebook[codes] == values``.
+
+        With scales ``codebook[codes] * scales == values``, row by row: bit for bit.
+        """
+        values = as_numpy(self.values)
+        if self.scales is not None:
+            values = (values.reshape(len(self.scales), -1) / as_numpy(self.scales)[:, None]).reshape(values.shape)
+        found = np.searchsorted(as_numpy(self.codebook), values)
         found = np.asarray(found, np.min_scalar_type(max(len(self.codebook) - 1, 0)))  # a scalar's, too
         return torch.from_numpy(found).to(self.values.device) if isinstance(self.values, torch.Tensor) else found
 
@@ -68,6 +79,8 @@ def hash_weights(
     representative: str = "mode",
     force: bool = False,
     rounding: str = "nearest",
+    scale: str = "none",
+    clip: str = "max",
 ) -> Hashed:
     """Replace each weight by the value of its cell: hash(w) = M_k for w in [m_{k-1}, m_k).
 
@@ -89,6 +102,15 @@ def hash_weights(
         rounding: "nearest": each weight takes the value of its own cell (the papers). "balanced": some take that of
             the cell on their other side, so that the errors of each kernel, then of each row, cancel (SQuant's idea,
             our choice: see ``cells.balance``). The error stays within ``max_error``.
+        scale: "none": all weights share the codebook's values. "row": W[o] = s_o C[o] for each row o along the first
+            axis; the codes C are hashed in place of W, with one codebook for all rows. s_o is the root mean square of
+            the row; of the rule uniform, what puts the row's largest weight on the largest code. Errors are those of
+            W, a bandwidth that is a number is in units of s_o, and ``levels`` are (L - 1) // 2 values on either side
+            of zero, at least one. Our choice: see ``row_scales`` for how exact it is. Where codes cannot keep
+            ``max_error``, the scales are 1.
+        clip: of the rule uniform, which values its grid covers. "max": all weights. "mse": the grid of so many values
+            with the smallest squared error, of the layer or with ``scale="row"`` of each row; what lies beyond
+            takes its last value. Our choice, as is the search.
 
     Raises:
         TypeError: integer, bool or complex weights, or neither tensor nor array; an option of another kind.
@@ -100,9 +122,8 @@ def hash_weights(
         >>> hashed.codebook, hashed.codes.tolist()
         (tensor([-0.3050,  0.1100]), [1, 1, 1, 0, 0])
     """
-    return hash_vector(
-        as_vector(weights), weights, Rule(rule, bandwidth, max_error, levels, contrast, representative, rounding), force
-    )
+    options = (rule, bandwidth, max_error, levels, contrast, representative, rounding, scale, clip)
+    return hash_vector(as_vector(weights), weights, Rule(*options), force)
 
 
 def relative_error(before: ndarray, after: ndarray) -> float:
@@ -114,23 +135,51 @@ def hash_vector(vector: Vector, weights: torch.Tensor | ndarray, rule: Rule, for
     """``hash_weights`` with options that are checked, of weights whose ``vector`` is known."""
     small, rule, exponent = in_range(vector, rule)
     if reason := why_unchanged(small, force):
-        codebook = np.unique(vector.weights)
-        kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
-        return Hashed(kept, _like(_with_zero(codebook, vector), weights), len(codebook), reason)
+        return left_alone(vector, weights, reason, _ones(vector, weights) if rule.scale == "row" else None)
     cells = rule.cells(small)
     values = representatives(cells, weights)
     used = values[cells.holds]
     found, codebook = cells.assign(values), _with_zero(used, small)
-    if exponent:
-        found, codebook = np.ldexp(found, exponent), np.ldexp(codebook, exponent)
-    return Hashed(_like(found, weights).reshape(weights.shape), _like(codebook, weights), len(used))
+    own = _ones(vector, weights) if rule.scale == "row" else None
+    codebook, step = np.unique(codebook), cells.step if rule.rule == "uniform" else None
+    if (rows := cells.vector.rows) is not None:
+        scales = _within(rows.scales, small.precision, found)
+        found = (found.reshape(len(scales), -1) * scales.astype(found.dtype)[:, None]).ravel()
+        own = _like(np.ldexp(scales, exponent), weights)
+    else:
+        codebook, step = np.ldexp(codebook, exponent), step and float(np.ldexp(step, exponent))
+    found = np.ldexp(found, exponent) if exponent else found
+    return Hashed(_like(found, weights).reshape(weights.shape), _like(codebook, weights), len(used), "", own, step)
+
+
+def _ones(vector: Vector, weights: torch.Tensor | ndarray) -> torch.Tensor | ndarray:
+    """The scales of rows that have none."""
+    return _like(np.ones(len(vector.ends) - 1), weights)
+
+
+def left_alone(
+    vector: Vector, weights: torch.Tensor | ndarray, reason: str, scales: torch.Tensor | ndarray | None = None
+) -> Hashed:
+    """Weights that stay as they are, and why; ``vector`` holds their codes, where their rows have scales."""
+    codebook = np.unique(vector.weights)
+    kept = weights.detach().clone() if isinstance(weights, torch.Tensor) else np.array(weights)
+    return Hashed(kept, _like(_with_zero(codebook, vector), weights), len(codebook), reason, scales)
+
+
+def _within(scales: ndarray, precision: Precision, codes: ndarray) -> ndarray:
+    """The scales (rows,), smaller where a product with the codes would leave the range of the weights' type."""
+    if scales.max() * max(-codes.min(), codes.max()) <= precision.largest:
+        return scales
+    tops = np.abs(codes.reshape(len(scales), -1)).max(axis=1)
+    over = tops * scales > precision.largest
+    return np.where(over, precision.round(precision.largest / np.where(over, tops, 1.0), np.floor), scales)
 
 
 def in_range(vector: Vector, rule: Rule) -> tuple[Vector, Rule, int]:
     """The two where squares neither overflow nor vanish, and the exponent of two that leads back: mostly 0."""
     if not (exponent := binary_scale(vector)):
         return vector, rule, 0
-    if not isinstance(rule.bandwidth, str):
+    if not isinstance(rule.bandwidth, str) and rule.scale == "none":
         rule = replace(rule, bandwidth=float(np.ldexp(rule.bandwidth, -exponent)))
     return vector.times_two_to(-exponent), rule, exponent
 
@@ -158,6 +207,8 @@ def representatives(cells: Cells, weights: torch.Tensor | ndarray) -> ndarray:
     Where rounding would carry a value out of its cell, one of the cell's own weights stands for it.
     """
     rounded = as_numpy(_like(cells.centres, weights)).astype(cells.edges.dtype)
+    if cells.vector.rows is not None:
+        return rounded + 0  # one of the cell's weights would be no code; no -0
     home = np.searchsorted(cells.edges, rounded, side="right") == np.arange(len(rounded))
     home &= np.isfinite(rounded)  # the last multiple of a step may be more than the dtype holds
     return np.where(home | ~cells.holds, rounded, cells.filling.member)

@@ -23,6 +23,8 @@ _ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v
 TO_PREPARE = "prepare(network, fold=False) makes it a plain layer, or says why not"
 # The buffers in which a layer keeps what its folded batch norm knew of its outputs: mean and standard deviation.
 OUTPUT_STATISTICS = ("out_mean", "out_std")
+# The buffer in which a layer keeps the scales of its rows; beside ``in_proj_weight`` it is ``in_proj_out_scale``.
+OUT_SCALE = "out_scale"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Layer:
     @property
     def weight(self) -> torch.Tensor:
         return getattr(self.module, self.parameter)
+
+    @property
+    def scale_name(self) -> str:
+        """The name of the buffer for the scales of its rows."""
+        return self.parameter.removesuffix("weight") + OUT_SCALE
 
     @property
     def lazy(self) -> bool:
@@ -149,6 +156,39 @@ def output_statistics(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | 
     """Mean and standard deviation of each output of a layer, as its folded batch norm knew them; None: not known."""
     mean, std = (getattr(module, name, None) for name in OUTPUT_STATISTICS)
     return None if mean is None or std is None or not std.isfinite().all() else (mean, std)
+
+
+def by_outputs(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
+    """A weight of the layer's shape as (outputs, inputs, kernel): a view.
+
+    A transposed convolution has its outputs along the second axis: its view is (groups, outputs, inputs, kernel).
+    """
+    if not getattr(layer.module, "transposed", False):
+        return weight
+    return weight.unflatten(0, (layer.module.groups, -1)).transpose(1, 2)
+
+
+def rows_of(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
+    """The same as (outputs, inputs, kernel) whatever the layer, the groups of a transposed one after one another."""
+    rows = by_outputs(layer, weight)
+    return rows.reshape(-1, *rows.shape[1 - weight.ndim :])
+
+
+def out_scale(layer: Layer) -> torch.Tensor | None:
+    """(outputs,) the scales of the layer's rows, where hashing gave it some: a weight is a code times its row's."""
+    return layer.module._buffers.get(layer.scale_name)
+
+
+def codes_of(layer: Layer) -> torch.Tensor:
+    """The layer's weight with its rows' scales taken off, exactly where hashing made it; else the weight itself."""
+    weight, scales = layer.weight.detach(), out_scale(layer)
+    if scales is None:
+        return weight
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    codes, rows = torch.empty_like(weight), rows_of(layer, weight).to(wide)
+    target = by_outputs(layer, codes)
+    target.copy_((rows / scales.to(wide).reshape(-1, *[1] * (weight.ndim - 1))).reshape(target.shape))
+    return codes
 
 
 def forget_output_statistics(network: nn.Module) -> None:
