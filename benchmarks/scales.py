@@ -130,23 +130,24 @@ def table(rows: pd.DataFrame) -> str:
 
 def _section(rows: pd.DataFrame, group: str) -> list[str]:
     names = [name for name in NETWORKS if name in set(rows["network"])]
-    heads = [f"{name}, before {_before(rows[rows['network'] == name])}" for name in names]
+    heads = [f"{name}, before {before(rows[rows['network'] == name].iloc[0])}" for name in names]
     lines = [f"| setting | {' | '.join(heads)} |", "|---" * (len(names) + 1) + "|"]
     at = rows.set_index(["setting", "network"])
     for setting in GROUPS[group]:
         if setting in set(rows["setting"]):
-            cells = [_cell(at.loc[(setting, name)]) if (setting, name) in at.index else "" for name in names]
+            cells = [cell(at.loc[(setting, name)]) if (setting, name) in at.index else "" for name in names]
             lines.append(f"| {setting} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _before(rows: pd.DataFrame) -> str:
-    first = rows.iloc[0]
-    of = "of {:,.0f} pairs" if first["network"] == MINILM else "% of {:,.0f} images"
-    return f"{first['before']:.2f} {of.format(first['count'])}"
+def before(row: pd.Series) -> str:
+    """The score of the network as it came, of so many images or pairs."""
+    of = "of {:,.0f} pairs" if row["network"] == MINILM else "% of {:,.0f} images"
+    return f"{row['before']:.2f} {of.format(row['count'])}"
 
 
-def _cell(row: pd.Series) -> str:
+def cell(row: pd.Series) -> str:
+    """The change with its interval, and the shares left."""
     ends = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
     left = [f"{row[what]:.2%}" for what in ("products", "bytes") if pd.notna(row[what])]
     return f"{row['difference']:+.2f} {ends} ({' / '.join(left)})"
