@@ -2,10 +2,12 @@
 
 ``python -m benchmarks.hashing``. Random normal weights; 25.5 M in 54 layers. The peers only estimate the density, at
 the same bandwidth and on a grid as fine; ours also finds modes and cuts and replaces every weight. scipy and
-scikit-learn evaluate the exact sum and get the sizes that they finish.
+scikit-learn evaluate the exact sum and get the sizes that they finish. Row scales are measured against hashing without.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,12 +22,16 @@ from benchmarks.timing import interleaved, store
 from redlab import estimate_density, hash_weights
 from redlab.hashing.density import resolve_bandwidth, strong_modes
 from redlab.hashing.extrema import CELLS
+from redlab.hashing.rules import Rule
 from redlab.hashing.vector import as_vector
 from redlab.progress import progress
 
 
 def main() -> None:
-    layers = resnet50()
+    shaped = resnet50()
+    publish("hashing ResNet-50 with one scale a row", interleaved(scaled(shaped), 7, "kde"))
+    publish("balanced rounding of ResNet-50", interleaved(balanced(shaped), 5, "np.sort"))
+    layers = [layer.ravel() for layer in shaped]
     for bandwidth in ("silverman", "silverman/8", "silverman/10"):
         publish(f"hashing ResNet-50, {bandwidth}", interleaved(whole_network(layers, bandwidth), 5, "np.sort"))
     largest = max(layers, key=len)
@@ -43,7 +49,34 @@ def publish(benchmark: str, frame: pd.DataFrame) -> None:
 def resnet50() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = [p.shape for p in torchvision.models.resnet50().parameters() if p.dim() > 1]
-    return [0.02 * rng.standard_normal(shape.numel(), dtype=np.float32) for shape in shapes]
+    return [0.02 * rng.standard_normal(tuple(shape), dtype=np.float32) for shape in shapes]
+
+
+def scaled(layers: list[np.ndarray]) -> dict:
+    """Hashing with and without row scales, and with steps by least squares."""
+    uniform = {"rule": "uniform", "max_error": 0.1}
+    ways: dict[str, dict] = {"kde": {}, "uniform": uniform}
+    ways |= {f"{name}, row scales": options | {"scale": "row"} for name, options in ways.items()}
+    ways["uniform, row scales, mse"] = uniform | {"scale": "row", "clip": "mse"}
+    return {name: partial(_hash, layers, options) for name, options in ways.items()}
+
+
+def balanced(layers: list[np.ndarray]) -> dict:
+    """One pass of balanced rounding over all layers, and hashing with it: without and with row scales."""
+    uniform = {"rule": "uniform", "max_error": 0.1}
+    cells = [Rule(**uniform).cells(as_vector(layer)) for layer in layers]
+    return {
+        "np.sort": lambda: [np.sort(layer.ravel()) for layer in layers],
+        "one pass": lambda: [own.balanced() for own in cells],
+        "uniform, nearest": partial(_hash, layers, uniform),
+        "uniform, balanced": partial(_hash, layers, uniform | {"rounding": "balanced"}),
+        "uniform, row scales, balanced": partial(_hash, layers, uniform | {"rounding": "balanced", "scale": "row"}),
+    }
+
+
+def _hash(layers: list[np.ndarray], options: dict) -> None:
+    for layer in layers:
+        hash_weights(layer, **options)
 
 
 def whole_network(layers: list[np.ndarray], bandwidth: str) -> dict:

@@ -3,8 +3,7 @@
 A weight is step x code with a code from -K to K, K = 2^(bits - 1) - 1, in every layer. Batch norm is folded first.
 Rounding is to the nearest code or balanced (SQuant's idea, by redlab's pass). The step puts the largest magnitude on K,
 or makes the squared error smallest (clip "mse"). The products left are those that redlab's splitting leaves of the
-codes (unit "channel", w and -w share one), and one an output value for each row with a step of its own. No channel is
-removed.
+codes (unit "channel", w and -w share one), scales counted by its rule. No channel is removed.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from benchmarks.measures import original
 from redlab import measure_cost, split_inputs
 from redlab.compression.bias import correct_biases
 from redlab.compression.preparing import prepare_for
-from redlab.hashing.cells import balance
-from redlab.network.example import fit_example
-from redlab.network.layers import copy_network, weight_layers
+from redlab.hashing.balancing import balance
+from redlab.network.layers import OUT_SCALE, copy_network, weight_layers
 from redlab.network.result import Result, of_layers
 
 _FACTORS = np.linspace(0.3, 1.0, 36)  # of the step that clips nothing, from which least squares begin
@@ -44,21 +42,21 @@ def prepared(name: str) -> Result:
 @lru_cache(maxsize=8)
 def _rounded(name: str, bits: int, per: str, clip: str, rounding: str) -> tuple[nn.Module, dict[str, float]]:
     network, codes = (copy_network(prepared(name).network) for _ in range(2))
-    places, found = _output_places(name), Counter()
+    found = Counter()
     for layer, twin in zip(weight_layers(network), weight_layers(codes), strict=True):
         if layer.skipped:
             continue
         weight = layer.weight.detach().double().numpy()
         code, step = codes_of(weight.reshape(len(weight), -1), weight.shape, 2 ** (bits - 1) - 1, per, clip, rounding)
-        rows = (code != 0).any(1).sum() if per == "row" else 0
-        found["scales"] += int(rows)
-        found["products"] += int(rows) * places[layer.name]
+        found["scales"] += int((code != 0).any(1).sum()) if per == "row" else 0
         found["distinct"] += len(np.unique(code))
-        for own, values in ((layer, code * step), (twin, code)):
+        for own, values in ((layer, code * step), (twin, 2 * code if per == "row" else code)):
             own.weight.data = torch.from_numpy(values).view(own.weight.shape).to(own.weight.dtype)
+        if per == "row":  # any scale but 1 costs as much as the step
+            twin.module.register_buffer(OUT_SCALE, torch.full([len(code)], 2.0))
     total = of_layers(split_inputs(codes, signed=True).layers).sum(numeric_only=True)
     before = measure_cost(original(name)).attrs["products"]
-    left = {what: (total[f"products_{of}"] + found["products"]) / before for what, of in _SHARES}
+    left = {what: total[f"products_{of}"] / before for what, of in _SHARES}
     left["additions"] = total["additions_after"] / before
     return network, left | {"distinct": found["distinct"], "scales": found["scales"]}
 
@@ -93,18 +91,3 @@ def _steps(rows: np.ndarray, largest: int, clip: str) -> np.ndarray:
         error = ((np.clip(np.rint(rows / step), -largest, largest) * step - rows) ** 2).sum(1, keepdims=True)
         best, least = np.where(error < least, step, best), np.minimum(error, least)
     return best
-
-
-@cache
-def _output_places(name: str) -> Counter[str]:
-    """How many places each layer's output has for one input: pixels or tokens."""
-    network, places = copy_network(prepared(name).network), Counter()
-
-    def note(layer: str, channels: int):
-        return lambda _, inputs, out: places.update({layer: out.numel() // channels})
-
-    for layer in weight_layers(network):
-        layer.module.register_forward_hook(note(layer.name, len(layer.weight)))
-    with torch.no_grad():
-        fit_example(network, None).first().run(network)
-    return places

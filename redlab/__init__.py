@@ -20,6 +20,7 @@ _HOME = _home_of(
     {
         "channels.apply": "apply_plan",
         "compression.bias": "correct_biases",
+        "compression.equalising": "equalise",
         "compression.folding": "fold_batchnorm",
         "compression.guarantees": "error_bound",
         "compression.merging": "merge_neurons merge_trees",

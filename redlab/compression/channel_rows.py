@@ -11,21 +11,28 @@ from torch.nn.modules.conv import _ConvNd
 
 from redlab.channels.coupling import Group, Member
 from redlab.compression.norms import scale_and_shift
-from redlab.network.layers import OUTPUT_STATISTICS, as_floats, is_depthwise, output_statistics
+from redlab.network.layers import OUT_SCALE, OUTPUT_STATISTICS, as_floats, is_depthwise, output_statistics
 
 # A norm whose scale is below this lets nothing through. Folded, it makes a filter 1e-4 / sqrt(eps) = 0.03 times as
 # large at most: a filter that is longer today, or has a larger bias, was changed since.
 _TINY, _FAINT = 1e-4, 0.03
+# What a layer remembers of its rows, and does not compute with.
+_NOTES = (*OUTPUT_STATISTICS, OUT_SCALE)
 
 
 def own_rows(network: nn.Module, group: Group) -> ndarray:
     """(size, d) everything that each channel owns: equal rows mean channels that compute the same."""
-    columns = []
+    return _side_by_side(list(own_parts(network, group).values()), group.size)
+
+
+def own_parts(network: nn.Module, group: Group) -> dict[Member, ndarray]:
+    """The same apart: by tensor, (size, anything)."""
+    parts = {}
     for member in group.producers:
         path, name = _split(member)
-        if name not in OUTPUT_STATISTICS:
-            columns.append(slices_of(getattr(network.get_submodule(path), name), member.index, member.dim))
-    return _side_by_side(columns, group.size)
+        if name not in _NOTES:
+            parts[member] = slices_of(getattr(network.get_submodule(path), name), member.index, member.dim)
+    return parts
 
 
 def effective_rows(folded: nn.Module, group: Group) -> ndarray:
@@ -55,7 +62,7 @@ def dead_channels(folded: nn.Module, group: Group) -> ndarray:
         if name == "weight" and _outputs(module, member) and known is not None:
             mean, std = (slices_of(values, member.index) for values in known)
             dead &= ((std < _TINY) & (mean <= 0)).all(1) & _is_faint(module, member)
-        elif name != "bias" and name not in OUTPUT_STATISTICS:
+        elif name != "bias" and name not in _NOTES:
             return np.zeros(group.size, bool)
     return dead
 
@@ -70,7 +77,7 @@ def _effective(folded: nn.Module, member: Member) -> list[ndarray]:
     """The columns that one producing tensor gives, none for what folding has taken or remembered."""
     path, name = _split(member)
     module = folded.get_submodule(path)
-    if name in OUTPUT_STATISTICS or (tensor := getattr(module, name, None)) is None:
+    if name in _NOTES or (tensor := getattr(module, name, None)) is None:
         return []
     if isinstance(module, _BatchNorm) and module.running_mean is not None:
         # One tensor of the norm stands for it; how its statistics scale is no distance, what it does to a channel is.

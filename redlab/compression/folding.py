@@ -20,7 +20,7 @@ from redlab.compression.norms import Acts, scale_and_shift, stand_in
 from redlab.network.evaluating import first_line
 from redlab.network.example import Example, Inputs, fit_example, remember_example
 from redlab.network.forwards import has_own_forward
-from redlab.network.layers import Layer, copy_network, is_batch_norm, row_parameters, unwrap, weight_layers
+from redlab.network.layers import OUT_SCALE, Layer, copy_network, is_batch_norm, row_parameters, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, with_others
 from redlab.network.trace import trace
@@ -130,6 +130,7 @@ def _assign(layer: nn.Module, weight: Tensor, bias: Tensor, what: str) -> None:
     if not weight.is_meta and layer.weight.isfinite().all() and not (weight.isfinite().all() and bias.isfinite().all()):
         raise ValueError(f"{what} overflows {weight.dtype}: convert the network to float32 first")
     layer.weight.data = weight
+    layer._buffers.pop(OUT_SCALE, None)  # of the rows as they were
     like = layer.weight if layer.bias is None else layer.bias
     layer.bias = nn.Parameter(bias, requires_grad=like.requires_grad)
 

@@ -6,9 +6,11 @@ Removing them: ``apply_plan``, which averages their rows and sums the slices of 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ from redlab.channels.plan import make_plan
 from redlab.channels.table import channel_table
 from redlab.compression.channel_rows import dead_channels, effective_rows, own_rows
 from redlab.compression.folding import fold_batchnorm
+from redlab.compression.multiples import align_multiples
 from redlab.compression.neurons import Neurons, count_merges, destinations_of
 from redlab.compression.similarity import LINKAGES, Dendrogram, dendrogram, exact_duplicates
 from redlab.compression.strategies import STRATEGIES
@@ -40,6 +43,7 @@ def merge_neurons(
     alpha_of: str = "share",
     dead: bool = True,
     round_to: int = 1,
+    up_to_scale: bool = False,
     example: Example | None = None,
 ) -> Result:
     """Merge neurons (filters) of nearly equal weights into their mean, and sum the input slices of their consumers.
@@ -63,6 +67,8 @@ def merge_neurons(
             follows. They come on top of alpha.
         round_to: keep a multiple of so many channels. The last merges are undone; where that is not enough, identical
             and then dead channels stay.
+        up_to_scale: neurons that are positive multiples of one another count as identical, to 1e-6 relative, where
+            their scale can move into the columns that read them: through ReLU, say, not ReLU6. Fold batch norms first.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Returns:
@@ -87,7 +93,7 @@ def merge_neurons(
         conv and linear weights: 99.666% of all 74,762 parameters
         8 layers, 1 skipped: linear (network output)
     """
-    options = Options(alpha, strategy, linkage, alpha_of, dead, round_to)
+    options = Options(alpha, strategy, linkage, alpha_of, dead, round_to, up_to_scale)
     with torch.inference_mode(False):
         merger = _Merger(unwrap(network), example)
         result = merger.merge(options)
@@ -155,6 +161,7 @@ class Options:
     alpha_of: str = "share"
     dead: bool = True
     round_to: int = 1
+    up_to_scale: bool = False
 
     def __post_init__(self) -> None:
         settle(self)
@@ -164,6 +171,10 @@ class Options:
         check_one_of("alpha_of", self.alpha_of, ("share", "pairs"))
         check_whole("round_to", self.round_to)
 
+    def asked(self) -> dict[str, Any]:
+        """What a plan records: ``up_to_scale`` only where it is on."""
+        return {name: value for name, value in asdict(self).items() if name != "up_to_scale" or value}
+
 
 class _Merger:
     """What merging the same network in several ways has in common: its groups, their neurons and dendrograms."""
@@ -171,7 +182,8 @@ class _Merger:
     def __init__(self, network: nn.Module, example: Example | None, folded: Result | None = None) -> None:
         _check_weights(network)
         self.network, self.example, self._is_folded = network, example, folded is not None
-        self.all = couple(network, example, folded.graph if folded else None)
+        self._graph = folded.graph if folded else None
+        self.all = couple(network, example, self._graph)
         self.groups = [group for group in self.all if not group.frozen]
         self._known: dict[tuple, Neurons] = {}
 
@@ -190,6 +202,14 @@ class _Merger:
         return list(self._fold.plan["folded"]) if norms and not self._is_folded else []
 
     @cached_property
+    def _aligned(self) -> _Merger:
+        """The same of a network in which multiples of a neuron are identical to it."""
+        aligned = copy.copy(self)
+        aligned.network, aligned._known = align_multiples(self.network, self.all, self.example, self._graph), {}
+        aligned.__dict__.pop("_fold", None)
+        return aligned
+
+    @cached_property
     def _cost(self) -> pd.DataFrame:
         return measure_cost(self.network, self.example)
 
@@ -204,6 +224,9 @@ class _Merger:
         return self._known[key]
 
     def merge(self, options: Options) -> Result:
+        return (self._aligned if options.up_to_scale else self)._merge(options)
+
+    def _merge(self, options: Options) -> Result:
         destinations, wanted, removed = {}, 0, 0
         shares = STRATEGIES[options.strategy](self.groups, options.alpha)
         for group, share in progress(list(zip(self.groups, shares, strict=True)), "merging"):
@@ -213,7 +236,7 @@ class _Merger:
             wanted, removed = wanted + merges, removed + len(neurons) - (max(where) + 1)
             if where != list(range(group.size)):
                 destinations[group.name] = where
-        plan = make_plan(self.all, destinations) | {"options": asdict(options)}
+        plan = make_plan(self.all, destinations) | {"options": options.asked()}
         merged = apply_plan(self.network, plan)
         remember_example(merged, self.example)
         table = channel_table(self.network, merged, self.all, destinations, self.example, self._cost)

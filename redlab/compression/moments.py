@@ -9,7 +9,7 @@ is known of them and variance 1.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,12 +25,12 @@ from redlab.network.trace import Graph, is_layer, module_path, operation, retrac
 from redlab.network.trial_run import NEVER, why_unseen
 
 # Functions of one value at a time.
-_FUNCTIONS = frozenset((
+FUNCTIONS = frozenset((
     "relu", "relu6", "hardtanh", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish",
     "hardsigmoid", "sigmoid", "tanh", "softplus", "prelu", "clamp", "clamp_min", "clamp_max", "abs",
 ))  # fmt: skip
 # What does to means and variances what it does to values, or nearly so.
-_MOVEMENTS = frozenset((
+MOVEMENTS = frozenset((
     "view", "_unsafe_view", "reshape", "flatten", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze",
     "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "contiguous", "clone", "alias",
     "detach", "roll", "pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "mean", "avg_pool1d",
@@ -64,11 +64,13 @@ class MeanInputs:
         calls: by layer name, for each of its calls: the traced call, and the moments of its input.
         unknown: by layer name, why the mean is not known.
         graph: the network as it was traced.
+        values: of every operation, what is known of its output: moments, a constant, a list of them, or why nothing is.
     """
 
     graph: Graph
     calls: dict[str, list[tuple[Node, Moments]]] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    values: dict[Node, Any] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -102,6 +104,7 @@ def mean_inputs(
         if node.op == "call_function":
             values[node] = _push(graph, node, values, inputs)
     inputs.unknown |= _unseen(graph, inputs, example)
+    inputs.values = values
     return inputs
 
 
@@ -144,9 +147,9 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
     name = operation(node)
     if node.target is operator.getitem:
         return args[0][args[1]]
-    if name in _FUNCTIONS and isinstance(args[0], Moments):
+    if name in FUNCTIONS and isinstance(args[0], Moments):
         return _through_function(node, args, kwargs)
-    if name in _MOVEMENTS and isinstance(args[0], Moments):
+    if name in MOVEMENTS and isinstance(args[0], Moments):
         return _moved(node, args, kwargs)
     if name in _RULES:
         return _RULES[name](*args, **kwargs)
@@ -154,8 +157,8 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
 
 
 def _through_layer(graph: Graph, node: Node, args: tuple, inputs: MeanInputs) -> Moments | _Unknown:
-    layer, given = _called(graph, node), args[0]
-    given = _moments(given) if isinstance(given, Tensor) else given
+    layer, given = called_layer(graph, node), args[0]
+    given = as_moments(given) if isinstance(given, Tensor) else given
     if isinstance(given, Moments):
         inputs.calls.setdefault(layer.name, []).append((node, given))
     elif isinstance(given, _Unknown):
@@ -170,7 +173,7 @@ def _through_layer(graph: Graph, node: Node, args: tuple, inputs: MeanInputs) ->
     return Moments(mean, node.target(given.variance, args[1] ** 2, None, *args[3:]))
 
 
-def _called(graph: Graph, node: Node) -> Layer:
+def called_layer(graph: Graph, node: Node) -> Layer:
     """The layer that runs ``node``: of several that share a weight, the one whose call it is."""
     layer, path = graph.layers[node.args[1]], module_path(node)
     module = graph.network.get_submodule(path)
@@ -194,34 +197,43 @@ def _normed(node: Node, weight: Tensor | None, bias: Tensor | None) -> Moments:
 
 
 def _through_function(node: Node, args: tuple, kwargs: dict) -> Moments:
-    """E[f(x)] and its variance for normal x, by the midpoints of equal steps."""
-    given, std = args[0], args[0].variance.clamp_min(0).sqrt()
-    places = torch.linspace(-_DEVIATIONS, _DEVIATIONS, _STEPS, dtype=torch.float64)
-    shares = torch.softmax(-(places**2) / 2, 0)
-    mean, square = torch.zeros_like(std), torch.zeros_like(std)
-    for place, share in zip(places.tolist(), shares.tolist(), strict=True):
-        value = node.target(given.mean + place * std, *args[1:], **kwargs)
+    """E[f(x)] and its variance for normal x."""
+    mean, square = torch.zeros_like(args[0].mean), torch.zeros_like(args[0].mean)
+    for share, x in normal_points(args[0]):
+        value = node.target(x, *args[1:], **kwargs)
         mean += share * value
         square += share * value**2
     return Moments(mean, (square - mean**2).clamp_min(0))
 
 
+def normal_points(given: Moments) -> Iterator[tuple[float, Tensor]]:
+    """Values of a normal distribution at equal steps, a fresh tensor each, and the share that each stands for."""
+    std = given.variance.clamp_min(0).sqrt()
+    places = torch.linspace(-_DEVIATIONS, _DEVIATIONS, _STEPS, dtype=torch.float64)
+    for place, share in zip(places.tolist(), torch.softmax(-(places**2) / 2, 0).tolist(), strict=True):
+        yield share, given.mean + place * std
+
+
 def _moved(node: Node, args: tuple, kwargs: dict) -> Any:
-    # A border of another constant than zero has no variance either.
-    spread = args[:2] if operation(node) == "constant_pad_nd" or args[2:3] == ("constant",) else args
-    parts = [node.target(args[0].mean, *args[1:], **kwargs), node.target(args[0].variance, *spread[1:], **kwargs)]
+    parts = [node.target(args[0].mean, *args[1:], **kwargs), moved_variance(node, args[0].variance, args, kwargs)]
     if isinstance(parts[0], Tensor):
         return Moments(*parts)
     return [Moments(*pair) for pair in zip(*parts, strict=True)]
 
 
+def moved_variance(node: Node, variance: Tensor, args: tuple, kwargs: dict) -> Any:
+    """What a movement makes of a variance: a border of another constant than zero has none either."""
+    spread = args[:2] if operation(node) == "constant_pad_nd" or args[2:3] == ("constant",) else args
+    return node.target(variance, *spread[1:], **kwargs)
+
+
 def _sum(a: Any, b: Any, *, alpha: float = 1) -> Moments:
-    a, b = _moments(a), _moments(b)
+    a, b = as_moments(a), as_moments(b)
     return Moments(a.mean + alpha * b.mean, a.variance + alpha**2 * b.variance)
 
 
 def _product(a: Any, b: Any) -> Moments:
-    a, b = _moments(a), _moments(b)
+    a, b = as_moments(a), as_moments(b)
     variance = a.variance * b.variance + a.variance * b.mean**2 + b.variance * a.mean**2
     return Moments(a.mean * b.mean, variance)
 
@@ -231,11 +243,11 @@ def _quotient(a: Any, b: Any, **_: Any) -> Moments | _Unknown:
 
 
 def _joined(parts: list, dim: int = 0) -> Moments:
-    parts = [_moments(part) for part in parts]
+    parts = [as_moments(part) for part in parts]
     return Moments(torch.cat([p.mean for p in parts], dim), torch.cat([p.variance for p in parts], dim))
 
 
-def _moments(value: Any) -> Moments:
+def as_moments(value: Any) -> Moments:
     """A constant has no variance."""
     if isinstance(value, Moments):
         return value

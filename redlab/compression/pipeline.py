@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from redlab.compression.allocation import SCALES
 from redlab.compression.bias import Mean, as_means, correct_biases
-from redlab.compression.budget import BUDGETS, share_error
+from redlab.compression.budgets import BUDGETS, hash_within
 from redlab.compression.merging import Options, merge_after
 from redlab.compression.preparing import prepare_for
 from redlab.compression.splitting import separate_kernels, split_inputs
@@ -30,7 +31,8 @@ from redlab.network.trace import trace
 from redlab.options import check_one_of, fitted, plain_options
 
 # What red_plus_plus adds to the papers; each part is an argument.
-MAX_ERROR = 0.15
+MAX_NOISE = 0.075
+MAX_ERROR = 0.15  # where noise is not what decides
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,18 @@ def red(
 
 # The options of red_plus_plus that a plan records: always, and unless the papers' way is asked for.
 _PUBLISHED = ("alpha", "strategy", "unit", "as_published")
-_OURS = ("rule", "max_error", "budget", "rounding", "signed", "correct_bias", "input_mean")
+_OURS = (
+    "rule",
+    "max_error",
+    "max_noise",
+    "budget",
+    "rounding",
+    "scale",
+    "clip",
+    "signed",
+    "correct_bias",
+    "input_mean",
+)
 
 
 @plain_options
@@ -101,9 +114,12 @@ def red_plus_plus(
     network: nn.Module,
     alpha: float = 0.0,
     rule: str = "uniform",
-    max_error: float | dict[str, float] | None = MAX_ERROR,
-    budget: str = "products",
+    max_error: float | dict[str, float] | None = None,
+    max_noise: float = MAX_NOISE,
+    budget: str | None = None,
     rounding: str = "balanced",
+    scale: str = "auto",
+    clip: str = "max",
     unit: str = "channel",
     signed: bool = True,
     correct_bias: str | Labelled = "batchnorm",
@@ -116,26 +132,35 @@ def red_plus_plus(
     """RED++: prepare and fold, hash the weights, merge neurons, split the inputs. No data, no fine-tuning.
 
     The papers hash by the modes of a density. The defaults here go further, each by an argument of its own. Values are
-    evenly spaced, zero among them. Rounding lets the errors of each kernel cancel. One error budget is spent where it
-    saves most multiplications. w and -w share one. Biases are corrected for what hashing adds to the mean.
+    evenly spaced, zero among them: hashing by them is data-free uniform quantization. Rounding lets the errors of each
+    kernel cancel. One budget is spent where it saves most multiplications, and decides which layers' rows get scales.
+    w and -w share one. Biases are corrected for what hashing adds to the mean.
 
     Arguments:
         network: left untouched.
         alpha, strategy: as in ``merge_neurons``.
-        rule, rounding: as in ``hash_network``.
-        max_error: relative L2 error of the layers' weights (docs/defaults.md). Under the budget "products" it is their
-            root mean square (``share_error``); under "even", or as a dict by layer name, each layer's own bound.
-            None: the bandwidth decides.
+        rule, rounding, clip: as in ``hash_network``.
+        max_error: relative L2 error of the layers' weights, instead of ``max_noise``. Under the budget "products" it is
+            their root mean square (``share_error``); under "even", or as a dict by layer name, each layer's own bound.
+            None under "even": the bandwidth decides, or ``levels``.
+        max_noise: the noise that the errors of all layers may make, as a share of the signal's variance (``noise``).
+        budget: what is shared among the layers: "noise" (``allocate``; the default), "products" (the default where
+            ``max_error`` is given; it takes every error for equally harmful) or "even": nothing.
+        scale: as in ``hash_network``, or "auto": the budget "noise" decides layer by layer; with any other, "none".
         unit, signed: as in ``split_inputs``.
         correct_bias: "batchnorm" (no data), a dataset (the means come from its first 500 images), or "none".
         as_published: the papers' method: rule "kde" with ``bandwidth``, rounding to the mode, w and -w apart, biases
-            unchanged. It overrides the arguments above.
+            unchanged. It overrides the arguments above, but for scale="row": our reading of a scale for each row.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
         input_mean: for correct_bias "batchnorm", as in ``correct_biases``. Where neither it nor the recipe gives a
             mean, the first layer's bias stays and its row says so.
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
 
-    Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart.
+    Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart, ``plan["noise"]`` is the noise that the
+    weights' errors are expected to make.
+
+    Warns:
+        that so much noise is expected that networks have lost accuracy by it (docs/defaults.md).
 
     Example:
         >>> result = red_plus_plus(load_network("digits/resnet"))
@@ -145,9 +170,10 @@ def red_plus_plus(
     """
     asked = dict(locals())
     example = example if isinstance(correct_bias, str) else example_of(network, example, correct_bias)
-    names = _PUBLISHED if as_published else _PUBLISHED + _OURS
+    names = (*_PUBLISHED, "scale") if as_published else _PUBLISHED + _OURS
     steps = red_plus_plus_steps(**{name: asked[name] for name in names}, **hashing, example=example)
     options = {name: asked[name] for name in _PUBLISHED} | fitted(hash_network, hashing)
+    options |= {"scale": scale} if as_published and scale != "auto" else {}
     if not as_published:
         options |= {name: asked[name] for name in names if name != "input_mean"}
         options |= {} if isinstance(correct_bias, str) else {"correct_bias": type(correct_bias).__name__}
@@ -197,23 +223,31 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     given = signature(red_plus_plus).bind(None, **fitted(red_plus_plus, options))
     given.apply_defaults()
     asked = SimpleNamespace(**given.arguments)
+    asked.budget = given.arguments["budget"] = asked.budget or ("noise" if asked.max_error is None else "products")
     check_one_of("budget", asked.budget, BUDGETS)
+    if asked.budget == "products" and asked.max_error is None:
+        given.arguments["max_error"] = MAX_ERROR
     check_one_of("unit", asked.unit, UNITS)
+    check_one_of("scale", asked.scale, SCALES)
     statistics = asked.correct_bias
     if statistics is None or (isinstance(statistics, str) and statistics not in ("none", "batchnorm")):
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {statistics!r}")
     merging = Options(asked.alpha, asked.strategy, round_to=round_to)
     example, hashing = asked.example, dict(asked.hashing)
-    if not asked.as_published:
-        hashing |= {"rule": asked.rule, "max_error": asked.max_error, "rounding": asked.rounding}
-    shared = not asked.as_published and asked.budget == "products" and isinstance(asked.max_error, float | int)
-    hashed = partial(_hash_within, example=example, **hashing) if shared else partial(hash_layers, **hashing)
+    if asked.as_published:
+        scale = "none" if asked.scale == "auto" else asked.scale
+        hashed = Step("hash weights", partial(hash_layers, scale=scale, **hashing))
+    else:
+        names = ("rule", "max_error", "max_noise", "rounding", "budget", "scale", "clip", "example")
+        mean = None if asked.input_mean is None else as_means(asked.input_mean)
+        within = partial(hash_within, input_mean=mean, **{name: given.arguments[name] for name in names}, **hashing)
+        hashed = Step("hash weights", within, looks_back=True)
     correct = partial(correct_biases, statistics=statistics, example=example, input_mean=asked.input_mean)
     split = partial(split_inputs, unit=asked.unit, signed=asked.signed and not asked.as_published, example=example)
     corrected = not asked.as_published and statistics != "none"
     return [
         Step("fold batch norms", partial(_prepare, example=example)),
-        Step("hash weights", hashed),
+        hashed,
         *([Step("correct biases", correct, looks_back=True)] if corrected else []),
         Step("merge neurons", partial(merge_after, options=merging, example=example), looks_back=True),
         Step("split inputs", split),
@@ -224,11 +258,6 @@ def _prepare(network: nn.Module, example: Example | None) -> Result:
     """Prepare and fold, with the graph for all later steps, even where there was no norm to look for."""
     result = prepare_for(network, example)
     return replace(result, graph=trace(result.network, example)) if result.graph is None else result
-
-
-def _hash_within(network: nn.Module, max_error: float, example: Example | None, **hashing: Any) -> Result:
-    """Hash with one error budget for the whole network."""
-    return hash_layers(network, max_error=share_error(network, max_error, example), **hashing)
 
 
 def take_all(network: nn.Module, steps: Iterable[Step]) -> Iterator[Result]:
@@ -247,4 +276,5 @@ def _run(name: str, network: nn.Module, steps: list[Step], options: dict, exampl
     plan = {"step": name, "options": options, "steps": [result.plan for result in results]}
     if short := [result.plan["short"] for result in results if "short" in result.plan]:
         plan["short"] = "; ".join(short)
+    plan |= next(({"noise": result.plan["noise"]} for result in results if "noise" in result.plan), {})
     return Result(results[-1].network, layer_table(network, results, example), plan)

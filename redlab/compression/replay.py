@@ -87,6 +87,7 @@ def _plan(network: nn.Module, step: dict) -> nn.Module:
 _STEPS: dict[str, Callable[[nn.Module, dict], nn.Module]] = {
     "prepare": _prepare,
     "fold": _fold,
+    "equalise": _same,
     "hash": _hash,
     "correct_biases": _gain_biases,
     "compensate": _gain_biases,

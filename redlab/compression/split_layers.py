@@ -46,7 +46,7 @@ class Table(nn.Module):
 
 
 # Of a split layer, and no other's; what its forward is, a layer says itself.
-_OWN = ("geometry", "unit", "signed", "forward")
+_OWN = ("geometry", "unit", "signed", "scales", "row_scales", "forward")
 
 
 def remember(layer: nn.Module, other: nn.Module) -> None:
@@ -72,6 +72,8 @@ class SplitLayer(nn.Module):
         lookup: int32 (tables' taps, outputs, inputs per group): the row of the product, shifted by the number of rows
             where its negative is meant; beyond all of them where the weight is zero.
         scales: (outputs, inputs per group) what a looked-up product is multiplied by, or None.
+        row_scales: (outputs,) what each sum is multiplied by before the bias is added, or None. A row that isn't taken
+            as a multiple of its codes has a 1, and costs nothing.
     """
 
     def __init__(
@@ -83,12 +85,15 @@ class SplitLayer(nn.Module):
         bias: nn.Parameter | None,
         signed: bool = False,
         scales: Tensor | None = None,
+        row_scales: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.geometry, self.unit, self.signed = geometry, unit, signed
         self.tables = nn.ModuleList(tables)
         self.register_buffer("lookup", lookup)
-        self.scales = None if scales is None else nn.Parameter(scales, tables[0].values.requires_grad)
+        trained = tables[0].values.requires_grad
+        self.scales = None if scales is None else nn.Parameter(scales, trained)
+        self.row_scales = None if row_scales is None else nn.Parameter(row_scales, trained)
         self.bias = bias
 
     def extra_repr(self) -> str:
@@ -96,11 +101,18 @@ class SplitLayer(nn.Module):
         text = f"{own.kind}, {own.inputs}, {own.outputs}, kernel_size={own.kernel}, stride={own.stride}"
         text += f", padding={own.padding}, dilation={own.dilation}, groups={own.groups}, bias={self.bias is not None}"
         scaled = "" if self.scales is None else ", scaled"
+        scaled += "" if self.row_scales is None else ", row_scales=True"
         return f"{text}, unit={self.unit!r}, signed={self.signed}{scaled}, distinct={rows}"
 
     @property
     def weight(self) -> Tensor:
         """The weight of the ordinary layer that does the same, computed at every call."""
+        codes = self.codes
+        return codes if self.row_scales is None else codes * self.row_scales.view(-1, *[1] * (codes.ndim - 1))
+
+    @property
+    def codes(self) -> Tensor:
+        """The weight before its rows are scaled."""
         own = self.geometry
         kernels = [self._read(table.values, rows) for table, rows in zip(self._per_tap, self.lookup, strict=True)]
         return torch.stack(kernels, -1).reshape(own.outputs, own.per_group, *own.kernel)
@@ -155,6 +167,8 @@ class SplitLayer(nn.Module):
                 products = self._multiply(x, values, channels, number, sizes)
                 for tap, seen in self._views(products, number, sizes):
                     out += self._gather(seen.flatten(1), self.lookup[tap], start, len(table))
+        if self.row_scales is not None:
+            out = out * self.row_scales[:, None]
         if self.bias is not None:
             out += self.bias[:, None]
         return out.reshape(len(out), -1, *sizes).transpose(0, 1)
@@ -181,13 +195,19 @@ class SplitLayer(nn.Module):
 
     def cost(self, shape: torch.Size) -> dict[str, int]:
         """What one call on an input of this shape costs: products, unsigned (the same without sharing w and -w),
-        additions, lookups; see ``splitting``.
+        additions, lookups; see ``splitting``. A row's scale is one product at each output position, padded or not.
         """
         images, space = self._parts(shape)
         shared, unsigned = self._count_products(space)
-        counts = {"products": shared, "unsigned": unsigned, "lookups": self._count_lookups(space)}
+        scaled = self.scaled_rows * prod(self.geometry.sizes(space))
+        counts = {"products": shared + scaled, "unsigned": unsigned + scaled, "lookups": self._count_lookups(space)}
         counts["additions"] = counts["lookups"] + self._count_inner(space)
         return {name: images * count for name, count in counts.items()}
+
+    @property
+    def scaled_rows(self) -> int:
+        """How many rows have a scale to be multiplied by, at each output position."""
+        return 0 if self.row_scales is None else int((self.row_scales != 1).sum())
 
     def macs(self, shape: torch.Size) -> int:
         """The multiplications of the ordinary layer on such an input, those by padding and by zeros too."""
@@ -257,43 +277,3 @@ class ChannelSplit(SplitLayer):
             shared += positions * int(met.any(0).sum())
             unsigned += positions * int(met.sum())
         return shared, unsigned
-
-
-class KernelSplit(SplitLayer):
-    """Whole kernels are shared by the outputs: an uneven depthwise convolution, then sums (RED's separation)."""
-
-    def _multiply(self, x: Tensor, values: Tensor, channels: Tensor, number: int, sizes: tuple[int, ...]) -> Tensor:
-        own = self.geometry
-        convolve = getattr(F, own.kind.lower())
-        seen = own.pad(x)[channels].transpose(0, 1)
-        out = convolve(seen, values[:, None], None, own.stride, 0, own.dilation, groups=len(values))
-        return out.transpose(0, 1)
-
-    @property
-    def weight(self) -> Tensor:
-        kernels = self._read(self.tables[0].values, self.lookup[0])
-        return kernels if self.scales is None else kernels * self.scales[(..., *[None] * len(self.geometry.kernel))]
-
-    def _count_lookups(self, space: tuple[int, ...]) -> int:
-        """Of the sums of kernels that meet an input at all."""
-        rows = self.lookup[0].cpu().numpy().ravel()
-        seen = np.append(np.tile(self._sights(space), 1 + self.signed), 0)
-        return int(seen[rows].sum())
-
-    def _count_inner(self, space: tuple[int, ...]) -> int:
-        return int((self._nonzero * self._meetings(space)).sum())
-
-    @property
-    def _nonzero(self) -> ndarray:
-        """(rows, taps) which weights of each distinct kernel are multiplied."""
-        return (self.tables[0].values.detach().flatten(1) != 0).cpu().numpy()
-
-    def _sights(self, space: tuple[int, ...]) -> ndarray:
-        """(rows,) at how many outputs some weight of each distinct kernel meets an input."""
-        nonzero, none = self._nonzero, np.zeros(len(self.tables[0]), np.int64)
-        return sum((outputs * (nonzero & mask).any(1) for outputs, mask in self.geometry.views(space)), none)
-
-    def _count_products(self, space: tuple[int, ...]) -> tuple[int, int]:
-        used, each = self._used(self.tables[0], self.lookup[0]), self._nonzero @ self._meetings(space)
-        scaled = 0 if self.scales is None else self._count_lookups(space)
-        return int((used * each).max(0).sum()) + scaled, int((used * each).sum()) + scaled

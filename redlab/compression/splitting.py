@@ -12,6 +12,10 @@ one *unit*, within which equal ones share a product, is our choice:
 Products are multiplications of an input value, not of padding, by a weight that is not zero; where they are shared,
 each pair of values counts once: by input position, with the taps that reach it (unit channel), else by output position.
 The additions stay, one for each term.
+
+Where rows were hashed up to a scale, W[o] = s_o C[o], the codes C are compared: y_o = s_o (C * x)_o + b_o. A scale
+other than 1 is one product more at each output position. A row that its scale doesn't give back to the bit (it was
+merged or trained since) keeps its own values and costs no scale.
 """
 
 from __future__ import annotations
@@ -33,7 +37,6 @@ from redlab.network.forwards import why_own_forward
 from redlab.network.layers import (
     Layer,
     copy_network,
-    count_distinct,
     replace_module,
     row_parameters,
     unwrap,
@@ -41,12 +44,13 @@ from redlab.network.layers import (
 )
 from redlab.network.recipe import append_step, drop_steps
 from redlab.network.result import Result, with_others
+from redlab.network.row_scales import count_codes
 from redlab.network.trial_run import NEVER, culprits, record_calls, record_uses, why_not_run
 from redlab.options import check_one_of, plain_options
 from redlab.progress import progress
 
 STEPS = ("split", "separate")
-_COLUMNS = ["layer", "kind", "weights", "distinct", "channels_before", "channels_after"]
+_COLUMNS = ["layer", "kind", "weights", "distinct", "scales", "channels_before", "channels_after"]
 _COLUMNS += ["products_before", "products_after", "products_unsigned", "macs_before", "macs_after"]
 _COLUMNS += ["additions_before", "additions_after", "lookups", "parameters_before", "parameters_after", "skipped"]
 
@@ -70,9 +74,10 @@ def split_inputs(
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
 
     Returns:
-        ``layers`` has a row per conv and linear layer: layer, kind, weights, ``distinct`` weight values, channels,
-        products before and after (``products_unsigned``: without sharing w and -w), macs, additions, lookups (products
-        that are read), parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
+        ``layers`` has a row per conv and linear layer: layer, kind, weights, ``distinct`` values (codes, if its rows
+            have scales), how many rows have ``scales`` other than 1, channels, products before and after
+            (``products_unsigned``: without sharing w and -w), macs, additions, lookups (products that are read),
+            parameters, and why a layer is ``skipped``: it is never called in a trial run, say.
 
     Raises:
         ValueError: NaN or inf weights, with the layer's name; an unknown unit; a network that doesn't take ``example``.
@@ -100,7 +105,8 @@ def separate_kernels(network: nn.Module, up_to_scale: bool = False, example: Exa
 
     Arguments:
         up_to_scale: kernels that are multiples of one another (to 6 digits) share a class too, and the sums carry the
-            factors. That takes n_out n_in more multiplications a position, so a layer does it only where it saves some.
+            factors, which take in the scales of the rows. That takes n_out n_in more multiplications a position, so a
+            layer does it only where it saves some.
             Our choice; off by default, as in RED (docs/defaults.md).
 
     Returns, raises, other arguments: as ``split_inputs``.
@@ -253,8 +259,8 @@ def _cost(module: SplitLayer, shapes: list[torch.Size]) -> Counter:
 
 
 def _sizes(layer: Layer) -> dict[str, int]:
-    channels = distinct = 0
+    channels = 0
     if not layer.lazy:
-        module, distinct = layer.module, count_distinct(layer.weight)
+        module = layer.module
         channels = module.out_channels if getattr(module, "transposed", False) else len(layer.weight)
-    return {"weights": layer.size, "distinct": distinct, "channels_before": channels, "channels_after": channels}
+    return {"weights": layer.size} | count_codes(layer) | {"channels_before": channels, "channels_after": channels}

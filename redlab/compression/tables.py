@@ -12,10 +12,11 @@ from torch.nn.parameter import is_lazy
 from redlab.compression.splitting import as_dense
 from redlab.network.cost import by_module, measure_cost
 from redlab.network.example import Example
-from redlab.network.layers import count_distinct, unwrap, weight_layers
+from redlab.network.layers import unwrap, weight_layers
 from redlab.network.result import Result, with_others
+from redlab.network.row_scales import count_codes
 
-_COLUMNS = ["layer", "kind", "weights", "distinct", "modes", "error", "channels_before", "channels_after"]
+_COLUMNS = ["layer", "kind", "weights", "distinct", "scales", "modes", "error", "channels_before", "channels_after"]
 _COLUMNS += ["products_before", "products_after", "products_unsigned", "macs_before", "macs_after"]
 _COLUMNS += ["additions_before", "additions_after", "lookups"]
 _COLUMNS += ["parameters_before", "parameters_after", "skipped"]
@@ -39,8 +40,8 @@ def layer_table(network: nn.Module, results: list[Result], example: Example | No
     """One row a conv or linear layer of ``network``: what the steps that gave ``results`` made of it.
 
     Hashing says modes 27, merging channels_after 12 and products_after 900, splitting products_after 300: the row has
-    the modes 27, 12 channels and 300 products. Columns that no step measured are left out; ``distinct`` counts what is
-    left at last, and ``skipped`` joins what each step says.
+    the modes 27, 12 channels and 300 products. Columns that no step measured are left out; ``distinct`` counts the
+    values (of the codes, where rows have ``scales``) that are left at last, and ``skipped`` joins what each step says.
     """
     network = unwrap(network)
     cost, plain = by_module(network, measure_cost(network, example)), _prepared(network, results[0])
@@ -53,7 +54,7 @@ def layer_table(network: nn.Module, results: list[Result], example: Example | No
     for layer in weight_layers(plain):
         parts = [table.loc[layer.name] for table in tables]
         row = {"layer": layer.name, "kind": layer.kind, "weights": parts[0]["weights"]}
-        row["distinct"] = count_distinct(left[layer.name].weight) if layer.name in left else 0
+        row |= count_codes(left[layer.name]) if layer.name in left else {"distinct": 0, "scales": 0}
         for part in parts:
             row |= {name: part[name] for name in _LAST if name in part}
         for name in (f"{what}_before" for what in _FIRST):

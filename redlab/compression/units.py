@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from redlab.compression.split_layers import ChannelSplit, KernelSplit, SplitLayer, Table, TapSplit, remember
+from redlab.compression.kernel_split import KernelSplit
+from redlab.compression.split_layers import ChannelSplit, SplitLayer, Table, TapSplit, remember
 from redlab.network.geometry import Geometry
-from redlab.network.layers import as_floats
+from redlab.network.layers import OUT_SCALE, as_floats
+from redlab.network.row_scales import factor_rows
 
 UNITS = ("channel", "tap", "kernel")
 # Kernels are multiples of one another where they agree to so many digits after both are scaled to a peak of 1.
@@ -20,20 +24,27 @@ _DIGITS = 6
 def split_layer(layer: nn.Module, unit: str, signed: bool = False, up_to_scale: bool = False) -> SplitLayer:
     """The layer that does what a linear or conv ``layer`` does and computes each product of a ``unit`` once.
 
+    Where the layer has row scales (buffer ``out_scale``), the codes of its rows are compared in place of its weights.
+    It does without where no two rows meet an input, as in most depthwise convolutions, or where kernels take fewer
+    products as they are: a row has as many distinct codes as weights, and its scale would come on top.
+
     Arguments:
         signed: w and -w share one product.
         up_to_scale: with unit "kernel", so do kernels that are multiples of one another, where that saves products.
     """
     geometry, weight, scales = Geometry.of(layer), layer.weight, None
+    shared = geometry.outputs > geometry.groups  # whether two rows meet an input
+    codes, rows = factor_rows(weight, getattr(layer, OUT_SCALE, None) if shared else None)
     # With one tap the three units are one; but channels count the image's positions, not those of its padding.
     if len(geometry.taps) == 1 and not (unit == "channel" and geometry.padded):
-        kind, parts = TapSplit, _scalars(geometry, weight, signed, per_tap=True)
+        kind, parts = TapSplit, _scalars(geometry, codes, weight, signed, per_tap=True)
     elif unit == "kernel":
-        kind, (parts, scales) = KernelSplit, _kernels(geometry, weight, signed, up_to_scale)
+        kind, (parts, scales, rows) = KernelSplit, _kernels(geometry, codes, rows, weight, signed, up_to_scale)
     else:
         kind = TapSplit if unit == "tap" else ChannelSplit
-        parts = _scalars(geometry, weight, signed, per_tap=unit == "tap")
-    made = kind(geometry, unit, *parts, layer.bias, signed and scales is None, scales).train(layer.training)
+        parts = _scalars(geometry, codes, weight, signed, per_tap=unit == "tap")
+    rows = None if rows is None else rows.to(weight.device)
+    made = kind(geometry, unit, *parts, layer.bias, signed and scales is None, scales, rows).train(layer.training)
     remember(made, layer)
     return made
 
@@ -45,17 +56,19 @@ def _channels(geometry: Geometry) -> ndarray:
     return groups[:, None] * geometry.per_group + np.arange(geometry.per_group)
 
 
-def _scalars(geometry: Geometry, weight: Tensor, signed: bool, per_tap: bool) -> tuple[list[Table], Tensor]:
+def _scalars(
+    geometry: Geometry, codes: Tensor, weight: Tensor, signed: bool, per_tap: bool
+) -> tuple[list[Table], Tensor]:
     """The distinct scalars of each input channel, of all taps together or ``per_tap``."""
-    scalars = as_floats(weight).numpy().reshape(geometry.outputs, geometry.per_group, -1)
+    scalars = as_floats(codes).numpy().reshape(geometry.outputs, geometry.per_group, -1)
     magnitudes = np.abs(scalars) if signed else scalars
     # By hashing: to find the few values of hashed weights, np.unique would sort all weights.
-    codes, codebook = pd.factorize(magnitudes.ravel(), sort=True, use_na_sentinel=False)
+    keys, codebook = pd.factorize(magnitudes.ravel(), sort=True, use_na_sentinel=False)
     size = len(codebook)
-    codes = codes.reshape(scalars.shape) + _channels(geometry)[..., None] * size
+    keys = keys.reshape(scalars.shape) + _channels(geometry)[..., None] * size
     tables, lookup = [], []
     for taps in [slice(t, t + 1) for t in range(scalars.shape[2])] if per_tap else [slice(None)]:
-        rows, found = _distinct(codes[..., taps], geometry.inputs * size)
+        rows, found = _distinct(keys[..., taps], geometry.inputs * size)
         live = codebook[rows % size] != 0  # a product with zero is none
         place = np.where(live, np.cumsum(live) - 1, live.sum() * (1 + signed)).astype(np.int32)
         found = place[found]
@@ -67,31 +80,68 @@ def _scalars(geometry: Geometry, weight: Tensor, signed: bool, per_tap: bool) ->
 
 
 def _kernels(
-    geometry: Geometry, weight: Tensor, signed: bool, up_to_scale: bool
-) -> tuple[tuple[list[Table], Tensor], Tensor | None]:
-    """The distinct kernels of each input channel; with ``up_to_scale`` and what each is multiplied by, if that pays."""
-    with np.errstate(invalid="ignore"):  # a NaN of a damaged file stays one, without a word of numpy's
-        kernels = as_floats(weight).numpy().reshape(geometry.outputs * geometry.per_group, -1) + 0.0
+    geometry: Geometry, codes: Tensor, rows: Tensor | None, weight: Tensor, signed: bool, up_to_scale: bool
+) -> tuple[tuple[list[Table], Tensor], Tensor | None, Tensor | None]:
+    """The distinct kernels of each input channel, what each is multiplied by, and what each row: None where 1.
+
+    Of kernels of weights, of codes and (``up_to_scale``) of multiples of codes, those that take the fewest products.
+    """
     channels = np.broadcast_to(_channels(geometry), (geometry.outputs, geometry.per_group)).ravel()
-    alive = np.flatnonzero(kernels.any(1))
-    sign = np.where(np.take_along_axis(kernels, (kernels != 0).argmax(1)[:, None], 1)[:, 0] < 0, -1.0, 1.0)
-    plain = first_equal(kernels[alive] * sign[alive, None] if signed else kernels[alive], channels[alive])
-    scales = None
+    made = _Kernels(geometry, codes, channels, signed)
+    spent = 0 if rows is None else int((rows != 1).sum())
+    scales, plain, used = None, made, rows
+    if rows is not None and (own := _Kernels(geometry, weight, channels, signed)).products <= made.products + spent:
+        plain, used, spent = own, None, 0
     if up_to_scale:
-        scaled, ratios = first_multiple(kernels[alive], channels[alive])
-        cost = [np.count_nonzero(kernels[alive[np.unique(first)]]) for first in (plain, scaled)]
-        if cost[1] + len(alive) < cost[0]:
-            plain, signed = scaled, False
-            scales = np.zeros(len(kernels))
-            scales[alive] = ratios
-    leaders, places = np.unique(plain, return_inverse=True)
-    found = np.full(len(kernels), len(leaders) * (1 + signed), np.int32)
-    found[alive] = places + len(leaders) * (signed & (sign[alive] != sign[alive[plain]]))
-    values = kernels[alive[leaders]].reshape(-1, *geometry.kernel)
-    shape = (geometry.outputs, geometry.per_group)
-    table = _table(values, channels[alive[leaders]], weight)
-    lookup = torch.from_numpy(found.reshape(1, *shape)).to(weight.device)
-    return ([table], lookup), None if scales is None else torch.from_numpy(scales.reshape(shape)).to(weight)
+        multiples, ratios = made.up_to_scale()
+        if multiples.products + len(made.alive) < plain.products + spent:
+            scales = np.zeros(len(channels))
+            scales[made.alive] = ratios
+            scales = scales.reshape(geometry.outputs, -1) * (1 if rows is None else as_floats(rows).numpy()[:, None])
+            plain, used = multiples, None
+    factors = None if scales is None else torch.from_numpy(scales).to(weight)
+    return plain.tables(geometry, weight), factors, used
+
+
+class _Kernels:
+    """The kernels (n_out n_in / groups, taps) of a layer, and which of them share their products.
+
+    Attributes:
+        values: the kernels, and ``channels`` the input that each one meets.
+        alive: the places of those that are not all zero; ``first``: for each of these, the one that it shares with.
+        sign: of the first weight of each, and ``signed`` whether opposite ones share.
+        products: how many there are at a position.
+    """
+
+    def __init__(self, geometry: Geometry, weight: Tensor, channels: ndarray, signed: bool) -> None:
+        with np.errstate(invalid="ignore"):  # a NaN of a damaged file stays one, without a word of numpy's
+            self.values = as_floats(weight).numpy().reshape(len(channels), -1) + 0.0
+        self.channels, self.signed, self.alive = channels, signed, np.flatnonzero(self.values.any(1))
+        leading = np.take_along_axis(self.values, (self.values != 0).argmax(1)[:, None], 1)[:, 0]
+        self.sign = np.where(leading < 0, -1.0, 1.0)
+        alive = self.values[self.alive]
+        self.first = first_equal(alive * self.sign[self.alive, None] if signed else alive, channels[self.alive])
+
+    @property
+    def products(self) -> int:
+        return int(np.count_nonzero(self.values[self.alive[np.unique(self.first)]]))
+
+    def up_to_scale(self) -> tuple[_Kernels, ndarray]:
+        """The same where multiples share, and what each alive kernel is multiplied by."""
+        found = copy.copy(self)
+        found.signed = False
+        found.first, ratios = first_multiple(self.values[self.alive], self.channels[self.alive])
+        return found, ratios
+
+    def tables(self, geometry: Geometry, weight: Tensor) -> tuple[list[Table], Tensor]:
+        """The table of distinct kernels, and the look-ups (1, n_out, n_in / groups) in it."""
+        leaders, places = np.unique(self.first, return_inverse=True)
+        found = np.full(len(self.values), len(leaders) * (1 + self.signed), np.int32)
+        opposite = self.sign[self.alive] != self.sign[self.alive[self.first]]
+        found[self.alive] = places + len(leaders) * (self.signed & opposite)
+        chosen = self.alive[leaders]
+        table = _table(self.values[chosen].reshape(-1, *geometry.kernel), self.channels[chosen], weight)
+        return [table], torch.from_numpy(found.reshape(1, geometry.outputs, -1)).to(weight.device)
 
 
 def first_equal(rows: ndarray, channels: ndarray) -> ndarray:

@@ -68,12 +68,12 @@ class Rule:
     def cells(self, vector: Vector) -> Cells:
         """The cells for a layer's weights, which are not all equal; for codes where its rows get scales."""
         if self.rule == "uniform" and (self.scale, self.clip) != ("none", "max"):
-            made = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
+            made: Cells | None = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
         elif self.scale == "row":
-            made = self._searched(vector.by_size())
+            made = self._of_codes(vector.by_size())
         else:
             return self._searched(vector)
-        if self.bound is not None and made.error() > self.bound:
+        if made is None or (self.bound is not None and made.error() > self.bound):
             return replace(self, scale="none", clip="max").cells(vector)  # finer than codes of few bits can be
         return made
 
@@ -93,19 +93,24 @@ class Rule:
             k = fewest(lambda k: make(k).error(), self.bound, k, grid.most)
         return make(k)
 
+    def _of_codes(self, codes: Vector) -> Cells | None:
+        """The cells of codes; None where no codes of so few bits keep the bound."""
+        if codes.low == codes.high:  # the weights of a row are equal
+            return Cells.of(codes, codes.weights[:0], np.array([codes.low])).as_codes()
+        hopeless = self.bound is not None and self.bound < 2 * codes.least_error
+        return None if hopeless else self._searched(codes)
+
     def _modes(self, vector: Vector) -> int:
         return cells_of(vector, "kde", resolve_bandwidth(vector, self.bandwidth), self.contrast).used
 
     def _searched(self, vector: Vector) -> Cells:
-        if vector.low == vector.high:  # codes, where the weights of a row are equal
-            return Cells.of(vector, vector.weights[:0], np.array([vector.low])).as_codes()
         if self.bound is not None:
             bound = self.bound
             start = bound * vector.spread  # where sampling noise dominates, a KDE errs by 2h/sd
             fits = lambda made: made.error() <= bound  # noqa: E731
             cells, h = coarsest(lambda h: self._at(vector, h), start, fits)
             if self.rounding == "balanced":  # searched from there, since balancing takes time
-                cells, _ = coarsest(lambda h: self._at(vector, h).balanced(), h, fits)
+                cells, _ = coarsest(lambda h: self._at(vector, h).balanced(), h, fits, 1.1)
             return cells
         cells = self._of_size(vector)
         return cells.balanced() if self.rounding == "balanced" else cells
@@ -178,11 +183,13 @@ def _panter_dite(ordered: ndarray, levels: int) -> ndarray:
     return np.interp((np.arange(levels) + 0.5) / levels * share[-1], share, places)
 
 
-def coarsest(make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool]) -> tuple[Cells, float]:
+def coarsest(
+    make: Callable[[float], Cells], start: float, fits: Callable[[Cells], bool], factor: float = 2.0
+) -> tuple[Cells, float]:
     """``make`` of the largest number that fits, to half a per cent, and that number.
 
-    The number is doubled or halved from ``start``, then bisected. A larger one may fit as well, since the condition may
-    change back and forth. Where nothing within a factor of 2^60 fits, the smallest number tried is taken.
+    The number is doubled or halved from ``start`` (or by another factor), then bisected. A larger one may fit as well,
+    since the condition may change back and forth. Where nothing within 2^60 fits, the smallest number tried is taken.
     """
     good, bad, best, number = 0.0, np.inf, None, start
     while bad > 1.005 * good and 2.0**-60 < number / start < 2.0**60:
@@ -191,5 +198,5 @@ def coarsest(make: Callable[[float], Cells], start: float, fits: Callable[[Cells
             good, best = number, made
         else:
             bad = number
-        number = 2 * good if bad == np.inf else bad / 2 if good == 0.0 else float(np.sqrt(good * bad))
+        number = good * factor if bad == np.inf else bad / factor if good == 0.0 else float(np.sqrt(good * bad))
     return (best, good) if best is not None else (made, bad)

@@ -71,6 +71,14 @@ class Vector:
             return self.rows.energy(self.weights)
         return float(np.square(self.weights, dtype=np.float64).sum())
 
+    @property
+    def least_error(self) -> float:
+        """About the relative L2 error of codes that are only rounded to what codes may be."""
+        if self.rows is None:
+            return 0.0
+        squares = self.rows.squared @ np.diff(self.ends) * self.rows.grid**2 / 12
+        return float(np.sqrt(squares / (self.energy or 1.0)))
+
     @cached_property
     def distinct(self) -> int:
         """How many different values they take."""

@@ -101,7 +101,7 @@ def hash_weights(
         force: hash even what looks hashed.
         rounding: "nearest": each weight takes the value of its own cell (the papers). "balanced": some take that of
             the cell on their other side, so that the errors of each kernel, then of each row, cancel (SQuant's idea,
-            our choice: see ``cells.balance``). The error stays within ``max_error``.
+            our choice: see ``balancing``). The error stays within ``max_error``.
         scale: "none": all weights share the codebook's values. "row": W[o] = s_o C[o] for each row o along the first
             axis; the codes C are hashed in place of W, with one codebook for all rows. s_o is the root mean square of
             the row; of the rule uniform, what puts the row's largest weight on the largest code. Errors are those of
@@ -145,7 +145,7 @@ def hash_vector(vector: Vector, weights: torch.Tensor | ndarray, rule: Rule, for
     if (rows := cells.vector.rows) is not None:
         scales = _within(rows.scales, small.precision, found)
         found = (found.reshape(len(scales), -1) * scales.astype(found.dtype)[:, None]).ravel()
-        own = _like(np.ldexp(scales, exponent), weights)
+        own = _like(np.where(np.diff(rows.ends) > 0, np.ldexp(scales, exponent), 1.0), weights)
     else:
         codebook, step = np.ldexp(codebook, exponent), step and float(np.ldexp(step, exponent))
     found = np.ldexp(found, exponent) if exponent else found

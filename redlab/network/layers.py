@@ -13,9 +13,10 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+
+from redlab.network.wrappers import innermost, inside
 
 # MultiheadAttention holds its input projections as bare parameters, not as Linear modules.
 _ATTENTION_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -51,8 +52,7 @@ class Layer:
         return getattr(self.module, self.parameter)
 
     @property
-    def scale_name(self) -> str:
-        """The name of the buffer for the scales of its rows."""
+    def scale_name(self) -> str:  # of the buffer for the scales of its rows
         return self.parameter.removesuffix("weight") + OUT_SCALE
 
     @property
@@ -159,13 +159,9 @@ def output_statistics(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | 
 
 
 def by_outputs(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
-    """A weight of the layer's shape as (outputs, inputs, kernel): a view.
-
-    A transposed convolution has its outputs along the second axis: its view is (groups, outputs, inputs, kernel).
-    """
-    if not getattr(layer.module, "transposed", False):
-        return weight
-    return weight.unflatten(0, (layer.module.groups, -1)).transpose(1, 2)
+    """A weight of the layer's shape as (outputs, inputs, kernel), (groups, outputs, ...) if transposed: a view."""
+    transposed = getattr(layer.module, "transposed", False)
+    return weight.unflatten(0, (layer.module.groups, -1)).transpose(1, 2) if transposed else weight
 
 
 def rows_of(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
@@ -272,26 +268,13 @@ def unwrap(network: nn.Module) -> nn.Module:
         >>> unwrap(torch.compile(network)) is network
         True
     """
-    network = _innermost(network)
-    if not any(_inside(module) is not None for module in network.modules()):
+    network = innermost(network)
+    if not any(inside(module) is not None for module in network.modules()):
         return network
     tensors = [*network.parameters(), *network.buffers()]
     own = copy_network(network, {id(tensor): tensor for tensor in tensors})
     for module in list(own.modules()):
         for name, child in module._modules.items():
             if child is not None:
-                module._modules[name] = _innermost(child)
+                module._modules[name] = innermost(child)
     return own
-
-
-def _innermost(module: nn.Module) -> nn.Module:
-    while (inside := _inside(module)) is not None:
-        module = inside
-    return module
-
-
-def _inside(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, DataParallel | DistributedDataParallel):
-        return module.module
-    # Of torch.compile: by name, since importing the class takes a second.
-    return module._orig_mod if type(module).__name__ == "OptimizedModule" else None

@@ -11,9 +11,10 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from redlab.network.layers import Layer, copy_network, count_distinct, unwrap, weight_layers
+from redlab.network.layers import Layer, copy_network, unwrap, weight_layers
 from redlab.network.recipe import append_step
 from redlab.network.result import Result, report_short, with_others
+from redlab.network.row_scales import count_codes
 from redlab.options import check_one_of, count_of, plain_options
 from redlab.pruning.scores import Scores
 from redlab.pruning.selection import SCOPES, check_share, lowest
@@ -103,7 +104,7 @@ def _weight_row(old: Layer, new: Layer, skipped: str) -> dict[str, Any]:
         "kind": old.kind,
         "weights": before.numel(),
         "zeros": int((after == 0).sum()),
-        "distinct": count_distinct(after),
+        "distinct": count_codes(new)["distinct"],
         "error": float((after.double() - before.double()).norm()) / length if length else 0.0,
         "parameters_before": int((before != 0).sum()),
         "parameters_after": int((after != 0).sum()),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from redlab.compression.similarity import count_duplicates
 from redlab.files.checkpoint import groups_beside, list_checkpoint, warn_left_out
 from redlab.files.entries import BESIDE, Entry
 from redlab.hashing.values import count_products, measure_values
 from redlab.hashing.vector import NotFinite
+from redlab.network.layers import OUT_SCALE
 from redlab.progress import progress
 
 _NUMBERS = {
@@ -47,6 +50,8 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
           the hashed weights without replacement), and counted. Without splitting there are ``weights``. A tensor of
           two or more axes is taken as (out, in, \\*kernel). A file does not say whether a layer is grouped or
           transposed: a depthwise weight counts as one input channel. 0 for one axis.
+        - Of a weight beside which the file holds the scales of its rows (``conv1.out_scale``, see ``hash_network``),
+          all numbers but ``duplicates`` are those of its codes: the weight over its row's scale.
         - ``entropy``: Shannon's, in bits a weight, of the hashed values, or of the values where none are hashed.
         - ``unhashed``: why a tensor is measured but not hashed: it has one axis (biases and norms are left alone by
           ``hash_network`` too), is constant, or looks hashed already; or it has more than a million weights and so
@@ -74,7 +79,8 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
         [['classifier.weight', 1280]]
     """
     listing = list_checkpoint(path)
-    rows = [_row(entry) for entry in progress(listing.entries, "inspecting")]
+    scales = {entry.name: entry for entry in listing.entries if entry.name.endswith(OUT_SCALE) and not entry.skipped}
+    rows = [_row(entry, scales.get(_scale_name(entry.name))) for entry in progress(listing.entries, "inspecting")]
     frame = pd.DataFrame(rows, columns=COLUMNS).astype(_NUMBERS)
     warn_left_out(path, listing.left_out)
     frame.attrs["left_out"] = listing.left_out
@@ -82,7 +88,12 @@ def inspect_checkpoint(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def _row(entry: Entry) -> dict:
+def _scale_name(name: str) -> str:
+    """What the scales of a weight's rows are called: conv1.weight -> conv1.out_scale."""
+    return name.removesuffix("weight") + OUT_SCALE if name.endswith("weight") else ""
+
+
+def _row(entry: Entry, scales: Entry | None) -> dict:
     row = {
         "tensor": entry.name,
         "shape": "x".join(map(str, entry.shape)) or "scalar",
@@ -97,7 +108,7 @@ def _row(entry: Entry) -> dict:
     if row["skipped"]:
         return row
     try:
-        return row | _measure(entry)
+        return row | _measure(entry, scales)
     except NotFinite as bad:
         return row | {"skipped": f"it holds {bad.nan:,} NaN and {bad.infinite:,} infinite values"}
 
@@ -112,9 +123,9 @@ def _why_skipped(entry: Entry) -> str:
     return "" if entry.size else "empty"
 
 
-def _measure(entry: Entry) -> dict:
+def _measure(entry: Entry, scales: Entry | None) -> dict:
     weight = entry.read()
-    found = measure_values(weight)
+    found = measure_values(weight if scales is None else _codes(weight, scales))
     names = ("zeros", "distinct_before", "modes", "distinct", "error", "entropy", "unhashed")
     row = {name: getattr(found, name) for name in names}
     if weight.ndim < 2:
@@ -122,6 +133,17 @@ def _measure(entry: Entry) -> dict:
     inputs = entry.shape[1]
     row |= {"duplicates": count_duplicates(weight), "measured": count_products(found.hashed)}
     return row | {"expected": inputs * found.expected(entry.size // inputs)}
+
+
+def _codes(weight: Tensor, scales: Entry) -> Tensor:
+    """The weight over the scales of its outputs, first axis or second (transposed); itself where they do not fit."""
+    fits = weight.ndim > 1 and len(scales.shape) == 1 and scales.shape[0] in weight.shape[:2]
+    if not (fits and scales.dtype.is_floating_point):
+        return weight
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    axis = int(len(weight) != scales.shape[0])
+    own = scales.read().to(wide).reshape(*[1] * axis, -1, *[1] * (weight.ndim - 1 - axis))
+    return (weight.to(wide) / own).to(weight.dtype) if (own.isfinite() & (own != 0)).all() else weight
 
 
 def wide_tensors(frame: pd.DataFrame) -> pd.Series:

@@ -17,7 +17,7 @@ from redlab.compression.similarity import count_duplicates, pairwise_distances
 from redlab.hashing.values import count_products, measure_values
 from redlab.hashing.vector import NotFinite, in_parts
 from redlab.network.example import Example
-from redlab.network.layers import Layer, is_depthwise, unwrap, weight_layers
+from redlab.network.layers import Layer, codes_of, is_depthwise, unwrap, weight_layers
 from redlab.options import plain_options
 from redlab.progress import progress
 
@@ -131,7 +131,7 @@ def _kind(network: nn.Module, layer: Layer, shape: Shape) -> str:
 
 
 def _measure(weight: Tensor, shape: Shape, layer: Layer, bandwidth: str | float) -> dict:
-    found = measure_values(weight, bandwidth)
+    found = measure_values(codes_of(layer).cpu(), bandwidth)
     names = ("zeros", "distinct_before", "modes", "distinct", "error", "entropy")
     products = max(shape.weights - found.zeros, 1)
     met, hashed = (_met(each, shape, getattr(layer.module, "transposed", False)) for each in (weight, found.hashed))

@@ -59,9 +59,9 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
         ValueError: the layer has no such input channel.
 
     Returns:
-        One row a weight and unit: unit, output, tap, value, and whether it ``multiplies``: the first weight of its
-        value in its unit does, the others look the result up, and zeros need nothing. ``uses``: how many weights share
-        that multiplication, itself included; 0 where it does not multiply.
+        One row a weight and unit: unit, output, tap, value (the code, where the row has a scale), and whether it
+        ``multiplies``: the first weight of its value in its unit does, the others look the result up, and zeros need
+        nothing. ``uses``: how many weights share that multiplication, itself included; 0 where it does not multiply.
 
     Example:
         >>> layer = next(weight_layers(hash_network(load_network("digits/resnet")).network))
@@ -74,11 +74,15 @@ def unit_map(layer: Layer, channel: int = 0, units: tuple[str, ...] = UNITS) -> 
     per_group = own.weight.shape[1]
     if not 0 <= channel < (channels := per_group * getattr(own, "groups", 1)):
         raise ValueError(f"{layer.name} has the input channels 0 to {channels - 1}, and no {channel}")
-    weight = own.weight.detach().cpu().reshape(*own.weight.shape[:2], -1)  # a linear layer has one tap
-    rows = weight[channel // per_group * outputs :][:outputs, channel % per_group].numpy()
-    output, tap = np.indices(rows.shape)
-    columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
-    frames = [pd.DataFrame(columns).assign(unit=unit, uses=_uses(rows, unit).ravel()) for unit in units]
+    group, place = divmod(channel, per_group)
+    frames = []
+    for unit in units:
+        codes = split_layer(own, unit).codes.detach().cpu()
+        codes = codes.reshape(*codes.shape[:2], -1)  # a linear layer has one tap
+        rows = codes[group * outputs :][:outputs, place].numpy()
+        output, tap = np.indices(rows.shape)
+        columns = {"output": output.ravel(), "tap": tap.ravel(), "value": rows.ravel()}
+        frames.append(pd.DataFrame(columns).assign(unit=unit, uses=_uses(rows, unit).ravel()))
     return pd.concat([frame.assign(multiplies=frame["uses"] > 0) for frame in frames])
 
 
@@ -95,7 +99,8 @@ def _uses(rows: np.ndarray, unit: str) -> np.ndarray:
 def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
     """By input ``channel`` of a conv or linear layer: the ``weights`` that it meets, and the ``products`` left.
 
-    These are multiplications at each position when equal weights of a ``unit`` share one.
+    These are multiplications at each position when equal weights (or codes) of a ``unit`` share one;
+    ``attrs["scales"]`` are those by the scales of rows, one at each output position.
 
     Example:
         >>> layer = torch.nn.Linear(2, 3, bias=False)
@@ -110,7 +115,9 @@ def channel_products(layer: nn.Module, unit: str) -> pd.DataFrame:
     for table in split.tables:
         spent = table.values.detach().reshape(len(table), -1).count_nonzero(1)
         products += np.bincount(table.channels.cpu(), spent.cpu(), inputs).astype(int)
-    return pd.DataFrame({"channel": range(inputs), "weights": layer.weight.numel() // inputs, "products": products})
+    frame = pd.DataFrame({"channel": range(inputs), "weights": layer.weight.numel() // inputs, "products": products})
+    frame.attrs["scales"] = split.scaled_rows
+    return frame
 
 
 def distinct_products(network: nn.Module) -> pd.DataFrame:
@@ -119,6 +126,7 @@ def distinct_products(network: nn.Module) -> pd.DataFrame:
     Returns:
         A row a layer and unit: layer, unit, ``weights`` in a unit, and the mean number of distinct non-zero values (or
         kernels) a unit: ``measured``, and ``expected`` if the layer's weights were shuffled (``expected_unique``).
+        Where rows have scales, both are of the codes.
 
     Example:
         >>> frame = distinct_products(hash_network(load_network("digits/mlp")).network)
@@ -137,7 +145,7 @@ def distinct_products(network: nn.Module) -> pd.DataFrame:
 def _chance(layer: Layer, unit: str) -> dict:
     split = split_layer(layer.module, unit)
     units = split.geometry.inputs * (len(split.geometry.taps) if unit == "tap" else 1)
-    values = layer.weight.detach().double().cpu().numpy().reshape(-1, prod(split.geometry.kernel))
+    values = split.codes.detach().double().cpu().numpy().reshape(-1, prod(split.geometry.kernel))
     if unit != "kernel":
         values = values.reshape(-1, 1)
     distinct, counts = np.unique(values, axis=0, return_counts=True)

@@ -23,23 +23,23 @@ from redlab.network.recipe import Recipe, recipe_of
 from redlab.zoo import networks
 from redlab.zoo.making import Build, made, opens_itself
 from redlab.zoo.names import kind_of_name, list_networks, unknown_network
+from redlab.zoo.packing import Packed
 
-# 1 held the codes of hashed weights uncompressed; 2 knew only networks with a name. Both still open.
-FORMAT = 3
+# 1 held the codes of hashed weights uncompressed; 2 knew only networks with a name; 3 knew no scales of rows and would
+# take codes for weights. All still open.
+FORMAT = 4
 _MOST_INPUTS = 10**8  # values of one input: beyond it, an example alone would fill the memory
 _MOST_STEPS = 1000  # each plan copies the network and the steps before it
 _SCHEMA = Path(__file__).with_suffix(".schema.json")
 
 
-def write_facts(
-    path: Path, recipe: Recipe, *, sha256: str, dtype: torch.dtype, tied: dict[str, str], packed: list[str]
-) -> None:
+def write_facts(path: Path, recipe: Recipe, *, sha256: str, dtype: torch.dtype, packed: Packed) -> None:
     """Write ``redlab.json``.
 
     Arguments:
         sha256: of the file of tensors.
         dtype: of the network's floating tensors.
-        tied, packed: as ``packing.pack`` returns them.
+        packed: as ``packing.pack`` returns it.
 
     Raises:
         ValueError: the recipe holds more than plain data (JSON).
@@ -49,10 +49,10 @@ def write_facts(
         "recipe": vars(recipe),
         "versions": {"redlab": version("redlab"), "torch": torch.__version__, "python": platform.python_version()},
         "sha256": sha256,
-        "scales": None,  # of weights with a factor a row, once they are stored as codes
         "dtype": str(dtype).removeprefix("torch."),
-        "tied": tied,
-        "packed": packed,
+        "tied": packed.tied,
+        "packed": packed.packed,
+        "scales": packed.scales,
     }
     try:  # one line a fact: indented, long lists would take a line a number
         lines = ",\n".join(f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in facts.items())

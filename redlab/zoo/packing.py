@@ -1,76 +1,150 @@
 """A network's tensors as they are stored: tied ones once, weights of few values as codes and codebook.
 
-The codes of a tensor, in its own (C) order, are one stream of bytes by zlib's Huffman coder. It takes about 1 % more
-than the Shannon entropy if there are many values, and never less than a bit a symbol. So codes of few values share a
-byte; codes of more than a byte are written in digits, and each digit is coded apart.
+Where rows were hashed up to a scale, the codebook is that of their codes, and each row is the multiple of its codes by
+the scale that the network keeps in a buffer.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
+from redlab.network.layers import OUT_SCALE
+from redlab.network.row_scales import factor_rows, multiply_rows, rows_first
+from redlab.zoo.entropy import decode, encode, shannon
+
 # No name in a state dict holds a colon.
 _CODES, _CODEBOOK = ":codes", ":codebook"
-# Matches (Z_FILTERED) win if most codes are equal or filters repeat. Both are read alike.
-_STRATEGIES = (zlib.Z_HUFFMAN_ONLY, zlib.Z_FILTERED)
-# The most bytes that a byte of deflate can stand for, and the most codes that share a byte.
-_EXPANSION, _MOST_SHARED = 1032, 8
 # Codes that a folder may unpack to: so many for each of its bytes, as a bit a symbol allows no more. Weights that
 # are nearly all zero take less: more are allowed while they fit into any memory.
 _CODES_A_BYTE, _CODES_AT_LEAST = 64, 10**8
-_FOREIGN = "it holds a code beyond its codebook"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def pack(network: nn.Module, hashed: bool) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """What to store of ``network``: contiguous tensors on the CPU that share no memory.
+class Packed(NamedTuple):
+    """What to store of a network.
+
+    Attributes:
+        tensors: by name, contiguous, on the CPU, sharing no memory.
+        tied: the name of the stored tensor for each one tied to it.
+        packed: the names of the weights that are codes and codebook.
+        scales: of the packed weights whose rows are codes times the layer's scales, the rows that are not: they are
+            stored as they are, among the codes.
+    """
+
+    tensors: dict[str, Tensor]
+    tied: dict[str, str]
+    packed: list[str]
+    scales: dict[str, list[int]]
+
+
+def pack(network: nn.Module, hashed: bool) -> Packed:
+    """What to store of ``network``.
 
     Arguments:
-        hashed: store weights of few distinct values as codes and codebook if that is smaller.
-
-    Returns:
-        The tensors by name; the name of the stored tensor for each one tied to it; the names that are packed.
+        hashed: store weights of few distinct values (or codes) as codes and codebook if that is smaller.
 
     Raises:
         ValueError: an item of the state dict is no dense tensor with values.
     """
-    tensors: dict[str, Tensor] = {}
+    found = Packed({}, {}, [], {})
     first: dict[int, str] = {}  # by the id of a tensor, its first name
-    tied, packed = {}, []
-    for name, tensor in network.state_dict(keep_vars=True).items():
+    state = network.state_dict(keep_vars=True)
+    for name, tensor in state.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ValueError(f"{name} cannot be saved: it is no dense tensor with values")
         if (owner := first.setdefault(id(tensor), name)) != name:
-            tied[name] = owner
+            found.tied[name] = owner
             continue
         plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        codes = _as_codes(plain) if hashed and plain.is_floating_point() and plain.ndim > 1 else None
-        packed += [name] if codes else []
-        tensors |= {name: plain} if codes is None else {name + _CODES: codes[0], name + _CODEBOOK: codes[1]}
-    return tensors, tied, packed
+        may = hashed and plain.is_floating_point() and plain.ndim > 1
+        if not may or not _pack_weight(found, name, plain, _without_scales(network, state, name, plain)):
+            found.tensors[name] = plain
+    for name in found.scales:
+        key = _scales_of(name)
+        key = found.tied.get(key, key)
+        found.tensors[key] = _short(found.tensors[key])
+    return found
 
 
-def unpack(network: nn.Module, tensors: dict[str, Tensor], tied: dict, packed: list, source: Path) -> None:
+def _pack_weight(found: Packed, name: str, weight: Tensor, scaled: tuple[Tensor, list[int]] | None) -> bool:
+    """Add to what is ``found`` the codes of a weight, or of its rows without their ``scaled``, whichever is smaller."""
+    ways: list[tuple[tuple[Tensor, Tensor] | None, list[int] | None]] = [(_as_codes(weight), None)]
+    if scaled is not None:
+        ways.append((_as_codes(scaled[0]), scaled[1]))
+    codes, own = min(ways, key=lambda way: sum(part.nbytes for part in way[0]) if way[0] else weight.nbytes)
+    if codes is None:
+        return False
+    found.tensors.update({name + _CODES: codes[0], name + _CODEBOOK: codes[1]})
+    found.packed.append(name)
+    if own is not None:
+        found.scales[name] = own
+    return True
+
+
+def _without_scales(
+    network: nn.Module, state: dict[str, Any], name: str, weight: Tensor
+) -> tuple[Tensor, list[int]] | None:
+    """A weight with its rows' scales taken off, and the rows that keep their own values; None if it has no scales."""
+    scales = state.get(_scales_of(name))
+    if scales is None or _why_no_scales(scales, weight.dtype):
+        return None
+    module = _owner(network, name)[0]
+    rows = rows_first(weight, module)
+    codes, used = factor_rows(rows, scales)
+    if used is None or not torch.equal(_bits_of(multiply_rows(codes, used)), _bits_of(rows)):
+        return None
+    own = (used == 1) & (scales.cpu() != 1) & rows.flatten(1).any(1)
+    return rows_first(codes, module).contiguous(), own.nonzero().flatten().tolist()
+
+
+def _scales_of(name: str) -> str:
+    """The name in the state dict of the scales of a weight's rows: "conv1.out_scale" for "conv1.weight"."""
+    path, dot, leaf = name.rpartition(".")
+    return path + dot + leaf.removesuffix("weight") + OUT_SCALE
+
+
+def _why_no_scales(scales: Tensor, dtype: torch.dtype) -> str:
+    """Why no weight of this dtype can be a multiple of such scales, or ""."""
+    if scales.dtype != dtype or scales.ndim != 1:
+        return f"they are {scales.dtype} of shape {tuple(scales.shape)}"
+    return "" if bool((scales.isfinite() & (scales > 0)).all()) else "they must be finite and above 0"
+
+
+def _short(scales: Tensor) -> Tensor:
+    """Scales of eight significant bits in two bytes each."""
+    short = scales.bfloat16()
+    return short if scales.element_size() > 2 and torch.equal(short.to(scales.dtype), scales) else scales
+
+
+def unpack(network: nn.Module, tensors: dict[str, Tensor], facts: Mapping[str, Any], source: Path) -> None:
     """Put stored tensors into ``network``, on any device. Names and shapes must agree; the stored dtypes are kept.
+
+    Arguments:
+        facts: ``tied``, ``packed`` and ``scales`` of what was ``Packed``; older folders have no scales.
 
     Raises:
         ValueError: they do not fit the network or each other; the message names ``source``.
     """
     # Clones are no longer the file's own pages.
     state: Any = OrderedDict((name, tensor.clone()) for name, tensor in tensors.items())
+    packed, tied, scaled = facts["packed"], facts["tied"], facts.get("scales") or {}
     try:
         blank = network.state_dict()
         _check_expansion(tensors, sum(blank[name].numel() for name in packed))
         for name in packed:
             state[name] = _from_codes(name, state.pop(name + _CODES), state.pop(name + _CODEBOOK), blank[name].shape)
+        if strangers := set(scaled) - set(packed):
+            raise ValueError(f"there are scales for {min(strangers)}, which is not packed")
+        for name, own in scaled.items():
+            _scale(network, state, name, own, tied)
         state |= {alias: state[name] for alias, name in tied.items()}
         state._metadata = blank._metadata  # some architectures (MNASNet) refuse weights without it
         network.load_state_dict(state, strict=True, assign=True)
@@ -84,6 +158,19 @@ def unpack(network: nn.Module, tensors: dict[str, Tensor], tied: dict, packed: l
         setattr(module, leaf, getattr(*_owner(network, name)))
 
 
+def _scale(network: nn.Module, state: dict[str, Tensor], name: str, own: list[int], tied: Mapping[str, str]) -> None:
+    """Multiply the codes of a weight by the scales of its rows, but the ``own`` ones; in place of both in ``state``."""
+    module, key = _owner(network, name)[0], _scales_of(name)
+    key = tied.get(key, key)
+    codes, scales = rows_first(state[name], module), state[key]
+    scales = scales.to(codes.dtype) if scales.is_floating_point() else scales
+    if why := _why_no_scales(scales, codes.dtype) or ("" if len(scales) == len(codes) else f"they are {len(scales)}"):
+        raise ValueError(f"the scales of {name} don't fit: {why}")
+    used = scales.clone()
+    used[own] = 1
+    state[name], state[key] = rows_first(multiply_rows(codes, used), module).contiguous(), scales
+
+
 def _check_expansion(tensors: dict[str, Tensor], codes: int) -> None:
     """Refuse codes that would fill the memory from a small file."""
     most = max(_CODES_AT_LEAST, _CODES_A_BYTE * sum(tensor.nbytes for tensor in tensors.values()))
@@ -93,19 +180,23 @@ def _check_expansion(tensors: dict[str, Tensor], codes: int) -> None:
         )
 
 
-def measure(network: nn.Module, tensors: dict[str, Tensor], packed: list[str]) -> list[dict]:
+def measure(network: nn.Module, tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> list[dict]:
     """The bits of each packed tensor: one row a tensor, with the columns of ``saving.stored_bits``.
 
     Arguments:
         network: that ``tensors`` were unpacked into.
-        tensors, packed: as ``pack`` returns them.
+        tensors, facts: as ``unpack`` takes them.
     """
-    state, rows = network.state_dict(), []
-    for name in packed:
-        values, parts = _bits(state[name]), (tensors[name + _CODES], tensors[name + _CODEBOOK])
-        row = {"layer": name.removesuffix(".weight"), "weights": values.size, "distinct": len(parts[1])}
+    state, rows, scaled = network.state_dict(), [], facts.get("scales") or {}
+    for name in facts["packed"]:
+        size, parts = state[name].numel(), [tensors[name + _CODES], tensors[name + _CODEBOOK]]
+        codes, distinct = _codes(name, parts[0], parts[1], state[name].shape), len(parts[1])
+        if name in scaled:
+            key = _scales_of(name)
+            parts.append(tensors[facts["tied"].get(key, key)])
+        row = {"layer": name.removesuffix(".weight"), "weights": size, "distinct": distinct}
         stored = 8 * sum(part.nbytes for part in parts)
-        rows.append(row | {"bits": stored / values.size, "entropy": shannon(values)})
+        rows.append(row | {"bits": stored / size, "entropy": shannon(codes)})
     return rows
 
 
@@ -114,14 +205,14 @@ def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
     return network.get_submodule(path), leaf
 
 
-def _bits(tensor: Tensor) -> ndarray:
+def _bits_of(tensor: Tensor) -> Tensor:
     """The bits of floating numbers as whole numbers of the same shape: -0.0 and every NaN stay distinct."""
-    return tensor.detach().view(_BITS[tensor.element_size()]).numpy()
+    return tensor.detach().view(_BITS[tensor.element_size()])
 
 
 def _as_codes(tensor: Tensor) -> tuple[Tensor, Tensor] | None:
     """(stream of codes, codebook) of a tensor, or None where they take more bytes than the tensor itself."""
-    bits = _bits(tensor)
+    bits = _bits_of(tensor).numpy()
     values = np.unique(bits)
     if values.nbytes >= bits.nbytes:
         return None
@@ -132,113 +223,20 @@ def _as_codes(tensor: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _from_codes(name: str, codes: Tensor, codebook: Tensor, shape: torch.Size) -> Tensor:
+    found = torch.from_numpy(_codes(name, codes, codebook, shape))
+    return codebook.index_select(0, found.flatten()).reshape(found.shape)
+
+
+def _codes(name: str, codes: Tensor, codebook: Tensor, shape: torch.Size) -> ndarray:
+    """The places in the codebook, of ``shape``."""
     if codebook.ndim != 1 or not codebook.is_floating_point():
         raise TypeError(f"the codebook of {name} is {codebook.dtype} of shape {tuple(codebook.shape)}")
     if codes.ndim > 1:  # format 1 stored the codes as they are
-        return codebook[codes.long()]
+        return codes.long().numpy()
     if codes.dtype != torch.uint8 or codes.ndim != 1:
         raise TypeError(f"the stream of codes of {name} is {codes.dtype} of shape {tuple(codes.shape)}")
     try:
         found = decode(codes.numpy().tobytes(), shape.numel(), len(codebook))
     except ValueError as error:
         raise ValueError(f"the stream of codes of {name} cannot be read: {error}") from error
-    return codebook.index_select(0, torch.from_numpy(found.view(np.int32))).reshape(shape)
-
-
-def shannon(values: ndarray) -> float:
-    """The Shannon entropy of ``values``, any shape but empty, in bits a value."""
-    counts = np.unique(values, return_counts=True)[1]
-    return float(counts @ np.log2(values.size / counts)) / values.size
-
-
-def encode(codes: ndarray, distinct: int) -> bytes:
-    """Whole numbers from 0 to ``distinct - 1``, any shape, as bytes: what ``decode`` reads.
-
-    For each digit of the codes, the lowest first: a byte that says how many of them share a byte, then a raw deflate
-    stream. All ways of sharing are tried, the shortest is kept.
-    """
-    stream, rest = b"", codes.ravel().astype(np.uint32)
-    for base in _bases(distinct):
-        rest, digits = np.divmod(rest, np.uint32(base))
-        stream += min((_squeeze(digits, base, per_byte) for per_byte in _shares(base)), key=len)
-    return stream
-
-
-def decode(stream: bytes, count: int, distinct: int) -> ndarray:
-    """The (count,) uint32 codes of a ``stream`` that ``encode`` wrote, in memory of about a dozen bytes a code.
-
-    Raises:
-        ValueError: it is damaged, holds another number of codes, or one that is not below ``distinct``.
-    """
-    if distinct < 1:
-        raise ValueError("its codebook is empty")
-    if not stream:
-        raise ValueError("it is truncated or damaged (it is empty)")
-    if count > (most := len(stream) * _EXPANSION * _MOST_SHARED):  # before memory is taken for them
-        raise ValueError(f"it ends before the {count:,} codes expected: its {len(stream)} bytes hold {most:,} at most")
-    codes, place = np.zeros(count, np.uint32), 1
-    for base in _bases(distinct):
-        digits, stream = _expand(stream, count, base)
-        codes += digits * np.uint32(place)
-        place *= base
-    if stream:
-        raise ValueError(f"{len(stream)} bytes follow its last code")
-    if codes.max(initial=0) >= distinct:
-        raise ValueError(_FOREIGN)
-    return codes
-
-
-def _bases(distinct: int) -> list[int]:
-    """The bases of the digits, the lowest first, none above 256.
-
-    The lowest digit takes as few values as possible (2 for 300 values). Neighbours then share the high digit, which
-    says nearly nothing about the low one, so that coding them apart loses nothing.
-    """
-    bases = []
-    while distinct > 256:
-        bases.append(min(-(-distinct // 256), 256))
-        distinct = -(-distinct // bases[-1])
-    return [*bases, distinct]
-
-
-def _shares(base: int) -> list[int]:
-    """How many digits can share a byte."""
-    return [per_byte for per_byte in range(1, 9) if base**per_byte <= 256]
-
-
-def _squeeze(digits: ndarray, base: int, per_byte: int) -> bytes:
-    """One digit of every code, ``per_byte`` in a byte, the last one filled up with zeros."""
-    padded = np.pad(digits.astype(np.uint16), (0, -len(digits) % per_byte)).reshape(-1, per_byte)
-    content = (padded @ _powers(base, per_byte)).astype(np.uint8).tobytes()
-    return bytes([per_byte]) + min((_deflate(content, strategy) for strategy in _STRATEGIES), key=len)
-
-
-def _powers(base: int, per_byte: int) -> ndarray:
-    return (base ** np.arange(per_byte)).astype(np.uint16)
-
-
-def _deflate(content: bytes, strategy: int) -> bytes:
-    # Raw: the checksum is elsewhere. 9 is the longest block, which writes the fewest tables.
-    packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, strategy)
-    return packer.compress(content) + packer.flush()
-
-
-def _expand(stream: bytes, count: int, base: int) -> tuple[ndarray, bytes]:
-    """One digit of every code, (count,), and what follows in the stream."""
-    per_byte = stream[0] if stream else 0
-    if per_byte not in _shares(base):
-        raise ValueError(f"it is truncated or damaged ({per_byte} codes in a byte)")
-    size, unpacker = -(-count // per_byte), zlib.decompressobj(-15)
-    try:  # a few bytes can expand to gigabytes: read one byte more than expected at most
-        content = unpacker.decompress(stream[1:], size + 1)
-    except zlib.error as error:
-        raise ValueError(f"it is damaged ({error})") from error
-    if len(content) > size:
-        raise ValueError(f"it expands beyond the {count:,} codes expected")
-    if len(content) < size or not unpacker.eof:
-        raise ValueError(f"it ends before the {count:,} codes expected")
-    together = np.frombuffer(content, np.uint8)
-    if together.max(initial=0) >= base**per_byte:
-        raise ValueError(_FOREIGN)
-    digits = together[:, None] // _powers(base, per_byte) % np.uint16(base)
-    return digits.ravel()[:count], unpacker.unused_data
+    return found.view(np.int32).reshape(shape)

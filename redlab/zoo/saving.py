@@ -96,7 +96,8 @@ def save_network(result_or_network: Result | nn.Module, folder: str | Path) -> P
     A network that was handed in as an object has no name: ``load_network(folder, build=...)`` says how to build it.
 
     Tied tensors are stored once. Split layers are stored as the ordinary ones that they replace. Weights of a hashed
-    network are stored as a codebook and entropy-coded codes if that is smaller. Everything is written and opened again
+    network are stored as a codebook and entropy-coded codes if that is smaller, the scales of their rows beside them.
+    Everything is written and opened again
     beside ``folder``, and moved there last. A killed save leaves the old network or the new one whole, and at worst a
     hidden folder ``.NAME.*.part`` to delete.
 
@@ -172,14 +173,14 @@ def _recipe_of(network: nn.Module) -> Recipe:
 
 def _write(network: nn.Module, recipe: Recipe, part: Path) -> None:
     hashed = any(step.get("step") == "hash" for step in recipe.steps)
-    tensors, tied, packed = pack(as_dense(network), hashed)
+    packed = pack(as_dense(network), hashed)
     try:
-        save_file(tensors, part / WEIGHTS)
+        save_file(packed.tensors, part / WEIGHTS)
     except SafetensorError as error:  # what it says of a full disk
         raise OSError(str(error)) from error
     open_to_others(part / WEIGHTS)
     dtype = place_of(network).get("dtype", torch.float32)
-    write_facts(part / FACTS, recipe, sha256=sha256_of(part / WEIGHTS), dtype=dtype, tied=tied, packed=packed)
+    write_facts(part / FACTS, recipe, sha256=sha256_of(part / WEIGHTS), dtype=dtype, packed=packed)
 
 
 def _check_alike(network: nn.Module, recipe: Recipe, part: Path) -> None:
@@ -209,7 +210,7 @@ def _check_tensors(network: nn.Module, part: Path) -> None:
     facts, _ = read_facts(part / FACTS)
     dense = as_dense(network)
     again = copy_network(dense)
-    unpack(again, read_checkpoint(part / WEIGHTS), facts["tied"], facts["packed"], part)
+    unpack(again, read_checkpoint(part / WEIGHTS), facts, part)
     written = again.state_dict()
     for name, tensor in dense.state_dict().items():
         if not torch.equal(_bytes(tensor), _bytes(written[name])):
@@ -230,18 +231,18 @@ def _open(folder: Path, build: Build | None) -> nn.Module:
     return finish(network, folder / FACTS)
 
 
-def _read(folder: Path, build: Build | None) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
-    """The network in ordinary layers, the tensors of its file, and the names that are packed there."""
+def _read(folder: Path, build: Build | None) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """The network in ordinary layers, the tensors of its file, and the facts beside them."""
     facts, recipe = read_facts(folder / FACTS)
     tensors = _sealed(folder, facts["sha256"])
 
     def fill(network: nn.Module) -> None:
-        unpack(network, tensors, facts["tied"], facts["packed"], folder)
+        unpack(network, tensors, facts, folder)
 
     network, recipe = rebuild(recipe, facts["dtype"], folder / FACTS, build, check=fill)
     fill(network)
     network.redlab = recipe
-    return network.eval(), tensors, facts["packed"]
+    return network.eval(), tensors, facts
 
 
 def _sealed(folder: Path, sha256: str) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ RECIPES = {"red": red, "red++": red_plus_plus}
 each_network = pytest.mark.parametrize("name", NETWORKS)
 each_recipe = pytest.mark.parametrize("recipe", RECIPES)
 
-COLUMNS = ["layer", "kind", "weights", "distinct", "modes", "error", "channels_before", "channels_after"]
+COLUMNS = ["layer", "kind", "weights", "distinct", "scales", "modes", "error", "channels_before", "channels_after"]
 COLUMNS += ["products_before", "products_after", "products_unsigned", "macs_before", "macs_after"]
 COLUMNS += ["additions_before", "additions_after", "lookups"]
 COLUMNS += ["parameters_before", "parameters_after", "skipped"]

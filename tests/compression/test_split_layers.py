@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from nets import terms
 from torch import nn
 
-from redlab.compression.split_layers import ChannelSplit, KernelSplit, TapSplit
+from redlab.compression.kernel_split import KernelSplit
+from redlab.compression.split_layers import ChannelSplit, TapSplit
 from redlab.compression.units import UNITS, split_layer
 from redlab.network.geometry import Geometry
 

@@ -23,7 +23,7 @@ from redlab.network.result import of_layers
 from redlab.zoo.torchvision_networks import build
 
 COLUMNS = [
-    *("layer", "kind", "weights", "distinct", "channels_before", "channels_after"),
+    *("layer", "kind", "weights", "distinct", "scales", "channels_before", "channels_after"),
     *("products_before", "products_after", "products_unsigned", "macs_before", "macs_after"),
     *("additions_before", "additions_after", "lookups"),
     *("parameters_before", "parameters_after", "skipped"),
@@ -352,8 +352,8 @@ def test_the_table_of_a_small_network_by_hand():
         network[0].weight.copy_(torch.tensor([[[[1.0, 1.0], [0.0, 2.0]]], [[[1.0, -1.0], [0.0, 3.0]]]]))
         network[1:][1].weight.fill_(0.5)
     table = split_inputs(network, "tap", signed=True, example=torch.zeros(1, 1, 3, 3)).layers
-    conv = ["0", "Conv2d", 8, 5, 2, 2, 4 * 6, 4 * 4, 4 * 5, 4 * 8, 4 * 8, 4 * 6, 4 * 6, 4 * 6, 8, 4, ""]
-    linear = ["2", "Linear", 8, 1, 1, 1, 8, 8, 8, 8, 8, 8, 8, 8, 9, 9, ""]
+    conv = ["0", "Conv2d", 8, 5, 0, 2, 2, 4 * 6, 4 * 4, 4 * 5, 4 * 8, 4 * 8, 4 * 6, 4 * 6, 4 * 6, 8, 4, ""]
+    linear = ["2", "Linear", 8, 1, 0, 1, 1, 8, 8, 8, 8, 8, 8, 8, 8, 9, 9, ""]
     assert table.to_numpy().tolist() == [conv, linear]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from redlab import fold_batchnorm, hash_network, hash_weights, load_dataset, load_network, weight_layers
-from redlab.hashing import cells as cells_module
+from redlab.hashing import balancing
 
 # Without max_error both roundings have the same cells.
 CELLS = [
@@ -143,7 +143,7 @@ def balance(weights, centres=(-1.0, 0.0, 1.0), used=None):
     codes = np.abs(weights[..., None] - centres).argmin(-1)
     codes[weights == 0] = len(centres)
     used = np.ones(len(centres), bool) if used is None else np.array(used)
-    new = cells_module.balance(weights.ravel(), codes.ravel(), centres, used, weights.shape)
+    new = balancing.balance(weights.ravel(), codes.ravel(), centres, used, weights.shape)
     return np.append(centres, 0.0)[new].reshape(weights.shape).tolist()
 
 
@@ -261,13 +261,72 @@ def test_weights_of_any_shape_are_balanced(shape, seed, kind, options):
     check_rows(w, nearest, balanced)
 
 
-@every_option
-def test_the_chunk_changes_nothing(weights, options, monkeypatch):
-    some = weights[:24]
-    whole = hash_weights(some, **options, rounding="balanced").values
-    for chunk in (1, 1000, 1 << 12):
-        monkeypatch.setattr(cells_module, "_AT_ONCE", chunk)
-        assert torch.equal(hash_weights(some, **options, rounding="balanced").values, whole)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "shape", [(40, 1000), (64, 32, 3, 3), (300, 1), (300, 1, 3, 3), (1, 700), (5000,), (9, 129, 2), (7, 40, 1, 1)]
+)
+@pytest.mark.parametrize("kind", ["normal", "grid", "zeros", "skewed", "gaps", "one cell", "equal values"])
+def test_the_flips_are_those_of_a_full_sort(shape, dtype, kind):
+    draw = np.random.default_rng(0)
+    centres = np.sort(draw.standard_normal(12)) if kind == "gaps" else np.arange(-6, 6) * 0.3
+    if kind == "equal values":
+        centres = np.repeat(centres[::2], 2)
+    w = draw.standard_normal(shape).ravel().astype(dtype)
+    if kind == "grid":
+        w = np.rint(w * 20).astype(dtype) / dtype(20)  # ties
+    codes = np.abs(w[:, None] - centres).argmin(1).astype(np.uint8)
+    if kind == "skewed":
+        w = w - dtype(0.14)  # nearly all errors have one sign: more flips than are kept by insertion
+    used = draw.random(12) < 0.6 if kind == "gaps" else np.full(12, kind != "one cell")
+    used |= np.bincount(codes, minlength=12) > 0 if kind != "one cell" else np.arange(12) == 3
+    if kind == "zeros":
+        dead = draw.random(w.size) < 0.7
+        w, codes = np.where(dead, dtype(0), w), np.where(dead, np.uint8(12), codes)
+    found = balancing.balance(w, codes, centres, used, shape)
+    np.testing.assert_array_equal(found, balance_by_sorting(w, codes, centres, used, shape))
+    assert found.dtype == codes.dtype
+
+
+def balance_by_sorting(weights, codes, centres, used, shape):
+    """Every kernel, then every row: flips in the order of a stable sort, while they take less than twice the rest."""
+    rows = shape[0] if len(shape) > 1 else 1
+    new = codes.copy().reshape(rows, -1)
+    weights = weights.astype(np.float64).reshape(rows, -1)
+    kernel = int(np.prod(shape[2:]))
+    for size in (kernel, weights.shape[1]) if kernel > 1 else (weights.shape[1],):
+        for w, own in zip(weights.reshape(-1, size), new.reshape(-1, size), strict=True):
+            flip_by_sorting(w, own, centres, np.flatnonzero(used))
+    return new.ravel()
+
+
+def flip_by_sorting(w, own, centres, used):
+    error = np.where(own < len(centres), np.append(centres, 0)[own] - w, 0.0)
+    total, flips = error.sum(), []
+    for j in np.flatnonzero(error * total > 0):
+        beyond = used[used < own[j]][-1:] if total > 0 else used[used > own[j]][:1]
+        gaps = np.abs(centres[beyond] - centres[own[j]])
+        flips += [(gap - 2 * abs(error[j]), j, cell, gap) for gap, cell in zip(gaps, beyond, strict=True)]
+    taken = 0.0
+    for _, j, cell, gap in sorted(flips):
+        taken += gap
+        if taken - gap / 2 >= abs(total):
+            break
+        own[j] = cell
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 127, 128, 129, 136, 1000, 4608, 20_001])
+def test_errors_are_added_as_numpy_adds(size):
+    errors = np.random.default_rng(size).standard_normal(size + 3)
+    assert balancing._sum(errors, 3, size + 3) == errors[3:].sum()
+
+
+@each_rule
+def test_the_number_of_threads_changes_nothing(weights, options, monkeypatch):
+    whole = hash_weights(weights, **options, rounding="balanced").values
+    monkeypatch.setattr(balancing, "_PART", 1000)
+    for threads in (2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        assert torch.equal(hash_weights(weights, **options, rounding="balanced").values, whole)
 
 
 @every_option

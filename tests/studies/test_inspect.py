@@ -16,7 +16,7 @@ from redlab.hashing.values import count_products
 from redlab.hashing.weights import relative_error
 from redlab.paths import shipped
 from redlab.studies.inspection import COLUMNS, summarise
-from redlab.zoo.packing import shannon
+from redlab.zoo.entropy import shannon
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 

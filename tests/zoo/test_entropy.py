@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from redlab.zoo.packing import decode, encode, shannon
+from redlab.zoo.entropy import decode, encode, shannon
 
 
 def gaussian(count: int, distinct: int) -> np.ndarray:

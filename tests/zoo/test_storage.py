@@ -355,7 +355,7 @@ def _images(mean: list, std: list) -> dict:
 
 
 EDITS = {
-    "newer": (lambda f: f.update(format=4), "upgrade redlab"),
+    "newer": (lambda f: f.update(format=5), "upgrade redlab"),
     "older": (lambda f: f.update(format=0), "(format: 0 is less than the minimum of 1)"),
     "true": (lambda f: f.update(format=True), "(format: True is not of type 'integer')"),
     "other json": (lambda f: f.clear(), "save_network did not write it"),

@@ -20,7 +20,7 @@ from redlab.hashing.density import estimate_density
 from redlab.lab.explore.explorer import Choice
 from redlab.network.evaluation import evaluate
 from redlab.network.example import Example
-from redlab.network.layers import Layer, count_distinct, weight_layers
+from redlab.network.layers import Layer, codes_of, count_distinct, weight_layers
 from redlab.network.recipe import recipe_of
 from redlab.network.result import Result
 from redlab.network.samples import Labelled, as_dataset, example_of
@@ -68,7 +68,7 @@ class Shelf:
         self._dataset, self._limit, self._example = dataset, limit, example
         self.folded = lru_cache(4)(self._folded)
         self.layers = lru_cache(4)(self._layers)
-        self.distinct = lru_cache(64)(lambda name, layer: count_distinct(self.layers(name)[layer].weight))
+        self.distinct = lru_cache(64)(lambda name, layer: count_distinct(codes_of(self.layers(name)[layer])))
         self.top = lru_cache(64)(self._top)
         self.before = lru_cache(64)(lambda name: evaluate(self.folded(name), self._images(name)).accuracy)
 
@@ -107,7 +107,7 @@ class Shelf:
 
     def _top(self, name: str, layer: str) -> float:
         """The highest density that a layer has at any bandwidth of the slider."""
-        density = estimate_density(self.layers(name)[layer].weight, f"silverman/{_DIVISORS[-1]}").frame()["density"]
+        density = estimate_density(codes_of(self.layers(name)[layer]), f"silverman/{_DIVISORS[-1]}").frame()["density"]
         return float(density[np.isfinite(density)].max())
 
     def accuracy(self, name: str, changed: nn.Module) -> str:

@@ -21,7 +21,7 @@ from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer
 from redlab.network.example import Example
-from redlab.network.layers import Layer
+from redlab.network.layers import Layer, codes_of
 from redlab.studies.kernels import channels_of, equal_kernels, kernel_frame, kernels_of, merged_rows, why_filters_stay
 from redlab.studies.plots.kernels import plot_kernels
 
@@ -108,7 +108,7 @@ class _Book:
 
     def _hash(self, network: str, layer: str, bandwidth: str | float) -> ndarray:
         own = self.layer(network, layer)
-        return kernels_of(own, torch.as_tensor(hash_weights(own.weight, bandwidth=bandwidth).values))
+        return kernels_of(own, torch.as_tensor(hash_weights(codes_of(own), bandwidth=bandwidth).values))
 
     def _equal(self, network: str, layer: str, bandwidth: str | float, up_to_scale: bool) -> ndarray:
         hashed, channels = self.hashed(network, layer, bandwidth), channels_of(self.layer(network, layer))

@@ -20,13 +20,14 @@ from redlab.compression.similarity import LINKAGES, Dendrogram, clusters_at
 from redlab.compression.units import UNITS
 from redlab.hashing.density import estimate_density
 from redlab.hashing.networks import hash_network
+from redlab.hashing.row_scales import SCALES
 from redlab.hashing.rules import RULES
 from redlab.hashing.weights import Hashed, as_numpy, hash_weights, relative_error
 from redlab.lab.explore import choices
 from redlab.lab.explore.choices import Shelf
 from redlab.lab.explore.explorer import Choice, Explorer, Values
 from redlab.network.example import Example
-from redlab.network.layers import Layer, weight_layers
+from redlab.network.layers import Layer, codes_of, rows_of, weight_layers
 from redlab.options import count_of
 from redlab.studies.kernels import groups_of, why_filters_stay
 from redlab.studies.merging import merged_filters
@@ -81,20 +82,25 @@ def explore_density(
 
 
 def _see_density(shelf: Shelf, figure: Figure, network: str, layer: str, **rule: Any) -> str:
-    weight = shelf.layers(network)[layer].weight
+    weight = _weight(shelf, network, layer)
     density = estimate_density(weight, **rule)
     ax = plot_density(density.frame(), figure.add_subplot())
-    _hold(ax, shelf, network, layer)
+    _hold(ax, weight, shelf.top(network, layer))
     ax.set_title(f"{network}, {layer}, bandwidth {rule['bandwidth']}: {ax.get_title()}")
     return f"h = {density.bandwidth:.3g}; {_collapse(shelf, network, layer, hash_weights(weight, **rule))}"
 
 
-def _hold(ax: Axes, shelf: Shelf, network: str, layer: str) -> None:
+def _weight(shelf: Shelf, network: str, layer: str) -> torch.Tensor:
+    """What is hashed of a layer, rows first: its codes, where rows have scales."""
+    own = shelf.layers(network)[layer]
+    return rows_of(own, codes_of(own))
+
+
+def _hold(ax: Axes, weight: torch.Tensor, top: float) -> None:
     """Set the axes of a density as the layer's narrowest kernel needs them: they stay while one slides."""
-    top = max(shelf.top(network, layer), ax.get_ylim()[1] / 2)  # an own bandwidth may be narrower yet
+    top = max(top, ax.get_ylim()[1] / 2)  # an own bandwidth may be narrower yet
     ax.set_ylim(-0.1 * top, 1.05 * top)
-    weight = shelf.layers(network)[layer].weight.detach().float()
-    low, high = weight.min().item(), weight.max().item()
+    low, high = weight.float().min().item(), weight.float().max().item()
     margin = 0.08 * (high - low) or 1.0
     ax.set_xlim(low - margin, high + margin)
 
@@ -111,15 +117,17 @@ def explore_hashing(
     build: str | Callable | None = None,
     weights: str | Path | None = "default",
     example: Example | None = None,
+    scale: str = "none",
 ) -> Explorer:
     """Slide bandwidth and contrast, choose a rule, and see one layer collapse onto a few values.
 
-    Arguments and errors: as in ``explore_density``; ``rule`` and ``representative`` as in ``hash_weights``.
+    Arguments and errors: as in ``explore_density``; ``rule``, ``representative`` and ``scale`` as in ``hash_weights``.
+    With scale "row" the density and the values are those of the codes.
 
     Example:
         >>> explorer = explore_hashing("digits/mlp", layer="classifier", rule="lloyd")
         >>> [choice.name for choice in explorer.choices]
-        ['network', 'layer', 'rule', 'bandwidth', 'contrast', 'representative']
+        ['network', 'layer', 'rule', 'bandwidth', 'contrast', 'representative', 'scale']
         >>> len(explorer.figure().axes)
         2
     """
@@ -132,17 +140,22 @@ def explore_hashing(
         choices.bandwidth(bandwidth),
         choices.contrast(contrast),
         choices.menu("representative", "value of a cell", ("mode", "mean")),
+        choices.menu("scale", "scale of a row", SCALES),
     ]
+    start |= {"representative": representative, "scale": scale}
     see, measure = partial(_see_hashing, shelf), partial(_hashed_accuracy, shelf)
-    return Explorer("Hash collapse", offered, see, start | {"representative": representative}, measure, size=(9, 5.4))
+    return Explorer("Hash collapse", offered, see, start, measure, size=(9, 5.4))
 
 
 def _see_hashing(shelf: Shelf, figure: Figure, network: str, layer: str, **rule: Any) -> str:
-    weight = shelf.layers(network)[layer].weight
-    density, hashed = estimate_density(weight, rule["bandwidth"], rule["contrast"]), hash_weights(weight, **rule)
+    weight = _weight(shelf, network, layer)
+    hashed, top = hash_weights(weight, **rule), shelf.top(network, layer)
+    if hashed.scales is not None:
+        weight, top = weight / torch.as_tensor(hashed.scales).reshape(-1, *[1] * (weight.ndim - 1)), 0.0
+    density = estimate_density(weight, rule["bandwidth"], rule["contrast"])
     above, below = figure.subplots(2, sharex=True)
     plot_density(density.frame(), above)
-    _hold(above, shelf, network, layer)
+    _hold(above, weight, top)
     above.set(title=f"{network}, {layer}: {above.get_title()} at bandwidth {rule['bandwidth']}", xlabel="")
     plot_values(hashed.frame(), below)
     below.set(yscale="log", ylim=(80 / weight.numel(), 130), ylabel="weights (%, log)")  # at any bandwidth
@@ -157,7 +170,7 @@ def _hashed_accuracy(shelf: Shelf, network: str, layer: str, unit: str = "", cha
 
 
 def _collapse(shelf: Shelf, network: str, layer: str, hashed: Hashed) -> str:
-    weight = shelf.layers(network)[layer].weight.detach()
+    weight = _weight(shelf, network, layer)
     error = relative_error(as_numpy(weight).ravel(), as_numpy(hashed.values).ravel())
     after = f"{len(hashed.codebook):,} after hashing, relative L2 error {error:.2%}"
     return f"{weight.numel():,} weights: {shelf.distinct(network, layer):,} distinct values before, {after}"
@@ -333,7 +346,8 @@ def _channels(shelf: Shelf, network: str, layer: str, **_: Any) -> dict[str, int
 
 def _hashed_layer(shelf: Shelf, network: str, layer: str, rule: str, bandwidth: str | float) -> Layer:
     own = copy.deepcopy(shelf.layers(network)[layer])
-    own.weight.data = torch.as_tensor(hash_weights(own.weight.detach(), rule, bandwidth).values)
+    own.weight.data = torch.as_tensor(hash_weights(codes_of(own), rule, bandwidth).values)
+    own.module._buffers.pop(own.scale_name, None)
     return own
 
 
