@@ -22,9 +22,12 @@ LITE, CHOOSE = "imagenet/efficientnet_lite0", 3.0  # points of accuracy that a c
 SHORT = {NETWORKS[0]: "ResNet-20", NETWORKS[1]: "ResNet-56", NETWORKS[2]: "MobileNetV1 0.75"}
 SHORT[LITE] = "EfficientNet-Lite0"
 # Groups of scales.csv, and what a row of them is.
-TEXTBOOK = {"defaults": "RED++, ours (uniform codes): {}", "textbook": "textbook: {}", "k-means": "{}, entropy-coded"}
-# What a row is, where its method's name does not say it.
-TITLES = {"RED++": "RED++, ours (uniform codes)"}
+TEXTBOOK = {
+    "defaults": "RED++, ours (uniform codes), by default",
+    "before": "RED++, ours (uniform codes), {}",
+    "textbook": "textbook, {}",
+    "k-means": "{}, entropy-coded",
+}
 HALF = ("50% of products", "47% of products")
 QUARTER = ("75% of products",)
 # Method and settings of each row, by what they need.
@@ -96,8 +99,7 @@ def real_table(need: str) -> str:
     body = []
     for method, settings in ROWS[need]:
         own = rows[(rows["method"] == method) & rows["setting"].isin(settings)]
-        cells = [_left(own[own["network"] == name]) for name in networks]
-        body.append([TITLES.get(method, method), _setting(settings), *cells])
+        body.append([method, _setting(settings), *(_left(own[own["network"] == name]) for name in networks)])
     return _markdown(["method", "setting", *map(_head, networks)], body)
 
 
@@ -116,8 +118,9 @@ def lite_table() -> str:
         setting = row.setting.replace("% of products", " % of the multiplications")
         accuracy = with_interval(pd.Series([row.accuracy]), row.images)
         shares = [f"{100 * row.products:.1f} %", f"{100 * row.bytes:.1f} %", f"{row.time_ratio:.2f}"]
-        setting = f"**{setting}**" if row.Index in chosen else setting
-        body.append([TITLES.get(row.method, row.method), setting, f"{row.choice:.2f}", accuracy, *shares])
+        body.append(
+            [row.method, f"**{setting}**" if row.Index in chosen else setting, f"{row.choice:.2f}", accuracy, *shares]
+        )
     heads = ["method", "setting", "val250, to choose", "val750", "multiplications", "bytes", "time"]
     return _markdown(heads, body)
 
@@ -129,7 +132,7 @@ def readme_table() -> str:
     for need, method, settings in README:
         own = rows[(rows["needs"] == need) & (rows["method"] == method) & rows["setting"].isin(settings)]
         cells = [_left(own[own["network"] == name]) for name in NETWORKS[:2]]
-        body.append([GROUPS[need], TITLES.get(method, method), _setting(settings), *cells])
+        body.append([GROUPS[need], method, _setting(settings), *cells])
     return _markdown(["group", "method", "setting", *map(_head, NETWORKS[:2])], body)
 
 
@@ -145,7 +148,7 @@ def textbook_table() -> str:
         at = own.set_index("network")
         cells = [scales.cell(at.loc[name]) if name in at.index else "" for name in names]
         body.append([TEXTBOOK[group].format(setting), *cells])
-    return _markdown(["what", *heads], sorted(body, key=lambda row: not row[0].startswith("RED++")))
+    return _markdown(["what", *heads], sorted(body, key=lambda row: (not row[0].startswith("RED++"), row[0])))
 
 
 def criteria_table() -> str:
@@ -223,7 +226,8 @@ def _setting(settings: tuple[str, ...]) -> str:
 
 def _markdown(heads: list[str], body: list[list[str]]) -> str:
     rows = [heads, ["---"] * len(heads), *body]
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("| --- ", "|---") for row in rows)
+    text = "\n".join(f"| {' | '.join(row)} |".replace("| --- ", "|---") for row in rows)
+    return re.sub(r"\|  (?=\|)", "| ", text)
 
 
 TABLES: dict[str, Callable[[], str]] = {

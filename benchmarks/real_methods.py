@@ -34,9 +34,6 @@ ALPHAS[LITE] = (0.0, 0.01)
 HASH_ERRORS = (0.01, 0.02, 0.05)  # of hashing alone, on EfficientNet-Lite0
 # What is tried on EfficientNet-Lite0, of which an evaluation takes half a minute.
 _LITE_METHODS = ("magnitude L1, same share of each layer", "reconstruction (ours)", "RED++", "output merging")
-_LITE_METHODS += tuple(
-    f"{name} as published{scaled}" for name in ("RED", "RED++") for scaled in ("", ", a scale a row")
-)
 BIAS_IMAGES = 500  # as many as correct_biases looks at
 # Fine-tuned in pruning.csv on ResNet-20 alone.
 _NOT_TUNED = (("cifar10/resnet56", "random"), ("cifar10/resnet56", "Taylor, channels"))
@@ -70,9 +67,7 @@ def methods(name: str) -> dict[str, Method]:
     }
     found |= {
         "RED as published": Method("nothing", _red),
-        "RED as published, a scale a row": Method("nothing", partial(_red, scale="row")),
         "RED++ as published": Method("nothing", _red_plus_plus),
-        "RED++ as published, a scale a row": Method("nothing", partial(_red_plus_plus, scale="row")),
         "RED++": Method("nothing", partial(_by_error, ERRORS[name])),
         "output merging": Method("nothing", partial(_by_alpha, ALPHAS[name])),
         "RED++, biases from images": Method("data", partial(_by_images, SEEN_ERRORS[name]), SEEDS[name]),
@@ -120,12 +115,12 @@ def _hashed(network: nn.Module, *_: Any) -> Made:
         yield f"error {error:g}", hash_network(folded, rule="uniform", max_error=error).network
 
 
-def _red(network: nn.Module, *_: Any, **options: Any) -> Made:
-    yield "silverman/8", red(network, **options).network
+def _red(network: nn.Module, *_: Any) -> Made:
+    yield "silverman/8", red(network).network
 
 
-def _red_plus_plus(network: nn.Module, *_: Any, **options: Any) -> Made:
-    yield "silverman/8", red_plus_plus(network, as_published=True, **options).network
+def _red_plus_plus(network: nn.Module, *_: Any) -> Made:
+    yield "silverman/8", red_plus_plus(network, as_published=True).network
 
 
 def _by_error(errors: tuple[float, ...], network: nn.Module, *_: Any) -> Made:
