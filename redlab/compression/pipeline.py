@@ -234,20 +234,17 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {statistics!r}")
     merging = Options(asked.alpha, asked.strategy, round_to=round_to)
     example, hashing = asked.example, dict(asked.hashing)
-    if asked.as_published:
-        scale = "none" if asked.scale == "auto" else asked.scale
-        hashed = Step("hash weights", partial(hash_layers, scale=scale, **hashing))
-    else:
-        names = ("rule", "max_error", "max_noise", "rounding", "budget", "scale", "clip", "example")
-        mean = None if asked.input_mean is None else as_means(asked.input_mean)
-        within = partial(hash_within, input_mean=mean, **{name: given.arguments[name] for name in names}, **hashing)
-        hashed = Step("hash weights", within, looks_back=True)
+    names = ["scale", "example"]
+    if not asked.as_published:
+        names += ["rule", "max_error", "max_noise", "rounding", "budget", "clip"]
+        hashing["input_mean"] = None if asked.input_mean is None else as_means(asked.input_mean)
+    hashed = partial(hash_within, **{name: given.arguments[name] for name in names}, **hashing)
     correct = partial(correct_biases, statistics=statistics, example=example, input_mean=asked.input_mean)
     split = partial(split_inputs, unit=asked.unit, signed=asked.signed and not asked.as_published, example=example)
     corrected = not asked.as_published and statistics != "none"
     return [
         Step("fold batch norms", partial(_prepare, example=example)),
-        hashed,
+        Step("hash weights", hashed, looks_back=True),
         *([Step("correct biases", correct, looks_back=True)] if corrected else []),
         Step("merge neurons", partial(merge_after, options=merging, example=example), looks_back=True),
         Step("split inputs", split),
