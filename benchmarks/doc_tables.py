@@ -12,14 +12,22 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from benchmarks import dpp, oracle, pruning
+from benchmarks import dpp, oracle, pruning, scales
 from benchmarks.intervals import with_interval
 from redlab.paths import checkout
 from redlab.studies.real import read_real, title_of
 
 NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75")
-SHORT = {NETWORKS[0]: "ResNet-20", NETWORKS[1]: "ResNet-56", NETWORKS[2]: "MobileNetV1 0.75"}
 LITE, CHOOSE = "imagenet/efficientnet_lite0", 3.0  # points of accuracy that a chosen setting may lose
+SHORT = {NETWORKS[0]: "ResNet-20", NETWORKS[1]: "ResNet-56", NETWORKS[2]: "MobileNetV1 0.75"}
+SHORT[LITE] = "EfficientNet-Lite0"
+# Groups of scales.csv, and what a row of them is.
+TEXTBOOK = {
+    "defaults": "RED++, ours (uniform codes), by default",
+    "before": "RED++, ours (uniform codes), {}",
+    "textbook": "textbook, {}",
+    "k-means": "{}, entropy-coded",
+}
 HALF = ("50% of products", "47% of products")
 QUARTER = ("75% of products",)
 # Method and settings of each row, by what they need.
@@ -137,6 +145,21 @@ def readme_table() -> str:
     return _markdown(["group", "method", "setting", *map(_head, NETWORKS[:2])], body)
 
 
+def textbook_table() -> str:
+    """RED++ with its defaults and textbook quantization under the same counter, on the images to report on."""
+    rows = pd.read_csv(scales.ROWS)
+    rows = rows[(rows["stage"] == "report") & rows["group"].isin(TEXTBOOK)]
+    names = [name for name in scales.NETWORKS if name in set(rows["network"])]
+    firsts = [rows[rows["network"] == name].iloc[0] for name in names]
+    heads = [f"{SHORT.get(row['network'], row['network'])}, before {scales.before(row)}" for row in firsts]
+    body = []
+    for (group, setting), own in rows.groupby(["group", "setting"], sort=False):
+        at = own.set_index("network")
+        cells = [scales.cell(at.loc[name]) if name in at.index else "" for name in names]
+        body.append([TEXTBOOK[group].format(setting), *cells])
+    return _markdown(["what", *heads], sorted(body, key=lambda row: (not row[0].startswith("RED++"), row[0])))
+
+
 def criteria_table() -> str:
     """Every criterion at two budgets, on both ResNets, without fine-tuning."""
     rows = pd.read_csv(pruning.ROWS)
@@ -212,12 +235,14 @@ def _setting(settings: tuple[str, ...]) -> str:
 
 def _markdown(heads: list[str], body: list[list[str]]) -> str:
     rows = [heads, ["---"] * len(heads), *body]
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("| --- ", "|---") for row in rows)
+    text = "\n".join(f"| {' | '.join(row)} |".replace("| --- ", "|---") for row in rows)
+    return re.sub(r"\|  (?=\|)", "| ", text)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "readme": readme_table,
     "EfficientNet-Lite0": lite_table,
+    "textbook": textbook_table,
     "data-free": lambda: real_table("nothing"),
     "needs images": lambda: real_table("data"),
     "needs training": lambda: real_table("fine-tuning"),

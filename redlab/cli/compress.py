@@ -43,7 +43,13 @@ def compress(
     hashing: Annotated[
         bool | None, option(None, "merge: hash the weights first. Default: yes.", "--hash/--no-hash")
     ] = None,
-    max_error: Annotated[float | None, option("ERROR", "red++: relative L2 error allowed in each layer.")] = None,
+    scale: Annotated[
+        str | None, option("HOW", "red, red++: a scale for each row: none, row, or (red++) auto. Default: none; auto.")
+    ] = None,
+    max_noise: Annotated[
+        float | None, option("SHARE", "red++: noise allowed, of the signal's variance. Default: 0.075.")
+    ] = None,
+    max_error: Annotated[float | None, option("ERROR", "red++: instead, relative L2 error of the weights.")] = None,
     as_published: Annotated[bool, option(None, "red++: as in the papers.", "--as-published")] = False,
     criterion: Annotated[
         str | None, option("NAME", "prune: the score. Default: reconstruction.", complete=complete_criteria)
@@ -73,6 +79,7 @@ def compress(
     """
     options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "hashing": hashing, "max_error": max_error}
     options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
+    options |= {"scale": scale, "max_noise": max_noise}
     given = {name: value for name, value in options.items() if value is not None}
     out = (out or Path(f"{_called(network)}-{recipe}")).resolve()
     with exits(1, OSError), exits(2, ValueError, FileNotFoundError, ConnectionError):

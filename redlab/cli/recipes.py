@@ -17,8 +17,8 @@ _MERGING = ("alpha", "strategy", "round_to")
 # What each recipe takes.
 OPTIONS = {
     "merge": (*_MERGING, "hashing"),
-    "red": _MERGING,
-    "red++": (*_MERGING, "max_error", "as_published"),
+    "red": (*_MERGING, "scale"),
+    "red++": (*_MERGING, "scale", "max_noise", "max_error", "as_published"),
     "prune": ("criterion", "products", "round_to"),
 }
 # A criterion of channels -> whether it needs images; ``criteria.registry.CRITERIA`` holds the functions.
@@ -62,9 +62,9 @@ def steps_of(recipe: str, *, round_to: int = 1, images: Dataset | None = None, *
             separate kernels; "red++": prepare, hash and correct biases, merge, split inputs; "prune": remove channels.
         round_to: as in ``merge_neurons``, or in ``prune_channels`` for "prune".
         images: what a criterion of "prune" scores on.
-        options: of the recipe (``OPTIONS``). ``alpha`` and ``strategy`` as in ``merge_neurons``; ``max_error`` and
-            ``as_published`` as in ``red_plus_plus``; ``criterion`` as in ``score_channels``; ``products`` as in
-            ``prune_channels``.
+        options: of the recipe (``OPTIONS``). ``alpha`` and ``strategy`` as in ``merge_neurons``; ``scale``,
+            ``max_noise``, ``max_error`` and ``as_published`` as in ``red_plus_plus``; ``criterion`` as in
+            ``score_channels``; ``products`` as in ``prune_channels``.
 
     Raises:
         ValueError: an unknown recipe or criterion (the message lists the known ones), an option out of range or of
@@ -76,14 +76,23 @@ def steps_of(recipe: str, *, round_to: int = 1, images: Dataset | None = None, *
     if recipe == "prune":
         return _prune(round_to, images, **options)
     if recipe == "red++":
-        if (max_error := options.get("max_error")) is not None and options.get("as_published"):
-            raise ValueError("as published there is no max_error: the bandwidth decides")
-        if max_error is not None and not 0 < max_error < float("inf"):
-            raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {max_error}")
+        _check_bounds(**{name: options.get(name) for name in ("max_noise", "max_error", "as_published")})
         return red_plus_plus_steps(round_to, **options)
     hashed = options.pop("hashing", True)
     steps = red_steps(round_to=round_to, **options)
     return steps if recipe == "red" else steps[:-1] if hashed else [steps[0], steps[2]]
+
+
+def _check_bounds(max_noise: float | None, max_error: float | None, as_published: bool | None) -> None:
+    bounds = {"max_noise": max_noise, "max_error": max_error}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    if len(given) == 2:
+        raise ValueError("pass max_noise, of the whole network, or max_error, of its weights: not both")
+    for name, bound in given.items():
+        if as_published:
+            raise ValueError(f"as published there is no {name}: the bandwidth decides")
+        if not 0 < bound < float("inf"):
+            raise ValueError(f"{name} must be a positive number (0.05 is 5 %), not {bound}")
 
 
 def _prune(round_to: int, images: Dataset | None, criterion: str = CRITERION, products: float = PRODUCTS) -> list[Step]:

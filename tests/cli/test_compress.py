@@ -77,7 +77,16 @@ def test_a_saved_network_is_compressed_further_without_hashing():
     assert [step["step"] for step in load_network("./mine-merge").redlab.steps] == ["fold", "plan"]
 
 
-@pytest.mark.parametrize("words", [["red"], ["red++"], ["red++", "--as-published"], ["red++", "--max-error", "0.05"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["red"],
+        ["red++"],
+        ["red++", "--as-published"],
+        ["red++", "--max-error", "0.05"],
+        ["red++", "--max-noise", "0.02", "--scale", "row"],
+    ],
+)
 def test_the_recipes_of_the_papers_write_split_networks(words):
     code, said, complained = redlab_says("digits/mlp", "--recipe", *words, "--out", "small")
     assert (code, complained) == (0, "")
@@ -168,6 +177,10 @@ def test_round_to_reaches_the_network():
         (["digits/mlp", "--recipe", "red++", "--no-hash"], "--no-hash is for --recipe merge"),
         (["digits/mlp", "--recipe", "red++", "--max-error", "0"], "max_error must be a positive number"),
         (["digits/mlp", "--recipe", "red++", "--max-error", "0.1", "--as-published"], "there is no max_error"),
+        (["digits/mlp", "--recipe", "red++", "--max-noise", "-1"], "max_noise must be a positive number"),
+        (["digits/mlp", "--recipe", "red++", "--max-noise", "0.1", "--max-error", "0.1"], "not both"),
+        (["digits/mlp", "--recipe", "red++", "--scale", "column"], "scale must be one of none, row, auto"),
+        (["digits/mlp", "--scale", "row"], "scale belongs to the recipes red, red++"),
         (["digits/mlp", "--recipe", "red", "--max-error", "0.1"], "max_error belongs to the recipe red++"),
         (["digits/mlpp"], "unknown network 'digits/mlpp'"),
         (["./nowhere"], "there is no folder './nowhere'"),
