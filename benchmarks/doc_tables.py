@@ -115,7 +115,7 @@ def lite_table() -> str:
     rows = rows[rows["network"] == LITE]
     before = rows.loc[rows["method"] == "batch norm folded", "choice"].item()
     good = rows[rows["choice"] >= before - CHOOSE]
-    chosen = set(good.loc[good.groupby("method")["bytes"].idxmin()].index)
+    chosen = set(good.loc[good.groupby(good["method"].map(title_of))["bytes"].idxmin()].index)
     body = []
     for row in rows.itertuples():
         setting = row.setting.replace("% of products", " % of the multiplications")
