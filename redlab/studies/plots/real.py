@@ -122,7 +122,8 @@ def _draw_dots(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
 def _titles(rows: pd.DataFrame) -> pd.Series:
     """What a row is called, in as few words as fit; what was fine-tuned has a row of its own."""
     tuned = rows["needs"] == "fine-tuning"
-    return rows["method"].map(title_of).str.replace(" (uniform codes)", "") + tuned.map({True: ", fine-tuned", False: ""})
+    short = rows["method"].map(title_of).str.replace(" (uniform codes)", "")
+    return short + tuned.map({True: ", fine-tuned", False: ""})
 
 
 def _stars(published: pd.DataFrame) -> pd.DataFrame:
