@@ -14,12 +14,20 @@ from numpy import ndarray
 
 from redlab.hashing.cells import Cells, round_up
 from redlab.hashing.density import density_of, parse_bandwidth, resolve_bandwidth
+from redlab.hashing.power import MOST as power_most
+from redlab.hashing.power import power
+from redlab.hashing.residual import MOST as residual_most
+from redlab.hashing.residual import residual
 from redlab.hashing.row_scales import SCALES
+from redlab.hashing.spaced import Spaced
 from redlab.hashing.uniform import CLIPS, Grid, fewest, uniform
 from redlab.hashing.vector import Vector
 from redlab.options import check_number
 
-RULES = ("kde", "uniform", "lloyd")
+RULES = ("kde", "uniform", "lloyd", "power", "residual")
+# Of rules whose values one whole number makes, the function and the largest number.
+_SPACED = {"power": (power, power_most), "residual": (residual, residual_most)}
+_FINER = dict.fromkeys(_SPACED, "uniform")  # where these can't keep a bound
 ROUNDINGS = ("nearest", "balanced")
 
 
@@ -50,13 +58,13 @@ class Rule:
             raise ValueError(f"unknown scale {self.scale!r}: use one of {', '.join(SCALES)}")
         if self.clip not in CLIPS:
             raise ValueError(f"unknown clip {self.clip!r}: use one of {', '.join(CLIPS)}")
-        if self.clip == "mse" and self.rule in ("kde", "lloyd"):
-            raise ValueError(f"clip 'mse' belongs to rules with a largest value, such as uniform, not to {self.rule}")
+        if self.clip == "mse" and self.rule != "uniform":
+            raise ValueError(f"clip 'mse' belongs to the rule uniform, not to {self.rule}")
         if self.max_error is not None and not 0 < self.max_error < np.inf:
             raise ValueError(f"max_error must be a positive number (0.05 is 5 %), not {self.max_error}")
         if self.levels is not None and (self.rule == "kde" or self.levels < 1):
             raise ValueError(
-                f"levels must be at least 1 and belongs to the rules uniform and lloyd, not be {self.levels} with the "
+                f"levels must be at least 1 and belongs to rules other than kde, not be {self.levels} with the "
                 f"rule {self.rule}"
             )
 
@@ -67,14 +75,18 @@ class Rule:
 
     def cells(self, vector: Vector) -> Cells:
         """The cells for a layer's weights, which are not all equal; for codes where its rows get scales."""
-        if self.rule == "uniform" and (self.scale, self.clip) != ("none", "max"):
-            made: Cells | None = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
+        if self.rule in _SPACED:
+            made: Cells | None = self._of_grid(Spaced(vector, self.scale == "row", *_SPACED[self.rule]))
+        elif self.rule == "uniform" and (self.scale, self.clip) != ("none", "max"):
+            made = self._of_grid(Grid(vector, self.scale == "row", self.clip == "mse"))
         elif self.scale == "row":
             made = self._of_codes(vector.by_size())
         else:
             return self._searched(vector)
         if made is None or (self.bound is not None and made.error() > self.bound):
-            return replace(self, scale="none", clip="max").cells(vector)  # finer than codes of few bits can be
+            return replace(self, scale="none", clip="max", rule=_FINER.get(self.rule, self.rule)).cells(
+                vector
+            )  # finer than codes of few bits can be
         return made
 
     @property
@@ -82,7 +94,7 @@ class Rule:
         """The largest error, where that decides."""
         return self.max_error if self.levels is None else None
 
-    def _of_grid(self, grid: Grid) -> Cells:
+    def _of_grid(self, grid: Grid | Spaced) -> Cells:
         """The fewest values that keep the bound, or as many as there may be."""
         make = lambda k: self._finished(grid.cells(k))  # noqa: E731
         if self.bound is None:

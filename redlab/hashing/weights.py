@@ -91,11 +91,12 @@ def hash_weights(
     Arguments:
         weights: float8, float16, bfloat16, float32 or float64 of any shape.
         rule: "kde" (the papers: modes and cuts of ``estimate_density``), "uniform" (round(w / step) step), "lloyd"
-            (1-D k-means). The last two are for comparison.
-        bandwidth, contrast: see ``estimate_density``. The rules uniform and lloyd take as many values as it has modes.
+            (1-D k-means), "power" (PowerQuant, arXiv 2301.09858) or "residual" (REx, arXiv 2203.14645).
+        bandwidth, contrast: see ``estimate_density``. The other rules take as many values as it has modes.
         max_error: instead of a bandwidth, the largest relative L2 error ||hash(W) - W|| / ||W||. The coarsest cells
             within it are searched (to half a per cent of the bandwidth or step). Our choice.
-        levels: for uniform and lloyd: the most values for the weights that are not zero.
+        levels: for all rules but kde: the most values for the weights that are not zero; of "residual", for each of
+            its two levels.
         representative: "mode" (the papers; docs/defaults.md), or "mean" of the cell's own weights (our choice), which
             never has a larger L2 error in the same cells. lloyd's values are means anyway.
         force: hash even what looks hashed.

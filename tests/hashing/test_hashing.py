@@ -517,7 +517,7 @@ def test_hashed_resnet20_keeps_half_a_point_on_all_of_cifar10(real_data):
 
 
 def test_rules_are_known():
-    assert NAMES == ("kde", "uniform", "lloyd")
+    assert NAMES == ("kde", "uniform", "lloyd", "power", "residual")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
