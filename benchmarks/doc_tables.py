@@ -15,7 +15,7 @@ import pandas as pd
 from benchmarks import dpp, oracle, pruning, scales
 from benchmarks.intervals import with_interval
 from redlab.paths import checkout
-from redlab.studies.real import read_real
+from redlab.studies.real import read_real, title_of
 
 NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75")
 LITE, CHOOSE = "imagenet/efficientnet_lite0", 3.0  # points of accuracy that a chosen setting may lose
@@ -35,6 +35,9 @@ ROWS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "nothing": [
         ("RED as published", ("silverman/8",)),
         ("RED++ as published", ("silverman/8",)),
+        ("RED as published, a scale a row", ("silverman/8",)),
+        ("RED++ as published, a scale a row", ("silverman/8",)),
+        ("RED++ by default", ("noise 0.075",)),
         *(("RED++", (f"error {error}",)) for error in ("0.05", "0.1", "0.15", "0.3")),
         *(("output merging", (f"alpha {alpha}",)) for alpha in ("0", "0.02", "0.05")),
         ("reconstruction (ours)", QUARTER),
@@ -65,7 +68,7 @@ ROWS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     ],
 }
 README = [
-    ("nothing", "RED++", ("error 0.15",)),
+    ("nothing", "RED++ by default", ("noise 0.075",)),
     ("nothing", "reconstruction (ours)", QUARTER),
     ("nothing", "magnitude L1, same share of each layer", QUARTER),
     ("data", "Taylor, channels reconstructed", QUARTER),
@@ -99,7 +102,7 @@ def real_table(need: str) -> str:
     body = []
     for method, settings in ROWS[need]:
         own = rows[(rows["method"] == method) & rows["setting"].isin(settings)]
-        body.append([method, _setting(settings), *(_left(own[own["network"] == name]) for name in networks)])
+        body.append([title_of(method), _setting(settings), *(_left(own[own["network"] == name]) for name in networks)])
     return _markdown(["method", "setting", *map(_head, networks)], body)
 
 
@@ -112,14 +115,20 @@ def lite_table() -> str:
     rows = rows[rows["network"] == LITE]
     before = rows.loc[rows["method"] == "batch norm folded", "choice"].item()
     good = rows[rows["choice"] >= before - CHOOSE]
-    chosen = set(good.loc[good.groupby("method")["bytes"].idxmin()].index)
+    chosen = set(good.loc[good.groupby(good["method"].map(title_of))["bytes"].idxmin()].index)
     body = []
     for row in rows.itertuples():
         setting = row.setting.replace("% of products", " % of the multiplications")
         accuracy = with_interval(pd.Series([row.accuracy]), row.images)
         shares = [f"{100 * row.products:.1f} %", f"{100 * row.bytes:.1f} %", f"{row.time_ratio:.2f}"]
         body.append(
-            [row.method, f"**{setting}**" if row.Index in chosen else setting, f"{row.choice:.2f}", accuracy, *shares]
+            [
+                title_of(row.method),
+                f"**{setting}**" if row.Index in chosen else setting,
+                f"{row.choice:.2f}",
+                accuracy,
+                *shares,
+            ]
         )
     heads = ["method", "setting", "val250, to choose", "val750", "multiplications", "bytes", "time"]
     return _markdown(heads, body)
@@ -132,7 +141,7 @@ def readme_table() -> str:
     for need, method, settings in README:
         own = rows[(rows["needs"] == need) & (rows["method"] == method) & rows["setting"].isin(settings)]
         cells = [_left(own[own["network"] == name]) for name in NETWORKS[:2]]
-        body.append([GROUPS[need], method, _setting(settings), *cells])
+        body.append([GROUPS[need], title_of(method), _setting(settings), *cells])
     return _markdown(["group", "method", "setting", *map(_head, NETWORKS[:2])], body)
 
 
