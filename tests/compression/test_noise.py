@@ -49,7 +49,8 @@ def test_in_a_chain_of_linear_layers_it_is_what_random_errors_make(name):
 
 
 def test_behind_a_relu_it_is_of_the_right_size():
-    network = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 16, 10))
+    norm = nn.BatchNorm2d(24, momentum=1.0)
+    network = nn.Sequential(nn.Conv2d(3, 24, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(24 * 16, 10))
     inputs = torch.randn(300, 3, 6, 6)
     network.train()(inputs)
     folded = fold_batchnorm(network.eval(), inputs[:1]).network
