@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from benchmarks.default_measures import MOBILENET, Row, hashed, merged, pruned, shared, zeroed
+from benchmarks.scale_settings import ONE_GRID
 
 RESNETS = ("cifar10/resnet20", "cifar10/resnet56")
 HASHED = (*RESNETS, MOBILENET)
@@ -94,14 +95,14 @@ QUESTIONS: dict[str, Question] = {
         shared,
     ),
     "red_plus_plus": Question(
-        "`red_plus_plus` with its defaults but for what is named.",
+        "`red_plus_plus` with `max_error=0.15`, the default before there were scales, but for what is named.",
         (MOBILENET, *RESNETS[1:]),
         {
-            "defaults": {},
-            "budget even": {"budget": "even"},
-            "rounding nearest": {"rounding": "nearest"},
-            "correct_bias none": {"correct_bias": "none"},
-            "rule kde, mean": {"rule": "kde", "representative": "mean"},
+            "defaults": ONE_GRID,
+            "budget even": ONE_GRID | {"budget": "even"},
+            "rounding nearest": ONE_GRID | {"rounding": "nearest"},
+            "correct_bias none": ONE_GRID | {"correct_bias": "none"},
+            "rule kde, mean": ONE_GRID | {"rule": "kde", "representative": "mean"},
         },
         hashed,
         ("error", "products", "unsigned"),

@@ -64,8 +64,9 @@ def table(rows: pd.DataFrame) -> str:
         "",
         "Made by `python -m benchmarks.defaults`. Accuracy in percent on so many test images as stand there, no "
         "fine-tuning; where there are several seeds, mean and standard deviation; in brackets Wilson's 95 % interval, "
-        "for the images alone. The defaults were chosen on these test images. Other columns are "
-        "shares of what the network had, but for the distinct values, the mean relative error a layer "
+        "for the images alone. The defaults were chosen on these test images, but for `red_plus_plus`: its scale, "
+        "clip, budget and max_noise are chosen on others, in scales.md. Other columns are shares of what the network "
+        "had, but for the distinct values, the mean relative error a layer "
         f"and alpha. Measured on {'; '.join(rows['machine'].unique())}.",
         "",
     ]

@@ -12,14 +12,22 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from benchmarks import dpp, oracle, pruning
+from benchmarks import dpp, oracle, pruning, scales
 from benchmarks.intervals import with_interval
 from redlab.paths import checkout
-from redlab.studies.real import read_real
+from redlab.studies.real import read_real, title_of
 
 NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75")
-SHORT = {NETWORKS[0]: "ResNet-20", NETWORKS[1]: "ResNet-56", NETWORKS[2]: "MobileNetV1 0.75"}
 LITE, CHOOSE = "imagenet/efficientnet_lite0", 3.0  # points of accuracy that a chosen setting may lose
+SHORT = {NETWORKS[0]: "ResNet-20", NETWORKS[1]: "ResNet-56", NETWORKS[2]: "MobileNetV1 0.75"}
+SHORT[LITE] = "EfficientNet-Lite0"
+# Groups of scales.csv, and what a row of them is.
+TEXTBOOK = {
+    "defaults": "RED++, ours (uniform codes), by default",
+    "before": "RED++, ours (uniform codes), {}",
+    "textbook": "textbook, {}",
+    "k-means": "{}, entropy-coded",
+}
 HALF = ("50% of products", "47% of products")
 QUARTER = ("75% of products",)
 # Method and settings of each row, by what they need.
@@ -27,6 +35,9 @@ ROWS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "nothing": [
         ("RED as published", ("silverman/8",)),
         ("RED++ as published", ("silverman/8",)),
+        ("RED as published, a scale a row", ("silverman/8",)),
+        ("RED++ as published, a scale a row", ("silverman/8",)),
+        ("RED++ by default", ("noise 0.075",)),
         *(("RED++", (f"error {error}",)) for error in ("0.05", "0.1", "0.15", "0.3")),
         *(("output merging", (f"alpha {alpha}",)) for alpha in ("0", "0.02", "0.05")),
         ("reconstruction (ours)", QUARTER),
@@ -57,7 +68,7 @@ ROWS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     ],
 }
 README = [
-    ("nothing", "RED++", ("error 0.15",)),
+    ("nothing", "RED++ by default", ("noise 0.075",)),
     ("nothing", "reconstruction (ours)", QUARTER),
     ("nothing", "magnitude L1, same share of each layer", QUARTER),
     ("data", "Taylor, channels reconstructed", QUARTER),
@@ -91,7 +102,7 @@ def real_table(need: str) -> str:
     body = []
     for method, settings in ROWS[need]:
         own = rows[(rows["method"] == method) & rows["setting"].isin(settings)]
-        body.append([method, _setting(settings), *(_left(own[own["network"] == name]) for name in networks)])
+        body.append([title_of(method), _setting(settings), *(_left(own[own["network"] == name]) for name in networks)])
     return _markdown(["method", "setting", *map(_head, networks)], body)
 
 
@@ -104,14 +115,20 @@ def lite_table() -> str:
     rows = rows[rows["network"] == LITE]
     before = rows.loc[rows["method"] == "batch norm folded", "choice"].item()
     good = rows[rows["choice"] >= before - CHOOSE]
-    chosen = set(good.loc[good.groupby("method")["bytes"].idxmin()].index)
+    chosen = set(good.loc[good.groupby(good["method"].map(title_of))["bytes"].idxmin()].index)
     body = []
     for row in rows.itertuples():
         setting = row.setting.replace("% of products", " % of the multiplications")
         accuracy = with_interval(pd.Series([row.accuracy]), row.images)
         shares = [f"{100 * row.products:.1f} %", f"{100 * row.bytes:.1f} %", f"{row.time_ratio:.2f}"]
         body.append(
-            [row.method, f"**{setting}**" if row.Index in chosen else setting, f"{row.choice:.2f}", accuracy, *shares]
+            [
+                title_of(row.method),
+                f"**{setting}**" if row.Index in chosen else setting,
+                f"{row.choice:.2f}",
+                accuracy,
+                *shares,
+            ]
         )
     heads = ["method", "setting", "val250, to choose", "val750", "multiplications", "bytes", "time"]
     return _markdown(heads, body)
@@ -124,8 +141,23 @@ def readme_table() -> str:
     for need, method, settings in README:
         own = rows[(rows["needs"] == need) & (rows["method"] == method) & rows["setting"].isin(settings)]
         cells = [_left(own[own["network"] == name]) for name in NETWORKS[:2]]
-        body.append([GROUPS[need], method, _setting(settings), *cells])
+        body.append([GROUPS[need], title_of(method), _setting(settings), *cells])
     return _markdown(["group", "method", "setting", *map(_head, NETWORKS[:2])], body)
+
+
+def textbook_table() -> str:
+    """RED++ with its defaults and textbook quantization under the same counter, on the images to report on."""
+    rows = pd.read_csv(scales.ROWS)
+    rows = rows[(rows["stage"] == "report") & rows["group"].isin(TEXTBOOK)]
+    names = [name for name in scales.NETWORKS if name in set(rows["network"])]
+    firsts = [rows[rows["network"] == name].iloc[0] for name in names]
+    heads = [f"{SHORT.get(row['network'], row['network'])}, before {scales.before(row)}" for row in firsts]
+    body = []
+    for (group, setting), own in rows.groupby(["group", "setting"], sort=False):
+        at = own.set_index("network")
+        cells = [scales.cell(at.loc[name]) if name in at.index else "" for name in names]
+        body.append([TEXTBOOK[group].format(setting), *cells])
+    return _markdown(["what", *heads], sorted(body, key=lambda row: (not row[0].startswith("RED++"), row[0])))
 
 
 def criteria_table() -> str:
@@ -203,12 +235,14 @@ def _setting(settings: tuple[str, ...]) -> str:
 
 def _markdown(heads: list[str], body: list[list[str]]) -> str:
     rows = [heads, ["---"] * len(heads), *body]
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("| --- ", "|---") for row in rows)
+    text = "\n".join(f"| {' | '.join(row)} |".replace("| --- ", "|---") for row in rows)
+    return re.sub(r"\|  (?=\|)", "| ", text)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "readme": readme_table,
     "EfficientNet-Lite0": lite_table,
+    "textbook": textbook_table,
     "data-free": lambda: real_table("nothing"),
     "needs images": lambda: real_table("data"),
     "needs training": lambda: real_table("fine-tuning"),

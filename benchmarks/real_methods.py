@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from benchmarks import pruning
 from redlab import fold_batchnorm, hash_network, iterative_prune, merge_neurons, red, red_plus_plus
+from redlab.compression.pipeline import MAX_NOISE
 from redlab.dpp.training import prune_by_masks
 from redlab.network.training import train
 from redlab.pruning.criteria.registry import CRITERIA
@@ -33,7 +34,16 @@ ALPHAS = {"cifar10/resnet20": (0.0, 0.02, 0.05, 0.1), "cifar10/resnet56": (0.0, 
 ALPHAS[LITE] = (0.0, 0.01)
 HASH_ERRORS = (0.01, 0.02, 0.05)  # of hashing alone, on EfficientNet-Lite0
 # What is tried on EfficientNet-Lite0, of which an evaluation takes half a minute.
-_LITE_METHODS = ("magnitude L1, same share of each layer", "reconstruction (ours)", "RED++", "output merging")
+_LITE_METHODS = (
+    "magnitude L1, same share of each layer",
+    "reconstruction (ours)",
+    "RED++ as published",
+    "RED as published, a scale a row",
+    "RED++ as published, a scale a row",
+    "RED++ by default",
+    "RED++",
+    "output merging",
+)
 BIAS_IMAGES = 500  # as many as correct_biases looks at
 # Fine-tuned in pruning.csv on ResNet-20 alone.
 _NOT_TUNED = (("cifar10/resnet56", "random"), ("cifar10/resnet56", "Taylor, channels"))
@@ -68,6 +78,9 @@ def methods(name: str) -> dict[str, Method]:
     found |= {
         "RED as published": Method("nothing", _red),
         "RED++ as published": Method("nothing", _red_plus_plus),
+        "RED as published, a scale a row": Method("nothing", partial(_red, scale="row")),
+        "RED++ as published, a scale a row": Method("nothing", partial(_red_plus_plus, scale="row")),
+        "RED++ by default": Method("nothing", _by_default),
         "RED++": Method("nothing", partial(_by_error, ERRORS[name])),
         "output merging": Method("nothing", partial(_by_alpha, ALPHAS[name])),
         "RED++, biases from images": Method("data", partial(_by_images, SEEN_ERRORS[name]), SEEDS[name]),
@@ -115,12 +128,16 @@ def _hashed(network: nn.Module, *_: Any) -> Made:
         yield f"error {error:g}", hash_network(folded, rule="uniform", max_error=error).network
 
 
-def _red(network: nn.Module, *_: Any) -> Made:
-    yield "silverman/8", red(network).network
+def _red(network: nn.Module, *_: Any, scale: str = "none") -> Made:
+    yield "silverman/8", red(network, scale=scale).network
 
 
-def _red_plus_plus(network: nn.Module, *_: Any) -> Made:
-    yield "silverman/8", red_plus_plus(network, as_published=True).network
+def _red_plus_plus(network: nn.Module, *_: Any, scale: str = "none") -> Made:
+    yield "silverman/8", red_plus_plus(network, as_published=True, scale=scale).network
+
+
+def _by_default(network: nn.Module, *_: Any) -> Made:
+    yield f"noise {MAX_NOISE:g}", red_plus_plus(network).network
 
 
 def _by_error(errors: tuple[float, ...], network: nn.Module, *_: Any) -> Made:

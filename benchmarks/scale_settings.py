@@ -34,6 +34,7 @@ _WORDS = {
 _HOW = {
     "nearest": {},
     "balanced (SQuant)": {"rounding": "balanced"},
+    "clipped (MSE)": {"clip": "mse"},
     "clipped, balanced": {"clip": "mse", "rounding": "balanced"},
 }
 
@@ -58,16 +59,17 @@ def _with_codes(options: Options) -> Options:
 
 
 def _textbook() -> dict[str, Options]:
-    """Uniform codes of so many bits, a step a layer or a row."""
+    """Arguments of ``textbook.quantised``; in the order of use, since all of them take hours."""
+    asked = [(count, how, "batchnorm") for count in (5, 4, 6) for how in ("clipped, balanced", "nearest")]
+    asked += [(count, "balanced (SQuant)", "batchnorm") for count in (5, 4, 6)]
+    asked += [(count, how, "none") for count in (5, 4, 6) for how in ("nearest", "balanced (SQuant)")]
+    asked += [(count, "clipped (MSE)", "batchnorm") for count in (5, 4, 6)]
+    asked += [(count, "clipped, balanced", "batchnorm") for count in (8, 3)]
     made = {}
-    for count in (5, 4, 6):
-        for per, scale in (("row", "row"), ("layer", "none")):
-            for how, options in _HOW.items():
-                made[f"{count} bits a {per}, {how}, biases corrected"] = (
-                    PLAIN | bits(count) | options | {"scale": scale, "correct_bias": "batchnorm"}
-                )
-        own = PLAIN | bits(count) | {"correct_bias": "batchnorm", "equalised": True}
-        made[f"{count} bits a layer, equalised, nearest, biases corrected"] = own
+    for count, how, biases in asked:
+        for per in ("row", "layer"):
+            words = f"{count} bits a {per}, {how}" + (", biases corrected" if biases != "none" else "")
+            made[words] = {"bits": count, "per": per, "correct_bias": biases, **_HOW[how]}
     return made
 
 
@@ -97,7 +99,7 @@ SAYS = {
     "before": "The defaults before there were scales, and the papers' method, also with a scale a row.",
     "noise": "The defaults but for `max_noise`, which is 0.075 there. `noise` in scales.csv is what was predicted.",
     "parts": "Each part alone, all together, and all without one. Where no budget decides there are 31 codes a layer.",
-    "textbook": "Uniform codes of so many bits in every layer. RED++'s splitting and its counter are applied to all.",
+    "textbook": "Uniform codes of so many bits in every layer, split and counted as RED++'s are: see `textbook.py`.",
     "k-means": "One codebook a layer and a scale a row, biases corrected; bytes of the folder, entropy-coded.",
 }
 SIZED = ("defaults", "k-means")  # groups in which MiniLM-L6 is saved too, which takes half a minute

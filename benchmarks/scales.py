@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 from tqdm import tqdm
 
 import redlab
 from benchmarks.measures import MINILM, NETWORKS, STAGES, original, score
 from benchmarks.scale_settings import GROUPS, SAYS, SIZED
+from benchmarks.textbook import quantised
 from benchmarks.timing import machine
 from redlab.network.result import Result, of_layers
 from redlab.studies.splitting import folder_bytes
@@ -30,6 +32,7 @@ from redlab.studies.splitting import folder_bytes
 ROWS, TABLE = Path(__file__).with_name("scales.csv"), Path(__file__).with_name("scales.md")
 _KEY = ["stage", "group", "setting", "network"]
 Job = tuple[str, str, str, str]
+Made = tuple[nn.Module, dict[str, float]]
 
 
 def main(*words: str) -> None:
@@ -58,34 +61,38 @@ def jobs(words: tuple[str, ...]) -> list[Job]:
         for group in asked(GROUPS, GROUPS)
         for setting in GROUPS[group]
         for name in asked(NETWORKS, NETWORKS)
+        if not (name == MINILM and GROUPS[group][setting].get("correct_bias") == "none")  # it has no batch norm
     ]
 
 
 def measure(stage: str, group: str, setting: str, name: str) -> dict[str, Any]:
     """The row of one setting."""
     start = time.perf_counter()
-    result = made(name, dict(GROUPS[group][setting]))
-    row = dict(zip(_KEY, (stage, group, setting, name), strict=True)) | left_of(name, result)
-    sized = name != MINILM or group in SIZED
-    row["bytes"] = folder_bytes(result.network) / _bytes_before(name) if sized else float("nan")
-    row |= score(name, result.network, stage)
+    options = GROUPS[group][setting]
+    network, left = quantised(name, **options) if group == "textbook" else made(name, **options)
+    row = dict(zip(_KEY, (stage, group, setting, name), strict=True)) | left
+    sized = group != "textbook" and (name != MINILM or group in SIZED)
+    row["bytes"] = folder_bytes(network) / _bytes_before(name) if sized else float("nan")
+    row |= score(name, network, stage)
     return row | {"seconds": round(time.perf_counter() - start), "machine": machine()}
 
 
-def made(name: str, options: dict[str, Any]) -> Result:
+def made(name: str, method: str = "red_plus_plus", equalised: bool = False, **options: Any) -> Made:
     network = original(name)
-    network = redlab.equalise(network).network if options.pop("equalised", False) else network
-    return redlab.red_plus_plus(network, **options)
+    network = redlab.equalise(network).network if equalised else network
+    result = getattr(redlab, method)(network, **options)
+    return result.network, left_of(result)
 
 
-def left_of(name: str, result: Result) -> dict[str, float]:
+def left_of(result: Result) -> dict[str, float]:
     """Shares of what the network had: of MiniLM-L6, products and additions are those of its linear layers, as of any
     network those of all layers that multiply by weights; bytes are those of the folders that ``save_network`` writes.
     """
     layers = of_layers(result.layers)
     total = layers.sum(numeric_only=True)
     own = {what: total[f"{what}_after"] / total[f"{what}_before"] for what in ("products", "additions")}
-    own["unsigned"] = total["products_unsigned"] / total["products_before"]
+    if "products_unsigned" in total:
+        own["unsigned"] = total["products_unsigned"] / total["products_before"]
     own["error"] = layers["error"].mean()
     own |= {column: int(total[column]) for column in ("distinct", "scales") if column in total}
     return own | {"noise": result.plan["noise"]} if "noise" in result.plan else own
@@ -123,23 +130,24 @@ def table(rows: pd.DataFrame) -> str:
 
 def _section(rows: pd.DataFrame, group: str) -> list[str]:
     names = [name for name in NETWORKS if name in set(rows["network"])]
-    heads = [f"{name}, before {_before(rows[rows['network'] == name])}" for name in names]
+    heads = [f"{name}, before {before(rows[rows['network'] == name].iloc[0])}" for name in names]
     lines = [f"| setting | {' | '.join(heads)} |", "|---" * (len(names) + 1) + "|"]
     at = rows.set_index(["setting", "network"])
     for setting in GROUPS[group]:
         if setting in set(rows["setting"]):
-            cells = [_cell(at.loc[(setting, name)]) if (setting, name) in at.index else "" for name in names]
+            cells = [cell(at.loc[(setting, name)]) if (setting, name) in at.index else "" for name in names]
             lines.append(f"| {setting} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _before(rows: pd.DataFrame) -> str:
-    first = rows.iloc[0]
-    of = "of {:,.0f} pairs" if first["network"] == MINILM else "% of {:,.0f} images"
-    return f"{first['before']:.2f} {of.format(first['count'])}"
+def before(row: pd.Series) -> str:
+    """The score of the network as it came, of so many images or pairs."""
+    of = "of {:,.0f} pairs" if row["network"] == MINILM else "% of {:,.0f} images"
+    return f"{row['before']:.2f} {of.format(row['count'])}"
 
 
-def _cell(row: pd.Series) -> str:
+def cell(row: pd.Series) -> str:
+    """The change with its interval, and the shares left."""
     ends = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
     left = [f"{row[what]:.2%}" for what in ("products", "bytes") if pd.notna(row[what])]
     return f"{row['difference']:+.2f} {ends} ({' / '.join(left)})"

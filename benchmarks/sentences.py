@@ -15,7 +15,7 @@ from redlab.paths import data_root
 
 FILES = {"2014": ("2014.images",), "2015": ("2015.images", "2015.headlines", "2015.answers-students")}
 _AT_ONCE, _LONGEST = 64, 128  # sentences, tokens
-_RESAMPLES = 2_000
+_RESAMPLES = 1_000
 
 
 @cache

@@ -162,9 +162,11 @@ def measured():
         "real": ["network", "method", "setting", "stage", "count"],
         "pruning": ["network", "method", "keep", "stage"],
         "dpp": ["network", "method"],
+        "scales": ["stage", "group", "network", "setting"],
     }
     for name, columns in groups.items():
-        rows = pd.read_csv(checkout() / "benchmarks" / f"{name}.csv").dropna(subset="accuracy")
+        rows = pd.read_csv(checkout() / "benchmarks" / f"{name}.csv").rename(columns={"score": "accuracy"})
+        rows = rows.dropna(subset="accuracy")
         yield from (f"{value:.2f}" for value in rows.groupby(columns, dropna=False)["accuracy"].mean())
         yield from (f"{value:.2f}" for value in rows["before"].dropna())
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from redlab.compression.allocation import added_noise, allocate
@@ -24,15 +25,16 @@ BUDGETS = ("noise", "products", "even")
 MUCH_NOISE = 0.3
 
 
+@torch.inference_mode(False)  # whatever the caller's mode: noise is differentiated
 def hash_within(
     network: nn.Module,
     folded: Result,
     *,
-    max_noise: float,
-    max_error: float | dict[str, float] | None,
-    budget: str,
     scale: str,
     example: Example | None,
+    budget: str = "even",
+    max_noise: float = 0.0,
+    max_error: float | dict[str, float] | None = None,
     input_mean: tuple[float, ...] | None = None,
     **hashing: Any,
 ) -> Result:

@@ -32,6 +32,8 @@ from redlab.compression.moments import (
 )
 from redlab.network.trace import is_layer, operation
 
+_COARSE = 1e-6  # types of fewer digits: small gains would vanish in them
+
 
 @dataclass(frozen=True)
 class LayerNoise:
@@ -151,6 +153,8 @@ class _Noise:
         if layer.name not in self.inputs.calls or not self._is_known(node):
             return None
         like = node.meta["val"]
+        if torch.finfo(like.dtype).eps > _COARSE:
+            return None
         axis = _channels(node, like)
         self.first.setdefault(layer.name, node)
         zeros = torch.zeros(like.shape[axis], dtype=like.dtype, device=like.device, requires_grad=True)

@@ -145,7 +145,8 @@ def red_plus_plus(
             None under "even": the bandwidth decides, or ``levels``.
         max_noise: the noise that the errors of all layers may make, as a share of the signal's variance (``noise``).
         budget: what is shared among the layers: "noise" (``allocate``; the default), "products" (the default where
-            ``max_error`` is given; it takes every error for equally harmful) or "even": nothing.
+            ``max_error`` is given; it takes every error for equally harmful) or "even": nothing (the default where
+            ``bandwidth`` or ``levels`` is given).
         scale: as in ``hash_network``, or "auto": the budget "noise" decides layer by layer; with any other, "none".
         unit, signed: as in ``split_inputs``.
         correct_bias: "batchnorm" (no data), a dataset (the means come from its first 500 images), or "none".
@@ -166,7 +167,7 @@ def red_plus_plus(
         >>> result = red_plus_plus(load_network("digits/resnet"))
         >>> left = result.layers["products_after"].sum() / result.layers["products_before"].sum()
         >>> f"{left:.0%} of the products are left"
-        '4% of the products are left'
+        '3% of the products are left'
     """
     asked = dict(locals())
     example = example if isinstance(correct_bias, str) else example_of(network, example, correct_bias)
@@ -175,7 +176,10 @@ def red_plus_plus(
     options = {name: asked[name] for name in _PUBLISHED} | fitted(hash_network, hashing)
     options |= {"scale": scale} if as_published and scale != "auto" else {}
     if not as_published:
-        options |= {name: asked[name] for name in names if name != "input_mean"}
+        budget = _budget_of(budget, max_error, hashing)
+        hidden = {"input_mean", "max_error" if budget == "noise" else "max_noise"}
+        hidden |= {"scale"} if budget != "noise" and scale == "auto" else set()
+        options |= {name: asked[name] for name in names if name not in hidden} | {"budget": budget}
         options |= {} if isinstance(correct_bias, str) else {"correct_bias": type(correct_bias).__name__}
         options |= {} if input_mean is None else {"input_mean": as_means(input_mean)}
     return _run("red++", network, steps, options, example)
@@ -223,7 +227,7 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
     given = signature(red_plus_plus).bind(None, **fitted(red_plus_plus, options))
     given.apply_defaults()
     asked = SimpleNamespace(**given.arguments)
-    asked.budget = given.arguments["budget"] = asked.budget or ("noise" if asked.max_error is None else "products")
+    asked.budget = given.arguments["budget"] = _budget_of(asked.budget, asked.max_error, asked.hashing)
     check_one_of("budget", asked.budget, BUDGETS)
     if asked.budget == "products" and asked.max_error is None:
         given.arguments["max_error"] = MAX_ERROR
@@ -234,24 +238,28 @@ def red_plus_plus_steps(round_to: int = 1, **options: Any) -> list[Step]:
         raise ValueError(f"correct_bias must be 'none', 'batchnorm' or a dataset, not {statistics!r}")
     merging = Options(asked.alpha, asked.strategy, round_to=round_to)
     example, hashing = asked.example, dict(asked.hashing)
-    if asked.as_published:
-        scale = "none" if asked.scale == "auto" else asked.scale
-        hashed = Step("hash weights", partial(hash_layers, scale=scale, **hashing))
-    else:
-        names = ("rule", "max_error", "max_noise", "rounding", "budget", "scale", "clip", "example")
-        mean = None if asked.input_mean is None else as_means(asked.input_mean)
-        within = partial(hash_within, input_mean=mean, **{name: given.arguments[name] for name in names}, **hashing)
-        hashed = Step("hash weights", within, looks_back=True)
+    names = ["scale", "example"]
+    if not asked.as_published:
+        names += ["rule", "max_error", "max_noise", "rounding", "budget", "clip"]
+        hashing["input_mean"] = None if asked.input_mean is None else as_means(asked.input_mean)
+    hashed = partial(hash_within, **{name: given.arguments[name] for name in names}, **hashing)
     correct = partial(correct_biases, statistics=statistics, example=example, input_mean=asked.input_mean)
     split = partial(split_inputs, unit=asked.unit, signed=asked.signed and not asked.as_published, example=example)
     corrected = not asked.as_published and statistics != "none"
     return [
         Step("fold batch norms", partial(_prepare, example=example)),
-        hashed,
+        Step("hash weights", hashed, looks_back=True),
         *([Step("correct biases", correct, looks_back=True)] if corrected else []),
         Step("merge neurons", partial(merge_after, options=merging, example=example), looks_back=True),
         Step("split inputs", split),
     ]
+
+
+def _budget_of(budget: str | None, max_error: Any, hashing: dict) -> str:
+    """What was asked for, else the budget of what is given: an error, or a number of values; by default noise."""
+    if budget is not None:
+        return budget
+    return "products" if max_error is not None else "even" if hashing.keys() & {"bandwidth", "levels"} else "noise"
 
 
 def _prepare(network: nn.Module, example: Example | None) -> Result:

@@ -18,10 +18,18 @@ from redlab.studies.splitting import ordinary, totals
 NEEDS = ("nothing", "data", "fine-tuning")
 SHARES = ("products", "macs", "additions", "operations", "parameters", "bytes")
 _TIMES = ("milliseconds", "time_ratio")
+# What tables and figures call a method that is stored under a shorter name: RED++ with our options is not the papers'.
+_OURS = "RED++, ours (uniform codes)"
+_TITLES = {
+    "RED++": _OURS,
+    "RED++ by default": _OURS,
+    "RED++, biases from images": f"{_OURS}, biases from images",
+}
 # A setting in words, as numbers of the columns that other frames have too.
 _SETTINGS = {
     "keep": r"^([\d.]+)% of products$",
     "max_error": r"^error ([\d.]+)$",
+    "max_noise": r"^noise ([\d.]+)$",
     "alpha": r"^alpha ([\d.]+)$",
     "bandwidth": r"^(silverman/\d+)$",
 }
@@ -67,8 +75,8 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
         other images, for choosing a setting (NaN where no others were held back); ``accuracy_low`` and
         ``accuracy_high``, the 95 % Wilson interval; ``count``, "new" where shares are by the rule of ``measure_cost``,
         "old" where multiplications by padding are counted too; the ``command`` that makes the row; ``seconds``,
-        ``machine``, ``threads``; and the setting as ``keep``, ``max_error``, ``alpha`` (else NaN) and ``bandwidth``
-        (else "").
+        ``machine``, ``threads``; and the setting as ``keep``, ``max_error``, ``max_noise``, ``alpha`` (else NaN) and
+        ``bandwidth`` (else "").
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -85,6 +93,16 @@ def read_real(path: str | Path | None = None) -> pd.DataFrame:
     numbers = {name: column.astype(float) for name, column in found.items() if name != "bandwidth"}
     numbers["keep"] /= 100
     return frame.assign(**numbers, bandwidth=found["bandwidth"].fillna(""))
+
+
+def title_of(method: str) -> str:
+    """What tables and figures call a method of ``read_real``.
+
+    Example:
+        >>> title_of("RED++"), title_of("RED++ as published")
+        ('RED++, ours (uniform codes)', 'RED++ as published')
+    """
+    return _TITLES.get(method, method)
 
 
 def summarise_real(frame: pd.DataFrame) -> pd.DataFrame:
@@ -169,6 +187,7 @@ def table_real(summary: pd.DataFrame, network: str) -> pd.DataFrame:
     rows["order"] = rows["needs"].map(lambda needs: NEEDS.index(needs) if needs in NEEDS else -1)
     rows = rows.sort_values("order", kind="stable")
     text = {name: rows[name] for name in ("needs", "method", "setting")}
+    text["method"] = rows["method"].map(title_of)
     text["accuracy"] = [_accuracy(*row) for row in rows[["before", "accuracy", "sd"]].to_numpy()]
     bounds = rows["accuracy_low"].map("{:.1f} to ".format) + rows["accuracy_high"].map("{:.1f}".format)
     text["interval"] = bounds.where(rows["images"].notna(), "")

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from redlab.network.evaluation import accuracy_interval
+from redlab.studies.real import title_of
 from redlab.studies.sentences import Takeaways, best_and_worst, fewest, in_words, percent
 
 
@@ -188,8 +189,8 @@ def _real(name: str, rows: pd.DataFrame) -> str:
     seen = split["choice"].fillna(split["accuracy"])  # where other images are held back, those choose
     best = split[seen >= low].sort_values("products").head(1)
     said = [
-        f"{row.method} ({row.setting}) keeps {row.accuracy:.1f} % with {percent(row.products)} of the multiplications "
-        f"and {percent(row.operations)} of all operations"
+        f"{title_of(row.method)} ({row.setting}) keeps {row.accuracy:.1f} % with {percent(row.products)} of the "
+        f"multiplications and {percent(row.operations)} of all operations"
         for row in best.itertuples()
     ] or ["no split network stays in the interval"]
     top = pruned[pruned["keep"] == pruned["keep"].max()].sort_values("accuracy").iloc[-1]

@@ -214,7 +214,7 @@ def test_options_reach_their_steps():
     assert result.layers["channels_after"].sum() < result.layers["channels_before"].sum()
     assert result.layers["channels_before"].tolist() == [len(layer.weight) for layer in weight_layers(network)]
     assert result.layers["products_after"].tolist() == split.layers["products_after"].tolist()
-    assert result.plan["options"] == {**options, "as_published": False}
+    assert result.plan["options"] == {**options, "clip": "max", "as_published": False}
 
 
 def test_red_passes_its_options_on():
@@ -309,7 +309,7 @@ def test_biases_are_corrected_as_asked():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"budget": "bits"}, "budget must be one of even, products, not 'bits'"),
+        ({"budget": "bits"}, "budget must be one of noise, products, even, not 'bits'"),
         ({"correct_bias": "imagenet"}, "correct_bias must be 'none', 'batchnorm' or a dataset, not 'imagenet'"),
     ],
 )
@@ -352,8 +352,9 @@ def test_a_result_says_what_was_asked_achieved_and_skipped(results):
         "red++(alpha=0.0, strategy='constant', unit='channel', as_published=False, rule='uniform'"
     )
     for said in (
-        "max_error=0.15",
-        "budget='products'",
+        "max_noise=0.075",
+        "budget='noise'",
+        "scale='auto'",
         "rounding='balanced'",
         "signed=True",
         "correct_bias='batchnorm'",
@@ -363,10 +364,7 @@ def test_a_result_says_what_was_asked_achieved_and_skipped(results):
     assert f"multiplications: {was:,} -> {now:,} ({now / was:.3%} left)" in lines
     assert any(line.startswith("parameters: ") for line in lines)
     assert any(line.startswith("relative error per layer: ") for line in lines)
-    depthwise = ", ".join(f"blocks.{k}.0.conv" for k in range(3)) + " and 3 more"
-    assert (
-        lines[-1] == f"14 layers, 7 skipped: {depthwise} (hash: its max_error is 0); classifier (merge: network output)"
-    )
+    assert lines[-1] == "14 layers, 1 skipped: classifier (merge: network output)"
     assert str(results("red", "digits/resnet")).startswith("red(alpha=0.0, strategy='constant', up_to_scale=False)\n")
 
 
@@ -389,7 +387,7 @@ def test_what_cannot_be_done_to_a_layer_is_said_step_by_step():
     assert skipped["down"] == ""
     assert "correct bias: it is never called" in skipped["unused"]
     assert "split: never called in eval mode" in skipped["unused"]
-    assert skipped["last"] == "merge: network output"
+    assert skipped["last"] == "hash: its max_error is 0; merge: network output"
     assert result.plan["steps"][2]["gained"] == ["down"]
     assert not result.layers.isna().any().any()
 

@@ -58,7 +58,7 @@ def network():
 
 def test_every_row_is_whole_and_stands_once(stored):
     assert not stored.duplicated(KEY).any()
-    partly = [*MEASURED, "keep", "max_error", "alpha", "choice"]
+    partly = [*MEASURED, "keep", "max_error", "max_noise", "alpha", "choice"]
     assert not stored.drop(columns=partly).isna().any(axis=None)
     assert set(stored.loc[stored["choice"].notna(), "network"]) == {"imagenet/efficientnet_lite0"}
     assert stored["accuracy"].between(0, 100).all()
@@ -78,7 +78,7 @@ def test_sizes_and_times_are_all_there_or_none_of_a_row_that_was_taken_over(stor
 
 def test_only_separated_kernels_add_more_than_they_save(stored):
     assert (stored["additions"] > 0).all()
-    assert set(stored.loc[stored["additions"] > 1, "method"]) <= {"RED as published"}
+    assert set(stored.loc[stored["additions"] > 1, "method"]) <= {"RED as published", "RED as published, a scale a row"}
     plain = stored[~stored["split"]]
     assert (plain["additions"] == plain["products"]).all()
     assert stored["split"].equals(stored["method"].str.startswith("RED"))
@@ -88,6 +88,7 @@ def test_a_setting_says_what_it_is_in_numbers_too(stored):
     said = [
         f"{100 * row.keep:.0f}% of products" * (row.keep == row.keep)
         + f"error {row.max_error:g}" * (row.max_error == row.max_error)
+        + f"noise {row.max_noise:g}" * (row.max_noise == row.max_noise)
         + f"alpha {row.alpha:g}" * (row.alpha == row.alpha)
         + row.bandwidth
         + "exact" * (row.method == "batch norm folded")

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from redlab.names import unknown
 from redlab.studies.plots.style import BLUE, GREY, INK, ORANGE, PURPLE, RED, band, finish, mark_cut, rows_of, styled
-from redlab.studies.real import NEEDS
+from redlab.studies.real import NEEDS, title_of
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -95,7 +95,7 @@ def _draw_dots(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
         budget = own["setting"].str.endswith("of products") | own["star"]
         parts.append((network, _sorted(own[budget], column), own[~budget]))
     heights = [max(pruned["title"].nunique(), len(others)) + 4 for _, pruned, others in parts]
-    size = (12.5, 0.19 * sum(heights) + 1.2)
+    size = (13, 0.19 * sum(heights) + 1.2)
     figure, grid = plt.subplots(len(parts), 2, figsize=size, squeeze=False, height_ratios=heights)
     for axes, (network, pruned, others) in zip(grid, parts, strict=True):
         _panel(axes[0], pruned, column)
@@ -120,9 +120,10 @@ def _draw_dots(summary: pd.DataFrame, x: str, published: pd.DataFrame | None) ->
 
 
 def _titles(rows: pd.DataFrame) -> pd.Series:
-    """What a row is called; what was fine-tuned has a row of its own."""
+    """What a row is called, in as few words as fit; what was fine-tuned has a row of its own."""
     tuned = rows["needs"] == "fine-tuning"
-    return rows["method"] + tuned.map({True: ", fine-tuned", False: ""})
+    short = rows["method"].map(title_of).str.replace(" (uniform codes)", "")
+    return short + tuned.map({True: ", fine-tuned", False: ""})
 
 
 def _stars(published: pd.DataFrame) -> pd.DataFrame:
