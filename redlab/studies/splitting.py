@@ -198,8 +198,7 @@ def _splits(network: nn.Module, reference: Reference, setting: dict, units: tupl
             "share": layers["products_after"].sum() / products,
             "unsigned": layers["products_unsigned"].sum() / products,
             "operations": int(layers[["products_after", "additions_after"]].to_numpy().sum()) / (2 * products),
-            "distinct": int(layers["distinct"].sum()),
-            "scales": int(layers["scales"].sum()),
+            **layers[["distinct", "scales"]].sum().astype(int).to_dict(),
             "noise": results[1].plan.get("noise", np.nan),
             **accuracy,
         }
