@@ -125,7 +125,7 @@ def test_the_collapse_notebook_shows_what_hashing_does(runs):
     bounded = frame.dropna(subset=["max_error"])
     assert (bounded["error"] <= bounded["max_error"]).all()
     assert bounded.groupby("method")["share"].apply(lambda s: s.is_monotonic_decreasing).all()
-    assert set(bounded["method"]) == {"kde, mode", "kde, mean", "uniform", "lloyd"}
+    assert set(bounded["method"]) == {"kde, mode", "kde, mean", "uniform", "uniform, a scale a row", "lloyd"}
 
 
 def test_the_splitting_notebook_saves_products_and_nothing_else(runs):
@@ -135,11 +135,16 @@ def test_the_splitting_notebook_saves_products_and_nothing_else(runs):
     assert (frame["additions_after"] > 0.5 * frame["products_before"]).all()
 
 
-def test_the_default_of_red_plus_plus_leaves_fewest_products_at_each_error(runs):
+def test_the_budget_of_products_leaves_fewest_products_at_each_error_and_noise_is_told(runs):
     frame = runs("05_red_and_red_plus_plus").results
-    rules = frame[(frame["section"] == 2) & (frame["unit"] == "channel")].dropna(subset=["max_error"])
-    shares = rules.pivot_table(index="max_error", columns="method", values="share")
-    assert (shares.idxmin(axis=1) == "red_plus_plus by default").all()
+    channel = frame[(frame["section"] == 2) & (frame["unit"] == "channel")]
+    shares = channel.pivot_table(index="max_error", columns="method", values="share")
+    assert (shares.idxmin(axis=1) == "ours, budget products").all()
+    default = channel.dropna(subset=["max_noise"])
+    assert set(default["method"]) == {"ours, budget noise (default)"}
+    assert (default["noise"] > 0).all()
+    scaled = channel[channel["method"] == "kde, as published, a scale a row"]
+    assert (scaled["scales"] > 0).all()
     ladder = frame[frame["section"] == 3]
     assert list(dict.fromkeys(ladder["method"]))[-1] == "+ w and -w share (the default)"
 

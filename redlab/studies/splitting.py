@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -164,9 +165,9 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
 
     Returns:
         A row a setting and unit: the setting, ``unit``, the mean ``error`` of the layers that are hashed, ``share`` of
-        the multiplications that is left (``unsigned``: w and -w apart), that of all ``operations``, additions too,
-        ``distinct`` weight values, and the accuracy (``Reference.columns``) of the same network in ordinary layers.
-        ``attrs["before"]`` holds the accuracy of ``network``, ``attrs["of"]`` what a share is of.
+        the multiplications that is left (``unsigned``: w and -w apart), that of all ``operations``, ``distinct`` values
+        or codes, rows with ``scales``, the ``noise`` expected without data (NaN as published), and the accuracy
+        (``Reference.columns``) in ordinary layers. ``attrs["before"]`` is that of ``network``, ``attrs["of"]``: shares.
 
     Example:
         >>> network, images = load_network("digits/mlp"), load_dataset("digits", limit=50)
@@ -182,7 +183,9 @@ def compare_splits(network: nn.Module, dataset: Dataset, settings: list[dict], u
 
 
 def _splits(network: nn.Module, reference: Reference, setting: dict, units: tuple) -> Iterator[dict]:
-    results = list(take_all(network, red_plus_plus_steps(**setting)[:-1]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the errors of the weights are expected")  # it is measured here
+        results = list(take_all(network, red_plus_plus_steps(**setting)[:-1]))
     hashed, table = results[-1].network, of_layers(results[1].layers)
     error = table.loc[table["modes"] > 0, "error"].mean() if table["modes"].any() else 0.0
     products, accuracy = measure_cost(network).attrs["products"], reference.columns(hashed)
@@ -195,7 +198,8 @@ def _splits(network: nn.Module, reference: Reference, setting: dict, units: tupl
             "share": layers["products_after"].sum() / products,
             "unsigned": layers["products_unsigned"].sum() / products,
             "operations": int(layers[["products_after", "additions_after"]].to_numpy().sum()) / (2 * products),
-            "distinct": int(layers["distinct"].sum()),
+            **layers[["distinct", "scales"]].sum().astype(int).to_dict(),
+            "noise": results[1].plan.get("noise", np.nan),
             **accuracy,
         }
 
