@@ -61,9 +61,18 @@ def layer_noise(inputs: MeanInputs) -> dict[str, LayerNoise]:
 
     Arguments:
         inputs: of a network whose batch norms were folded where they could be.
+
+    Raises:
+        RuntimeError: in a process that was forked from one that differentiated.
     """
-    with torch.enable_grad():
-        gains = _Noise(inputs).gains()
+    try:
+        with torch.enable_grad():
+            gains = _Noise(inputs).gains()
+    except RuntimeError as error:
+        if "fork" not in str(error):
+            raise
+        how = "multiprocessing with the start method 'spawn' can"
+        raise RuntimeError(f"PyTorch can't differentiate in a process forked from one that did; {how}") from error
     calls = {name: tuple((node, given.variance) for node, given in inputs.calls[name]) for name in gains}
     return {name: LayerNoise(gain, calls[name]) for name, gain in gains.items()}
 

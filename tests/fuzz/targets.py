@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from redlab import (
     apply_plan,
+    correct_biases,
     example_input,
     fold_batchnorm,
     harden,
@@ -36,7 +37,6 @@ from redlab import (
     merge_neurons,
     prune_channels,
     prune_weights,
-    red_plus_plus,
     save_network,
     score_channels,
     score_weights,
@@ -167,12 +167,15 @@ def _open_weights(folder: Path) -> None:
 def _make_networks(folder: Path) -> None:
     network, mlp = load_network("digits/resnet"), load_network("digits/mlp")
     hashed = hash_network(fold_batchnorm(network).network).network
+    # By hand: red_plus_plus differentiates, which PyTorch can't in a process forked from one that did.
+    folded = fold_batchnorm(mlp)
+    rows = hash_network(folded.network, "uniform", max_error=0.1, scale="row")
     made = {
         "plain": load_network("digits/mlp").half(),
         "merged": merge_neurons(hashed, alpha=0.25),
         "split": split_inputs(hashed),
         "separated": separate_kernels(hashed),
-        "red++": red_plus_plus(mlp, correct_bias="batchnorm"),
+        "red++": split_inputs(correct_biases(rows.network, folded.network).network, signed=True),
         "channels": prune_channels(mlp, score_channels(mlp, "magnitude"), ratio=0.5),
         "weights": prune_weights(mlp, score_weights(mlp, "magnitude"), ratio=0.5),
         "masked": harden(sparsify(load_network("digits/mlp"), 0.25, "filter", weight_bits=8)),

@@ -130,7 +130,7 @@ def test_a_file_that_ends_the_process_is_named(text, tmp_path):
 
 
 def test_classes_pickle_here_and_unpickle_elsewhere(tmp_path):
-    file = write(tmp_path, "own_net.py", NET)
+    file = write(tmp_path, "pickled_net.py", NET)
     load_code(f"{file}:Net")
     content = pickle.dumps(load_code(f"{file}:net"))
     assert type(pickle.loads(content)).__name__ == "Net"

@@ -252,7 +252,7 @@ def test_every_facts_of_the_recipe_come_back(file, tmp_path):
     network.redlab = Recipe("mine.py:make", None, (), (0.0,), network.redlab.example, images, network.redlab.source)
     assert load_network(save_network(network, tmp_path / "net"), build="mine.py:make").redlab == network.redlab
     facts = json.loads((tmp_path / "net" / FACTS).read_text())
-    assert (facts["format"], facts["scales"]) == (3, None)
+    assert (facts["format"], facts["scales"]) == (4, {})
     assert str(tmp_path) not in (tmp_path / "net" / FACTS).read_text()
 
 
