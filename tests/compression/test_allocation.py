@@ -27,6 +27,7 @@ from redlab.network.result import of_layers
 from redlab.network.trial_run import record_calls
 
 REAL = {"cifar10/resnet20": 0.032, "imagenet/mobilenet_v1_0.75": 0.095}
+LONG = {"imagenet/mobilenet_v1_0.75"}
 SLOW = {"cifar10/resnet56": 0.032, "imagenet/efficientnet_lite0": 0.13}
 
 
@@ -51,14 +52,13 @@ def test_the_noise_fits_the_budget(known, scale, max_noise):
     assert set(found.scales.values()) <= ({"none", "row"} if scale == "auto" else {"none", scale})
 
 
-@pytest.mark.parametrize("max_noise", [0.02, 0.075, 0.3])
-def test_auto_leaves_no_more_products_than_either_scale(known, max_noise):
+def test_auto_leaves_no_more_products_than_either_scale(known):
     network, noise = known
     layers = [layer for layer in weight_layers(network) if not layer.skipped]
     calls = record_calls(network, None)
 
     def expected(scale):
-        found, total = allocate(network, max_noise, scale, noise), 0.0
+        found, total = allocate(network, 0.075, scale, noise), 0.0
         for layer in layers:
             offer = _offers(layer, calls[layer.name], noise[layer.name], ("none", "row"), "uniform")
             wanted = (found.scales[layer.name], found.errors[layer.name])
@@ -71,10 +71,8 @@ def test_auto_leaves_no_more_products_than_either_scale(known, max_noise):
 
 def test_more_noise_leaves_fewer_products():
     network = load_network("digits/mlp")
-    left = [
-        of_layers(red_plus_plus(network, max_noise=most).layers)["products_after"].sum() for most in (0.01, 0.1, 0.25)
-    ]
-    assert left[0] > left[1] > left[2]
+    left = [of_layers(red_plus_plus(network, max_noise=most).layers)["products_after"].sum() for most in (0.01, 0.25)]
+    assert left[0] > left[1]
 
 
 def unequal():
@@ -157,7 +155,7 @@ def left_by_default(name):
     return result, layers["products_after"].sum() / layers["products_before"].sum()
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in REAL])
 def test_the_defaults_leave_few_products_of_real_networks(real_data, name):
     assert left_by_default(name)[1] <= REAL[name]
 
