@@ -16,15 +16,18 @@ from redlab import (
     load_network,
     prepare,
     red_plus_plus,
+    weight_layers,
 )
-from redlab.compression.allocation import allocate
+from redlab.compression.allocation import _offers, allocate
 from redlab.compression.budgets import MUCH_NOISE, hash_within, total_noise
 from redlab.compression.moments import mean_inputs
 from redlab.compression.noise import layer_noise
 from redlab.network.recipe import input_mean_of
 from redlab.network.result import of_layers
+from redlab.network.trial_run import record_calls
 
 REAL = {"cifar10/resnet20": 0.032, "imagenet/mobilenet_v1_0.75": 0.095}
+LONG = {"imagenet/mobilenet_v1_0.75"}
 SLOW = {"cifar10/resnet56": 0.032, "imagenet/efficientnet_lite0": 0.13}
 
 
@@ -49,12 +52,27 @@ def test_the_noise_fits_the_budget(known, scale, max_noise):
     assert set(found.scales.values()) <= ({"none", "row"} if scale == "auto" else {"none", scale})
 
 
+def test_auto_leaves_no_more_products_than_either_scale(known):
+    network, noise = known
+    layers = [layer for layer in weight_layers(network) if not layer.skipped]
+    calls = record_calls(network, None)
+
+    def expected(scale):
+        found, total = allocate(network, 0.075, scale, noise), 0.0
+        for layer in layers:
+            offer = _offers(layer, calls[layer.name], noise[layer.name], ("none", "row"), "uniform")
+            wanted = (found.scales[layer.name], found.errors[layer.name])
+            total += offer.products[list(zip(offer.scales, offer.errors, strict=True)).index(wanted)]
+        return total
+
+    # A step of the grid is 9 % in the error: a whole step of one layer may be left over.
+    assert expected("auto") <= 1.02 * min(expected("none"), expected("row"))
+
+
 def test_more_noise_leaves_fewer_products():
     network = load_network("digits/mlp")
-    left = [
-        of_layers(red_plus_plus(network, max_noise=most).layers)["products_after"].sum() for most in (0.01, 0.1, 0.4)
-    ]
-    assert left[0] > left[1] > left[2]
+    left = [of_layers(red_plus_plus(network, max_noise=most).layers)["products_after"].sum() for most in (0.01, 0.25)]
+    assert left[0] > left[1]
 
 
 def unequal():
@@ -81,6 +99,13 @@ def test_rows_of_unequal_scales_get_them():
     with pytest.warns(UserWarning, match="networks have lost accuracy"):
         one_grid = hash_within(network, folded, scale="none", budget="even", **options | {"max_error": 0.15})
     assert one_grid.plan["noise"] > MUCH_NOISE
+
+
+def test_the_budget_of_products_warns_of_rows_that_it_rounds_away():
+    network, example = unequal(), torch.randn(1, 3, 8, 8)
+    with pytest.warns(UserWarning, match="networks have lost accuracy"):
+        result = red_plus_plus(network, max_error=0.15, scale="none", example=example, input_mean=(0.0,))
+    assert result.plan["noise"] > MUCH_NOISE
 
 
 def test_where_noise_is_not_known_the_squared_error_of_the_rows_stands_in():
@@ -130,7 +155,7 @@ def left_by_default(name):
     return result, layers["products_after"].sum() / layers["products_before"].sum()
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in REAL])
 def test_the_defaults_leave_few_products_of_real_networks(real_data, name):
     assert left_by_default(name)[1] <= REAL[name]
 

@@ -50,7 +50,9 @@ def small(step):
     return Net(lambda net, x: net.two(step(net.one(x))), one=conv(3, 8), two=conv(8, 4)).eval()
 
 
-@pytest.mark.parametrize("name", ["digits/mlp", "digits/resnet", "cifar10/resnet20"])
+@pytest.mark.parametrize(
+    "name", ["digits/mlp", "digits/resnet", pytest.param("cifar10/resnet20", marks=pytest.mark.slow)]
+)
 def test_planted_multiples_merge_and_the_function_stays(name):
     network = fold_batchnorm(randomise(load_network(name, weights=None))).network
     planted = plant(network)

@@ -48,6 +48,14 @@ def test_in_a_chain_of_linear_layers_it_is_what_random_errors_make(name):
     )
 
 
+@pytest.mark.parametrize("name", ["0", "1"])
+def test_in_a_chain_of_convs_it_is_what_random_errors_make(name):
+    network = nn.Sequential(nn.Conv2d(4, 16, 1), nn.Conv2d(16, 6, 3)).eval()
+    nn.init.orthogonal_(network[0].weight.data.view(16, 4))  # so that its inputs keep their variance
+    found = predicted(network, noise_of(network, 4, 6, 6), name, 0.01)
+    assert measured(network, name, 0.01, torch.randn(300, 4, 6, 6), draws=100) == pytest.approx(found, rel=0.25)
+
+
 def test_behind_a_relu_it_is_of_the_right_size():
     norm = nn.BatchNorm2d(24, momentum=1.0)
     network = nn.Sequential(nn.Conv2d(3, 24, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(24 * 16, 10))
@@ -136,6 +144,32 @@ def test_two_outputs_share_the_layers_before():
     noise = noise_of(Two().eval(), 8)
     assert set(noise) == {"stem", "a", "b"}
     assert all((own.gain > 0).all() for own in noise.values())
+
+
+def test_each_call_of_a_layer_adds_its_noise():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own = nn.Linear(8, 8)
+            nn.init.orthogonal_(self.own.weight)
+
+        def forward(self, x):
+            return self.own(self.own(x))
+
+    network = Twice().eval()
+    once = predicted(nn.Sequential(network.own), noise_of(nn.Sequential(network.own), 8), "0", 0.01)
+    noise = noise_of(network, 8)
+    assert len(noise["own"].calls) == 2
+    assert predicted(network, noise, "own", 0.01) == pytest.approx(2 * once, rel=1e-3)
+
+
+def test_it_is_the_same_in_float64():
+    network = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    double, example = copy.deepcopy(network).double(), torch.randn(1, 8)
+    noise, other = (layer_noise(mean_inputs(one, x)) for one, x in ((network, example), (double, example.double())))
+    for name in ("0", "2"):
+        assert other[name].gain.dtype == torch.float64
+        torch.testing.assert_close(noise[name].gain.double(), other[name].gain, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

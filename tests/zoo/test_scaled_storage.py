@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,11 @@ from redlab.zoo.saving import FACTS, WEIGHTS, stored_bits
 
 
 def scaled(name: str = "digits/resnet") -> nn.Module:
+    return copy.deepcopy(_scaled(name))
+
+
+@cache
+def _scaled(name: str) -> nn.Module:
     return hashed_by_row(prepare(load_network(name)).network)
 
 
@@ -158,9 +165,14 @@ def test_layers_of_all_kinds_come_back_through_their_own_code(tmp_path):
     comes_back(hashed_by_row(Net()), tmp_path / "own", build=Net)
 
 
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory) -> Path:
+    return save_network(scaled(), tmp_path_factory.mktemp("scaled") / "net")
+
+
 @pytest.fixture
-def saved(tmp_path) -> Path:
-    return save_network(scaled(), tmp_path / "net")
+def saved(saved_once, tmp_path) -> Path:
+    return shutil.copytree(saved_once, tmp_path / "net")
 
 
 CHANGES = {
