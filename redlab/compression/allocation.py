@@ -32,7 +32,7 @@ _PER_SQUARE = 1 / 6
 # The relative errors that are tried for every layer, and 0: to leave it as it is.
 _ERRORS = np.geomspace(0.003, 0.5, 60)
 _UNUSED = 0.1  # of a layer that is never called
-_SAMPLE = 1 << 15  # weights of a layer that are counted
+_SAMPLE = 1 << 15  # weights of a layer that are counted, or as many as an input value meets
 
 
 @dataclass
@@ -117,16 +117,18 @@ def _offers(
     inputs = getattr(layer.module, "in_channels", layer.weight.shape[1])
     reads = sum(prod(shape) for shape in shapes)  # input values
     per_input = rows.size // inputs
-    most = _noise_of(layer, noise, weight.square(), rows)  # of a row whose weights are all rounded to zero
-    each = _noise_of(layer, noise, (weight != 0).double(), rows)  # of an error of 1 in every weight but zeros
     scales, errors = ["none"], [np.zeros(1)]
     products, noises = [np.array([reads * np.count_nonzero(rows) / inputs])], [np.zeros(1)]
+    if not (energy := float(np.square(rows).sum())):  # nothing but zeros
+        return _Offers(layer.name, scales, *errors, *products, *noises)
+    most = _noise_of(layer, noise, weight.square(), rows)  # of a row whose weights are all rounded to zero
+    each = _noise_of(layer, noise, (weight != 0).double(), rows)  # of an error of 1 in every weight but zeros
+    counts = np.count_nonzero(rows, axis=1)
     for mode in modes:
         sizes = _sizes(rows, rule) if mode == "row" else np.ones(len(rows))
-        counts, energy = np.count_nonzero(rows, axis=1), float(np.square(rows).sum())
-        steps = _ERRORS * np.sqrt(12 * energy / max(float(counts @ np.square(sizes)), 1e-300))
+        steps = _ERRORS * np.sqrt(12 * energy / float(counts @ np.square(sizes)))
         extra = _scale_products(layer, shapes, counts) if mode == "row" else 0
-        drawn = _sample(rows / sizes[:, None])
+        drawn = _sample(rows / sizes[:, None], max(_SAMPLE, per_input))
         products.append(np.array([reads * _distinct(drawn, step, per_input, rows.size) + extra for step in steps]))
         squares = np.square(sizes)[None] * np.square(steps)[:, None] / 12
         noises.append(np.minimum(squares * each, most).sum(1))
@@ -167,12 +169,10 @@ def _scale_products(layer: Layer, shapes: list[torch.Size], counts: ndarray) -> 
     return int(np.count_nonzero(counts)) * sum(prod(images) * prod(geometry.sizes(space)) for images, space in cut)
 
 
-def _sample(values: ndarray) -> ndarray:
-    """So many of them as tell how often each rounded value occurs, the same ones every time."""
+def _sample(values: ndarray, size: int) -> ndarray:
+    """So many of them, which tell how often each rounded value occurs; the same ones every time."""
     values = values.ravel()
-    if values.size <= _SAMPLE:
-        return values
-    return values[np.random.default_rng(0).choice(values.size, _SAMPLE, replace=False)]
+    return values if values.size <= size else np.random.default_rng(0).choice(values, size, replace=False)
 
 
 def _distinct(drawn: ndarray, step: float, per_input: int, size: int) -> float:

@@ -49,7 +49,8 @@ def hash_within(
 
     Returns:
         ``plan["noise"]`` is the noise that the errors of all layers add at the ends of their blocks, summed, as a share
-        of the signal's variance there.
+        of the signal's variance there; ``plan["noise_unknown"]`` the layers of which a sixth of the rows' squared error
+        stands in, as what reaches or leaves them is not known.
 
     Warns:
         that noise is large: the network may lose accuracy.
@@ -69,9 +70,10 @@ def hash_within(
         warnings.warn(
             f"the errors of the weights are expected to make {total:.2g} of the signal's variance; above {MUCH_NOISE} "
             "networks have lost accuracy: evaluate this one, or hash more finely",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return replace(result, plan=result.plan | {"noise": total})
+    unknown = [layer.name for layer in weight_layers(network) if not layer.skipped and layer.name not in noise]
+    return replace(result, plan=result.plan | {"noise": total, "noise_unknown": unknown})
 
 
 def total_noise(before: nn.Module, after: nn.Module, noise: Mapping[str, LayerNoise]) -> float:

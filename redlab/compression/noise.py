@@ -81,7 +81,7 @@ class _Noise:
     """A variance pushed through the graph from every layer's outputs, where it is 0, to be differentiated by.
 
     Attributes:
-        made: by layer, the variance on its outputs; ``first``, its first call.
+        made: by layer, the variance on its outputs; ``calls``, its calls.
         values: the noise of every operation that it reaches.
         lost: the operations beyond which it can't be followed.
     """
@@ -89,7 +89,7 @@ class _Noise:
     def __init__(self, inputs: MeanInputs) -> None:
         self.inputs, self.graph, self.known = inputs, inputs.graph, inputs.values
         self.made: dict[str, Tensor] = {}
-        self.first: dict[str, Node] = {}
+        self.calls: dict[str, list[Node]] = {}
         self.values: dict[Node, Any] = {}
         self.lost: set[Node] = set()
         for node in self.graph.fx.nodes:
@@ -132,9 +132,9 @@ class _Noise:
         paths = sum(to[end] for end in self.ends)
         shared = [n for n in order if to[n] * onward[n] == paths and self._is_known(n) and n not in self.ends]
         return {
-            name: next((own for own in shared if place[own] >= place[node]), None)
-            for name, node in self.first.items()
-            if followed[node]
+            name: next((own for own in shared if place[own] >= place[calls[0]]), None)
+            for name, calls in self.calls.items()
+            if all(followed[call] for call in calls)
         }
 
     def _is_known(self, node: Node) -> bool:
@@ -142,6 +142,8 @@ class _Noise:
 
     def _push(self, node: Node) -> None:
         layer = is_layer(node) and node.args[1] in self.graph.layers
+        if layer:
+            self.calls.setdefault(called_layer(self.graph, node).name, []).append(node)
         reached = layer or any(read in self.values for read in node.all_input_nodes)
         if any(read in self.lost for read in node.all_input_nodes):
             made = None
@@ -165,7 +167,6 @@ class _Noise:
         if torch.finfo(like.dtype).eps > _COARSE:
             return None
         axis = _channels(node, like)
-        self.first.setdefault(layer.name, node)
         zeros = torch.zeros(like.shape[axis], dtype=like.dtype, device=like.device, requires_grad=True)
         own = self.made.setdefault(layer.name, zeros)
         own = own.view([-1 if k == axis else 1 for k in range(like.ndim)]).expand(like.shape)
@@ -184,7 +185,7 @@ def _carried(node: Node, args: tuple, kwargs: dict, noise: dict[Node, Any]) -> A
         return own * _squared_slope(node, args, kwargs)
     if name in MOVEMENTS and isinstance(args[0], Moments):
         return moved_variance(node, own, args, kwargs)
-    if name == "batch_norm":
+    if name == "batch_norm" and args[4] is not None:
         return own * _squared_scale(args).view([1, -1, *[1] * (own.ndim - 2)])
     return _RULES[name](node, args, noise) if name in _RULES else None
 
@@ -228,7 +229,7 @@ def _mean_square(value: Any) -> Any:
 
 def _joined(node: Node, args: tuple, noise: dict[Node, Any]) -> Tensor:
     parts = [noise[read] if read in noise else _zeros(read.meta["val"]) for read in node.args[0]]
-    return torch.cat(parts, *node.args[1:])
+    return torch.cat(parts, *node.args[1:], **node.kwargs)
 
 
 def _zeros(like: Tensor) -> Tensor:

@@ -143,7 +143,8 @@ def red_plus_plus(
         max_error: relative L2 error of the layers' weights, instead of ``max_noise``. Under the budget "products" it is
             their root mean square (``share_error``); under "even", or as a dict by layer name, each layer's own bound.
             None under "even": the bandwidth decides, or ``levels``.
-        max_noise: the noise that the errors of all layers may make, as a share of the signal's variance (``noise``).
+        max_noise: the noise that the errors of all layers are planned to make, as a share of the signal's variance
+            (``noise``). What they then make, ``plan["noise"]``, may be a little more.
         budget: what is shared among the layers: "noise" (``allocate``; the default), "products" (the default where
             ``max_error`` is given; it takes every error for equally harmful) or "even": nothing (the default where
             ``bandwidth`` or ``levels`` is given).
@@ -158,7 +159,7 @@ def red_plus_plus(
         hashing: further arguments of ``hash_network`` (bandwidth, contrast, representative, levels).
 
     Returns, raises: as ``red``; ``products_unsigned`` counts w and -w apart, ``plan["noise"]`` is the noise that the
-    weights' errors are expected to make.
+    weights' errors are expected to make, ``plan["noise_unknown"]`` the layers of which it is a guess (``hash_within``).
 
     Warns:
         that so much noise is expected that networks have lost accuracy by it (docs/defaults.md).
@@ -284,5 +285,5 @@ def _run(name: str, network: nn.Module, steps: list[Step], options: dict, exampl
     plan = {"step": name, "options": options, "steps": [result.plan for result in results]}
     if short := [result.plan["short"] for result in results if "short" in result.plan]:
         plan["short"] = "; ".join(short)
-    plan |= next(({"noise": result.plan["noise"]} for result in results if "noise" in result.plan), {})
+    plan |= {key: result.plan[key] for result in results for key in ("noise", "noise_unknown") if key in result.plan}
     return Result(results[-1].network, layer_table(network, results, example), plan)

@@ -1,4 +1,4 @@
-"""Hash rules: how each one parts the line of weights into cells, and the value of each cell. KDE, uniform, Lloyd.
+"""Hash rules: how each one parts the line of weights into cells, and the value of each cell.
 
 Every rule turns one number, its *coarseness*, into cells: the bandwidth, the step, or the range over the levels. A
 larger number makes fewer cells. ``coarsest`` searches the number for a bound on the error or the number of values.

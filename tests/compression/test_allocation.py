@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from nets import Net
 from torch import nn
 
 from redlab import (
@@ -112,6 +113,7 @@ def test_where_noise_is_not_known_the_squared_error_of_the_rows_stands_in():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
     result = red_plus_plus(layer, example=torch.randn(2, 5, 16), max_noise=0.01)
     assert 0 < result.plan["noise"] < 0.02
+    assert result.plan["noise_unknown"] == result.layers["layer"].tolist()
     assert result.layers["products_after"].sum() < result.layers["products_before"].sum()
 
 
@@ -119,17 +121,18 @@ def test_the_same_network_gets_the_same_and_what_is_never_called_a_default(known
     network, noise = known
     assert allocate(network, 0.1, "auto", noise) == allocate(network, 0.1, "auto", noise)
 
-    class Unused(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.called, self.unused = nn.Linear(8, 30), nn.Linear(8, 30)
-
-        def forward(self, x):
-            return self.called(x)
-
-    found = allocate(Unused(), 0.1, "row", example=torch.randn(1, 8))
+    network = Net(lambda own, x: own.called(x), called=nn.Linear(8, 30), unused=nn.Linear(8, 30))
+    found = allocate(network, 0.1, "row", example=torch.randn(1, 8))
     assert found.errors["unused"] > 0
     assert set(found.noise) == {"called"}
+
+
+def test_inputs_that_meet_more_weights_than_are_sampled_and_layers_of_zeros():
+    patches = nn.Sequential(nn.Conv2d(3, 160, 16, 16), nn.Flatten(), nn.Linear(160, 4)).eval()
+    patches[2].weight.data.zero_()
+    found = allocate(patches, 0.05, example=torch.randn(1, 3, 16, 16))
+    assert found.errors["0"] > 0
+    assert found.errors["2"] == found.noise["2"] == 0
 
 
 def test_errors_say_what_is_right():

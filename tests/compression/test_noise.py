@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from nets import Net
 from torch import nn
 
 from redlab import fold_batchnorm, load_network, weight_layers
@@ -116,32 +117,18 @@ def test_scales_that_move_through_a_relu_change_nothing():
         assert made[0] == pytest.approx(made[1], rel=1e-3)
 
 
-class Odd(nn.Module):
-    """The first layer reaches an operation without a rule, the last one does not."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.last(torch.sort(self.first(x)).values)
-
-
 def test_what_reaches_an_unknown_operation_is_left_out():
-    assert "first" not in noise_of(Odd().eval(), 8)
+    forward = lambda own, x: own.last(torch.sort(own.first(x)).values)  # noqa: E731
+    assert "first" not in noise_of(Net(forward, first=nn.Linear(8, 8), last=nn.Linear(8, 3)).eval(), 8)
 
 
 def test_two_outputs_share_the_layers_before():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 3), nn.Linear(8, 5)
+    def forward(own, x):
+        x = own.stem(x)
+        return {"a": own.a(x), "b": own.b(x)}
 
-        def forward(self, x):
-            x = self.stem(x)
-            return {"a": self.a(x), "b": self.b(x)}
-
-    noise = noise_of(Two().eval(), 8)
+    two = Net(forward, stem=nn.Linear(8, 8), a=nn.Linear(8, 3), b=nn.Linear(8, 5))
+    noise = noise_of(two.eval(), 8)
     assert set(noise) == {"stem", "a", "b"}
     assert all((own.gain > 0).all() for own in noise.values())
 
@@ -176,3 +163,12 @@ def test_it_is_the_same_in_float64():
 def test_short_types_are_left_out_for_their_gains_would_vanish(dtype):
     network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval().to(dtype)
     assert layer_noise(mean_inputs(network, torch.randn(1, 8, dtype=dtype))) == {}
+
+
+def test_a_layer_of_which_one_call_is_not_followed_is_left_out():
+    def forward(own, x):
+        x = own.often(x)
+        return own.last(x.relu()) + own.last(torch.sort(own.often(x.relu())).values)
+
+    network = Net(forward, often=nn.Linear(8, 8), last=nn.Linear(8, 3))
+    assert "often" not in noise_of(network.eval(), 8)

@@ -10,7 +10,7 @@ from torch import nn
 from redlab import compare_with_random, hash_network, hash_weights, inspect_checkpoint, load_network, weight_layers
 from redlab.compression.replay import take_step
 from redlab.hashing.chance import Draw, random_counts
-from redlab.hashing.rules import Rule
+from redlab.hashing.rules import RULES, Rule
 from redlab.network.layers import codes_of, out_scale
 
 ROW = {"rule": "uniform", "max_error": 0.1, "scale": "row"}
@@ -77,7 +77,7 @@ def test_rows_are_outputs_also_of_transposed_layers(hashed, network):
 
 
 @pytest.mark.parametrize("scale", ["none", "row"])
-@pytest.mark.parametrize("rule", ["kde", "uniform", "lloyd"])
+@pytest.mark.parametrize("rule", RULES)
 def test_what_is_hashed_with_scales_is_left_alone_whatever_is_asked(scale, rule):
     first = hash_network(load_network("digits/resnet"), rule, max_error=0.08, scale="row")
     again = hash_network(first.network, scale=scale)

@@ -191,7 +191,7 @@ def test_exact_zeros_stay_zero_and_do_not_count(weights, options):
         check_rows(pruned, nearest, balanced)
 
 
-@pytest.mark.parametrize("rule", ["kde", "uniform", "lloyd"])
+@pytest.mark.parametrize("rule", ["kde", "uniform", "lloyd", "power"])
 @pytest.mark.parametrize("bound", [0.02, 0.1, 0.3])
 def test_max_error_holds_and_is_nearly_used_up(weights, rule, bound):
     hashed = hash_weights(weights, rule, max_error=bound, rounding="balanced")

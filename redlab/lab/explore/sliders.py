@@ -314,7 +314,7 @@ def explore_splitting(
     Arguments:
         channel: the input channel whose weights are drawn.
         unit: "channel", "tap" or "kernel"; see ``split_inputs``.
-        rule, bandwidth: how the layer is hashed; uniform and lloyd take as many values as the density has modes.
+        rule, bandwidth: how the layer is hashed; other rules than kde take as many values as the density has modes.
         all others: as in ``explore_density``; so are the errors.
 
     Example:
