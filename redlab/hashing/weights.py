@@ -106,9 +106,9 @@ def hash_weights(
         scale: "none": all weights share the codebook's values. "row": W[o] = s_o C[o] for each row o along the first
             axis; the codes C are hashed in place of W, with one codebook for all rows. s_o is the root mean square of
             the row; of uniform, power and residual, what puts its largest weight on the largest code. Errors are
-            those of W, a bandwidth that is a number is in units of s_o, and ``levels`` are (L - 1) // 2 values on either side
-            of zero, at least one. Our choice: see ``row_scales`` for how exact it is. Where codes cannot keep
-            ``max_error``, the scales are 1.
+            those of W, a bandwidth that is a number is in units of s_o, and ``levels`` are (L - 1) // 2 values on
+            either side of zero, at least one. Our choice: see ``row_scales`` for how exact it is. Where codes cannot
+            keep ``max_error``, the scales are 1.
         clip: of the rule uniform, which values its grid covers. "max": all weights. "mse": the grid of so many values
             with the smallest squared error, of the layer or with ``scale="row"`` of each row; what lies beyond
             takes its last value. Our choice, as is the search.
