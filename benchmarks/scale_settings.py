@@ -98,7 +98,8 @@ SAYS = {
     "defaults": "`red_plus_plus(network)`.",
     "before": "The defaults before there were scales, and the papers' method, also with a scale a row.",
     "noise": "The defaults but for `max_noise`, which is 0.075 there. `noise` in scales.csv is what was predicted.",
-    "parts": "Each part alone, all together, and all without one. Where no budget decides there are 31 codes a layer.",
+    "parts": "Each part alone, all together, and all without one. Where no budget decides there are 31 codes a layer. "
+    "MiniLM-L6 has no batch norm: its biases are never corrected.",
     "textbook": "Uniform codes of so many bits in every layer, split and counted as RED++'s are: see `textbook.py`.",
     "k-means": "One codebook a layer and a scale a row, biases corrected; bytes of the folder, entropy-coded.",
 }
