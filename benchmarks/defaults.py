@@ -69,7 +69,7 @@ def table(rows: pd.DataFrame) -> str:
         "had, but for the distinct values, the mean relative error a layer "
         "and alpha. Rows with balanced rounding are from before its search was compiled, which moves the ResNets by "
         "at most 0.05 points and MobileNetV1 by at most 1.2. "
-        f" Measured on {'; '.join(rows['machine'].unique())}.",
+        f"Measured on {'; '.join(rows['machine'].unique())}.",
         "",
     ]
     if missing := [title for title in QUESTIONS if title not in set(rows["question"])]:
