@@ -66,11 +66,14 @@ class OnnxFacts:
                 ``example=``.
         """
         generator = np.random.default_rng(0)
+        shapes = [[1, *(axis for axis in own.shape[1:] if axis is not None)] for own in self.inputs]
         for own in self.inputs:
             if None in own.shape[1:] or not np.issubdtype(own.dtype, np.floating):
                 kind = f"{own.dtype} of shape {list(own.shape)}"
                 raise ValueError(f"what the input {own.name} ({kind}) may be is not known: pass example=")
-        return [generator.standard_normal((1, *own.shape[1:])).astype(own.dtype) for own in self.inputs]
+        return [
+            generator.standard_normal(shape).astype(own.dtype) for own, shape in zip(self.inputs, shapes, strict=True)
+        ]
 
     def feeds(self, inputs: Inputs, batch: int) -> dict[str, ndarray]:
         """The arrays of ``inputs``, of one input, by the names of this file.
