@@ -11,6 +11,7 @@ number of threads; and ranges.csv. Scores of files are those of ONNX Runtime.
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,16 +23,28 @@ from torch import nn
 
 from benchmarks.measures import MINILM, images_of, original, score
 from benchmarks.timing import machine
-from redlab import export_onnx, measure_cost, merge_neurons, prepare, prune_channels, red_plus_plus, score_channels
+from redlab import (
+    export_onnx,
+    measure_cost,
+    merge_neurons,
+    prepare,
+    prune_channels,
+    red_plus_plus,
+    score_channels,
+    split_inputs,
+)
+from redlab.compression.splitting import as_dense
 from redlab.export import ranges
 from redlab.export.runtimes import compare_runtimes
 from redlab.network.latency import compare_latency
 from redlab.network.onnx_network import OnnxNetwork
+from redlab.studies.splitting import folder_bytes
 
 ROWS, RANGES = (Path(__file__).with_name(name) for name in ("runtimes.csv", "ranges.csv"))
 NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75", "imagenet/efficientnet_lite0", MINILM)
 DEVIATIONS = (4.0, 6.0, 8.0, 10.0, 12.0)
 KEPT, ROUND_TO, MERGED = 0.75, (1, 8, 16), 0.02
+UNITS = ("channel", "kernel")
 TOKENS = (16, 128)
 _LEFT = ("score", "low", "high", "before", "count", "difference", "difference_low", "difference_high", "p")
 
@@ -71,17 +84,29 @@ def images(name: str, folder: Path) -> pd.DataFrame:
     for title, own in variants(name):
         export = export_onnx(own.network, folder / f"{len(files)}.onnx", own.precision, own.ranges)
         files[title] = export.path
-        found = score(name, OnnxNetwork(export.path, threads=1), "report")
-        products = measure_cost(own.network).attrs["products"]
-        row = {"variant": title, "bytes": export.bytes, "products": products}
-        about.append(row | {key: found[key] for key in _LEFT})
-        print(f"{name}, {title}: {found['score']:.2f} ({found['difference']:+.2f}), {export.bytes:,} bytes", flush=True)
+        kind = "int8" if own.precision == "int8" else "float32"
+        about.append(facts(name, title, kind, OnnxNetwork(export.path, threads=1), export.bytes, own.network))
     plain = prepare(original(name)).network
+    about.append(facts(name, "float32", "bf16", copy.deepcopy(plain).bfloat16(), 0, plain))
     times = compare_runtimes({"float32": plain} | {key: own for key, own in files.items() if key != "float32"})
     times = times.rename(columns={"network": "variant"})
-    times = pd.concat([times, split_rows(name, plain, times)], ignore_index=True)
-    rows = times.merge(pd.DataFrame(about), on="variant", how="left")
+    hashed = as_dense(red_plus_plus(original(name)).network)
+    for unit in UNITS:
+        split = split_inputs(hashed, unit, signed=True).network
+        about.append(facts(name, f"split, {unit}", "float32", split, folder_bytes(split), split))
+        times = pd.concat([times, split_row(f"split, {unit}", split, plain, times)], ignore_index=True)
+    rows = times.merge(pd.DataFrame(about), on=["variant", "precision"], how="left")
     return rows.assign(products=rows["products"] / about[0]["products"])
+
+
+def facts(name: str, title: str, precision: str, runs: nn.Module, size: int, network: nn.Module) -> dict[str, Any]:
+    """The score of what runs, its bytes, and the multiplications of the network that it was made of."""
+    found = score(name, runs, "report")
+    print(
+        f"{name}, {title}, {precision}: {found['score']:.2f} ({found['difference']:+.2f}), {size:,} bytes", flush=True
+    )
+    row = {"variant": title, "precision": precision, "bytes": size, "products": measure_cost(network).attrs["products"]}
+    return row | {key: found[key] for key in _LEFT}
 
 
 def variants(name: str) -> Iterator[tuple[str, Variant]]:
@@ -100,18 +125,14 @@ def variants(name: str) -> Iterator[tuple[str, Variant]]:
     yield f"pruned, round_to={ROUND_TO[-1]}, int8", Variant(pruned[ROUND_TO[-1]], "int8")
 
 
-def split_rows(name: str, plain: nn.Module, times: pd.DataFrame) -> pd.DataFrame:
-    """The time of the split network in torch, from its ratio to torch's float32 in the same rounds."""
-    split, rows = red_plus_plus(original(name)).network, []
-    for batch, threads in ((1, 1),):
-        table = compare_latency({"plain": plain, "split": split}, batch=batch, repeats=9, threads=threads)
-        ratio = table["ratio"].iloc[1]
-        at = (times["batch"] == batch) & (times["threads"] == threads) & (times["engine"] == "torch")
-        like = times[at & (times["variant"] == "float32") & (times["precision"] == "float32")].iloc[0]
-        found = like.to_dict() | {key: like[key] * ratio for key in ("median", "q25", "q75")}
-        found |= {key: like[key] / ratio for key in ("speedup", "speedup_q25", "speedup_q75")}
-        rows.append(found | {"variant": "split", "layout": table["layout"].iloc[1]})
-    return pd.DataFrame(rows)
+def split_row(title: str, split: nn.Module, plain: nn.Module, times: pd.DataFrame) -> pd.DataFrame:
+    """The time of a split network in torch, from its ratio to torch's float32 in the same rounds."""
+    ratio = compare_latency({"plain": plain, "split": split}, repeats=9, threads=1)["ratio"].iloc[1]
+    at = (times["batch"] == 1) & (times["threads"] == 1) & (times["engine"] == "torch")
+    like = times[at & (times["variant"] == "float32") & (times["precision"] == "float32")].iloc[0].to_dict()
+    found = {key: like[key] * ratio for key in ("median", "q25", "q75")}
+    found |= {key: like[key] / ratio for key in ("speedup", "speedup_q25", "speedup_q75")}
+    return pd.DataFrame([like | found | {"variant": title}])
 
 
 def choose() -> None:
