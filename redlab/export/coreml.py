@@ -81,9 +81,9 @@ def export_coreml(
     """Write ``network`` as a Core ML package, each layer of at most 256 values as a look-up table of just these.
 
     Any codebook is stored exactly, whatever the hash (kde, lloyd, power, residual): a table has 2, 4, 8, 16, 64 or 256
-    entries of float32, the fewest that hold the values of the layer. Layers of more values, and those that tables would
-    make larger, are stored in float32. Where rows were hashed up to a scale, a table for each row is taken if that is
-    smaller.
+    entries of float32, the fewest that hold the values of the layer. Where rows were hashed up to a scale, a table for
+    each row is taken if that is smaller. Layers of more values, and those that tables would make larger, are stored in
+    float32, and so is what is no conv or linear layer.
 
     The file is written anywhere and runs on Apple's devices only; so the tables are checked here, and what the network
     predicts there is not. Before the package is moved to its place, it is read back: tables, indices and scales are
@@ -110,8 +110,8 @@ def export_coreml(
             for ``example``.
         RuntimeError: coremltools wrote other tables than ours.
 
-    Source of the format: coremltools, operations ``constexpr_lut_to_dense`` and ``constexpr_blockwise_shift_scale`` of
-    iOS 18.
+    Source of the format: coremltools, the operations ``constexpr_lut_to_dense`` and ``constexpr_blockwise_shift_scale``
+    of iOS 18. That the network's own weights stay, and when rows get a table each, is our choice.
 
     Example:
         >>> export_coreml(load_network("digits/mlp"), "mlp.onnx")

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.export.extras import need
+from redlab.export.mil_trace import trace_for_coreml
 from redlab.export.palettes import Palette
 from redlab.files.atomic import move_folder, open_to_others, part_of
-from redlab.network.evaluating import evaluating, quiet, refusal
+from redlab.network.evaluating import refusal
 from redlab.network.example import Inputs
 
 # They multiply the weights of convolutions by what follows, and what is exported are the network's own weights.
@@ -53,12 +53,7 @@ class MlProgram:
         self.target = target
         with silent():
             self.tools = need("coremltools", "coreml")
-            try:
-                with evaluating(network), quiet():
-                    traced = torch.export.export(network, inputs.args, inputs.kwargs, strict=False)
-                    traced = traced.run_decompositions({})
-            except Exception as error:  # torch.export raises whatever the network's own code does
-                raise ValueError(refusal(network, inputs, "be traced", error)) from error
+            traced = trace_for_coreml(network, inputs)
             try:
                 self.program = self._convert(traced, "milinternal", self.tools.PassPipeline.EMPTY)
             except Exception as error:  # coremltools has no class of its own for what it cannot convert
