@@ -39,6 +39,7 @@ class CoreMLExport:
         target: the oldest system that runs it.
 
     Example:
+        >>> from pathlib import Path
         >>> from redlab.export.coreml import CoreMLExport
         >>> layers = pd.DataFrame({"layer": ["fc"], "stored": ["palette"], "bits": [4], "bytes": [64], "skipped": [""]})
         >>> print(CoreMLExport(Path("net.mlpackage"), layers, 900))

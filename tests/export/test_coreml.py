@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
 from collections import OrderedDict
 
@@ -34,7 +35,9 @@ def tools():
     pytest.importorskip("coremltools")
     from redlab.export import mlpackage
 
-    return mlpackage
+    gc.freeze()  # coremltools collects garbage at every conversion, which takes half of a small one
+    yield mlpackage
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
