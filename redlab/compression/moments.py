@@ -37,6 +37,8 @@ MOVEMENTS = frozenset((
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "max_pool1d",
     "max_pool2d", "max_pool3d", "dropout", "feature_dropout", "pixel_shuffle", "channel_shuffle", "to", "_to_copy",
 ))  # fmt: skip
+# A batch norm in eval mode: as PyTorch calls it, and as exported programs do, with three outputs.
+BATCH_NORMS = ("batch_norm", "_native_batch_norm_legit_no_training")
 _DEVIATIONS = 4.5  # how far the integral over a normal distribution reaches, and in how many steps
 _STEPS = 61
 
@@ -135,9 +137,9 @@ def _of_input(node: Node, mean: Sequence[float] | None, inputs: int) -> Any:
 def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) -> Any:
     """What is known of the output of ``node``: moments, the value of a constant, a list of them, or why nothing is."""
     args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-    if is_layer(node) and node.args[1] in graph.layers:
+    if runs_layer(node) and node.args[1] in graph.layers:
         return _through_layer(graph, node, args, inputs)
-    if operation(node) == "batch_norm":
+    if operation(node) in BATCH_NORMS and node.target is not operator.getitem:
         return _normed(node, args[1], args[2])
     given = tree_leaves(args)
     if unknown := next((arg for arg in given if isinstance(arg, _Unknown)), None):
@@ -154,6 +156,11 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
     if name in _RULES:
         return _RULES[name](*args, **kwargs)
     return _Unknown(f"{name} is in its way, whose mean output is not known")
+
+
+def runs_layer(node: Node) -> bool:
+    """Whether it is a convolution or a linear layer, also one that an exported program calls by its general name."""
+    return is_layer(node) or operation(node) == "convolution"
 
 
 def _through_layer(graph: Graph, node: Node, args: tuple, inputs: MeanInputs) -> Moments | _Unknown:
@@ -187,13 +194,15 @@ def _along_channels(values: Tensor, node: Node) -> Tensor:
     return values.view([-1 if k == axis else 1 for k in range(len(shape))]).expand(shape)
 
 
-def _normed(node: Node, weight: Tensor | None, bias: Tensor | None) -> Moments:
+def _normed(node: Node, weight: Tensor | None, bias: Tensor | None) -> Moments | list:
     """A batch norm that stays puts out what it learnt to, whatever goes in."""
-    like = node.meta["val"]
+    several = isinstance(node.meta["val"], list | tuple)
+    like = node.meta["val"][0] if several else node.meta["val"]
     ones = torch.ones(like.shape, dtype=like.dtype, device=like.device)
     shape = [1, -1, *[1] * (like.ndim - 2)]
     mean = 0 * ones if bias is None else bias.view(shape) * ones
-    return Moments(mean, ones if weight is None else weight.view(shape).square() * ones)
+    moments = Moments(mean, ones if weight is None else weight.view(shape).square() * ones)
+    return [moments, None, None] if several else moments
 
 
 def _through_function(node: Node, args: tuple, kwargs: dict) -> Moments:
@@ -262,4 +271,5 @@ _RULES: dict[str, Callable[..., Any]] = {
     "div": _quotient,
     "cat": _joined,
     "concat": _joined,
+    "sym_size": lambda of, dim: as_moments(of).mean.shape[dim],
 }

@@ -1,1 +1,1 @@
-"""Files that other programs run. Empty so far."""
+"""Files that other programs run: ONNX and Core ML; how long they take. Start with `onnx`."""

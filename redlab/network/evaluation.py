@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
+from os import PathLike
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from redlab.network.evaluating import in_eval_mode
 from redlab.network.example import Inputs, answer, place_of
 from redlab.network.layers import unwrap
+from redlab.network.onnx_network import OnnxNetwork, is_onnx
 from redlab.network.samples import Labelled, as_dataset, batches, first_of, whole
 from redlab.options import check_whole, plain_options
 from redlab.progress import progress
@@ -73,14 +75,15 @@ def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
 
 
 @plain_options
-def evaluate(network: nn.Module, dataset: Labelled, batch_size: int = 256) -> Evaluation:
+def evaluate(network: nn.Module | str | PathLike, dataset: Labelled, batch_size: int = 256) -> Evaluation:
     """Accuracy and loss of ``network`` on ``dataset``, in eval mode, on the network's own device.
 
     The network is not changed: every module's training flag is restored, nothing is moved or converted. Images are
     converted to the network's floating dtype, whole numbers stay as they are. torch's global random state is not used.
 
     Arguments:
-        network: answers (images, classes), in a tensor or under the name ``logits``.
+        network: answers (images, classes), in a tensor or under the name ``logits``; or the path of an .onnx file,
+            which ONNX Runtime runs.
         dataset: map-style, of (inputs, label) or dicts with "labels"; a DataLoader; or a pair (inputs, labels) of
             tensors. Inputs are a tensor, a tuple of positional inputs or a dict of keyword inputs.
         batch_size: images at once, at most. On a CPU larger batches are divided, down to 100 images of 3x32x32 or 2
@@ -103,7 +106,7 @@ def evaluate(network: nn.Module, dataset: Labelled, batch_size: int = 256) -> Ev
     return Evaluation(100 * right / count, loss / count, count)
 
 
-def right_images(network: nn.Module, dataset: Labelled, batch_size: int = 256) -> Tensor:
+def right_images(network: nn.Module | str | PathLike, dataset: Labelled, batch_size: int = 256) -> Tensor:
     """Which images the network is right on: bool (images,). Arguments and errors as in ``evaluate``.
 
     Example:
@@ -113,9 +116,25 @@ def right_images(network: nn.Module, dataset: Labelled, batch_size: int = 256) -
     return torch.cat([_is_right(logits, labels) for logits, labels in _answers(network, dataset, batch_size)])
 
 
-def _answers(network: nn.Module, dataset: Labelled, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def as_network(given: nn.Module | str | PathLike) -> nn.Module:
+    """A network without wrappers, or the one that an .onnx file holds.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if is_onnx(given):
+        return OnnxNetwork(given)
+    if isinstance(given, nn.Module):
+        return unwrap(given)
+    raise TypeError(f"a network or the path of an .onnx file is needed, not {given!r}; load_network opens others")
+
+
+_Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def _answers(network: nn.Module | str | PathLike, dataset: Labelled, batch_size: int) -> _Batches:
     """Logits and labels, batch by batch."""
-    network, dataset = unwrap(network), as_dataset(dataset)
+    network, dataset = as_network(network), as_dataset(dataset)
     if len(dataset) == 0:
         raise ValueError("the dataset is empty: nothing to evaluate on")
     with in_eval_mode(network), torch.inference_mode():

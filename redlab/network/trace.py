@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Node
 
 from redlab.network.evaluating import evaluating, quiet, refusal
@@ -173,6 +174,11 @@ def trace(network: nn.Module, example: Example | None = None) -> Graph:
             program = torch.export.export(network, inputs.args, inputs.kwargs, strict=False)
     except Exception as error:  # torch.export raises whatever the network's own code does
         raise ValueError(refusal(network, inputs, "be traced", error)) from error
+    return graph_of(network, program)
+
+
+def graph_of(network: nn.Module, program: ExportedProgram) -> Graph:
+    """The graph of a ``network`` that was exported; what computes nothing is removed from the program's own."""
     _drop_assertions(program.graph)
     tensors = _tensors(network, program)
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
@@ -248,7 +254,7 @@ def module_path(node: Node) -> str:
     return stack[-1][0] if stack else ""
 
 
-def _tensors(network: nn.Module, program: torch.export.ExportedProgram) -> dict[str, Node]:
+def _tensors(network: nn.Module, program: ExportedProgram) -> dict[str, Node]:
     signature = program.graph_signature
     name_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     placeholder_of = {name_of[node.name]: node for node in program.graph.nodes if node.name in name_of}

@@ -1,0 +1,132 @@
+"""How fast, large and right the files are that ``export_onnx`` writes, beside the network in the best float32.
+
+    python -m benchmarks.runtimes                        all networks; what is measured is not measured again
+    python -m benchmarks.runtimes cifar10/resnet20       this network, anew
+    python -m benchmarks.runtimes choose                 how many deviations a range takes, on the sets to choose on
+
+Needs REDLAB_DATA (see ``measures``: networks, and the sets on which they are reported), the extras ``export`` and
+``openvino``, and a machine that does nothing else. Writes runtimes.csv: a row a variant of a network, engine, batch and
+number of threads; and ranges.csv. Scores of files are those of ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from torch import nn
+
+from benchmarks.measures import MINILM, images_of, original, score
+from benchmarks.timing import machine
+from redlab import export_onnx, measure_cost, merge_neurons, prepare, prune_channels, red_plus_plus, score_channels
+from redlab.export import ranges
+from redlab.export.runtimes import compare_runtimes
+from redlab.network.latency import compare_latency
+from redlab.network.onnx_network import OnnxNetwork
+
+ROWS, RANGES = (Path(__file__).with_name(name) for name in ("runtimes.csv", "ranges.csv"))
+NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75", "imagenet/efficientnet_lite0", MINILM)
+DEVIATIONS = (4.0, 6.0, 8.0, 10.0, 12.0)
+KEPT, ROUND_TO, MERGED = 0.75, (1, 8, 16), 0.02
+TOKENS = (16, 128)
+_LEFT = ("score", "low", "high", "before", "count", "difference", "difference_low", "difference_high", "p")
+
+
+class Variant(NamedTuple):
+    """What a file is made of, and how."""
+
+    network: nn.Module
+    precision: str = "float32"
+    ranges: Any = "batchnorm"
+
+
+def main(arguments: list[str]) -> None:
+    if arguments == ["choose"]:
+        choose()
+        return
+    done = set(pd.read_csv(ROWS)["network"]) if ROWS.exists() else set()
+    for name in arguments or [own for own in NETWORKS if own not in done]:
+        with tempfile.TemporaryDirectory() as folder:
+            publish(name, (sentences if name == MINILM else images)(name, Path(folder)))
+
+
+def publish(name: str, table: pd.DataFrame) -> None:
+    """Replace the rows of a network."""
+    table = table.assign(network=name, machine=machine(), command=f"python -m benchmarks.runtimes {name}")
+    old = pd.read_csv(ROWS) if ROWS.exists() else table[:0]
+    rows = pd.concat([old[old["network"] != name], table], ignore_index=True)
+    rows.to_csv(ROWS, index=False, float_format="%.6g")
+    shown = table[(table["batch"] == 1) & (table["threads"] == 1)]
+    columns = ["variant", "engine", "precision", "median", "speedup", "spread", "score", "difference", "bytes"]
+    print(f"\n{name}\n{shown[columns].to_string(index=False, float_format='{:.3g}'.format)}", flush=True)
+
+
+def images(name: str, folder: Path) -> pd.DataFrame:
+    """Every variant of a network of images in every engine."""
+    files, about = {}, []
+    for title, own in variants(name):
+        export = export_onnx(own.network, folder / f"{len(files)}.onnx", own.precision, own.ranges)
+        files[title] = export.path
+        found = score(name, OnnxNetwork(export.path, threads=1), "report")
+        products = measure_cost(own.network).attrs["products"]
+        row = {"variant": title, "bytes": export.bytes, "products": products}
+        about.append(row | {key: found[key] for key in _LEFT})
+        print(f"{name}, {title}: {found['score']:.2f} ({found['difference']:+.2f}), {export.bytes:,} bytes", flush=True)
+    plain = prepare(original(name)).network
+    times = compare_runtimes({"float32": plain} | {key: own for key, own in files.items() if key != "float32"})
+    times = times.rename(columns={"network": "variant"})
+    times = pd.concat([times, split_rows(name, plain, times)], ignore_index=True)
+    rows = times.merge(pd.DataFrame(about), on="variant", how="left")
+    return rows.assign(products=rows["products"] / about[0]["products"])
+
+
+def variants(name: str) -> Iterator[tuple[str, Variant]]:
+    """By title. Nothing but "int8, images" sees images: they are those to choose settings on."""
+    network = original(name)
+    plain = prepare(network).network
+    yield "float32", Variant(plain)
+    yield "merged", Variant(merge_neurons(plain, MERGED).network)
+    scores = score_channels(network, "reconstruction")
+    pruned = {k: prune_channels(network, scores, products=KEPT, round_to=k).network for k in ROUND_TO}
+    for k, own in pruned.items():
+        yield f"pruned, round_to={k}", Variant(own)
+    yield "int8", Variant(network, "int8")
+    yield "int8, images", Variant(network, "int8", images_of(name, "choose"))
+    yield "hashed, int8", Variant(red_plus_plus(network).network, "int8")
+    yield f"pruned, round_to={ROUND_TO[-1]}, int8", Variant(pruned[ROUND_TO[-1]], "int8")
+
+
+def split_rows(name: str, plain: nn.Module, times: pd.DataFrame) -> pd.DataFrame:
+    """The time of the split network in torch, from its ratio to torch's float32 in the same rounds."""
+    split, rows = red_plus_plus(original(name)).network, []
+    for batch, threads in ((1, 1),):
+        table = compare_latency({"plain": plain, "split": split}, batch=batch, repeats=9, threads=threads)
+        ratio = table["ratio"].iloc[1]
+        at = (times["batch"] == batch) & (times["threads"] == threads) & (times["engine"] == "torch")
+        like = times[at & (times["variant"] == "float32") & (times["precision"] == "float32")].iloc[0]
+        found = like.to_dict() | {key: like[key] * ratio for key in ("median", "q25", "q75")}
+        found |= {key: like[key] / ratio for key in ("speedup", "speedup_q25", "speedup_q75")}
+        rows.append(found | {"variant": "split", "layout": table["layout"].iloc[1]})
+    return pd.DataFrame(rows)
+
+
+def choose() -> None:
+    """Scores on the sets to choose on, by how many deviations around its mean a layer's output reaches."""
+    rows = []
+    for name in NETWORKS[:-1]:
+        for reach in DEVIATIONS:
+            ranges.DEVIATIONS = reach
+            with tempfile.TemporaryDirectory() as folder:
+                path = export_onnx(original(name), Path(folder) / "net.onnx", "int8").path
+                found = score(name, OnnxNetwork(path, threads=1), "choose")
+            rows.append({"network": name, "deviations": reach} | {key: found[key] for key in _LEFT})
+            print(f"{name}, {reach:g}: {found['score']:.2f} ({found['difference']:+.2f})", flush=True)
+    pd.DataFrame(rows).to_csv(RANGES, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

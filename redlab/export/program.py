@@ -1,0 +1,183 @@
+"""A network as a program: traced once, with any batch size where its code allows it, and written as float32 ONNX."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_map
+
+from redlab.compression.moments import runs_layer
+from redlab.network.evaluating import evaluating, first_line, quiet, refusal
+from redlab.network.example import Inputs
+from redlab.network.trace import Graph, graph_of, operation, tensor_name
+
+WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))  # ONNX's layers
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where a file has the weight of a layer.
+
+    Attributes:
+        name: of the tensor.
+        node: the value that the layer puts out, by its name: the sum with the bias, where that is an operation.
+        transposed: whether it lies as (inputs, outputs).
+    """
+
+    name: str
+    node: str
+    transposed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network as ONNX has it.
+
+    Attributes:
+        network: what was exported, on the CPU in float32.
+        graph: the operations that became ONNX ones, for a batch of one. A value of the file has its node's name.
+        onnx: torch's ONNX program.
+        fixed: why the file takes batches of one size only, or "".
+        weights: the stored weight of every layer whose weight the file multiplies by, by the layer's name.
+    """
+
+    network: nn.Module
+    graph: Graph
+    onnx: Any
+    fixed: str
+    weights: dict[str, Weight]
+
+    def save(self, path: Path) -> None:
+        """One file; above 1.8 GB of tensors, which is all that its format holds, with a ``.data`` file beside it."""
+        self.onnx.save(path)
+
+
+def export_program(network: nn.Module, inputs: Inputs) -> Program:
+    """``network`` in eval mode as ONNX; it lies on the CPU in float32, as ``inputs`` do.
+
+    Raises:
+        ValueError: it cannot be traced, or has an operation that ONNX does not know.
+    """
+    with evaluating(network), quiet(), _silent():
+        program, fixed = _any_batch(network, inputs)
+        try:
+            made: Any = torch.onnx.export(program, (), dynamo=True, verbose=False, external_data=False)
+        except Exception as error:  # whatever torch's exporter raises
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise ValueError(refusal(network, inputs, "be written as ONNX", cause)) from error
+    _drop_notes(made.model.graph)
+    graph = graph_of(network, made.exported_program)
+    for node in graph.fx.nodes:
+        node.meta["val"] = tree_map(_of_one, node.meta.get("val"))
+    return Program(network, graph, made, fixed, _weights(graph, made.model.graph))
+
+
+def _drop_notes(file: Any) -> None:
+    """Take out what torch notes of each node, such as the lines of code with the paths of this machine."""
+    for node in file:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*file.inputs, *file.outputs, *file.initializers.values()]:
+        value.metadata_props.clear()
+
+
+def _weights(graph: Graph, file: Any) -> dict[str, Weight]:
+    """Where the file has the layers' weights; one that lies transposed under a number gets its name back."""
+    values = {value.name: value for node in file for value in node.outputs}
+    found = {}
+    for placeholder, layer in graph.layers.items():
+        calls = [node for node in placeholder.users if runs_layer(node) and node.args[1] is placeholder]
+        for call in calls[:1]:
+            name, stored = tensor_name(graph.network, layer), _stored(values.get(call.name))
+            if stored is None:
+                continue
+            transposed = stored.name != name and operation(call) == "linear"
+            if stored.name != name and name not in file.initializers:
+                del file.initializers[stored.name]
+                stored.name = name
+                file.register_initializer(stored)
+            found[layer.name] = Weight(stored.name, call.name, transposed)
+    return found
+
+
+def _stored(value: Any) -> Any:
+    """The constant that a layer multiplies by, from its output or the sum with its bias; None if there is none."""
+    node = None if value is None else value.producer()
+    if node is not None and node.op_type == "Add":
+        node = node.inputs[0].producer()
+    if node is None or node.op_type not in WEIGHTED:
+        return None
+    return node.inputs[1] if node.inputs[1].is_initializer() else None
+
+
+def _any_batch(network: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, str]:
+    """For any batch size, or for that of ``inputs`` and why."""
+    fixed = "its inputs have no batch axis"
+    if inputs.batch is not None:
+        two = inputs if inputs.batch > 1 else inputs.repeat(2)
+        try:
+            return _traced(network, two, _axes(two)), ""
+        except Exception as error:  # torch.export raises whatever the network's own code does
+            fixed = first_line(error)
+    try:
+        return _traced(network, inputs, None), fixed
+    except Exception as error:
+        raise ValueError(refusal(network, inputs, "be traced", error)) from error
+
+
+def _traced(network: nn.Module, inputs: Inputs, axes: Any) -> ExportedProgram:
+    return torch.export.export(network, inputs.args, inputs.kwargs, dynamic_shapes=axes, strict=False)
+
+
+def _axes(inputs: Inputs) -> Any:
+    """What torch.export is told: the first axis of every tensor as long as the batch may have any length."""
+    batch = Dim("batch", min=1)
+
+    def axes(leaf: Any) -> Any:
+        has = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == inputs.batch
+        return {0: batch} if has else None
+
+    args, kwargs = tree_map(axes, (inputs.args, inputs.kwargs))
+    return kwargs if inputs.kwargs else args
+
+
+def _of_one(value: Any) -> Any:
+    """A traced value for a batch of one: a tensor of that shape without memory of its own, or a number."""
+    if isinstance(value, Tensor):
+        return torch.zeros((), dtype=value.dtype).expand([_at_one(size) for size in value.shape])
+    return _at_one(value)
+
+
+def _at_one(size: Any) -> Any:
+    """A length that depends on the batch size, for one: 2 * s0 + 1 is 3."""
+    if not isinstance(size, SymInt):
+        return size
+    formula = size.node.expr
+    return int(formula.subs(dict.fromkeys(formula.free_symbols, 1)))
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Inside, torch's exporter and its libraries neither warn nor log: our own errors and tables report."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,40 @@
+"""A file that replaces another once it is complete, with the ``.data`` file that a large one has beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redlab.files.atomic import part_of
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A path of the same name in a folder beside ``path``, to write to; what is there replaces ``path`` at the end.
+
+    If the block raises, ``path`` stays as it was and nothing is left.
+
+    Raises:
+        OSError: it could not be written (a full disk, say); the message names ``path`` and the reason.
+    """
+    folder = part_of(path)
+    try:
+        folder.mkdir(parents=True)
+        yield folder / path.name
+        for part in sorted(folder.iterdir(), reverse=True):  # net.onnx.data before net.onnx, which names it
+            os.replace(part, path.parent / part.name)
+    except OSError as error:
+        raise OSError(f"could not write {path}, what was there is unchanged: {error.strerror or error}") from error
+    finally:
+        for part in folder.glob("*"):
+            part.unlink(missing_ok=True)
+        if folder.is_dir():
+            folder.rmdir()
+
+
+def file_bytes(path: Path) -> int:
+    """The size of a file with the ``.data`` beside it."""
+    beside = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
