@@ -31,6 +31,7 @@ _HOME = _home_of(
         "dpp.metrics": "mask_entropy mask_metrics",
         "dpp.sparsifying": "sparsify",
         "dpp.training": "train_masks",
+        "export.coreml": "export_coreml",
         "export.onnx": "Export export_onnx",
         "hashing.chance": "expected_unique",
         "hashing.density": "Density estimate_density",

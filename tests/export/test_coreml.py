@@ -73,6 +73,7 @@ def test_the_file_holds_the_values_of_every_hash(hashed, tools, tmp_path):
     assert "Apple's devices only" in str(export)
 
 
+@pytest.mark.slow
 def test_batch_norm_stays_and_weights_do_too(tools, tmp_path):
     network = load_network("digits/mlp")
     export = export_coreml(network, tmp_path / "net.mlpackage")
@@ -82,7 +83,7 @@ def test_batch_norm_stays_and_weights_do_too(tools, tmp_path):
         np.testing.assert_array_equal(held[f"p_{name.replace('.', '_')}"], parameter.detach().numpy())
 
 
-@pytest.mark.parametrize("target", ["iOS18", "iOS26"])
+@pytest.mark.parametrize("target", ["iOS18", pytest.param("iOS26", marks=pytest.mark.slow)])
 def test_scaled_rows_are_stored_to_the_bit(target, tools, tmp_path):
     torch.manual_seed(0)
     layers = nn.Conv2d(30, 16, 3), nn.ReLU(), nn.ConvTranspose2d(16, 8, 3, groups=2), nn.Flatten(), nn.Linear(200, 9)
@@ -95,6 +96,7 @@ def test_scaled_rows_are_stored_to_the_bit(target, tools, tmp_path):
     assert {palette.scales is not None for palette in found.values()} == {target == "iOS26"}
 
 
+@pytest.mark.slow
 def test_a_split_network_is_written_as_an_ordinary_one(tools, tmp_path):
     network = small(nn.Linear(20, 20))
     export = export_coreml(split_inputs(network), tmp_path / "net.mlpackage")
@@ -103,6 +105,7 @@ def test_a_split_network_is_written_as_an_ordinary_one(tools, tmp_path):
     np.testing.assert_array_equal(stored.values, network[0].weight.detach().numpy())
 
 
+@pytest.mark.slow
 def test_what_has_no_table_says_why(tools, tmp_path):
     def forward(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
         standardised = net.own.weight - net.own.weight.mean()
@@ -121,6 +124,7 @@ def test_what_has_no_table_says_why(tools, tmp_path):
     assert all(reason in str(export) for reason in skipped)
 
 
+@pytest.mark.slow
 def test_tied_and_equal_weights_are_in_the_file_once(tools, tmp_path):
     torch.manual_seed(0)
     embedding, head, first = nn.Embedding(20, 20), nn.Linear(20, 20), small(nn.Linear(20, 20))
@@ -134,6 +138,7 @@ def test_tied_and_equal_weights_are_in_the_file_once(tools, tmp_path):
     assert len(tools.read_palettes(export.path)) == 2
 
 
+@pytest.mark.slow
 def test_attention_has_tables_and_operations_that_coremltools_lacks_are_made_of_others(tools, tmp_path):
     def forward(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
         answered = net.attention(x, x, x, need_weights=False)[0]
@@ -145,6 +150,7 @@ def test_attention_has_tables_and_operations_that_coremltools_lacks_are_made_of_
     assert export.layers["stored"].tolist() == ["palette", "palette"]
 
 
+@pytest.mark.slow
 def test_half_precision_is_widened_exactly(tools, tmp_path):
     network = small(nn.Linear(20, 20)).half()
     export = export_coreml(network, tmp_path / "net.mlpackage")
@@ -169,6 +175,7 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(tools, tmp_path, m
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_converted_says_so(tools, tmp_path):
     network = Net(lambda net, x: torch.linalg.eigvalsh(net.layer(x)), layer=nn.Linear(4, 4))
     with pytest.raises(ValueError, match=r"cannot be converted to Core ML on an input of shape.*linalg_eigh"):
