@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+import time
 import warnings
 from collections import deque
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from redlab import split_inputs
-from redlab.export import engines, jobs, runtimes
+from redlab.export import contestants, engines, jobs, runtimes
 from redlab.export.contestants import make_contestants
 from redlab.export.engine_process import Timer, _torch
 from redlab.export.engines import EngineError, EngineProcess, chosen_engines
@@ -179,6 +180,17 @@ def test_the_process_has_ended_after_the_context(process):
     assert running.returncode == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's list of processes")
+def test_a_process_that_is_not_asked_does_not_compute(process):
+    process.load(1, {"file": "a"})
+    stat = Path(f"/proc/{process._process.pid}/stat")
+    until = time.monotonic() + 10
+    while (state := stat.read_text().rpartition(")")[2].split()[0]) != "T" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert state == "T"
+    assert process.time(1) == 1
+
+
 TIMES = {  # round by round
     ("first", "torch", "float32", "nchw"): [8.0, 8.0, 8.0],
     ("first", "torch", "float32", "channels_last"): [4.0, 4.0, 8.0],
@@ -215,6 +227,7 @@ class Scripted:
 def test_speedups_are_medians_of_ratios_within_rounds_to_the_best_float32_of_the_first(monkeypatch):
     monkeypatch.setattr(runtimes, "EngineProcess", Scripted)
     monkeypatch.setattr(jobs, "has_bf16", lambda: False)
+    monkeypatch.setattr(contestants, "export_onnx", lambda _, path, example: write(path, ("batch", 1, 2, 2)))
     given = {name: nn.Conv2d(1, 1, 1) for name in ("first", "second")}
     with pytest.warns(UserWarning, match=r"^busy machine: nothing can be concluded from 4 of 4 rows \(spread above 20"):
         frame = compare_runtimes(
