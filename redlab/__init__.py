@@ -33,6 +33,7 @@ _HOME = _home_of(
         "dpp.training": "train_masks",
         "export.coreml": "export_coreml",
         "export.onnx": "Export export_onnx",
+        "export.runtimes": "compare_runtimes",
         "hashing.chance": "expected_unique",
         "hashing.density": "Density estimate_density",
         "hashing.networks": "compare_with_random hash_network",

@@ -106,7 +106,7 @@ def export_coreml(
         Where it is, how each layer is stored, and how many bytes that takes. See ``CoreMLExport``.
 
     Raises:
-        ImportError: coremltools is not installed; it comes with the extra ``coreml``.
+        ModuleNotFoundError: coremltools is not installed; it comes with the extra ``coreml``.
         ValueError: another suffix; float64, NaN or inf among the weights; a network that cannot be traced or converted
             for ``example``.
         RuntimeError: coremltools wrote other tables than ours.

@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ import numpy as np
 from numpy import ndarray
 from torch import Tensor, nn
 
-from redlab.export.extras import need
 from redlab.export.mil_trace import trace_for_coreml
 from redlab.export.palettes import Palette
 from redlab.files.atomic import move_folder, open_to_others, part_of
+from redlab.names import needs
 from redlab.network.evaluating import refusal
 from redlab.network.example import Inputs
 
@@ -45,14 +46,15 @@ class MlProgram:
         target: the oldest system that is to run it.
 
     Raises:
-        ImportError: coremltools is not installed.
+        ModuleNotFoundError: coremltools is not installed.
         ValueError: the network cannot be traced, or has an operation that coremltools doesn't convert.
     """
 
     def __init__(self, network: nn.Module, inputs: Inputs, target: str) -> None:
+        needs("coreml", "coremltools")
         self.target = target
         with silent():
-            self.tools = need("coremltools", "coreml")
+            self.tools = import_module("coremltools")
             traced = trace_for_coreml(network, inputs)
             try:
                 self.program = self._convert(traced, "milinternal", self.tools.PassPipeline.EMPTY)
@@ -169,7 +171,7 @@ def read_palettes(path: Path) -> dict[str, Palette]:
     """The look-up tables that a package holds, by the names of the weights in it.
 
     Raises:
-        ImportError: coremltools is not installed.
+        ModuleNotFoundError: coremltools is not installed.
     """
     found = {}
     for op in _operations(path):
@@ -185,15 +187,16 @@ def read_weights(path: Path) -> dict[str, ndarray]:
     """The other numbers that a package holds, by name.
 
     Raises:
-        ImportError: coremltools is not installed.
+        ModuleNotFoundError: coremltools is not installed.
     """
     constants = [op.outputs[0] for op in _operations(path) if op.op_type == "const"]
     return {constant.name: constant.val for constant in constants if isinstance(constant.val, ndarray)}
 
 
 def _operations(path: Path) -> list[Any]:
+    needs("coreml", "coremltools")
     with silent():
-        ct = need("coremltools", "coreml")
+        import coremltools as ct
         from coremltools.converters.mil.frontend.milproto.load import load
 
         model = ct.models.MLModel(str(path), skip_model_load=True)
