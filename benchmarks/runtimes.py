@@ -3,10 +3,11 @@
     python -m benchmarks.runtimes                        all networks; what is measured is not measured again
     python -m benchmarks.runtimes cifar10/resnet20       this network, anew
     python -m benchmarks.runtimes choose                 how many deviations a range takes, on the sets to choose on
+    python -m benchmarks.runtimes sizes                  what each network weighs in each form
 
 Needs REDLAB_DATA (see ``measures``: networks, and the sets on which they are reported), the extras ``export`` and
 ``openvino``, and a machine that does nothing else. Writes runtimes.csv: a row a variant of a network, engine, batch and
-number of threads; and ranges.csv. Scores of files are those of ONNX Runtime.
+number of threads; ranges.csv; and sizes.csv. Scores of files are those of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ from redlab.export import ranges
 from redlab.export.runtimes import compare_runtimes
 from redlab.network.latency import compare_latency
 from redlab.network.onnx_network import OnnxNetwork
+from redlab.studies.sizes import compare_sizes
 from redlab.studies.splitting import folder_bytes
 
-ROWS, RANGES = (Path(__file__).with_name(name) for name in ("runtimes.csv", "ranges.csv"))
+ROWS, RANGES, SIZES = (Path(__file__).with_name(f"{name}.csv") for name in ("runtimes", "ranges", "sizes"))
 NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75", "imagenet/efficientnet_lite0", MINILM)
 DEVIATIONS = (4.0, 6.0, 8.0, 10.0, 12.0)
 KEPT, ROUND_TO, MERGED = 0.75, (1, 8, 16), 0.02
@@ -58,8 +60,8 @@ class Variant(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    if arguments == ["choose"]:
-        choose()
+    if arguments in (["choose"], ["sizes"]):
+        choose() if arguments == ["choose"] else weigh()
         return
     done = set(pd.read_csv(ROWS)["network"]) if ROWS.exists() else set()
     for name in arguments or [own for own in NETWORKS if own not in done]:
@@ -147,6 +149,17 @@ def choose() -> None:
             rows.append({"network": name, "deviations": reach} | {key: found[key] for key in _LEFT})
             print(f"{name}, {reach:g}: {found['score']:.2f} ({found['difference']:+.2f})", flush=True)
     pd.DataFrame(rows).to_csv(RANGES, index=False, float_format="%.6g")
+
+
+def weigh() -> None:
+    """The bytes of every network of images, and of what ``red_plus_plus`` makes of it, in every form."""
+    parts = []
+    for name in NETWORKS[:-1]:
+        made = {"as trained": original(name), "hashed": red_plus_plus(original(name)).network}
+        table = compare_sizes(made).rename(columns={"network": "weights"})
+        parts.append(table.assign(network=name))
+        print(f"{name}\n{table.to_string(index=False)}", flush=True)
+    pd.concat(parts).to_csv(SIZES, index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ _NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVI
 
 
 def _titles(rows: pd.DataFrame) -> pd.Series:
-    """A variant with its precision, where its own name does not tell it."""
-    return rows["variant"] + rows["precision"].map(lambda own: ", bf16" if own == "bf16" else "")
+    """The variants; the network itself in bfloat16 is one of its own, and that of others is left out."""
+    short = rows["precision"] == "bf16"
+    kept = rows[~short | (rows["variant"] == "float32")]
+    return kept["variant"].mask(short[kept.index], "bf16")
 
 
 @styled
@@ -38,7 +40,7 @@ def draw_latency(rows: pd.DataFrame, batch: int = 1, threads: int = 1) -> Figure
         'latency (ms)'
     """
     best = fastest(rows, batch, threads).dropna(subset="score")
-    best = best.assign(title=_titles(best))
+    best = best.assign(title=_titles(best)).dropna(subset="title")
     titles, networks = list(dict.fromkeys(best["title"])), list(dict.fromkeys(best["network"]))
     columns = min(3, len(networks))
     lines = -(-len(networks) // columns)
@@ -81,7 +83,7 @@ def draw_engines(rows: pd.DataFrame, batch: int = 1, threads: int = 1) -> Figure
         True
     """
     rows = rows[(rows["batch"] == batch) & (rows["threads"] == threads) & rows["speedup"].notna()]
-    rows = rows.assign(title=_titles(rows))
+    rows = rows.assign(title=_titles(rows)).dropna(subset="title")
     networks, titles = list(dict.fromkeys(rows["network"])), list(dict.fromkeys(rows["title"]))
     size = (2.7 * len(networks) + 1.5, 0.3 * len(titles) + 1.8)
     figure, grid = plt.subplots(1, len(networks), figsize=size, squeeze=False, sharey=True)
