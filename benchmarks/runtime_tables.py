@@ -60,6 +60,6 @@ def sizes_table() -> str:
     rows = pd.read_csv(runtimes.SIZES)
     body = []
     for (network, weights), own in rows.groupby(["network", "weights"], sort=False):
-        share = own.set_index("form")["share"]
-        body.append([SHORT[network], weights, *(f"{100 * share[form]:.1f} %" for form in FORMS)])
+        ratio = own.set_index("form")["ratio"]
+        body.append([SHORT[network], weights, *(f"{100 * ratio[form]:.1f} %" for form in FORMS)])
     return markdown(["network", "weights", *FORMS], body)
