@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from benchmarks import dpp, oracle, pruning, scales
+from benchmarks import dpp, oracle, pruning, runtime_tables, scales
 from benchmarks.intervals import with_interval
+from benchmarks.markdown import markdown
 from redlab.paths import checkout
 from redlab.studies.real import read_real, title_of
 
@@ -76,7 +77,7 @@ README = [
     ("fine-tuning", "magnitude L1, same share of each layer", HALF),
 ]
 GROUPS = {"nothing": "data-free", "data": "needs images", "fine-tuning": "needs training"}
-PAGES = ("README.md", *(f"docs/{name}.md" for name in ("results", "pruning", "masks")))
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("results", "pruning", "masks", "deploy")))
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def real_table(need: str) -> str:
     for method, settings in ROWS[need]:
         own = rows[(rows["method"] == method) & rows["setting"].isin(settings)]
         body.append([title_of(method), _setting(settings), *(_left(own[own["network"] == name]) for name in networks)])
-    return _markdown(["method", "setting", *map(_head, networks)], body)
+    return markdown(["method", "setting", *map(_head, networks)], body)
 
 
 def lite_table() -> str:
@@ -131,7 +132,7 @@ def lite_table() -> str:
             ]
         )
     heads = ["method", "setting", "val250, to choose", "val750", "multiplications", "bytes", "time"]
-    return _markdown(heads, body)
+    return markdown(heads, body)
 
 
 def readme_table() -> str:
@@ -142,7 +143,7 @@ def readme_table() -> str:
         own = rows[(rows["needs"] == need) & (rows["method"] == method) & rows["setting"].isin(settings)]
         cells = [_left(own[own["network"] == name]) for name in NETWORKS[:2]]
         body.append([GROUPS[need], title_of(method), _setting(settings), *cells])
-    return _markdown(["group", "method", "setting", *map(_head, NETWORKS[:2])], body)
+    return markdown(["group", "method", "setting", *map(_head, NETWORKS[:2])], body)
 
 
 def textbook_table() -> str:
@@ -157,7 +158,7 @@ def textbook_table() -> str:
         at = own.set_index("network")
         cells = [scales.cell(at.loc[name]) if name in at.index else "" for name in names]
         body.append([TEXTBOOK[group].format(setting), *cells])
-    return _markdown(["what", *heads], sorted(body, key=lambda row: (not row[0].startswith("RED++"), row[0])))
+    return markdown(["what", *heads], sorted(body, key=lambda row: (not row[0].startswith("RED++"), row[0])))
 
 
 def criteria_table() -> str:
@@ -170,7 +171,7 @@ def criteria_table() -> str:
         [method, *(pruning.accuracy_of(part[part["network"] == name], keep, "pruned") for name, keep in columns)]
         for method, part in rows.groupby("method", sort=False)
     ]
-    return _markdown(["method", *heads], body)
+    return markdown(["method", *heads], body)
 
 
 def oracle_table() -> str:
@@ -187,7 +188,7 @@ def oracle_table() -> str:
         ):
             found = part.set_index("batch")[column]
             body.append([{"train": "training"}.get(split, split), title, *(f"{found[size]:.2f}" for size in sizes)])
-    return _markdown(["images", "correlation", *(f"batch {size:,}" for size in sizes)], body)
+    return markdown(["images", "correlation", *(f"batch {size:,}" for size in sizes)], body)
 
 
 def masks_table() -> str:
@@ -204,7 +205,7 @@ def masks_table() -> str:
         bits = part.loc[part["network"] == "digits/resnet", "bits"]
         cells = [with_interval(each["accuracy"], dpp.TESTED[name]) for name, each in zip(networks, own, strict=True)]
         body.append([method, *cells, f"{bits.mean():.2f}" if len(bits) else ""])
-    return _markdown(["method", *heads, "bits a weight, digits/resnet"], body)
+    return markdown(["method", *heads, "bits a weight, digits/resnet"], body)
 
 
 def _real() -> pd.DataFrame:
@@ -233,12 +234,6 @@ def _setting(settings: tuple[str, ...]) -> str:
     return settings[0].replace("75% of products", "75 % of the multiplications")
 
 
-def _markdown(heads: list[str], body: list[list[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *body]
-    text = "\n".join(f"| {' | '.join(row)} |".replace("| --- ", "|---") for row in rows)
-    return re.sub(r"\|  (?=\|)", "| ", text)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "readme": readme_table,
     "EfficientNet-Lite0": lite_table,
@@ -249,6 +244,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "criteria": criteria_table,
     "oracle": oracle_table,
     "masks": masks_table,
+    "runtimes": runtime_tables.runtimes_table,
+    "ranges": runtime_tables.ranges_table,
+    "sizes": runtime_tables.sizes_table,
 }
 
 if __name__ == "__main__":

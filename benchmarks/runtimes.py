@@ -3,14 +3,16 @@
     python -m benchmarks.runtimes                        all networks; what is measured is not measured again
     python -m benchmarks.runtimes cifar10/resnet20       this network, anew
     python -m benchmarks.runtimes choose                 how many deviations a range takes, on the sets to choose on
+    python -m benchmarks.runtimes sizes                  what each network weighs in each form
 
 Needs REDLAB_DATA (see ``measures``: networks, and the sets on which they are reported), the extras ``export`` and
 ``openvino``, and a machine that does nothing else. Writes runtimes.csv: a row a variant of a network, engine, batch and
-number of threads; and ranges.csv. Scores of files are those of ONNX Runtime.
+number of threads; ranges.csv; and sizes.csv. Scores of files are those of ONNX Runtime.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,16 +24,29 @@ from torch import nn
 
 from benchmarks.measures import MINILM, images_of, original, score
 from benchmarks.timing import machine
-from redlab import export_onnx, measure_cost, merge_neurons, prepare, prune_channels, red_plus_plus, score_channels
+from redlab import (
+    export_onnx,
+    measure_cost,
+    merge_neurons,
+    prepare,
+    prune_channels,
+    red_plus_plus,
+    score_channels,
+    split_inputs,
+)
+from redlab.compression.splitting import as_dense
 from redlab.export import ranges
 from redlab.export.runtimes import compare_runtimes
 from redlab.network.latency import compare_latency
 from redlab.network.onnx_network import OnnxNetwork
+from redlab.studies.sizes import compare_sizes
+from redlab.studies.splitting import folder_bytes
 
-ROWS, RANGES = (Path(__file__).with_name(name) for name in ("runtimes.csv", "ranges.csv"))
+ROWS, RANGES, SIZES = (Path(__file__).with_name(f"{name}.csv") for name in ("runtimes", "ranges", "sizes"))
 NETWORKS = ("cifar10/resnet20", "cifar10/resnet56", "imagenet/mobilenet_v1_0.75", "imagenet/efficientnet_lite0", MINILM)
 DEVIATIONS = (4.0, 6.0, 8.0, 10.0, 12.0)
 KEPT, ROUND_TO, MERGED = 0.75, (1, 8, 16), 0.02
+UNITS = ("channel", "kernel")
 TOKENS = (16, 128)
 _LEFT = ("score", "low", "high", "before", "count", "difference", "difference_low", "difference_high", "p")
 
@@ -45,8 +60,8 @@ class Variant(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    if arguments == ["choose"]:
-        choose()
+    if arguments in (["choose"], ["sizes"]):
+        choose() if arguments == ["choose"] else weigh()
         return
     done = set(pd.read_csv(ROWS)["network"]) if ROWS.exists() else set()
     for name in arguments or [own for own in NETWORKS if own not in done]:
@@ -71,17 +86,29 @@ def images(name: str, folder: Path) -> pd.DataFrame:
     for title, own in variants(name):
         export = export_onnx(own.network, folder / f"{len(files)}.onnx", own.precision, own.ranges)
         files[title] = export.path
-        found = score(name, OnnxNetwork(export.path, threads=1), "report")
-        products = measure_cost(own.network).attrs["products"]
-        row = {"variant": title, "bytes": export.bytes, "products": products}
-        about.append(row | {key: found[key] for key in _LEFT})
-        print(f"{name}, {title}: {found['score']:.2f} ({found['difference']:+.2f}), {export.bytes:,} bytes", flush=True)
+        kind = "int8" if own.precision == "int8" else "float32"
+        about.append(facts(name, title, kind, OnnxNetwork(export.path, threads=1), export.bytes, own.network))
     plain = prepare(original(name)).network
+    about.append(facts(name, "float32", "bf16", copy.deepcopy(plain).bfloat16(), 0, plain))
     times = compare_runtimes({"float32": plain} | {key: own for key, own in files.items() if key != "float32"})
     times = times.rename(columns={"network": "variant"})
-    times = pd.concat([times, split_rows(name, plain, times)], ignore_index=True)
-    rows = times.merge(pd.DataFrame(about), on="variant", how="left")
+    hashed = as_dense(red_plus_plus(original(name)).network)
+    for unit in UNITS:
+        split = split_inputs(hashed, unit, signed=True).network
+        about.append(facts(name, f"split, {unit}", "float32", split, folder_bytes(split), split))
+        times = pd.concat([times, split_row(f"split, {unit}", split, plain, times)], ignore_index=True)
+    rows = times.merge(pd.DataFrame(about), on=["variant", "precision"], how="left")
     return rows.assign(products=rows["products"] / about[0]["products"])
+
+
+def facts(name: str, title: str, precision: str, runs: nn.Module, size: int, network: nn.Module) -> dict[str, Any]:
+    """The score of what runs, its bytes, and the multiplications of the network that it was made of."""
+    found = score(name, runs, "report")
+    print(
+        f"{name}, {title}, {precision}: {found['score']:.2f} ({found['difference']:+.2f}), {size:,} bytes", flush=True
+    )
+    row = {"variant": title, "precision": precision, "bytes": size, "products": measure_cost(network).attrs["products"]}
+    return row | {key: found[key] for key in _LEFT}
 
 
 def variants(name: str) -> Iterator[tuple[str, Variant]]:
@@ -100,18 +127,14 @@ def variants(name: str) -> Iterator[tuple[str, Variant]]:
     yield f"pruned, round_to={ROUND_TO[-1]}, int8", Variant(pruned[ROUND_TO[-1]], "int8")
 
 
-def split_rows(name: str, plain: nn.Module, times: pd.DataFrame) -> pd.DataFrame:
-    """The time of the split network in torch, from its ratio to torch's float32 in the same rounds."""
-    split, rows = red_plus_plus(original(name)).network, []
-    for batch, threads in ((1, 1),):
-        table = compare_latency({"plain": plain, "split": split}, batch=batch, repeats=9, threads=threads)
-        ratio = table["ratio"].iloc[1]
-        at = (times["batch"] == batch) & (times["threads"] == threads) & (times["engine"] == "torch")
-        like = times[at & (times["variant"] == "float32") & (times["precision"] == "float32")].iloc[0]
-        found = like.to_dict() | {key: like[key] * ratio for key in ("median", "q25", "q75")}
-        found |= {key: like[key] / ratio for key in ("speedup", "speedup_q25", "speedup_q75")}
-        rows.append(found | {"variant": "split", "layout": table["layout"].iloc[1]})
-    return pd.DataFrame(rows)
+def split_row(title: str, split: nn.Module, plain: nn.Module, times: pd.DataFrame) -> pd.DataFrame:
+    """The time of a split network in torch, from its ratio to torch's float32 in the same rounds."""
+    ratio = compare_latency({"plain": plain, "split": split}, repeats=9, threads=1)["ratio"].iloc[1]
+    at = (times["batch"] == 1) & (times["threads"] == 1) & (times["engine"] == "torch")
+    like = times[at & (times["variant"] == "float32") & (times["precision"] == "float32")].iloc[0].to_dict()
+    found = {key: like[key] * ratio for key in ("median", "q25", "q75")}
+    found |= {key: like[key] / ratio for key in ("speedup", "speedup_q25", "speedup_q75")}
+    return pd.DataFrame([like | found | {"variant": title}])
 
 
 def choose() -> None:
@@ -126,6 +149,17 @@ def choose() -> None:
             rows.append({"network": name, "deviations": reach} | {key: found[key] for key in _LEFT})
             print(f"{name}, {reach:g}: {found['score']:.2f} ({found['difference']:+.2f})", flush=True)
     pd.DataFrame(rows).to_csv(RANGES, index=False, float_format="%.6g")
+
+
+def weigh() -> None:
+    """The bytes of every network of images, and of what ``red_plus_plus`` makes of it, in every form."""
+    parts = []
+    for name in NETWORKS[:-1]:
+        made = {"as trained": original(name), "hashed": red_plus_plus(original(name)).network}
+        table = compare_sizes(made).rename(columns={"network": "weights"})
+        parts.append(table.assign(network=name))
+        print(f"{name}\n{table.to_string(index=False)}", flush=True)
+    pd.concat(parts).to_csv(SIZES, index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from redlab.compression.splitting import as_dense
-from redlab.export.extras import need
+from redlab.export.onnx import export_onnx
 from redlab.export.onnx_facts import OnnxFacts, onnx_facts
-from redlab.network.evaluating import evaluating, first_line
+from redlab.network.evaluating import first_line
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.progress import progress
 
@@ -87,23 +86,10 @@ def _of_network(name: str, network: nn.Module, example: Example | None, stem: Pa
         return without
     try:
         path = stem.with_suffix(".onnx")
-        _float_file(own, inputs, path)
+        export_onnx(own, path, example=inputs)
         return replace(without, file=path, facts=onnx_facts(path))
     except Exception as error:  # the exporter raises many kinds; torch can run it all the same
         return replace(without, why=f"no ONNX file: {first_line(error)}")
-
-
-def _float_file(network: nn.Module, inputs: Inputs, path: Path) -> None:
-    """Write the network in float32, with a batch of any size."""
-    need("onnxscript", "export")
-    two = inputs.repeat(2)  # a batch of one would be taken for a constant
-    batched = {id(tensor) for tensor in two.tensors if tensor.ndim and len(tensor) == two.batch}
-    batch = torch.export.Dim("batch")
-    args, kwargs = tree_map(lambda leaf: {0: batch} if id(leaf) in batched else None, (two.args, two.kwargs))
-    with evaluating(network):
-        torch.onnx.export(
-            network, two.args, str(path), kwargs=two.kwargs, dynamic_shapes=kwargs or args, dynamo=True, verbose=False
-        )
 
 
 def _inputs(facts: OnnxFacts, example: Example | None, known: Example | None) -> Inputs:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from redlab.export.extras import need
+from redlab.names import needs
 from redlab.network.example import Inputs
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
@@ -99,9 +99,11 @@ def onnx_facts(path: Path) -> OnnxFacts:
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is no ONNX file.
-        ImportError: onnx is not installed.
+        ModuleNotFoundError: onnx is not installed.
     """
-    onnx = need("onnx", "export")
+    needs("export", "onnx")
+    import onnx
+
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError:

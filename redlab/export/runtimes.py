@@ -74,7 +74,7 @@ def compare_runtimes(
 
     Example:
         >>> frame = compare_runtimes({"mlp": load_network("digits/mlp")}, engines=["torch"], batches=[8], threads=[1])
-        >>> frame["network"].unique().tolist(), frame["speedup"].max() >= 1
+        >>> frame["network"].unique().tolist(), bool(frame["speedup"].max() >= 1)
         (['mlp'], True)
     """
     batches, threads = _wholes("batches", batches), _wholes("threads", threads)

@@ -22,6 +22,7 @@ _FIGURES = {
     "pruning": "plot_agreement plot_correlations plot_latency plot_relevance plot_savings plot_scores "
     "plot_sensitivity plot_tradeoff",
     "real": "draw_idea draw_real show_compact",
+    "runtimes": "draw_engines draw_gains draw_latency draw_roofline",
     "splitting": "draw_splits draw_steps plot_bits plot_channels plot_expected plot_split plot_splits plot_times",
     "style": "small_multiples",
     "sweeps": "plot_sweep",
