@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from redlab.compression.moments import runs_layer
 from redlab.network.evaluating import evaluating, first_line, quiet, refusal
 from redlab.network.example import Inputs
+from redlab.network.layers import Layer, weight_layers
 from redlab.network.trace import Graph, graph_of, operation, tensor_name
 
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))  # ONNX's layers
@@ -90,6 +91,14 @@ def export_program(network: nn.Module, inputs: Inputs) -> Program:
     return Program(network, graph, made, fixed, tokens, _weights(graph, made.model.graph))
 
 
+def drop_unused(graph: Any) -> None:
+    """Take the constants out of an ONNX graph that nothing reads."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
 def _drop_notes(file: Any) -> None:
     """Take out what torch notes of each node, such as the lines of code with the paths of this machine."""
     for node in file:
@@ -102,32 +111,49 @@ def _drop_notes(file: Any) -> None:
 
 
 def _weights(graph: Graph, file: Any) -> dict[str, Weight]:
-    """Where the file has the layers' weights; one that lies transposed under a number gets its name back."""
+    """Where the file has the layers' weights; one that lies transposed under a number gets its name back.
+
+    Layers of equal weights have one tensor, under the name of the first.
+    """
     values = {value.name: value for node in file for value in node.outputs}
-    found = {}
-    for placeholder, layer in graph.layers.items():
-        calls = [node for node in placeholder.users if runs_layer(node) and node.args[1] is placeholder]
-        for call in calls[:1]:
-            name, stored = tensor_name(graph.network, layer), _stored(values.get(call.name))
-            if stored is None:
+    found: dict[str, Weight] = {}
+    for layer in weight_layers(graph.network):
+        name = _tensor_name(graph, layer)
+        placeholder = graph.tensors.get(name)
+        users = [] if placeholder is None else [node for node in placeholder.users if runs_layer(node)]
+        for call in [node for node in users if node.args[1] is placeholder][:1]:
+            product = _product(values.get(call.name))
+            if product is None:
                 continue
-            transposed = stored.name != name and operation(call) == "linear"
-            if stored.name != name and name not in file.initializers:
+            stored = product.inputs[1]
+            named = stored.name in {own.name for own in found.values()}
+            if not named and stored.name != name and name not in file.initializers:
                 del file.initializers[stored.name]
                 stored.name = name
                 file.register_initializer(stored)
-            found[layer.name] = Weight(stored.name, call.name, transposed)
+            found[layer.name] = Weight(stored.name, call.name, operation(call) == "linear" and not _by_rows(product))
     return found
 
 
-def _stored(value: Any) -> Any:
-    """The constant that a layer multiplies by, from its output or the sum with its bias; None if there is none."""
+def _tensor_name(graph: Graph, layer: Layer) -> str:
+    if layer.parameter == "weight":
+        return tensor_name(graph.network, layer)
+    return layer.parameter if layer.module is graph.network else f"{layer.name}_weight"
+
+
+def _product(value: Any) -> Any:
+    """The node that multiplies by a layer's constant, from its output or the sum with its bias; None if none does."""
     node = None if value is None else value.producer()
     if node is not None and node.op_type == "Add":
         node = node.inputs[0].producer()
     if node is None or node.op_type not in WEIGHTED:
         return None
-    return node.inputs[1] if node.inputs[1].is_initializer() else None
+    return node if node.inputs[1].is_initializer() else None
+
+
+def _by_rows(product: Any) -> bool:
+    """Whether a product of matrices has its second factor as (outputs, inputs)."""
+    return product.op_type == "Gemm" and product.attributes.get_int("transB", 0) == 1
 
 
 def _any_size(network: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, str, str]:
