@@ -19,7 +19,7 @@ from redlab.network.row_scales import rows_first
 
 # The largest code by bits. Where a CPU multiplies bytes into pairs of 16 bits, 255 * 64 * 2 still fits, so that 7 bits
 # are exact everywhere.
-LARGEST = {8: 127, 7: 64}
+LARGEST = {8: 127, 7: 64, 4: 7}
 _ROUNDING = 4  # units in the last place that a weight may lie off code * step
 _TRIES = 64  # a step may be so many times smaller than the smallest difference of two values
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from redlab.compression.preparing import prepare_for
 from redlab.compression.splitting import as_dense
 from redlab.export.comparing import compare
 from redlab.export.eight_bits import EightBits, eight_bits, usual_bits
-from redlab.export.grids import Rows, weight_of
+from redlab.export.grids import weight_of
 from redlab.export.program import export_program
-from redlab.export.writing import file_bytes, written
+from redlab.export.short_weights import ShortWeights, short_weights
+from redlab.export.writing import file_bytes, save_model, written
 from redlab.names import needs
 from redlab.network.example import Example, Inputs, fit_example
 from redlab.network.layers import Layer, weight_layers
@@ -31,6 +32,7 @@ from redlab.network.samples import Labelled
 from redlab.options import check_one_of, plain_options
 
 PRECISIONS = ("float32", "int8", "weights8", "weights4")
+_SHORT = {"weights8": 8, "weights4": 4}
 _COLUMNS = ["layer", "kind", "weights", "precision", "codes", "error", "low", "high", "bytes", "skipped"]
 _MOST = 1e-4  # how far a float32 file may answer from its network, of the largest output
 
@@ -79,13 +81,14 @@ class Export:
         lines += [f"largest difference on the example {self.difference:.2g} of the largest output"]
         lines += [f"same arg max on {self.agreement:.1%} of the example"] if self.agreement == self.agreement else []
         codes = rows["codes"].value_counts()
-        lines += [f"codes: {codes.get('hash', 0)} layers as they were hashed, {codes.get('rows', 0)} rounded by rows"]
+        by = "rows" if self.precision == "int8" else "blocks"
+        lines += [f"codes: {codes.get('hash', 0)} layers as they were hashed, {codes.get(by, 0)} rounded by {by}"]
         lines = lines if self.precision != "float32" else lines[:-1]
         left = rows[rows["skipped"] != ""]
         if len(left):
             lines.append(f"{len(left)} of {len(rows)} in float32: {report_once(left['layer'], left['skipped'])}")
-        fixed = self.plan.get("fixed")
-        return [*lines, f"batches of one size only: {fixed}"] if fixed else lines
+        lines += [f"batches of one size only: {fixed}"] if (fixed := self.plan.get("fixed")) else []
+        return [*lines, f"sequences of one length only: {fixed}"] if (fixed := self.plan.get("tokens")) else lines
 
 
 @plain_options
@@ -158,19 +161,23 @@ def export_onnx(
             options["bits"] = usual_bits() if bits == "auto" else bits
             made = eight_bits(plain, inputs, ranges, int(options["bits"]), input_range)
             _refuse_all_float(made, ranges)
-            part.write_bytes(made.model.SerializeToString())
-            fixed, layers = made.program.fixed, _in_bytes(plain, made)
+            save_model(made.model, part)
+            program, layers = made.program, _in_bytes(plain, made)
+        elif precision in _SHORT:
+            short = short_weights(plain, inputs, _SHORT[precision])
+            save_model(short.model, part)
+            program, layers = short.program, _in_blocks(plain, short, precision)
         else:
             program = export_program(plain, inputs)
             program.save(part)
-            fixed, layers = program.fixed, _in_floats(plain)
+            layers = _in_floats(plain)
         difference, agreement = compare(plain, inputs, part)
         if precision == "float32" and not difference <= _MOST:
             raise ValueError(
                 f"the file answers otherwise than the network, by {difference:.2g} of the largest output: nothing was "
                 f"written. ONNX Runtime computes one of its operations differently; please report the network"
             )
-    plan = {"step": "export_onnx", "options": options, "fixed": fixed}
+    plan = {"step": "export_onnx", "options": options, "fixed": program.fixed, "tokens": program.tokens}
     return Export(Path(path), precision, layers, file_bytes(Path(path)), difference, agreement, plan)
 
 
@@ -210,7 +217,21 @@ def _in_bytes(network: nn.Module, made: EightBits) -> pd.DataFrame:
         low, high = made.ranges.get(made.inputs.get(layer.name, ""), (float("nan"), float("nan")))
         row = _row(layer, own.codes.size + 4 * len(own.steps))
         row |= {"precision": "int8", "codes": "hash" if own.hashed else "rows", "low": low, "high": high}
-        rows.append(row | {"error": _error(layer, own)})
+        rows.append(row | {"error": _error(layer, weight_of(layer, own))})
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _in_blocks(network: nn.Module, made: ShortWeights, precision: str) -> pd.DataFrame:
+    rows = []
+    for layer in (own for own in weight_layers(network) if not own.lazy):
+        own = made.blocks.get(layer.name)
+        row = _row(layer, 4 * layer.weight.numel() if own is None else own.bytes)
+        if own is None:
+            row |= {"skipped": made.reasons.get(layer.name) or layer.skipped}
+        else:
+            row |= {"precision": precision, "codes": "hash" if own.hashed else "blocks"}
+            row |= {"error": _error(layer, own.values)}
+        rows.append(row)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -221,7 +242,7 @@ def _row(layer: Layer, stored: int) -> dict[str, Any]:
     return row | {"error": 0.0, "low": float("nan"), "high": float("nan"), "bytes": stored, "skipped": ""}
 
 
-def _error(layer: Layer, rows: Rows) -> float:
+def _error(layer: Layer, stored: Tensor) -> float:
     """The relative L2 error of a layer's weights."""
     weight = layer.weight.detach()
-    return float((weight_of(layer, rows) - weight).norm() / weight.norm().clamp_min(1e-30))
+    return float((stored - weight).norm() / weight.norm().clamp_min(1e-30))

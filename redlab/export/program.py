@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from torch.utils._pytree import tree_map
 from redlab.compression.moments import runs_layer
 from redlab.network.evaluating import evaluating, first_line, quiet, refusal
 from redlab.network.example import Inputs
+from redlab.network.layers import Layer, weight_layers
 from redlab.network.trace import Graph, graph_of, operation, tensor_name
 
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))  # ONNX's layers
+_BATCH = Dim("batch", min=1)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Program:
         graph: the operations that became ONNX ones, for a batch of one. A value of the file has its node's name.
         onnx: torch's ONNX program.
         fixed: why the file takes batches of one size only, or "".
+        tokens: why the file takes sequences of token ids of one length only, or "".
         weights: the stored weight of every layer whose weight the file multiplies by, by the layer's name.
     """
 
@@ -54,6 +59,7 @@ class Program:
     graph: Graph
     onnx: Any
     fixed: str
+    tokens: str
     weights: dict[str, Weight]
 
     def save(self, path: Path) -> None:
@@ -68,17 +74,29 @@ def export_program(network: nn.Module, inputs: Inputs) -> Program:
         ValueError: it cannot be traced, or has an operation that ONNX does not know.
     """
     with evaluating(network), quiet(), _silent():
-        program, fixed = _any_batch(network, inputs)
+        program, fixed, tokens = _any_size(network, inputs)
         try:
             made: Any = torch.onnx.export(program, (), dynamo=True, verbose=False, external_data=False)
         except Exception as error:  # whatever torch's exporter raises
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             raise ValueError(refusal(network, inputs, "be written as ONNX", cause)) from error
+    names = _axis_names(made.exported_program)
     _drop_notes(made.model.graph)
+    _name_axes(made.model.graph, names)
     graph = graph_of(network, made.exported_program)
+    lengths = {"batch": 1, "tokens": _token_length(inputs)}
+    of_one = partial(_of_one, lengths={symbol: lengths[name] for symbol, name in names.items()})
     for node in graph.fx.nodes:
-        node.meta["val"] = tree_map(_of_one, node.meta.get("val"))
-    return Program(network, graph, made, fixed, _weights(graph, made.model.graph))
+        node.meta["val"] = tree_map(of_one, node.meta.get("val"))
+    return Program(network, graph, made, fixed, tokens, _weights(graph, made.model.graph))
+
+
+def drop_unused(graph: Any) -> None:
+    """Take the constants out of an ONNX graph that nothing reads."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _drop_notes(file: Any) -> None:
@@ -93,45 +111,67 @@ def _drop_notes(file: Any) -> None:
 
 
 def _weights(graph: Graph, file: Any) -> dict[str, Weight]:
-    """Where the file has the layers' weights; one that lies transposed under a number gets its name back."""
+    """Where the file has the layers' weights; one that lies transposed under a number gets its name back.
+
+    Layers of equal weights have one tensor, under the name of the first.
+    """
     values = {value.name: value for node in file for value in node.outputs}
-    found = {}
-    for placeholder, layer in graph.layers.items():
-        calls = [node for node in placeholder.users if runs_layer(node) and node.args[1] is placeholder]
-        for call in calls[:1]:
-            name, stored = tensor_name(graph.network, layer), _stored(values.get(call.name))
-            if stored is None:
+    found: dict[str, Weight] = {}
+    for layer in weight_layers(graph.network):
+        name = _tensor_name(graph, layer)
+        placeholder = graph.tensors.get(name)
+        users = [] if placeholder is None else [node for node in placeholder.users if runs_layer(node)]
+        for call in [node for node in users if node.args[1] is placeholder][:1]:
+            product = _product(values.get(call.name))
+            if product is None:
                 continue
-            transposed = stored.name != name and operation(call) == "linear"
-            if stored.name != name and name not in file.initializers:
+            stored = product.inputs[1]
+            named = stored.name in {own.name for own in found.values()}
+            if not named and stored.name != name and name not in file.initializers:
                 del file.initializers[stored.name]
                 stored.name = name
                 file.register_initializer(stored)
-            found[layer.name] = Weight(stored.name, call.name, transposed)
+            found[layer.name] = Weight(stored.name, call.name, operation(call) == "linear" and not _by_rows(product))
     return found
 
 
-def _stored(value: Any) -> Any:
-    """The constant that a layer multiplies by, from its output or the sum with its bias; None if there is none."""
+def _tensor_name(graph: Graph, layer: Layer) -> str:
+    if layer.parameter == "weight":
+        return tensor_name(graph.network, layer)
+    return layer.parameter if layer.module is graph.network else f"{layer.name}_weight"
+
+
+def _product(value: Any) -> Any:
+    """The node that multiplies by a layer's constant, from its output or the sum with its bias; None if none does."""
     node = None if value is None else value.producer()
     if node is not None and node.op_type == "Add":
         node = node.inputs[0].producer()
     if node is None or node.op_type not in WEIGHTED:
         return None
-    return node.inputs[1] if node.inputs[1].is_initializer() else None
+    return node if node.inputs[1].is_initializer() else None
 
 
-def _any_batch(network: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, str]:
-    """For any batch size, or for that of ``inputs`` and why."""
-    fixed = "its inputs have no batch axis"
+def _by_rows(product: Any) -> bool:
+    """Whether a product of matrices has its second factor as (outputs, inputs)."""
+    return product.op_type == "Gemm" and product.attributes.get_int("transB", 0) == 1
+
+
+def _any_size(network: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, str, str]:
+    """For any batch size and any number of tokens, or for those of ``inputs`` and why."""
+    fixed, tokens = "its inputs have no batch axis", ""
     if inputs.batch is not None:
         two = inputs if inputs.batch > 1 else inputs.repeat(2)
+        if _token_length(two) is not None:
+            try:
+                return _traced(network, two, _axes(two, True)), "", ""
+            except Exception as error:  # torch.export raises whatever the network's own code does
+                tokens = first_line(error)
         try:
-            return _traced(network, two, _axes(two)), ""
-        except Exception as error:  # torch.export raises whatever the network's own code does
+            return _traced(network, two, _axes(two, False)), "", tokens
+        except Exception as error:
             fixed = first_line(error)
     try:
-        return _traced(network, inputs, None), fixed
+        return _traced(network, inputs, None), fixed, tokens
     except Exception as error:
         raise ValueError(refusal(network, inputs, "be traced", error)) from error
 
@@ -140,31 +180,69 @@ def _traced(network: nn.Module, inputs: Inputs, axes: Any) -> ExportedProgram:
     return torch.export.export(network, inputs.args, inputs.kwargs, dynamic_shapes=axes, strict=False)
 
 
-def _axes(inputs: Inputs) -> Any:
-    """What torch.export is told: the first axis of every tensor as long as the batch may have any length."""
-    batch = Dim("batch", min=1)
+def _axes(inputs: Inputs, any_length: bool) -> Any:
+    """What torch.export is told: which axes may have any length.
+
+    The first one of every tensor as long as the batch; and, if ``any_length``, the second one of token ids, whose
+    largest length torch reads off the network's code.
+    """
+    length = _token_length(inputs) if any_length else None
 
     def axes(leaf: Any) -> Any:
-        has = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == inputs.batch
-        return {0: batch} if has else None
+        if not isinstance(leaf, Tensor) or leaf.ndim == 0:
+            return None
+        own: dict[int, Any] = {0: _BATCH} if len(leaf) == inputs.batch else {}
+        if length is not None and _holds_tokens(leaf):
+            own[1] = Dim.DYNAMIC
+        return own or None
 
     args, kwargs = tree_map(axes, (inputs.args, inputs.kwargs))
     return kwargs if inputs.kwargs else args
 
 
-def _of_one(value: Any) -> Any:
+def _token_length(inputs: Inputs) -> int | None:
+    """The length of sequences of token ids, if all that there are have the same, of 2 or more; else None."""
+    lengths = {tensor.shape[1] for tensor in inputs.tensors if _holds_tokens(tensor)}
+    return next(iter(lengths)) if len(lengths) == 1 and min(lengths) > 1 else None
+
+
+def _holds_tokens(tensor: Tensor) -> bool:
+    """Whether it is a batch of rows of whole numbers, as token ids and their masks are."""
+    return tensor.ndim == 2 and not tensor.is_floating_point() and not tensor.is_complex()
+
+
+def _axis_names(program: ExportedProgram) -> dict[str, str]:
+    """What the symbols stand for that torch gave the lengths of the inputs: "batch" or "tokens"."""
+    given = set(program.graph_signature.user_inputs)
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in given]
+    sizes = [(axis, size) for value in values if isinstance(value, Tensor) for axis, size in enumerate(value.shape)]
+    return {str(size): "tokens" if axis else "batch" for axis, size in sizes if isinstance(size, SymInt)}
+
+
+def _name_axes(file: Any, names: dict[str, str]) -> None:
+    """Call lengths of any size in the file by their names."""
+    import onnx_ir
+
+    for value in [*file.inputs, *(value for node in file for value in node.outputs)]:
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int) and size.value is not None:
+                text = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(size.value))
+                value.shape[axis] = onnx_ir.SymbolicDim(text)
+
+
+def _of_one(value: Any, lengths: dict[str, int]) -> Any:
     """A traced value for a batch of one: a tensor of that shape without memory of its own, or a number."""
     if isinstance(value, Tensor):
-        return torch.zeros((), dtype=value.dtype).expand([_at_one(size) for size in value.shape])
-    return _at_one(value)
+        return torch.zeros((), dtype=value.dtype).expand([_length(size, lengths) for size in value.shape])
+    return _length(value, lengths)
 
 
-def _at_one(size: Any) -> Any:
-    """A length that depends on the batch size, for one: 2 * s0 + 1 is 3."""
+def _length(size: Any, lengths: dict[str, int]) -> Any:
+    """A length that depends on the inputs': 2 * s0 + 1 is 3 where ``s0`` is 1."""
     if not isinstance(size, SymInt):
         return size
     formula = size.node.expr
-    return int(formula.subs(dict.fromkeys(formula.free_symbols, 1)))
+    return int(formula.subs({own: lengths.get(str(own), 1) for own in formula.free_symbols}))
 
 
 @contextmanager

@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from redlab.files.atomic import part_of
+
+_MOST_INSIDE = 1_800_000_000  # bytes of tensors: a file of this format holds 2 GB
 
 
 @contextmanager
@@ -38,3 +41,11 @@ def file_bytes(path: Path) -> int:
     """The size of a file with the ``.data`` beside it."""
     beside = path.with_name(f"{path.name}.data")
     return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+
+
+def save_model(model: Any, path: Path) -> None:
+    """An ONNX model as one file; above 1.8 GB of tensors with a ``.data`` file beside it."""
+    import onnx
+
+    outside = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _MOST_INSIDE
+    onnx.save(model, path, save_as_external_data=outside, location=f"{path.name}.data" if outside else None)
