@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from redlab.cli.completion import complete_criteria, complete_datasets, complete_networks, complete_recipes
 from redlab.cli.export import check_precision, write
-from redlab.cli.opening import called, check_network, code_of_folder, note_example
+from redlab.cli.opening import NO_IMAGES, called, check_network, check_place, code_of_folder, note_example
 from redlab.cli.recipes import SCORE_IMAGES, check_recipe, needs_images, steps_of
-from redlab.cli.terminal import argument, exits, option, say, stop
+from redlab.cli.terminal import argument, exits, option, say, stop, timed
 from redlab.zoo.dataset_names import check_at_hand, has_training, own_dataset
 from redlab.zoo.names import architecture_of, check_target
 
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 
 _RECIPES = "merge (fold, hash, merge neurons), red (merge, then separate kernels), red++, or prune (remove channels)."
 _ROUND_TO = 16  # what processors like: the table of latencies has a row for it
-_NO_IMAGES = "the images of this network are not known or not here: pass --dataset"
 
 
 def compress(
@@ -79,8 +75,8 @@ def compress(
     Criteria that need images use training images. FILE.py:NAME, as NETWORK or --build, runs that file. Odd numbers of
     channels can be slower than the network before: files for other programs (--export) have multiples of 16.
 
-    Exit codes: 0 success. 1 a step failed, or the accuracy dropped by more than --max-loss; nothing was written.
-    2 wrong usage; nothing was written.
+    Exit codes: 0 success. 1 a step failed, or the accuracy dropped by more than --max-loss; nothing was written, except
+    where --export alone failed: the folder is whole. 2 wrong usage; nothing was written.
     """
     options: dict[str, Any] = {"alpha": alpha, "strategy": strategy, "hashing": hashing, "max_error": max_error}
     options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
@@ -137,15 +133,11 @@ def _check(
     dataset = dataset or own_dataset(architecture or "")
     if architecture and not dataset:
         if max_loss is not None:
-            raise ValueError(f"--max-loss needs images to measure accuracy on, and {_NO_IMAGES}")
+            raise ValueError(f"--max-loss needs images to measure accuracy on, and {NO_IMAGES}")
         if needs_images(recipe, given):
-            raise ValueError(f"{given['criterion']} needs images to score channels, and {_NO_IMAGES}")
+            raise ValueError(f"{given['criterion']} needs images to score channels, and {NO_IMAGES}")
     check_target(out)
-    above = next(path for path in (out, *out.parents) if path.exists())
-    if not above.is_dir():
-        raise NotADirectoryError(f"{out} can't be made: {above} is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{out} can't be written: {above} may not be changed by you")
+    check_place(out)
     return dataset
 
 
@@ -153,7 +145,7 @@ def _images(dataset: str | None, limit: int | None, network: nn.Module) -> Image
     from redlab.zoo.datasets import load_dataset
 
     if dataset is None:
-        say(f"accuracy is not measured: {_NO_IMAGES}")
+        say(f"accuracy is not measured: {NO_IMAGES}")
         return None
     return load_dataset(dataset, limit=limit, network=network)
 
@@ -181,12 +173,10 @@ def _accuracy(network: nn.Module, images: Images) -> float:
 def _take(network: nn.Module, steps: list[Step]) -> list[Result]:
     from redlab.compression.pipeline import take_all
 
-    results, taken, live = [], take_all(network, steps), sys.stderr.isatty()
+    results, taken = [], take_all(network, steps)
     for number, step in enumerate(steps, 1):
-        title, start = f"[{number}/{len(steps)}] {step.title}: ", time.perf_counter()
-        say("" if live else title, end="")  # a live bar takes the line until the step is done
-        results.append(next(taken))
-        say((title if live else "") + f"done in {time.perf_counter() - start:.1f} s")
+        with timed(f"[{number}/{len(steps)}] {step.title}"):
+            results.append(next(taken))
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     from redlab.zoo.datasets import ImageArray
     from redlab.zoo.image_folder import ImageFolder
+
+
+NO_IMAGES = "the images of this network are not known or not here: pass --dataset"
 
 
 def called(network: str) -> str:
@@ -43,6 +47,15 @@ def code_of_folder(folder: Path) -> str:
         if isinstance(named, str) and kind_of_name(named) in ("file", "module", "hf"):
             return named
     return ""
+
+
+def check_place(out: Path) -> None:
+    """Refuse a path that nothing can be written to, before work begins."""
+    above = next(path for path in (out, *out.parents) if path.exists() and (path != out or path.is_dir()))
+    if not above.is_dir():
+        raise NotADirectoryError(f"{out} can't be made: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{out} can't be written: {above} may not be changed by you")
 
 
 def note_example(network: nn.Module, images: ImageArray | ImageFolder | None) -> None:

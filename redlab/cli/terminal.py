@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import zip_longest
@@ -93,6 +94,15 @@ def exits(code: int, *errors: type[Exception]) -> Iterator[None]:
         raise
     except errors as error:
         stop(error, code)
+
+
+@contextmanager
+def timed(title: str) -> Iterator[None]:
+    """A line with the title of what happens inside, and at its end how long that took."""
+    live, start = sys.stderr.isatty(), time.perf_counter()
+    say("" if live else f"{title}: ", end="")  # a live bar takes the line until the step is done
+    yield
+    say((f"{title}: " if live else "") + f"done in {time.perf_counter() - start:.1f} s")
 
 
 def shown(path: Path) -> str:

@@ -98,12 +98,27 @@ def evaluate(network: nn.Module | str | PathLike, dataset: Labelled, batch_size:
         >>> round(evaluate(load_network("digits/resnet"), load_dataset("digits")).accuracy, 1)
         99.4
     """
-    right, loss, count = 0, 0.0, 0
+    return evaluate_classes(network, dataset, batch_size)[0]
+
+
+def evaluate_classes(
+    network: nn.Module | str | PathLike, dataset: Labelled, batch_size: int = 256
+) -> tuple[Evaluation, Tensor]:
+    """``evaluate``, and the class that each image got: whole numbers (images,). Arguments and errors are the same.
+
+    Example:
+        >>> from redlab.network.evaluation import evaluate_classes
+        >>> evaluation, classes = evaluate_classes(load_network("digits/mlp"), load_dataset("digits", limit=20))
+        >>> evaluation.count, classes.shape
+        (20, torch.Size([20]))
+    """
+    right, loss, classes = 0, 0.0, []
     for logits, labels in _answers(network, dataset, batch_size):
         right += int(_is_right(logits, labels).sum())
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        count += len(labels)
-    return Evaluation(100 * right / count, loss / count, count)
+        classes.append(logits.argmax(1))
+    count = sum(map(len, classes))
+    return Evaluation(100 * right / count, loss / count, count), torch.cat(classes)
 
 
 def right_images(network: nn.Module | str | PathLike, dataset: Labelled, batch_size: int = 256) -> Tensor:
@@ -127,7 +142,7 @@ def agreement(one: nn.Module | str | PathLike, other: nn.Module | str | PathLike
         1.0
     """
     # One after the other: both hold inference mode while they run, and must leave it in turn.
-    classes = [torch.cat([own.argmax(1) for own, _ in _answers(each, dataset, 100)]) for each in (one, other)]
+    classes = [evaluate_classes(each, dataset)[1] for each in (one, other)]
     return float((classes[0] == classes[1]).double().mean())
 
 
@@ -160,6 +175,8 @@ def _answers(network: nn.Module | str | PathLike, dataset: Labelled, batch_size:
 
 def _batch(network: nn.Module, dataset: Dataset, batch_size: int) -> int:
     check_whole("batch_size", batch_size)
+    if isinstance(network, OnnxNetwork) and network.batch is not None:
+        return network.batch
     if place_of(network).get("device", torch.device("cpu")).type != "cpu":
         return batch_size
     values = sum(tensor.numel() for tensor in first_of(dataset, 1).tensors)

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from redlab.names import needs
 from redlab.network.evaluating import first_line
+from redlab.options import check_whole
 
 _TYPES = {
     "tensor(float)": torch.float32,
@@ -33,6 +34,7 @@ class OnnxNetwork(nn.Module):
 
     Attributes:
         inputs: name, dtype and shape of each; a length that may vary is None.
+        batch: inputs at once, where the file takes no other number; else None.
 
     Arguments:
         path: of the file. It holds no code: ONNX Runtime reads operations that it knows, and tensors.
@@ -51,6 +53,8 @@ class OnnxNetwork(nn.Module):
 
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file {path}")
+        if threads is not None:
+            check_whole("threads", threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3
@@ -59,6 +63,7 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # onnxruntime's errors have no common class
             raise ValueError(f"{path} is no ONNX file that onnxruntime can run: {first_line(error)}") from error
         self.inputs = [(own.name, _TYPES.get(own.type), _lengths(own.shape)) for own in self._session.get_inputs()]
+        self.batch = next((shape[0] for _, _, shape in self.inputs if shape and shape[0] is not None), None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
         """The answers as tensors in the CPU's memory: one, or a tuple."""
@@ -73,7 +78,10 @@ class OnnxNetwork(nn.Module):
     def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What the session takes, numpy arrays by name, of inputs by position or name."""
         names = [name for name, _, _ in self.inputs]
-        given = dict(zip(names, (leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), strict=False))
+        placed = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        if len(placed) > len(names):
+            raise ValueError(f"the file takes {', '.join(names)}; {len(placed)} tensors were given")
+        given = dict(zip(names, placed, strict=False))
         given |= {name: leaf for name, leaf in kwargs.items() if isinstance(leaf, Tensor)}
         if missing := [name for name in names if name not in given]:
             raise ValueError(f"the file takes {', '.join(names)}; {', '.join(missing)} is missing")
@@ -85,6 +93,11 @@ def _lengths(shape: list) -> tuple[int | None, ...]:
 
 
 def _fit(tensor: Tensor, dtype: torch.dtype | None) -> Any:
-    """A numpy array as the file takes it: floating numbers in its type."""
+    """A numpy array as the file takes it: floating numbers in its floating type, whole ones in its whole type."""
     tensor = tensor.detach().cpu()
-    return (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous().numpy()
+    return (tensor.to(dtype) if dtype is not None and _alike(tensor.dtype, dtype) else tensor).contiguous().numpy()
+
+
+def _alike(one: torch.dtype, other: torch.dtype) -> bool:
+    """Whether both hold floating, or both whole numbers."""
+    return one.is_floating_point == other.is_floating_point and torch.bool not in (one, other)

@@ -56,6 +56,50 @@ def test_what_the_file_does_not_take_is_said(file):
         runs(torch.tensor([1]), torch.ones(1, 4))
 
 
+def test_more_tensors_than_inputs_are_refused_and_other_keywords_are_left_out(file):
+    network, path = file
+    runs, ids, scale = OnnxNetwork(path), torch.tensor([[1, 2, 3]]), torch.ones(1, 4)
+    with pytest.raises(ValueError, match="the file takes ids, scale; 3 tensors were given"):
+        runs(ids, scale, scale)
+    own = runs(ids=ids, scale=scale, attention_mask=ids)[0]  # what a tokenizer gives beside
+    torch.testing.assert_close(own, network(ids, scale)[0].detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int64])
+def test_whole_numbers_come_in_any_width(file, dtype):
+    network, path = file
+    ids, scale = torch.tensor([[1, 2, 3]]), torch.ones(1, 4)
+    torch.testing.assert_close(OnnxNetwork(path)(ids.to(dtype), scale)[1], network(ids, scale)[1].detach())
+
+
+def test_kinds_of_numbers_are_not_mixed(file):
+    with pytest.raises(RuntimeError, match="(?i)type"):
+        OnnxNetwork(file[1])(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 4))
+
+
+def test_threads_are_a_whole_number(file):
+    with pytest.raises(ValueError, match="threads must be a whole number of at least 1, not 0"):
+        OnnxNetwork(file[1], threads=0)
+
+
+def _of_one(path) -> None:
+    """A file of y = x whose batch is always 1."""
+    import onnx
+
+    sides = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "one", sides[:1], sides[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+
+
+def test_a_file_of_one_batch_size_is_evaluated_in_batches_of_it(tmp_path, file):
+    _of_one(tmp_path / "one.onnx")
+    assert OnnxNetwork(tmp_path / "one.onnx").batch == 1
+    assert OnnxNetwork(file[1]).batch is None
+    found = evaluate(tmp_path / "one.onnx", (torch.eye(3), torch.tensor([0, 1, 0])))
+    assert (found.count, found.accuracy) == (3, pytest.approx(200 / 3))
+
+
 def test_files_that_are_none_are_refused(file, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*absent\.onnx"):
         OnnxNetwork(tmp_path / "absent.onnx")
