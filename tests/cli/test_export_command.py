@@ -109,27 +109,32 @@ def test_the_file_runs_without_redlab(exported):
     assert answers.shape == (3, 10)
 
 
-def test_a_saved_folder_is_written_without_times(folder):
-    save_network(load_network("digits/mlp"), "mine")
-    code, said, complained = redlab_says("export", "mine", "--out", "there/net.onnx", "--no-time", "--limit", "50")
-    assert (code, complained) == (0, "")
-    assert "[3/3] comparing" in said
-    assert "speed-up" not in said
-    assert list(_rows(said)) == ["network in torch", "net.onnx"]
-    images = load_dataset("digits", limit=50)
-    own, its = evaluate("there/net.onnx", images), evaluate(load_network("mine"), images)
-    assert (own.accuracy, own.loss) == pytest.approx((its.accuracy, its.loss), rel=1e-5)
-
-
 _CODE = "from torch import nn\n\n\ndef make():\n    return nn.Linear(4, 3)\n"
 
 
-def test_without_images_the_example_is_compared(folder):
+def test_a_saved_folder_is_compared_on_its_example_where_no_images_are_known(folder):
     (folder / "net.py").write_text(_CODE)
-    code, said, complained = redlab_says("export", "net.py:make", "--no-time")
+    save_network(load_network("net.py:make"), "mine")
+    words = ["--build", "net.py:make", "--out", "there/net.onnx", "--no-time"]
+    code, said, complained = redlab_says("export", "mine", *words)
     assert (code, complained) == (0, "")
-    assert _rows(said)["net-make.onnx"][1] == "100.0%"
+    assert "[3/3] comparing" in said
+    assert "speed-up" not in said
     assert "accuracy is not measured: the images of this network are not known" in said
+    rows = _rows(said)
+    assert list(rows) == ["network in torch", "net.onnx"]
+    assert rows["net.onnx"][1:] == ["100.0%"]
+    points = (torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3)
+    own, its = evaluate("there/net.onnx", points), evaluate(load_network("mine", build="net.py:make"), points)
+    assert (own.accuracy, own.loss) == pytest.approx((its.accuracy, its.loss), rel=1e-5)
+
+
+def test_a_folder_built_by_code_asks_for_it(folder):
+    (folder / "net.py").write_text(_CODE)
+    save_network(load_network("net.py:make"), "mine")
+    code, said, complained = redlab_says("export", "mine")
+    assert (code, said) == (2, "")
+    assert re.search(r"redlab export mine --build \S*net\.py:make", complained)
 
 
 @pytest.mark.parametrize(

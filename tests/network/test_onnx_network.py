@@ -73,7 +73,7 @@ def test_whole_numbers_come_in_any_width(file, dtype):
 
 
 def test_kinds_of_numbers_are_not_mixed(file):
-    with pytest.raises(RuntimeError, match="(?i)type"):
+    with pytest.raises(RuntimeError, match=r"(?i)type"):
         OnnxNetwork(file[1])(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 4))
 
 
