@@ -118,7 +118,7 @@ def sentences(name: str, folder: Path) -> pd.DataFrame:
     for tokens in TOKENS:
         example = {key: own[:, :tokens] for key, own in given.items()}
         own = {"float32": network} | {key: path for key, path in files.items() if key != "float32"}
-        times = compare_runtimes(own, example).rename(columns={"network": "variant"})
+        times = compare_runtimes(own, example, batches=[1]).rename(columns={"network": "variant"})
         parts.append(times.assign(network=f"{name}, {tokens} tokens"))
     return pd.concat(parts).merge(pd.DataFrame(about), on=["variant", "precision"], how="left")
 
