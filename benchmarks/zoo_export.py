@@ -45,7 +45,18 @@ IN_BYTES = (
     "swin_t", "maxvit_t",
 )  # fmt: skip
 IMAGES = {"float32": 2, "int8": 16}
-COLUMNS = ["network", "precision", "bytes", "seconds", "difference", "agreement", "in_bytes", "in_float", "reason", "fixed"]
+COLUMNS = [
+    "network",
+    "precision",
+    "bytes",
+    "seconds",
+    "difference",
+    "agreement",
+    "in_bytes",
+    "in_float",
+    "reason",
+    "fixed",
+]
 
 
 def main(asked: list[str]) -> None:
@@ -105,7 +116,11 @@ def export(precision: str, name: str) -> dict:
     reason = "; ".join(f"{count} times {why}" for why, count in skipped.most_common())
     row: dict = {"bytes": made.bytes, "seconds": seconds, "difference": f"{made.difference:.2g}"}
     row |= {"agreement": f"{made.agreement:.3g}", "in_bytes": int((made.layers["precision"] == "int8").sum())}
-    return row | {"in_float": int((made.layers["precision"] == "float32").sum()), "reason": reason, "fixed": made.plan["fixed"]}
+    return row | {
+        "in_float": int((made.layers["precision"] == "float32").sum()),
+        "reason": reason,
+        "fixed": made.plan["fixed"],
+    }
 
 
 @torch.no_grad()
