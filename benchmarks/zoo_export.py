@@ -46,17 +46,8 @@ IN_BYTES = (
 )  # fmt: skip
 IMAGES = {"float32": 2, "int8": 16}
 COLUMNS = [
-    "network",
-    "precision",
-    "bytes",
-    "seconds",
-    "difference",
-    "agreement",
-    "in_bytes",
-    "in_float",
-    "reason",
-    "fixed",
-]
+    "network", "precision", "bytes", "seconds", "difference", "agreement", "in_bytes", "in_float", "reason", "fixed",
+]  # fmt: skip
 
 
 def main(asked: list[str]) -> None:
@@ -116,11 +107,8 @@ def export(precision: str, name: str) -> dict:
     reason = "; ".join(f"{count} times {why}" for why, count in skipped.most_common())
     row: dict = {"bytes": made.bytes, "seconds": seconds, "difference": f"{made.difference:.2g}"}
     row |= {"agreement": f"{made.agreement:.3g}", "in_bytes": int((made.layers["precision"] == "int8").sum())}
-    return row | {
-        "in_float": int((made.layers["precision"] == "float32").sum()),
-        "reason": reason,
-        "fixed": made.plan["fixed"],
-    }
+    in_float = int((made.layers["precision"] == "float32").sum())
+    return row | {"in_float": in_float, "reason": reason, "fixed": made.plan["fixed"]}
 
 
 @torch.no_grad()
@@ -128,7 +116,8 @@ def realistic(name: str, images: int) -> tuple[nn.Module, Tensor]:
     """The network with statistics as training leaves them, and so many images at its own size."""
     network = randomised(name)
     mean, std = torchvision_zoo.normalisation(name)
-    change_recipe(network, images={"size": torchvision_zoo.input_shape(name)[1], "mean": mean, "std": std})
+    stamp = {"size": torchvision_zoo.input_shape(name)[1], "mean": mean, "std": std}
+    change_recipe(network, images=stamp, input_mean=torchvision_zoo.input_mean(name))
     shape = torchvision_zoo.input_shape(name)
     large = sum(p.numel() for p in network.parameters()) > 100e6
     settle(network, fields(2 if large else 8, shape, mean, std, 0))

@@ -100,5 +100,14 @@ def _step_of(values: ndarray, largest: int) -> float | None:
             return None
         step = float(distinct @ codes / (codes @ codes))  # the mean over all values: gap alone is rounded
         if np.abs(codes * step - distinct).max() <= allowed:
-            return step
+            return _exact_step(step, codes, distinct)
     return None
+
+
+def _exact_step(step: float, codes: ndarray, values: ndarray) -> float:
+    """The float32 step whose products with the codes are the values bit for bit, if there is one; else ``step``."""
+    codes, values = codes.astype(np.float32), values.astype(np.float32)
+    for candidate in np.unique(np.append(values / codes, np.float32(step))):
+        if np.array_equal(codes * candidate, values):
+            return float(candidate)
+    return step

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from redlab.export.ranges import Ranges
 from redlab.export.static import quiet_logs
 from redlab.network.onnx_network import OnnxNetwork
@@ -32,8 +30,9 @@ def measured_ranges(model: Any, dataset: Labelled, images: int = IMAGES) -> Rang
         )
         calibrator.collect_data(_Reader(network, dataset, images))
         found = calibrator.compute_data()
+    # A number, or several of batches that were not reduced together.
     ends = {name: data.range_value for name, data in found.items()}
-    return {name: (min(0.0, float(np.min(low))), max(0.0, float(np.max(high)))) for name, (low, high) in ends.items()}
+    return {name: (min(0.0, float(low.min())), max(0.0, float(high.max()))) for name, (low, high) in ends.items()}
 
 
 class _Reader:
