@@ -61,8 +61,11 @@ def eight_bits(
     """A prepared network in 8 bits. Arguments and errors as ``export_onnx``."""
     make = partial(_make, network, inputs, ranges, bits, input_range)
     made = make(frozenset())
+    if not made.reasons:
+        return made
     # A layer that stays in float32 after all keeps its own weights.
-    return make(frozenset(made.reasons)) if made.reasons else made
+    again = make(frozenset(made.reasons))
+    return replace(again, reasons=made.reasons | again.reasons)
 
 
 def _make(

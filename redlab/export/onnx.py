@@ -165,6 +165,7 @@ def export_onnx(
             program, layers = made.program, _in_bytes(plain, made)
         elif precision in _SHORT:
             short = short_weights(plain, inputs, _SHORT[precision])
+            _refuse_no_linear(short)
             save_model(short.model, part)
             program, layers = short.program, _in_blocks(plain, short, precision)
         else:
@@ -199,6 +200,12 @@ def _refuse_all_float(made: EightBits, ranges: Any) -> None:
     advice = "Pass ranges=, a dataset of images" if isinstance(ranges, str) else 'Use precision="float32"'
     why = report_once(made.reasons, made.reasons.values())
     raise ValueError(f"no layer can run in bytes: {why}. {advice}")
+
+
+def _refuse_no_linear(made: ShortWeights) -> None:
+    if not made.blocks:
+        why = report_once(made.reasons, made.reasons.values()) if made.reasons else "it has no layers"
+        raise ValueError(f'no weights can be short: {why}. Use precision="float32" or "int8"')
 
 
 def _in_floats(network: nn.Module) -> pd.DataFrame:
