@@ -105,18 +105,23 @@ def export_onnx(
     """Write a network as an ONNX file that runs elsewhere, and compare what the file computes with the network.
 
     Batch norm is folded first (``prepare``); split layers are written as ordinary ones, parameters keep their names.
-    The batch size may vary where the network's code allows it. Tensors above 1.8 GB lie in a ``.data`` file beside.
+    The batch size may vary where the network's code allows it, and so may the number of token ids. Tensors above 1.8 GB
+    lie in a ``.data`` file beside.
 
     | precision | products | for |
     |---|---|---|
     | float32 | as they are; within 1e-4 of the network | anything |
     | int8 | bytes: weights and activations in 8 bits | convolutional networks: 2 to 3 times faster; transformers |
-    | weights8, weights4 | float32, with weights in 8 or 4 bits | linear layers: a smaller file |
+    | weights8, weights4 | of linear layers, with weights in 8 or 4 bits | a smaller file; transformers in OpenVINO |
 
     In "int8" the codes of a layer that was hashed by rule "uniform" are stored as they are; any other layer is
     rounded, symmetrically, by rows, and its bias corrected. Of convolutional networks activations are uint8 with one
     scale a tensor, fixed beforehand. Networks with attention find the scale of each activation as they run: theirs
-    have a few channels that are far larger than the others.
+    have a few channels that are far larger than the others. That is fast in ONNX Runtime; OpenVINO runs "weights8"
+    faster. Embeddings stay in float32.
+
+    In "weights8" a step belongs to 128 inputs of an output, in "weights4" to 32, and codes of hashing are kept where
+    they fit (levels=255 or 15, scale="row"). Both engines round activations to 8 bits as they come, by blocks.
 
     Arguments:
         path: of the file, ending in .onnx; replaced once the new one is complete.
