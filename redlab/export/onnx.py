@@ -45,9 +45,9 @@ class Export:
         path: of the file.
         precision: "float32", "int8", "weights8" or "weights4".
         layers: a row a conv or linear layer: ``layer``, ``kind``, ``weights``, ``precision`` (of its product),
-            ``codes`` ("hash": as hashing left them; "rows": rounded here; "" in float32), ``error`` (relative L2, of
-            rounding here), ``low`` and ``high`` (of its input), ``bytes`` of the weight in the file and ``skipped``:
-            why a layer stayed in float32.
+            ``codes`` ("hash": as hashing left them; "rows", "blocks": rounded here by these; "" in float32), ``error``
+            (relative L2, of rounding here), ``low`` and ``high`` (of its input), ``bytes`` of the weight in the file
+            and ``skipped``: why a layer stayed in float32.
         bytes: of the file, with the ``.data`` beside it.
         difference: largest difference to the network on the example, over the largest magnitude of its answer.
         agreement: share of the example whose largest output is the same.
