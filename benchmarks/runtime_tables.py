@@ -14,7 +14,7 @@ SHORT = {
     "cifar10/resnet56": "ResNet-56",
     "imagenet/mobilenet_v1_0.75": "MobileNetV1 0.75",
     "imagenet/efficientnet_lite0": "EfficientNet-Lite0",
-    MINILM: "MiniLM-L6",
+    **{f"{MINILM}, {tokens} tokens": f"{MINILM}, {tokens} tokens" for tokens in runtimes.TOKENS},
 }
 ENGINES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 FORMS = ("redlab folder", "float32 ONNX", "float32 ONNX, deflated", "int8 ONNX", "int8 ONNX, deflated")
@@ -38,7 +38,7 @@ def runtimes_table() -> str:
 
 def _score(row: pd.Series) -> str:
     """An accuracy with its interval; Spearman's correlation with the interval of its difference, in words."""
-    if row["network"] == MINILM:
+    if row["network"].startswith(MINILM):
         ends = f"{row['difference_low']:+.2f} to {row['difference_high']:+.2f}"
         return f"{row['score']:.2f}, {row['difference']:+.2f} ({ends})"
     return with_interval(pd.Series([row["score"]]), int(row["count"]))
@@ -60,6 +60,6 @@ def sizes_table() -> str:
     rows = pd.read_csv(runtimes.SIZES)
     body = []
     for (network, weights), own in rows.groupby(["network", "weights"], sort=False):
-        share = own.set_index("form")["share"]
-        body.append([SHORT[network], weights, *(f"{100 * share[form]:.1f} %" for form in FORMS)])
+        ratio = own.set_index("form")["ratio"]
+        body.append([SHORT[network], weights, *(f"{100 * ratio[form]:.1f} %" for form in FORMS)])
     return markdown(["network", "weights", *FORMS], body)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 from torch import nn
 
 from benchmarks.measures import MINILM, images_of, original, score
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
     if arguments in (["choose"], ["sizes"]):
         choose() if arguments == ["choose"] else weigh()
         return
-    done = set(pd.read_csv(ROWS)["network"]) if ROWS.exists() else set()
+    done = set(pd.read_csv(ROWS)["network"].str.split(",").str[0]) if ROWS.exists() else set()
     for name in arguments or [own for own in NETWORKS if own not in done]:
         with tempfile.TemporaryDirectory() as folder:
             publish(name, (sentences if name == MINILM else images)(name, Path(folder)))
@@ -71,9 +72,9 @@ def main(arguments: list[str]) -> None:
 
 def publish(name: str, table: pd.DataFrame) -> None:
     """Replace the rows of a network."""
-    table = table.assign(network=name, machine=machine(), command=f"python -m benchmarks.runtimes {name}")
+    table = table.assign(machine=machine(), command=f"python -m benchmarks.runtimes {name}")
     old = pd.read_csv(ROWS) if ROWS.exists() else table[:0]
-    rows = pd.concat([old[old["network"] != name], table], ignore_index=True)
+    rows = pd.concat([old[~old["network"].isin(table["network"])], table], ignore_index=True)
     rows.to_csv(ROWS, index=False, float_format="%.6g")
     shown = table[(table["batch"] == 1) & (table["threads"] == 1)]
     columns = ["variant", "engine", "precision", "median", "speedup", "spread", "score", "difference", "bytes"]
@@ -98,7 +99,28 @@ def images(name: str, folder: Path) -> pd.DataFrame:
         about.append(facts(name, f"split, {unit}", "float32", split, folder_bytes(split), split))
         times = pd.concat([times, split_row(f"split, {unit}", split, plain, times)], ignore_index=True)
     rows = times.merge(pd.DataFrame(about), on=["variant", "precision"], how="left")
-    return rows.assign(products=rows["products"] / about[0]["products"])
+    return rows.assign(network=name, products=rows["products"] / about[0]["products"])
+
+
+def sentences(name: str, folder: Path) -> pd.DataFrame:
+    """MiniLM-L6 in every precision and engine, by the number of tokens; Spearman's correlation on STS 2015."""
+    network, files, about = original(name), {}, []
+    ids = torch.randint(1000, 20000, (1, max(TOKENS)), generator=torch.Generator().manual_seed(0))
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for precision in ("float32", "int8", "weights8", "weights4"):
+        export = export_onnx(network, folder / f"{precision}.onnx", precision, example=given)
+        files[precision] = export.path
+        found = score(name, OnnxNetwork(export.path, threads=1), "report")
+        print(f"{name}, {precision}: {found['score']:.2f} ({found['difference']:+.2f}), {export.bytes:,}", flush=True)
+        about.append({"variant": precision, "precision": precision, "bytes": export.bytes, "products": 1.0})
+        about[-1] |= {key: found[key] for key in _LEFT}
+    parts = []
+    for tokens in TOKENS:
+        example = {key: own[:, :tokens] for key, own in given.items()}
+        own = {"float32": network} | {key: path for key, path in files.items() if key != "float32"}
+        times = compare_runtimes(own, example, batches=[1]).rename(columns={"network": "variant"})
+        parts.append(times.assign(network=f"{name}, {tokens} tokens"))
+    return pd.concat(parts).merge(pd.DataFrame(about), on=["variant", "precision"], how="left")
 
 
 def facts(name: str, title: str, precision: str, runs: nn.Module, size: int, network: nn.Module) -> dict[str, Any]:

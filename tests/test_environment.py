@@ -38,11 +38,15 @@ def ranges(lines: list[str]) -> dict[str, SpecifierSet]:
 
 @pytest.fixture(scope="module")
 def wanted() -> dict[str, SpecifierSet]:
-    """What `.[dev]` asks for: dependencies, dev and, through dev, cluster, docs, hf, lab and timm."""
+    """What `.[dev]` asks for: dependencies, dev and, through dev, the other extras but ui."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert "redlab[cluster,docs,hf,lab,timm]" in extras["dev"]
-    own = [line for extra in ("dev", "cluster", "docs", "lab", "hf", "timm") for line in extras[extra]]
+    assert "redlab[cluster,coreml,docs,export,hf,lab,openvino,timm]" in extras["dev"]
+    own = [
+        line
+        for extra in ("dev", "cluster", "coreml", "docs", "export", "lab", "hf", "openvino", "timm")
+        for line in extras[extra]
+    ]
     listed = project["dependencies"] + own
     return ranges([line for line in listed if not line.startswith("redlab[")])
 

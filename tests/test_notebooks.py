@@ -30,6 +30,7 @@ CHANGES = {
     "09_pruning_vs_accuracy": ({"keeps": [0.8]}, "products"),
     "10_real_networks": ({"max_error": 0.4}, "products"),
     "11_redundancy_atlas": ({"bandwidth": "silverman/4"}, "distinct"),
+    "12_milliseconds": ({"network": "digits/mlp"}, "bytes"),
 }
 
 
@@ -97,6 +98,7 @@ LONG = (
     "09_pruning_vs_accuracy",
     "10_real_networks",
     "11_redundancy_atlas",
+    "12_milliseconds",
 )
 
 

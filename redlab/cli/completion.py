@@ -17,7 +17,9 @@ def _completion(names: Iterable[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
-complete_commands = _completion(("run", "refresh", "sweep", "report", "compress", "inspect", "lab"))  # for help
+complete_commands = _completion(
+    ("run", "refresh", "sweep", "report", "compress", "export", "inspect", "lab")
+)  # for help
 complete_recipes, complete_criteria = _completion(OPTIONS), _completion(CRITERIA)
 
 

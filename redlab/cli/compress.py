@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import sys
 import time
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from redlab.cli.completion import complete_criteria, complete_datasets, complete_networks, complete_recipes
+from redlab.cli.export import check_precision, write
+from redlab.cli.opening import called, check_network, code_of_folder, note_example
 from redlab.cli.recipes import SCORE_IMAGES, check_recipe, needs_images, steps_of
 from redlab.cli.terminal import argument, exits, option, say, stop
 from redlab.zoo.dataset_names import check_at_hand, has_training, own_dataset
-from redlab.zoo.names import FACTS, architecture_of, check_target, folder_of, kind_of_name
+from redlab.zoo.names import architecture_of, check_target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +54,9 @@ def compress(
         str | None, option("NAME", "prune: the score. Default: reconstruction.", complete=complete_criteria)
     ] = None,
     products: Annotated[float | None, option("SHARE", "prune: multiplications to keep. Default: 0.5.")] = None,
-    round_to: Annotated[int, option("N", "Round the channels kept up to a multiple of N.")] = 1,
+    round_to: Annotated[
+        int | None, option("N", "Round the channels kept up to a multiple of N. Default: 1; with --export 16.")
+    ] = None,
     max_loss: Annotated[float | None, option("POINTS", "Write nothing if the accuracy drops by more points.")] = None,
     out: Annotated[Path | None, option("FOLDER", "Folder to write. Default: NAME-RECIPE in this folder.")] = None,
     dataset: Annotated[
@@ -66,13 +67,17 @@ def compress(
         str | None, option("FILE.py:NAME", "What makes the architecture of a saved folder.", complete=complete_networks)
     ] = None,
     weights: Annotated[Path | None, option("FILE", "Weights to load: safetensors, or a state dict.")] = None,
+    export: Annotated[
+        str | None, option("PRECISION", "Also write FOLDER.onnx: float32 (or onnx), int8, weights8 or weights4.")
+    ] = None,
 ) -> None:
     """Make a network smaller and save it.
 
     Prints the channels, weights and operations of each layer and in total, the accuracy, the latency, and the size on
     disk. The accuracy needs images: those the network was trained for if they are here, or --dataset. The latency is
     measured with and without --round-to 16; a split network is timed beside the same network in ordinary layers.
-    Criteria that need images use training images. FILE.py:NAME, as NETWORK or --build, runs that file.
+    Criteria that need images use training images. FILE.py:NAME, as NETWORK or --build, runs that file. Odd numbers of
+    channels can be slower than the network before: files for other programs (--export) have multiples of 16.
 
     Exit codes: 0 success. 1 a step failed, or the accuracy dropped by more than --max-loss; nothing was written.
     2 wrong usage; nothing was written.
@@ -81,10 +86,14 @@ def compress(
     options |= {"as_published": as_published or None, "criterion": criterion, "products": products}
     options |= {"scale": scale, "max_noise": max_noise}
     given = {name: value for name, value in options.items() if value is not None}
-    out = (out or Path(f"{_called(network)}-{recipe}")).resolve()
-    with exits(1, OSError), exits(2, ValueError, FileNotFoundError, ConnectionError):
+    out = (out or Path(f"{called(network)}-{recipe}")).resolve()
+    precision = "float32" if export == "onnx" else export
+    round_to = (_ROUND_TO if export else 1) if round_to is None else round_to
+    with exits(1, OSError), exits(2, ValueError, FileNotFoundError, ConnectionError, ModuleNotFoundError):
+        if precision is not None:
+            check_precision(precision)
         check_recipe(recipe, given)
-        _check_network(network, build, weights)
+        check_network(network, build, weights, "compress")
         dataset = _check(network, build, recipe, given, dataset, max_loss, out)
     with exits(2, ValueError, TypeError, RuntimeError), exits(1, OSError):
         from redlab.zoo.saving import load_network
@@ -92,7 +101,7 @@ def compress(
         steps_of(recipe, round_to=round_to, **given)  # refuses options that are out of range
         original = load_network(network, weights or "default", build)
         images, seen = _images(dataset, limit, original), _seen(dataset, recipe, given, limit, original)
-        _note_example(original, images)
+        note_example(original, images)
         steps, rounded = (steps_of(recipe, round_to=n, images=seen, **given) for n in (round_to, _ROUND_TO))
         before = _accuracy(original, images)
     with exits(1, ValueError, RuntimeError, OSError):
@@ -101,35 +110,9 @@ def compress(
         if images is not None:
             _weigh(before, results, images, max_loss)
         _save(original, results, out)
+        if precision is not None:
+            write(results[-1].network, out.with_name(f"{out.name}.onnx"), precision)
         _time(original, results, rounded[-1] if recipe == "merge" and round_to != _ROUND_TO else None)
-
-
-def _called(network: str) -> str:
-    """What to call the folder after: the last part of the name; net-Net for net.py:Net."""
-    return Path(network).resolve().name.replace(".py:", "-").replace(":", "-")
-
-
-def _check_network(network: str, build: str | None, weights: Path | None) -> None:
-    """Refuse a network that can't be opened, before torch is loaded."""
-    if weights is not None and not weights.expanduser().is_file():
-        raise FileNotFoundError(f"--weights: there is no file {weights}")
-    folder = folder_of(network)
-    if build is not None:
-        folder_of(build)
-    elif folder is not None and (code := _code_of_folder(folder)):
-        call = shlex.join(["redlab", "compress", network, "--build", code])
-        raise ValueError(f"{network} was built by code, which runs only if you name it: {call}")
-
-
-def _code_of_folder(folder: Path) -> str:
-    """What --build has to name to open a saved network; "" where it opens by itself, or is damaged, as loading says."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        named = json.loads((folder / FACTS).read_text(encoding="utf-8"))["recipe"]["architecture"]
-        if named is None:
-            return "FILE.py:NAME"
-        if isinstance(named, str) and kind_of_name(named) in ("file", "module", "hf"):
-            return named
-    return ""
 
 
 def _check(
@@ -173,15 +156,6 @@ def _images(dataset: str | None, limit: int | None, network: nn.Module) -> Image
         say(f"accuracy is not measured: {_NO_IMAGES}")
         return None
     return load_dataset(dataset, limit=limit, network=network)
-
-
-def _note_example(network: nn.Module, images: Images) -> None:
-    """Let the first image say what the network takes, where nothing else does; ValueError where that is not known."""
-    from redlab.network.example import fit_example, remember_example
-    from redlab.network.samples import example_of
-
-    remember_example(network, example_of(network, None, images))
-    fit_example(network, None)
 
 
 def _seen(dataset: str | None, recipe: str, given: dict[str, Any], limit: int | None, network: nn.Module) -> Images:
@@ -246,7 +220,7 @@ def _save(original: nn.Module, results: list[Result], out: Path) -> None:
 
     folder = save_network(results[-1], out)
     was, now = bytes_of(original), bytes_of(folder)
-    code = _code_of_folder(folder)
+    code = code_of_folder(folder)
     how = f"redlab.load_network(folder, build={code!r})" if code else "redlab.load_network"
     say(f"saved to {folder}: {how} opens it")
     say(f"on disk: {was:,} bytes of tensors -> {now:,} bytes ({now / was:.1%})")

@@ -9,6 +9,7 @@ import typer
 
 from redlab.cli.completion import complete_commands, complete_notebooks
 from redlab.cli.compress import compress
+from redlab.cli.export import export
 from redlab.cli.inspect import inspect
 from redlab.cli.lab import lab
 from redlab.cli.report import report
@@ -115,7 +116,7 @@ def refresh(
         stop("\n".join(["outputs differ from the committed notebooks", *lines]), code=1)
 
 
-for command in (sweep, report, compress, inspect):
+for command in (sweep, report, compress, export, inspect):
     app.command(cls=PlainCommand)(command)
 app.command(cls=PlainCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(lab)
 

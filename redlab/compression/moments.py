@@ -36,9 +36,13 @@ MOVEMENTS = frozenset((
     "detach", "roll", "pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "mean", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "max_pool1d",
     "max_pool2d", "max_pool3d", "dropout", "feature_dropout", "pixel_shuffle", "channel_shuffle", "to", "_to_copy",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d",
+    "upsample_trilinear3d",
 ))  # fmt: skip
 # A batch norm in eval mode: as PyTorch calls it, and as exported programs do, with three outputs.
 BATCH_NORMS = ("batch_norm", "_native_batch_norm_legit_no_training")
+# Norms of one input's own statistics. What they put out is known nearly: of all channels together, not of each.
+_OWN_NORMS = ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm")
 _DEVIATIONS = 4.5  # how far the integral over a normal distribution reaches, and in how many steps
 _STEPS = 61
 
@@ -67,12 +71,14 @@ class MeanInputs:
         unknown: by layer name, why the mean is not known.
         graph: the network as it was traced.
         values: of every operation, what is known of its output: moments, a constant, a list of them, or why nothing is.
+        norms: whether outputs of layer, group and instance norms count as known.
     """
 
     graph: Graph
     calls: dict[str, list[tuple[Node, Moments]]] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     values: dict[Node, Any] = field(default_factory=dict)
+    norms: bool = False
 
 
 @torch.no_grad()
@@ -81,6 +87,7 @@ def mean_inputs(
     example: Example | None = None,
     input_mean: Sequence[float] | None = (0.0,),
     known: Graph | None = None,
+    norms: bool = False,
 ) -> MeanInputs:
     """The mean input of every conv and linear layer of ``network``, whose batch norms were folded where they could be.
 
@@ -89,6 +96,8 @@ def mean_inputs(
         input_mean: of the network's input, or of each of several: a number for each channel (second axis), or one for
             all; None: unknown.
         known: the graph of the network. It is traced anew where that is of several inputs at once: one is enough here.
+        norms: count what layer, group and instance norms put out as known: mean bias, variance weight squared. That
+            holds for their channels together, which is enough for ranges; a mean of each channel is another matter.
 
     Raises:
         ValueError: the network can't be traced, or its input has another number of channels.
@@ -98,7 +107,7 @@ def mean_inputs(
     named = [network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)]
     tensors = {name: tensor.detach() for each in named for name, tensor in each}
     values: dict[Node, Any] = {node: tensors[name] for name, node in graph.tensors.items()} | graph.constants
-    inputs = MeanInputs(graph)
+    inputs = MeanInputs(graph, norms=norms)
     # Of a tied tensor there may be placeholders that nobody reads.
     given = [node for node in graph.fx.nodes if node.op == "placeholder" and node not in values and node.users]
     values |= {node: _of_input(node, input_mean, len(given)) for node in given}
@@ -141,6 +150,10 @@ def _push(graph: Graph, node: Node, known: dict[Node, Any], inputs: MeanInputs) 
         return _through_layer(graph, node, args, inputs)
     if operation(node) in BATCH_NORMS and node.target is not operator.getitem:
         return _normed(node, args[1], args[2])
+    if inputs.norms and operation(node) in _OWN_NORMS and node.target is not operator.getitem:
+        return _self_normed(node, args)
+    if isinstance(length := node.meta.get("val"), int):  # known, whatever the values are
+        return length
     given = tree_leaves(args)
     if unknown := next((arg for arg in given if isinstance(arg, _Unknown)), None):
         return unknown
@@ -205,6 +218,21 @@ def _normed(node: Node, weight: Tensor | None, bias: Tensor | None) -> Moments |
     return [moments, None, None] if several else moments
 
 
+def _self_normed(node: Node, args: tuple) -> Moments | list:
+    """Weight and bias lie along the last axes of a layer norm, along the second of others."""
+    several = isinstance(node.meta["val"], list | tuple)
+    like = node.meta["val"][0] if several else node.meta["val"]
+    name = operation(node)
+    places = {"layer_norm": (2, 3), "native_layer_norm": (2, 3), "group_norm": (2, 3)}.get(name, (1, 2))
+    weight, bias = (args[place] if len(args) > place else None for place in places)
+    if "layer" not in name:
+        weight, bias = (own if own is None else own.view([1, -1, *[1] * (like.ndim - 2)]) for own in (weight, bias))
+    ones = torch.ones(like.shape, dtype=like.dtype, device=like.device)
+    mean = 0 * ones if bias is None else ones * bias
+    moments = Moments(mean, ones if weight is None else ones * weight**2)
+    return [moments, None, None] if several else moments
+
+
 def _through_function(node: Node, args: tuple, kwargs: dict) -> Moments:
     """E[f(x)] and its variance for normal x."""
     mean, square = torch.zeros_like(args[0].mean), torch.zeros_like(args[0].mean)
@@ -256,6 +284,23 @@ def _joined(parts: list, dim: int = 0) -> Moments:
     return Moments(torch.cat([p.mean for p in parts], dim), torch.cat([p.variance for p in parts], dim))
 
 
+def _gated(given: Moments, dim: int = -1) -> Moments:
+    """Half of the channels times a sigmoid of the others."""
+    means, variances = given.mean.chunk(2, dim), given.variance.chunk(2, dim)
+    gate = Moments(torch.zeros_like(means[1]), torch.zeros_like(means[1]))
+    for share, x in normal_points(Moments(means[1], variances[1])):
+        value = x.sigmoid()
+        gate = Moments(gate.mean + share * value, gate.variance + share * value**2)
+    return _product(Moments(means[0], variances[0]), Moments(gate.mean, (gate.variance - gate.mean**2).clamp_min(0)))
+
+
+def _strided(given: Moments, size: Sequence[int], stride: Sequence[int], *_: Any) -> Moments | _Unknown:
+    """Averages of each channel in another layout, as exported programs have them, are the same averages."""
+    if list(size) == list(given.mean.shape) and sum(length > 1 for length in size) <= 1:
+        return given
+    return _Unknown("as_strided is in its way, whose mean output is not known")
+
+
 def as_moments(value: Any) -> Moments:
     """A constant has no variance."""
     if isinstance(value, Moments):
@@ -272,4 +317,6 @@ _RULES: dict[str, Callable[..., Any]] = {
     "cat": _joined,
     "concat": _joined,
     "sym_size": lambda of, dim: as_moments(of).mean.shape[dim],
+    "glu": _gated,
+    "as_strided": _strided,
 }

@@ -20,7 +20,7 @@ from redlab.export.grids import Rows, read_rows, round_rows, weight_of
 from redlab.export.image_ranges import measured_ranges
 from redlab.export.program import Program, Weight, export_program
 from redlab.export.ranges import Interval, Ranges, expected_ranges, of_images
-from redlab.export.static import fill_ranges, least_steps, quantize_static, why_float
+from redlab.export.static import Facts, fill_ranges, least_steps, quantize_static, why_float
 from redlab.network.example import Inputs
 from redlab.network.layers import copy_network, weight_layers
 from redlab.network.recipe import input_mean_of, recipe_of
@@ -85,7 +85,8 @@ def _make(
         found, unknown = _expected(program, inputs, input_range)
     else:
         found, unknown = measured_ranges(model, ranges), {}
-    return _static(program, model, rows, fill_ranges(model, found), unknown)
+    facts = Facts(model)
+    return _static(program, facts, rows, fill_ranges(facts, found), unknown)
 
 
 def usual_bits() -> int:
@@ -128,17 +129,25 @@ def _expected(
     program: Program, inputs: Inputs, input_range: tuple[float, float] | None
 ) -> tuple[Ranges, dict[str, str]]:
     """Ranges without data, and why others are not known."""
-    moments = mean_inputs(program.network, inputs, input_mean_of(program.network), program.graph)
-    first = next((moments.values.get(node) for node in program.graph.inputs), None)
-    if not isinstance(first, Moments):
-        return expected_ranges(moments)
-    images = getattr(recipe_of(program.network), "images", None) or {}
-    own: Interval | None = None
+    mean = input_mean_of(program.network)
+    if mean is None and input_range is not None:
+        mean = (sum(input_range) / 2,)
+    moments = mean_inputs(program.network, inputs, mean, program.graph, norms=True)
+    given = moments.graph.inputs  # of a copy of the program's graph, where they may have other names
+    names = {own.name: value.name for own, value in zip(given, program.onnx.model.graph.inputs, strict=False)}
+    first = next((moments.values.get(node) for node in given), None)
+    ranges, unknown = expected_ranges(moments, _of_input(program.network, first, input_range))
+    return {names.get(name, name): ends for name, ends in ranges.items()}, unknown
+
+
+def _of_input(network: nn.Module, moments: Any, input_range: tuple[float, float] | None) -> Interval | None:
+    """How far the network's first input goes: as it is said, else as images do that are normalised by its recipe."""
+    if not isinstance(moments, Moments):
+        return None
     if input_range is not None:
-        own = Interval(*(torch.full_like(first.mean, end) for end in input_range))
-    elif {"mean", "std"} <= images.keys():
-        own = of_images(images["mean"], images["std"], first.mean)
-    return expected_ranges(moments, own)
+        return Interval(*(torch.full_like(moments.mean, end) for end in input_range))
+    images = getattr(recipe_of(network), "images", None) or {}
+    return of_images(images["mean"], images["std"], moments.mean) if {"mean", "std"} <= images.keys() else None
 
 
 def _dynamic(program: Program, model: Any, rows: dict[str, Rows]) -> EightBits:
@@ -152,19 +161,21 @@ def _dynamic(program: Program, model: Any, rows: dict[str, Rows]) -> EightBits:
     return EightBits(program, made, {name: rows[name] for name in stored}, {}, {}, reasons)
 
 
-def _static(program: Program, model: Any, rows: dict[str, Rows], ranges: Ranges, unknown: dict[str, str]) -> EightBits:
+def _static(
+    program: Program, facts: Facts, rows: dict[str, Rows], ranges: Ranges, unknown: dict[str, str]
+) -> EightBits:
     stored = {name: own for name, own in program.weights.items() if name in rows}
-    fitted = {name: rows[name].at_least(least_steps(model, ranges, own.name)) for name, own in stored.items()}
+    fitted = {name: rows[name].at_least(least_steps(facts, ranges, own.name)) for name, own in stored.items()}
     codes = {own.name: _turned(fitted[name], own) for name, own in stored.items()}
-    nodes = {node.input[1]: node for node in model.graph.node if len(node.input) > 1}
     reasons = {name: _NOT_SEEN for name in rows if name not in stored}
     for name, own in stored.items():
-        if why := why_float(model, nodes[own.name], ranges, codes):
-            known = [unknown[value] for value in nodes[own.name].input[:1] if value in unknown]
-            reasons[name] = ": ".join([why, *known])
+        for node in facts.readers[own.name]:
+            if why := why_float(facts, node, ranges, codes):
+                known = [unknown[value] for value in node.input[:1] if value in unknown]
+                reasons.setdefault(name, ": ".join([why, *known]))
     kept = {name: own for name, own in fitted.items() if name not in reasons}
-    inputs = {name: nodes[stored[name].name].input[0] for name in kept}
-    made = quantize_static(model, ranges, {stored[name].name: codes[stored[name].name] for name in kept})
+    inputs = {name: facts.readers[stored[name].name][0].input[0] for name in kept}
+    made = quantize_static(facts, ranges, {stored[name].name: codes[stored[name].name] for name in kept})
     return EightBits(program, made, kept, ranges, inputs, reasons)
 
 

@@ -140,6 +140,12 @@ def _of_ends(a: Sequence, b: Sequence, combine: Callable) -> Interval:
     return Interval(*(f(torch.stack(torch.broadcast_tensors(*corners)), 0) for f in (torch.amin, torch.amax)))
 
 
+def _gated(given: Interval, dim: int = -1) -> Interval:
+    """Half of the channels times a sigmoid of the others."""
+    lows, highs = given.low.chunk(2, dim), given.high.chunk(2, dim)
+    return _product(Interval(lows[0], highs[0]), Interval(lows[1].sigmoid(), highs[1].sigmoid()))
+
+
 def _joined(parts: list, dim: int = 0) -> Interval:
     ends = [_ends(part) for part in parts]
     return Interval(torch.cat([low for low, _ in ends], dim), torch.cat([high for _, high in ends], dim))
@@ -156,4 +162,6 @@ _RULES: dict[str, Callable[..., Interval]] = {
     "div": lambda a, b, **_: _product(a, 1 / b),
     "cat": _joined,
     "concat": _joined,
+    "glu": _gated,
+    "as_strided": lambda given, *_: given,
 }

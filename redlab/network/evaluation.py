@@ -116,6 +116,21 @@ def right_images(network: nn.Module | str | PathLike, dataset: Labelled, batch_s
     return torch.cat([_is_right(logits, labels) for logits, labels in _answers(network, dataset, batch_size)])
 
 
+def agreement(one: nn.Module | str | PathLike, other: nn.Module | str | PathLike, dataset: Labelled) -> float:
+    """The share of the images that two networks, or .onnx files, give the same class.
+
+    Raises: as ``evaluate``.
+
+    Example:
+        >>> from redlab.network.evaluation import agreement
+        >>> agreement(load_network("digits/mlp"), load_network("digits/resnet"), load_dataset("digits", limit=50))
+        1.0
+    """
+    # One after the other: both hold inference mode while they run, and must leave it in turn.
+    classes = [torch.cat([own.argmax(1) for own, _ in _answers(each, dataset, 100)]) for each in (one, other)]
+    return float((classes[0] == classes[1]).double().mean())
+
+
 def as_network(given: nn.Module | str | PathLike) -> nn.Module:
     """A network without wrappers, or the one that an .onnx file holds.
 

@@ -78,7 +78,7 @@ def takeaways(rows: pd.DataFrame, sizes: pd.DataFrame) -> Takeaways:
     lost = fast["difference"].min()
     split = best[best["variant"] == "split, channel"]
     whole, hashed = sizes["network"].iloc[0], sizes["network"].iloc[-1]
-    share = sizes.set_index(["network", "form"])["share"]
+    ratio = sizes.set_index(["network", "form"])["ratio"]
     return Takeaways(
         f"int8 files made without data are {fast['speedup'].min():.1f} to {fast['speedup'].max():.1f} times as fast as "
         f"the best float32, over {len(fast)} networks, one image, one thread; the score moves by {lost:+.2f} points at "
@@ -86,7 +86,7 @@ def takeaways(rows: pd.DataFrame, sizes: pd.DataFrame) -> Takeaways:
         f"Splitting leaves {split['products'].min():.1%} to {split['products'].max():.1%} of the multiplications and "
         f"runs at {split['speedup'].min():.2g} to {split['speedup'].max():.2g} times the speed of the best float32: "
         f"the additions stay, and no CPU instruction multiplies less.",
-        f"{hashed} takes {share[hashed, 'redlab folder']:.1%} of the bytes as a redlab folder, "
-        f"{share[hashed, 'float32 ONNX']:.1%} as float32 ONNX and {share[hashed, 'int8 ONNX, deflated']:.1%} as int8 "
+        f"{hashed} takes {ratio[hashed, 'redlab folder']:.1%} of the bytes as a redlab folder, "
+        f"{ratio[hashed, 'float32 ONNX']:.1%} as float32 ONNX and {ratio[hashed, 'int8 ONNX, deflated']:.1%} as int8 "
         f"ONNX, deflated ({whole}: 100 %).",
     )

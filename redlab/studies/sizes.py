@@ -24,13 +24,13 @@ def compare_sizes(networks: Mapping[str, nn.Module], example: Example | None = N
         example: as ``export_onnx`` takes it.
 
     Returns:
-        A row for each ``network`` and ``form``, with ``bytes`` and the ``share`` of the first network's tensors. The
+        A row for each ``network`` and ``form``, with ``bytes`` and their ``ratio`` to the first network's tensors. The
         forms: "tensors"; "redlab folder", whose hashed layers are codes near their entropy; "float32 ONNX" and
         "int8 ONNX", and both "deflated" (zlib, level 9).
 
     Example:
         >>> frame = compare_sizes({"as trained": load_network("digits/mlp")})
-        >>> frame["form"].tolist()[:3], frame["share"][0].item()
+        >>> frame["form"].tolist()[:3], frame["ratio"][0].item()
         (['tensors', 'redlab folder', 'float32 ONNX'], 1.0)
     """
     rows = [
@@ -39,7 +39,7 @@ def compare_sizes(networks: Mapping[str, nn.Module], example: Example | None = N
         for form, count in _forms(network, example).items()
     ]
     frame = pd.DataFrame(rows, columns=["network", "form", "bytes"])
-    return frame.assign(share=frame["bytes"] / frame["bytes"].iloc[0])
+    return frame.assign(ratio=frame["bytes"] / frame["bytes"].iloc[0])
 
 
 def _forms(network: nn.Module, example: Example | None) -> dict[str, int]:
