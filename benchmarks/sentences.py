@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 from functools import cache
 from importlib.resources import files
+from os import PathLike
 
 import numpy as np
 import torch
 from scipy.stats import rankdata, spearmanr
 from torch import nn
 
+from redlab.network.onnx_network import OnnxNetwork, is_onnx
 from redlab.paths import data_root
 
 FILES = {"2014": ("2014.images",), "2015": ("2015.images", "2015.headlines", "2015.answers-students")}
@@ -39,8 +41,9 @@ def pairs_of(year: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(scores, float), np.array(first), np.array(second)
 
 
-def cosines(network: nn.Module, year: str) -> np.ndarray:
-    """The cosine of each pair's embeddings: (n,)."""
+def cosines(network: nn.Module | str | PathLike, year: str) -> np.ndarray:
+    """The cosine of each pair's embeddings, (n,), of a network or of an ONNX file of it, in ONNX Runtime."""
+    network = OnnxNetwork(network) if is_onnx(network) else network
     _, first, second = pairs_of(year)
     sentences, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     embedded = _embed(network, sentences.tolist())[places]

@@ -14,8 +14,8 @@ import numpy as np
 from numpy import ndarray
 
 from redlab.export.grids import Rows
-from redlab.export.program import drop_unused
 from redlab.export.static import overrides, quiet_logs
+from redlab.export.writing import drop_unused
 
 _TURNED = "_Transposed"  # how ONNX Runtime calls the weight of a Gemm, which it makes a MatMul and an Add
 
@@ -61,8 +61,8 @@ def _check_codes(model: Any, weights: dict[str, tuple[Rows, int]]) -> None:
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for name, (rows, axis) in weights.items():
         own = name if axis == 1 else f"{name}{_TURNED}"
-        parts = [stored.get(f"{own}_{part}") for part in ("quantized", "scale", "zero_point")]
-        if any(part is None for part in parts) or not _same(rows, axis, *map(to_array, parts)):
+        names = [f"{own}_{part}" for part in ("quantized", "scale", "zero_point")]
+        if not stored.keys() >= set(names) or not _same(rows, axis, *(to_array(stored[part]) for part in names)):
             raise RuntimeError(f"onnxruntime wrote other codes of {name} than it was handed: please report it")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import SymInt, Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch import nn
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
 from redlab.compression.moments import runs_layer
+from redlab.export.axes import axis_names, dynamic_axes, name_axes, of_one, token_length
 from redlab.network.evaluating import evaluating, first_line, quiet, refusal
 from redlab.network.example import Inputs
 from redlab.network.layers import Layer, weight_layers
 from redlab.network.trace import Graph, graph_of, operation, tensor_name
 
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))  # ONNX's layers
-_BATCH = Dim("batch", min=1)
 
 
 @dataclass(frozen=True)
@@ -80,23 +79,15 @@ def export_program(network: nn.Module, inputs: Inputs) -> Program:
         except Exception as error:  # whatever torch's exporter raises
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             raise ValueError(refusal(network, inputs, "be written as ONNX", cause)) from error
-    names = _axis_names(made.exported_program)
+    names = axis_names(made.exported_program)
     _drop_notes(made.model.graph)
-    _name_axes(made.model.graph, names)
+    name_axes(made.model.graph, names)
     graph = graph_of(network, made.exported_program)
-    lengths = {"batch": 1, "tokens": _token_length(inputs)}
-    of_one = partial(_of_one, lengths={symbol: lengths[name] for symbol, name in names.items()})
+    sizes = {"batch": 1, "tokens": token_length(inputs) or 1}
+    lengths = {symbol: sizes[name] for symbol, name in names.items()}
     for node in graph.fx.nodes:
-        node.meta["val"] = tree_map(of_one, node.meta.get("val"))
+        node.meta["val"] = tree_map(partial(of_one, lengths=lengths), node.meta.get("val"))
     return Program(network, graph, made, fixed, tokens, _weights(graph, made.model.graph))
-
-
-def drop_unused(graph: Any) -> None:
-    """Take the constants out of an ONNX graph that nothing reads."""
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
 
 
 def _drop_notes(file: Any) -> None:
@@ -161,13 +152,13 @@ def _any_size(network: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, str,
     fixed, tokens = "its inputs have no batch axis", ""
     if inputs.batch is not None:
         two = inputs if inputs.batch > 1 else inputs.repeat(2)
-        if _token_length(two) is not None:
+        if token_length(two) is not None:
             try:
-                return _traced(network, two, _axes(two, True)), "", ""
+                return _traced(network, two, dynamic_axes(two, True)), "", ""
             except Exception as error:  # torch.export raises whatever the network's own code does
                 tokens = first_line(error)
         try:
-            return _traced(network, two, _axes(two, False)), "", tokens
+            return _traced(network, two, dynamic_axes(two, False)), "", tokens
         except Exception as error:
             fixed = first_line(error)
     try:
@@ -178,71 +169,6 @@ def _any_size(network: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, str,
 
 def _traced(network: nn.Module, inputs: Inputs, axes: Any) -> ExportedProgram:
     return torch.export.export(network, inputs.args, inputs.kwargs, dynamic_shapes=axes, strict=False)
-
-
-def _axes(inputs: Inputs, any_length: bool) -> Any:
-    """What torch.export is told: which axes may have any length.
-
-    The first one of every tensor as long as the batch; and, if ``any_length``, the second one of token ids, whose
-    largest length torch reads off the network's code.
-    """
-    length = _token_length(inputs) if any_length else None
-
-    def axes(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-            return None
-        own: dict[int, Any] = {0: _BATCH} if len(leaf) == inputs.batch else {}
-        if length is not None and _holds_tokens(leaf):
-            own[1] = Dim.DYNAMIC
-        return own or None
-
-    args, kwargs = tree_map(axes, (inputs.args, inputs.kwargs))
-    return kwargs if inputs.kwargs else args
-
-
-def _token_length(inputs: Inputs) -> int | None:
-    """The length of sequences of token ids, if all that there are have the same, of 2 or more; else None."""
-    lengths = {tensor.shape[1] for tensor in inputs.tensors if _holds_tokens(tensor)}
-    return next(iter(lengths)) if len(lengths) == 1 and min(lengths) > 1 else None
-
-
-def _holds_tokens(tensor: Tensor) -> bool:
-    """Whether it is a batch of rows of whole numbers, as token ids and their masks are."""
-    return tensor.ndim == 2 and not tensor.is_floating_point() and not tensor.is_complex()
-
-
-def _axis_names(program: ExportedProgram) -> dict[str, str]:
-    """What the symbols stand for that torch gave the lengths of the inputs: "batch" or "tokens"."""
-    given = set(program.graph_signature.user_inputs)
-    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in given]
-    sizes = [(axis, size) for value in values if isinstance(value, Tensor) for axis, size in enumerate(value.shape)]
-    return {str(size): "tokens" if axis else "batch" for axis, size in sizes if isinstance(size, SymInt)}
-
-
-def _name_axes(file: Any, names: dict[str, str]) -> None:
-    """Call lengths of any size in the file by their names."""
-    import onnx_ir
-
-    for value in [*file.inputs, *(value for node in file for value in node.outputs)]:
-        for axis, size in enumerate(value.shape or ()):
-            if not isinstance(size, int) and size.value is not None:
-                text = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(size.value))
-                value.shape[axis] = onnx_ir.SymbolicDim(text)
-
-
-def _of_one(value: Any, lengths: dict[str, int]) -> Any:
-    """A traced value for a batch of one: a tensor of that shape without memory of its own, or a number."""
-    if isinstance(value, Tensor):
-        return torch.zeros((), dtype=value.dtype).expand([_length(size, lengths) for size in value.shape])
-    return _length(value, lengths)
-
-
-def _length(size: Any, lengths: dict[str, int]) -> Any:
-    """A length that depends on the inputs': 2 * s0 + 1 is 3 where ``s0`` is 1."""
-    if not isinstance(size, SymInt):
-        return size
-    formula = size.node.expr
-    return int(formula.subs({own: lengths.get(str(own), 1) for own in formula.free_symbols}))
 
 
 @contextmanager

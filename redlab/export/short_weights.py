@@ -21,7 +21,8 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from redlab.export.grids import read_rows
-from redlab.export.program import Program, drop_unused, export_program
+from redlab.export.program import Program, export_program
+from redlab.export.writing import drop_unused
 from redlab.network.example import Inputs
 from redlab.network.layers import Layer, weight_layers
 

@@ -49,3 +49,11 @@ def save_model(model: Any, path: Path) -> None:
 
     outside = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _MOST_INSIDE
     onnx.save(model, path, save_as_external_data=outside, location=f"{path.name}.data" if outside else None)
+
+
+def drop_unused(graph: Any) -> None:
+    """Take the constants out of an ONNX graph that nothing reads."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
