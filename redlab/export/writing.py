@@ -26,8 +26,11 @@ def written(path: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         yield folder / path.name
-        for part in sorted(folder.iterdir(), reverse=True):  # net.onnx.data before net.onnx, which names it
+        made = sorted(folder.iterdir(), reverse=True)  # net.onnx.data before net.onnx, which names it
+        for part in made:
             os.replace(part, path.parent / part.name)
+        if len(made) == 1:  # that of the file before
+            _data_of(path).unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"could not write {path}, what was there is unchanged: {error.strerror or error}") from error
     finally:
@@ -37,9 +40,13 @@ def written(path: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
+def _data_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
+
+
 def file_bytes(path: Path) -> int:
     """The size of a file with the ``.data`` beside it."""
-    beside = path.with_name(f"{path.name}.data")
+    beside = _data_of(path)
     return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
 
 
