@@ -20,6 +20,7 @@ from redlab.export.grids import Rows, read_rows, round_rows, weight_of
 from redlab.export.image_ranges import measured_ranges
 from redlab.export.program import Program, Weight, export_program
 from redlab.export.ranges import Interval, Ranges, expected_ranges, of_images
+from redlab.export.short_weights import is_product
 from redlab.export.static import Facts, fill_ranges, least_steps, quantize_static, why_float
 from redlab.network.example import Inputs
 from redlab.network.layers import copy_network, weight_layers
@@ -152,8 +153,8 @@ def _of_input(network: nn.Module, moments: Any, input_range: tuple[float, float]
 
 def _dynamic(program: Program, model: Any, rows: dict[str, Rows]) -> EightBits:
     stored = {name: own for name, own in program.weights.items() if name in rows}
-    nodes = {node.input[1]: node.op_type for node in model.graph.node if len(node.input) > 1}
-    stored = {name: own for name, own in stored.items() if nodes.get(own.name) in ("MatMul", "Gemm")}
+    products = {node.input[1] for node in model.graph.node if is_product(node)}
+    stored = {name: own for name, own in stored.items() if own.name in products}
     with tempfile.TemporaryDirectory() as folder:
         codes = {own.name: _turned(rows[name], own) for name, own in stored.items()}
         made = quantize_dynamic(model, codes, Path(folder) / "part.onnx")
