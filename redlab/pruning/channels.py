@@ -50,7 +50,8 @@ def prune_channels(
         products: the share of the network's multiplications to keep, in [0, 1]; the fewest channels are removed that
             reach it.
         scope: "global" (docs/defaults.md), one order over all groups; "layer", the same share of each group.
-        round_to: each group keeps a multiple of so many channels, or all; so fewer are removed than asked for.
+        round_to: each group keeps a multiple of so many channels, or all; so fewer are removed than asked for. 16 is
+            what engines like: odd widths can be slower than the network before.
         compensation: what the consumer layers get in place of a removed channel; by default what the criterion's paper
             does (docs/defaults.md). "none"; "merge", its merge target becomes the mean of both and their input slices
             are summed (RED; fold batch norms first, as for ``merge_neurons``); "absorb", its merge target stays and the
