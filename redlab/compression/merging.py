@@ -65,8 +65,8 @@ def merge_neurons(
             up to the alpha-quantile of the distances of the group's pairs, so that above 0 the nearest pair merges.
         dead: also remove channels that are always 0: all their producers have |gamma| < 1e-4 and beta <= 0, and a ReLU
             follows. They come on top of alpha.
-        round_to: keep a multiple of so many channels: 16, say, as odd widths can be slower than those before. The last merges are undone; where that is not enough, identical
-            and then dead channels stay.
+        round_to: keep a multiple of so many channels: 16, say, as odd widths can be slower than those before. The last
+            merges are undone; where that is not enough, identical and then dead channels stay.
         up_to_scale: neurons that are positive multiples of one another count as identical, to 1e-6 relative, where
             their scale can move into the columns that read them: through ReLU, say, not ReLU6. Fold batch norms first.
         example: a tensor, tuple or dict that the network takes, batch first; by default ``example_input(network)``.
