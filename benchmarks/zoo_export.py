@@ -6,7 +6,8 @@
 Weights are random (``randomised``); batch norms then take in eight images, so that their statistics say what is put
 out, and the mean answer over the images is taken off the last bias, so that "agreement" means something. Images are
 smooth random fields, normalised. Deep networks of random weights enlarge any error: "noise" is how far the answer moves
-when each pixel does by 2 % of the images' spread, which is less than 8 bits do inside. Each row has a process of its own on one core, and is kept in zoo_export.csv.
+when each pixel does by 2 % of the images' spread. Each row has a process of its own on one core, and is kept in
+zoo_export.csv.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ IN_BYTES = (
 )  # fmt: skip
 IMAGES = {"float32": 2, "int8": 16}
 COLUMNS = [
-    "network", "precision", "bytes", "seconds", "difference", "agreement", "noise", "in_bytes", "in_float", "reason", "fixed",
+    "network", "precision", "bytes", "seconds", "difference", "agreement", "noise", "in_bytes", "in_float", "reason",
+    "fixed",
 ]  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from torch import nn
 
 from benchmarks import zoo_export
 from redlab import export_onnx, load_network
+from redlab.export.eight_bits import attends
+from redlab.network.trace import trace
 
 ALWAYS_FLOAT = {"transposed": ["1.0"], "transposed in groups": ["1.0"]}  # besides what reads an unknown value
 
@@ -114,6 +116,16 @@ def test_nothing_is_known_behind_an_input_of_unknown_mean(tmp_path):
     assert export.difference < 0.2
     assert export.layers["low"][0] == -4
     assert export.layers["high"][0] == 4
+
+
+@pytest.mark.parametrize("product", ["bij,bjk->bik", ""])
+def test_two_activations_multiplied_as_matrices_are_attention(product):
+    def run(self, x):
+        y = self.a(x)
+        return torch.einsum(product, y, y.transpose(1, 2)) if product else y @ y.transpose(1, 2)
+
+    assert attends(trace(Net(run, a=nn.Linear(4, 4)), torch.zeros(1, 3, 4)))
+    assert not attends(trace(nn.Linear(4, 4), torch.zeros(1, 3, 4)))
 
 
 def test_7_bits_hold_no_larger_code(tmp_path):
