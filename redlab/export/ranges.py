@@ -105,11 +105,12 @@ def _interval(node: Node, moments: Any, known: dict[Node, Any]) -> Any:
 
 
 def _is_of_independent(node: Node, args: tuple) -> bool:
-    """Whether two values are combined, other than as x * sigmoid(x): the spread of a product knows nothing of that."""
+    """Whether two values are combined, other than as x * sigmoid(x) or by a gate, of which their spread knows nothing."""
     if operation(node) not in ("add", "sub", "mul") or not all(isinstance(arg, Interval) for arg in args[:2]):
         return False
     factors = [_source(arg) for arg in node.args[:2] if isinstance(arg, Node)]
-    return operation(node) != "mul" or factors[0] is not factors[1]
+    gated = any(max(map(abs, arg.ends)) <= 1 for arg in args[:2])
+    return operation(node) != "mul" or not (gated or factors[0] is factors[1])
 
 
 def _source(node: Node) -> Node:
