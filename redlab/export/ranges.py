@@ -105,7 +105,7 @@ def _interval(node: Node, moments: Any, known: dict[Node, Any]) -> Any:
 
 
 def _is_of_independent(node: Node, args: tuple) -> bool:
-    """Whether two values are combined, other than as x * sigmoid(x) or by a gate, of which their spread knows nothing."""
+    """Whether two values are combined, other than as x * sigmoid(x) or by a gate."""
     if operation(node) not in ("add", "sub", "mul") or not all(isinstance(arg, Interval) for arg in args[:2]):
         return False
     factors = [_source(arg) for arg in node.args[:2] if isinstance(arg, Node)]
