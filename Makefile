@@ -40,9 +40,10 @@ lab: $(INSTALLED)  ## JupyterLab on notebooks/00_start_here.ipynb
 bench: $(INSTALLED)  ## the benchmarks, on a machine that does nothing else
 	@for bench in hashing merging surgery latency splitting pruned_latency masks startup sweeping exploring; do $(BIN)/python -m benchmarks.$$bench || exit 1; done
 
-zoo: $(INSTALLED)  ## couple, merge and prune torchvision's classifiers and timm's families; goes on where it stopped
+zoo: $(INSTALLED)  ## couple, merge, prune and export torchvision's classifiers, timm's families; goes on where it stopped
 	@$(BIN)/python -m benchmarks.zoo
 	@$(BIN)/python -m benchmarks.zoo_timm
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo_export
 
 atlas: $(INSTALLED)  ## measure the redundancy of every network for notebook 11; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.atlas

@@ -5,7 +5,9 @@
 
 Weights are random (``randomised``); batch norms then take in eight images, so that their statistics say what is put
 out, and the mean answer over the images is taken off the last bias, so that "agreement" means something. Images are
-smooth random fields, normalised. Each row has a process of its own on one core, and is kept in zoo_export.csv.
+smooth random fields, normalised. Deep networks of random weights enlarge any error: "noise" is how far the answer moves
+when each pixel does by 2 % of the images' spread. Each row has a process of its own on one core, and is kept in
+zoo_export.csv.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ IN_BYTES = (
 )  # fmt: skip
 IMAGES = {"float32": 2, "int8": 16}
 COLUMNS = [
-    "network", "precision", "bytes", "seconds", "difference", "agreement", "in_bytes", "in_float", "reason", "fixed",
+    "network", "precision", "bytes", "seconds", "difference", "agreement", "noise", "in_bytes", "in_float", "reason",
+    "fixed",
 ]  # fmt: skip
 
 
@@ -106,7 +109,8 @@ def export(precision: str, name: str) -> dict:
     skipped = Counter(made.layers["skipped"][made.layers["skipped"] != ""])
     reason = "; ".join(f"{count} times {why}" for why, count in skipped.most_common())
     row: dict = {"bytes": made.bytes, "seconds": seconds, "difference": f"{made.difference:.2g}"}
-    row |= {"agreement": f"{made.agreement:.3g}", "in_bytes": int((made.layers["precision"] == "int8").sum())}
+    row |= {"noise": f"{moved(network, images):.2g}", "agreement": f"{made.agreement:.3g}"}
+    row |= {"in_bytes": int((made.layers["precision"] == "int8").sum())}
     in_float = int((made.layers["precision"] == "float32").sum())
     return row | {"in_float": in_float, "reason": reason, "fixed": made.plan["fixed"]}
 
@@ -127,6 +131,14 @@ def realistic(name: str, images: int) -> tuple[nn.Module, Tensor]:
     if getattr(last, "bias", None) is not None and last.bias.shape == answer.shape[1:]:
         last.bias -= answer.mean(0)
     return network, given
+
+
+@torch.no_grad()
+def moved(network: nn.Module, images: Tensor) -> float:
+    """The largest change of the answer over its largest magnitude, when a little noise is added to the images."""
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    answer = network(images)
+    return float((network(images + 0.02 * images.std() * noise) - answer).abs().max() / answer.abs().max())
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from redlab.network.trace import Graph, operation
 _EXACT = ("avx512_vnni", "avx_vnni", "amx_int8")
 _NOT_SEEN = "the exported program does not multiply by its weight as it is"
 _NOT_LINEAR = "no linear layer: only these run in bytes beside attention"
-_PRODUCTS = ("matmul", "bmm", "baddbmm", "scaled_dot_product_attention")
+_PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention")
 
 
 @dataclass(frozen=True, eq=False)

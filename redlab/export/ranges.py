@@ -23,6 +23,7 @@ from redlab.compression.moments import BATCH_NORMS, FUNCTIONS, MOVEMENTS, MeanIn
 from redlab.network.trace import operation
 
 DEVIATIONS = 8.0
+_ELEMENTWISE = FUNCTIONS | {"add", "sub", "mul", "div"}
 _POINTS = 65  # at which a function is looked at between the ends of an interval
 
 
@@ -97,7 +98,26 @@ def _interval(node: Node, moments: Any, known: dict[Node, Any]) -> Any:
         return _through_function(node, args, kwargs)
     if name in MOVEMENTS and isinstance(args[0], Interval):
         return _moved(node, args, kwargs)
-    return _RULES[name](*args, **kwargs).within(spread) if name in _RULES else spread
+    if name not in _RULES:
+        return spread
+    own = _RULES[name](*args, **kwargs)
+    return own.within(spread) if _is_of_independent(node, args) else own
+
+
+def _is_of_independent(node: Node, args: tuple) -> bool:
+    """Whether two values are combined, other than as x * sigmoid(x) or by a gate."""
+    if operation(node) not in ("add", "sub", "mul") or not all(isinstance(arg, Interval) for arg in args[:2]):
+        return False
+    factors = [_source(arg) for arg in node.args[:2] if isinstance(arg, Node)]
+    gated = any(max(map(abs, arg.ends)) <= 1 for arg in args[:2])
+    return operation(node) != "mul" or not (gated or factors[0] is factors[1])
+
+
+def _source(node: Node) -> Node:
+    """The value that elementwise operations made this one of."""
+    while operation(node) in _ELEMENTWISE and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _spread(moments: Any) -> Any:

@@ -66,9 +66,9 @@ def fill_ranges(facts: Facts, ranges: Ranges) -> Ranges:
         known = found.get(node.input[0]) if node.op_type in _MOVES else _BOUNDED.get(node.op_type)
         if known is not None:
             found |= {name: known for name in node.output if name and name not in found}
-        if node.op_type == "Add" and node.output[0] in found and node.input[1] in facts.constants:
+        own = facts.constant(node.input[1]) if node.op_type == "Add" else None
+        if own is not None and node.output[0] in found:
             low, high = found[node.output[0]]
-            own = facts.constant(node.input[1])
             found.setdefault(node.input[0], (min(0.0, low - float(own.max())), max(0.0, high - float(own.min()))))
     return found
 
@@ -181,7 +181,7 @@ def _float_answers(model: Any) -> None:
         last = makers.get(answer.name)
         first = makers.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
         source = makers.get(first.input[0]) if first is not None and first.op_type == "QuantizeLinear" else None
-        if source is None or source.op_type not in WEIGHTED:
+        if last is None or first is None or source is None or source.op_type not in WEIGHTED:
             continue
         rounded = f"{answer.name}_rounded"
         readers = _rename_inputs(graph, answer.name, rounded)

@@ -42,13 +42,15 @@ def test_codes_times_steps_are_read_again(layer):
 def test_too_many_values_or_codes_are_no_grid(layer):
     assert read_rows(layer, 8) is None
     set_codes(layer, np.random.default_rng(0).integers(-100, 101, (4, 6, 3, 3)), np.ones(4))
-    assert read_rows(layer, 8) is not None and read_rows(layer, 7) is None
+    assert read_rows(layer, 8) is not None
+    assert read_rows(layer, 7) is None
 
 
-@pytest.mark.parametrize("bits, largest", [(8, 127), (7, 64)])
+@pytest.mark.parametrize(("bits", "largest"), [(8, 127), (7, 64)])
 def test_rounded_rows_are_the_nearest(layer, bits, largest):
     rows = round_rows(layer, bits)
-    assert np.abs(rows.codes).max() == largest and not rows.hashed
+    assert np.abs(rows.codes).max() == largest
+    assert not rows.hashed
     off = (weight_of(layer, rows) - layer.weight).abs().flatten(1).amax(1).detach().numpy()
     assert (off <= 0.5001 * rows.steps).all()
 
@@ -67,7 +69,9 @@ def test_rows_of_other_layers_are_rounded_along_their_outputs(module):
 def test_equal_weights_have_one_code(layer, value):
     nn.init.constant_(layer.weight, value)
     rows = read_rows(layer, 8) or round_rows(layer, 8)
-    assert len(np.unique(rows.codes)) == 1 and (rows.steps > 0).all() and np.isfinite(rows.steps).all()
+    assert len(np.unique(rows.codes)) == 1
+    assert (rows.steps > 0).all()
+    assert np.isfinite(rows.steps).all()
     assert np.allclose(weight_of(layer, rows).detach().numpy(), np.float32(value), rtol=1e-6, atol=1e-38)
 
 
@@ -85,7 +89,8 @@ def stored_weights(path):
     found = {}
     for name in (name for name in constants if name.endswith(".weight_quantized")):
         codes, steps = constants[name], constants[name.replace("_quantized", "_scale")]
-        assert codes.dtype == np.int8 and not constants[name.replace("_quantized", "_zero_point")].any()
+        assert codes.dtype == np.int8
+        assert not constants[name.replace("_quantized", "_zero_point")].any()
         rows = next(axis for axis in (0, 1) if codes.shape[axis] == len(steps)) if codes.ndim == 2 else 0
         found[name.removesuffix(".weight_quantized")] = codes * steps.reshape([-1 if k == rows else 1 for k in range(codes.ndim)])  # fmt: skip  # noqa: E501
     return found
@@ -94,7 +99,8 @@ def stored_weights(path):
 def check_codes(network, path, units=0):
     """The file's weights are the network's, bit for bit, or within some units in the last place of the largest."""
     export = export_onnx(network, path, "int8")
-    assert set(export.layers["codes"]) == {"hash"} and (export.layers["error"] <= 1e-7 * units).all()
+    assert set(export.layers["codes"]) == {"hash"}
+    assert (export.layers["error"] <= 1e-7 * units).all()
     stored = stored_weights(path)
     assert stored.keys() == set(export.layers["layer"])
     for layer in weight_layers(network):
@@ -104,7 +110,7 @@ def check_codes(network, path, units=0):
 
 
 @pytest.mark.parametrize(
-    "name, levels", [("digits/mlp", 15), pytest.param("digits/mobilenet", 255, marks=pytest.mark.slow)]
+    ("name", "levels"), [("digits/mlp", 15), pytest.param("digits/mobilenet", 255, marks=pytest.mark.slow)]
 )
 def test_a_hashed_network_keeps_its_codes(name, levels, tmp_path):
     hashed = hash_network(prepare(load_network(name)).network, rule="uniform", scale="row", levels=levels).network
