@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def compare(network: nn.Module, inputs: Inputs, path: Path) -> tuple[float, floa
     pairs = list(zip(expected, found, strict=False))
     differences = [_difference(*pair) for pair in pairs if pair[0].is_floating_point()]
     return max(differences, default=0.0), _agreement(*pairs[0]) if pairs else float("nan")
+
+
+def rounding(network: nn.Module, inputs: Inputs) -> float:
+    """How far float32 alone takes the network's own answers from those in float64, as ``compare`` counts."""
+    exact = copy.deepcopy(network).double()
+    with evaluating(network), evaluating(exact):
+        own, its = _tensors(inputs.run(network)), _tensors(inputs.to(exact).run(exact))
+    pairs = zip(its, own, strict=True)
+    return max((_difference(*pair) for pair in pairs if pair[0].is_floating_point()), default=0.0)
 
 
 def _tensors(answer: Any) -> list[Tensor]:

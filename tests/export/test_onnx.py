@@ -97,3 +97,32 @@ def test_code_that_fixes_the_batch_is_written_for_that_batch_and_says_so(tmp_pat
     export = export_onnx(network, tmp_path / "net.onnx", example=smooth(2))
     assert export.plan["fixed"]
     assert "one size only" in str(export)
+
+
+def test_a_file_that_answers_otherwise_is_refused_unless_rounding_explains_it(tmp_path, monkeypatch):
+    network, path = load_network("digits/mlp"), tmp_path / "net.onnx"
+    monkeypatch.setattr("redlab.export.onnx.compare", lambda *_: (3e-4, 1.0))
+    with pytest.raises(ValueError, match=r"by 0\.0003 of the largest output, where rounding to float32 explains \d"):
+        export_onnx(network, path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("redlab.export.onnx.rounding", lambda *_: 1e-4)
+    assert export_onnx(network, path).difference == 3e-4
+
+
+def test_rounding_is_what_float32_adds_to_exact_answers():
+    from redlab.export.comparing import rounding
+    from redlab.network.example import Inputs
+
+    huge = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        huge.weight.copy_(torch.tensor([[1e8, -1e8]]))
+    assert rounding(nn.Identity(), Inputs.of(torch.ones(1, 2))) == 0
+    close = torch.tensor([[1.0, 1.0 + 2**-23]])  # 1e8 (1 + 2^-23) is no float32
+    assert rounding(huge, Inputs.of(close)) > 0.01
+
+
+def test_the_data_of_a_file_that_was_replaced_goes_too(tmp_path):
+    (tmp_path / "net.onnx.data").write_bytes(b"of a larger network")
+    export = export_onnx(load_network("digits/mlp"), tmp_path / "net.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    assert export.bytes == export.path.stat().st_size
