@@ -200,8 +200,8 @@ def _refuse_others(network: nn.Module, inputs: Inputs, difference: float) -> Non
     own = rounding(network, inputs)
     if not difference <= _ROUNDINGS * own:
         raise ValueError(
-            f"the file answers otherwise than the network, by {difference:.2g} of the largest output, where rounding to "
-            f"float32 explains {own:.2g}: nothing was written. Please report the network"
+            f"the file answers otherwise than the network, by {difference:.2g} of the largest output, where rounding "
+            f"to float32 explains {own:.2g}: nothing was written. Please report the network"
         )
 
 
