@@ -144,7 +144,7 @@ def _openvino(job: dict, threads: int) -> Call:
     own = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     # Without the hint it takes bfloat16 wherever the processor has it.
     own["INFERENCE_PRECISION_HINT"] = "bf16" if job["precision"] == "bf16" else "f32"
-    if job["precision"].startswith("weights"):  # activations are rounded by so many; 32 without being asked
+    if job["precision"] == "weights8":  # activations are rounded by so many, as steps of weights are; else by 32
         own["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 128
     request = core.compile_model(model, "CPU", own).create_infer_request()
     return lambda: request.infer(feeds, share_inputs=True)

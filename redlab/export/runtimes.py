@@ -44,7 +44,7 @@ def compare_runtimes(
 
     A network runs in torch (in its better layout; split layers as ordinary ones) and, exported in float32, in ONNX
     Runtime and OpenVINO. A file runs as it is in these two. Where the processor has bfloat16, torch and OpenVINO run
-    in it too: OpenVINO would without being asked. It rounds the activations of short weights in groups of 128.
+    in it too: OpenVINO would without being asked. It rounds the activations of weights8 in groups of 128.
 
     Arguments:
         contestants: networks and paths of .onnx files, by name.
