@@ -83,23 +83,24 @@ def publish(name: str, table: pd.DataFrame) -> None:
 
 def images(name: str, folder: Path) -> pd.DataFrame:
     """Every variant of a network of images in every engine."""
-    files, about = {}, []
+    files, about, plain = {}, [], prepare(original(name)).network
     for title, own in variants(name):
         export = export_onnx(own.network, folder / f"{len(files)}.onnx", own.precision, own.ranges)
         files[title] = export.path
         kind = "int8" if own.precision == "int8" else "float32"
-        about.append(facts(name, title, kind, OnnxNetwork(export.path, threads=1), export.bytes, own.network))
-    plain = prepare(original(name)).network
-    about.append(facts(name, "float32", "bf16", copy.deepcopy(plain).bfloat16(), 0, plain))
+        runs, left = OnnxNetwork(export.path, threads=1), share("macs", as_dense(own.network), plain)
+        about.append(facts(name, title, kind, runs, export.bytes, left))
+    about.append(facts(name, "float32", "bf16", copy.deepcopy(plain).bfloat16(), 0, 1.0))
     times = compare_runtimes({"float32": plain} | {key: own for key, own in files.items() if key != "float32"})
     times = times.rename(columns={"network": "variant"})
     hashed = as_dense(red_plus_plus(original(name)).network)
     for unit in UNITS:
         split = split_inputs(hashed, unit, signed=True).network
-        about.append(facts(name, f"split, {unit}", "float32", split, folder_bytes(split), split))
+        left = share("products", split, plain)
+        about.append(facts(name, f"split, {unit}", "float32", split, folder_bytes(split), left))
         times = pd.concat([times, split_row(f"split, {unit}", split, plain, times)], ignore_index=True)
     rows = times.merge(pd.DataFrame(about), on=["variant", "precision"], how="left")
-    return rows.assign(network=name, products=rows["products"] / about[0]["products"])
+    return rows.assign(network=name)
 
 
 def sentences(name: str, folder: Path) -> pd.DataFrame:
@@ -123,13 +124,18 @@ def sentences(name: str, folder: Path) -> pd.DataFrame:
     return pd.concat(parts).merge(pd.DataFrame(about), on=["variant", "precision"], how="left")
 
 
-def facts(name: str, title: str, precision: str, runs: nn.Module, size: int, network: nn.Module) -> dict[str, Any]:
-    """The score of what runs, its bytes, and the multiplications of the network that it was made of."""
+def share(column: str, network: nn.Module, whole: nn.Module) -> float:
+    """What is left of the multiplications: engines multiply by zero too (macs), split layers don't (products)."""
+    return measure_cost(network).attrs[column] / measure_cost(whole).attrs[column]
+
+
+def facts(name: str, title: str, precision: str, runs: nn.Module, size: int, left: float) -> dict[str, Any]:
+    """The score of what runs, its bytes, and the share of the multiplications that it makes."""
     found = score(name, runs, "report")
     print(
         f"{name}, {title}, {precision}: {found['score']:.2f} ({found['difference']:+.2f}), {size:,} bytes", flush=True
     )
-    row = {"variant": title, "precision": precision, "bytes": size, "products": measure_cost(network).attrs["products"]}
+    row = {"variant": title, "precision": precision, "bytes": size, "products": left}
     return row | {key: found[key] for key in _LEFT}
 
 

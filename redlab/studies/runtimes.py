@@ -60,13 +60,13 @@ def sharing_limits(shares: pd.Series, taps: int = 9) -> pd.DataFrame:
 
         >>> limits = sharing_limits(pd.Series([0.001]))
         >>> limits.set_index("way")["speedup"].round(1).to_dict()
-        {'equal weights, float32': 1.0, 'equal weights, 16 bits': 2.0, 'equal kernels, float32': 8.9}
+        {'equal weights, float32': 1.0, 'equal weights, 16 bits': 2.0, 'equal kernels of 9, float32': 8.9}
     """
     wide = LANES["additions in 16 bits"] / LANES["float32"]
     ways = {
         "equal weights, float32": 1 / (1 + shares),
         "equal weights, 16 bits": wide / (1 + shares),
-        "equal kernels, float32": taps / (1 + taps * shares),
+        f"equal kernels of {taps}, float32": taps / (1 + taps * shares),
     }
     return pd.concat([pd.DataFrame({"share": shares, "way": way, "speedup": own}) for way, own in ways.items()])
 

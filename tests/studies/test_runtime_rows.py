@@ -34,9 +34,9 @@ def test_sharing_is_limited_by_the_additions():
     assert (np.diff(limits, axis=0) < 0).all()  # the more products are left, the slower
     assert (limits["equal weights, float32"] <= 1).all()  # never faster than dense
     assert (limits["equal weights, 16 bits"] <= 2).all()
-    assert limits["equal kernels, float32"].iloc[0] == pytest.approx(9)
+    assert limits["equal kernels of 9, float32"].iloc[0] == pytest.approx(9)
     # Against int8's four times, kernels win below (9 / 4 - 1) / 9 of them distinct.
-    assert limits["equal kernels, float32"].loc[0.14] < 4 < sharing_limits(pd.Series([0.138]))["speedup"].max()
+    assert limits["equal kernels of 9, float32"].loc[0.14] < 4 < sharing_limits(pd.Series([0.138]))["speedup"].max()
 
 
 def test_hashing_saves_bytes_only_where_codes_are_stored():
