@@ -96,6 +96,8 @@ _ELSEWHERE = _home_of(
         "studies.real": (
             "beside_stored beyond_chance left_out measure_left published_figures read_real summarise_real table_real"
         ),
+        "studies.runtimes": "fastest read_runtimes sharing_limits",
+        "studies.sizes": "compare_sizes",
         "studies.splitting": (
             "channel_products compare_splits distinct_products layer_to_draw split_differences step_by_step unit_map"
         ),

@@ -163,6 +163,7 @@ def measured():
         "pruning": ["network", "method", "keep", "stage"],
         "dpp": ["network", "method"],
         "scales": ["stage", "group", "network", "setting"],
+        "runtimes": ["network", "variant", "precision"],
     }
     for name, columns in groups.items():
         rows = pd.read_csv(checkout() / "benchmarks" / f"{name}.csv").rename(columns={"score": "accuracy"})

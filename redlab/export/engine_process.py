@@ -39,7 +39,7 @@ def main(engine: str, threads: int, processors: list[int]) -> None:
     timer = Timer(ENGINES[engine], threads)
     gc.disable()  # a collection within a measurement would be part of it
     for line in sys.stdin:
-        answers.write(json.dumps(timer.answer(json.loads(line))) + "\n")
+        answers.write(json.dumps(timer.answer(json.loads(line)), allow_nan=False) + "\n")
         answers.flush()
 
 

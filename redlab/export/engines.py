@@ -113,7 +113,7 @@ class EngineProcess:
             return {"why": f"the process of {self._engine} ended"}
         try:
             _signal(self._process, "SIGCONT")
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(json.dumps(request, allow_nan=False) + "\n")
             self._process.stdin.flush()
             line = self._answers.get(timeout=patience)
             _signal(self._process, "SIGSTOP")

@@ -56,8 +56,9 @@ def sharing_limits(shares: pd.Series, taps: int = 9) -> pd.DataFrame:
     Returns:
         A row a share and ``way``, with its ``speedup``.
 
-    Example: 9 multiply-adds of a 3x3 kernel cost 9 instructions; shared by all, one addition is left: 9 times faster.
+    The 9 multiply-adds of a 3x3 kernel cost 9 instructions. Shared by all, one addition is left: 9 times faster.
 
+    Example:
         >>> limits = sharing_limits(pd.Series([0.001]))
         >>> limits.set_index("way")["speedup"].round(1).to_dict()
         {'equal weights, float32': 1.0, 'equal weights, 16 bits': 2.0, 'equal kernels of 9, float32': 8.9}

@@ -112,6 +112,7 @@ def test_the_file_runs_without_redlab(exported):
 _CODE = "from torch import nn\n\n\ndef make():\n    return nn.Linear(4, 3)\n"
 
 
+@pytest.mark.slow
 def test_a_saved_folder_is_compared_on_its_example_where_no_images_are_known(folder):
     (folder / "net.py").write_text(_CODE)
     save_network(load_network("net.py:make"), "mine")

@@ -57,6 +57,7 @@ def test_odd_networks_are_right_inside(name, tmp_path):
         assert left["layer"].tolist() == ALWAYS_FLOAT[name]
 
 
+@pytest.mark.slow
 def test_layers_that_stay_in_float32_keep_their_weights_and_say_why(tmp_path):
     network = settled(Net(lambda self, x: self.b(torch.sort(self.a(x), 1)[0]), a=conv(3, 8), b=conv(8, 4)), smooth(32))
     export = export_onnx(network, tmp_path / "net.onnx", "int8", example=smooth(4))
@@ -107,6 +108,7 @@ def test_an_answer_that_others_read_is_handed_out_in_float32(tmp_path):
     assert export.difference < 0.1
 
 
+@pytest.mark.slow
 def test_nothing_is_known_behind_an_input_of_unknown_mean(tmp_path):
     network = settled(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), smooth(2), mean=None)
     with pytest.raises(ValueError, match="a dataset of images"):
