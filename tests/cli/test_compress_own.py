@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from redlab import evaluate, load_dataset, load_network, save_network
 from redlab.cli import compress as cli_compress
+from redlab.cli.opening import called
 from redlab.network.recipe import Recipe
 
 
@@ -109,7 +110,7 @@ def test_what_does_not_fit_exits_with_2_and_writes_nothing(here, monkeypatch, wo
     ],
 )
 def test_the_folder_is_called_after_the_network_without_colon_or_slash(network, folder):
-    assert cli_compress._called(network) == folder
+    assert called(network) == folder
 
 
 def test_a_recipe_on_disk_never_says_which_code_runs(here):

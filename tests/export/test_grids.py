@@ -109,6 +109,7 @@ def check_codes(network, path, units=0):
         assert np.abs(found - own).max() <= units * np.spacing(np.abs(own).max()), layer.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "levels"), [("digits/mlp", 15), pytest.param("digits/mobilenet", 255, marks=pytest.mark.slow)]
 )

@@ -112,6 +112,7 @@ def test_rounding_by_blocks_is_off_by_half_a_step(bits):
     np.testing.assert_allclose(own.values[1], 0.3, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["weights4", _SLOW])
 def test_codes_of_hashing_are_stored_as_they_are(encoder, exported, precision):
     export, bits = exported(precision), SHORT[precision]
@@ -137,7 +138,7 @@ def decoded(codes, bits):
 
 
 @pytest.mark.parametrize("given", [tokens(1, 5), tokens(3, 40), tokens(2, 1)])
-@pytest.mark.parametrize("precision", ["float32", "int8", "weights4", _SLOW])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=pytest.mark.slow), "weights4", _SLOW])
 def test_a_file_takes_any_batch_and_any_number_of_tokens(encoder, exported, precision, given):
     export = exported(precision)
     assert apart(encoder, export.path, given) < (1e-4 if precision == "float32" else 0.05)

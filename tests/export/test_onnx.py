@@ -92,6 +92,7 @@ def test_a_full_disk_or_a_killed_run_leaves_the_old_file_alone(error, tmp_path, 
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_code_that_fixes_the_batch_is_written_for_that_batch_and_says_so(tmp_path):
     network = Net(lambda self, x: torch.stack([self.a(row) for row in x.unbind(0)]), a=nn.Conv2d(3, 4, 3))
     export = export_onnx(network, tmp_path / "net.onnx", example=smooth(2))

@@ -96,6 +96,7 @@ def test_several_inputs_and_answers(tmp_path):
     assert export.difference < 0.1
 
 
+@pytest.mark.slow
 def test_an_answer_that_others_read_is_handed_out_in_float32(tmp_path):
     network = settled(Net(lambda self, x: (y := self.b(self.a(x)), self.c(y)), a=conv(3, 8), b=linear(8, 8), c=conv(8, 4)), smooth(32))  # fmt: skip  # noqa: E501
     images = smooth(8)

@@ -213,6 +213,7 @@ READ = {
     "05": ["results.parquet"],
     "09": ["results.parquet"],
 }
+READ["12"] = ["runtimes.csv"]
 READ |= {"10": ["left_out.csv", "published.csv", "real.csv"], "11": ["atlas.parquet"]}
 
 

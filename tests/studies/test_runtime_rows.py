@@ -39,6 +39,7 @@ def test_sharing_is_limited_by_the_additions():
     assert limits["equal kernels of 9, float32"].loc[0.14] < 4 < sharing_limits(pd.Series([0.138]))["speedup"].max()
 
 
+@pytest.mark.slow
 def test_hashing_saves_bytes_only_where_codes_are_stored():
     pytest.importorskip("onnxscript")
     network = load_network("digits/mlp")
