@@ -1,7 +1,7 @@
 """How far activations go, without data: an interval for every value of a network, from what batch norm knows.
 
 A layer's output lies within 8 standard deviations of its mean (Nagel et al., ICCV 2019, arXiv 1906.04721, take 6 of
-the normalised values; 8 was measured here, see docs/deploy.md). Everything else is interval arithmetic, cut to
+the normalised values; 8 is ours, see docs/deploy.md). Everything else is interval arithmetic, cut to
 mean +- 8 deviations where terms are added or multiplied: the sum of two intervals grows from block to block, the
 spread of a sum of independent terms by its root only.
 """
